@@ -166,7 +166,7 @@ pub fn routes_to(document: &Value, pipeline: &str) -> usize {
 }
 
 /// As the decoder finds it: the exact spelling first, then without regard to case.
-fn field<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+pub(crate) fn field<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
     fields.get(name).or_else(|| fields.iter().find(|(key, _)| same_name(key, name)).map(|(_, value)| value))
 }
 

@@ -30,6 +30,14 @@ pub struct Decoded<T> {
 
 /// Reads `value` as a `T`; `root_path` is put before every path that is reported.
 pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value, root_path: &str) -> Result<Decoded<T>, Vec<Problem>> {
+    decode_or(value, root_path).map_err(|findings| findings.problems)
+}
+
+/// As [`decode`]; what is refused comes with the warnings that it would have had.
+pub(crate) fn decode_or<T: DeserializeOwned + JsonSchema>(
+    value: &Value,
+    root_path: &str,
+) -> Result<Decoded<T>, Findings> {
     let schema = schema_of::<T>();
     let mut walk = Walk { root: &schema, findings: Findings::default(), secret: 0 };
     // A document that says nothing says nothing wrong: what is required will be missed by name.
@@ -38,7 +46,7 @@ pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value, root_path: &str) 
     let canonical = walk.walk(value, &schema, root_path).unwrap_or(Value::Null);
     let Findings { mut problems, warnings } = walk.findings;
     if !problems.is_empty() {
-        return Err(problems);
+        return Err(Findings { problems, warnings });
     }
     match serde_path_to_error::deserialize(&canonical) {
         Ok(value) => Ok(Decoded { value, warnings, canonical }),
@@ -51,7 +59,7 @@ pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value, root_path: &str) 
                 (root, inner) => format!("{root}.{inner}"),
             };
             problems.push(Problem::new(path, error.into_inner().to_string()));
-            Err(problems)
+            Err(Findings { problems, warnings })
         }
     }
 }

@@ -30,12 +30,20 @@ impl Document {
     ///
     /// Whether the kind is served is not asked here; see [`kinds::why_refused`].
     pub fn parse(value: &Value) -> Result<Self, Vec<Problem>> {
-        let Some(map) = value.as_object() else {
-            return Err(vec![
-                Problem::new("", "a document is a mapping").value(value).advice("begin it with name: and kind:"),
-            ]);
-        };
+        match Self::parse_with_problems(value) {
+            (Some(document), problems) if problems.is_empty() => Ok(document),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// As [`parse`](Document::parse), and what could be read of metadata that is wrong in part: nothing only of what is no mapping.
+    pub fn parse_with_problems(value: &Value) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
+        let Some(map) = value.as_object() else {
+            let problem = Problem::new("", "a document is a mapping").value(value);
+            problems.push(problem.advice("begin it with name: and kind:"));
+            return (None, problems);
+        };
         let mut document = Self {
             name: String::new(),
             kind: String::new(),
@@ -73,7 +81,7 @@ impl Document {
                 problems.extend(kinds::why_refused(&document.kind));
             }
         }
-        if problems.is_empty() { Ok(document) } else { Err(problems) }
+        (Some(document), problems)
     }
 
     /// The document as one mapping, metadata first: what `get` shows.

@@ -33,7 +33,7 @@ use crate::string_matcher::check_regexp;
 pub struct GrpcServerSpec {
     /// Address to listen on, IPv4 or IPv6. Default: every address, and every VirtualIP that has the port.
     pub address: String,
-    /// Port to listen on, 1 to 65535. A change re-listens; connections of the old port drain.
+    /// Port to listen on, 1025 to 65535, with `https` 1 to 65535. A change re-listens; connections of the old port drain.
     pub port: u16,
     /// Serve TLS. Needs `certBase64` with `keyBase64`, or `certs` with `keys`. Default false: HTTP/2 by prior knowledge.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -200,6 +200,12 @@ impl GrpcServerSpec {
         // What listeners have in common; rules are told in their own words below.
         let listener = HttpServerSpec { rules: Vec::new(), ..self.http() };
         listener.validate(path, findings);
+        if (1..PORT_MIN).contains(&self.port) && !self.https {
+            let problem =
+                Problem::new(at(path, "port"), "a port of the system, which gRPC in the clear is not served on");
+            let problem = problem.value(&self.port.into()).accepted(format!("{PORT_MIN} to 65535"));
+            findings.problem(problem.advice("choose another port, or serve TLS (https: true)"));
+        }
         for (name, given) in [
             ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),
             ("permitClintSendPingWithoutStream", self.permit_clint_send_ping_without_stream),
@@ -308,6 +314,9 @@ impl GrpcMethodSpec {
         }
     }
 }
+
+/// As in Easegress: below it are ports that programs of the system have.
+const PORT_MIN: u16 = 1025;
 
 #[cfg(test)]
 mod tests {

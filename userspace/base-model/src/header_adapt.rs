@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct HeaderAdaptSpec {
     /// Headers to remove, all their values.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub del: Vec<String>,
     /// Headers to replace: all values go, this one comes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -225,8 +225,11 @@ impl HealthCheckSpec {
         if !self.uri.is_empty() && !self.path.is_empty() {
             findings.warn(at(path, "path"), "has no effect beside uri, whose old name it is");
         }
-        if !self.password.is_empty() && self.username.is_empty() {
-            findings.warn(at(path, "password"), "has no effect without username");
+        if self.password.is_empty() != self.username.is_empty() {
+            let (given, missing) =
+                if self.username.is_empty() { ("password", "username") } else { ("username", "password") };
+            let problem = Problem::new(at(path, missing), format!("missing beside {given}"));
+            findings.problem(problem.advice("give both, or neither"));
         }
     }
 

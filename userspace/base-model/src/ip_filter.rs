@@ -118,9 +118,11 @@ pub struct IpFilterSpec {
     pub block_by_default: bool,
     /// Addresses and prefixes let in. When the list is not empty, addresses outside of it are refused.
     #[serde(rename = "allowIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub allow_ips: Vec<Cidr>,
     /// Addresses and prefixes refused.
     #[serde(rename = "blockIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub block_ips: Vec<Cidr>,
 }
 

@@ -28,6 +28,7 @@ pub struct L4PoolSpec {
     pub servers: Vec<L4ServerSpec>,
     /// Keep only servers that have one of these tags. Default: all are kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub server_tags: Vec<String>,
     /// How a server is chosen: `policy` roundRobin (default), random, weightedRandom, leastRequest, ipHash or maglev. What goes by headers or cookies is
     /// refused: there are none.
@@ -67,6 +68,7 @@ pub struct L4ServerSpec {
     pub url: String,
     /// Words `serverTags` selects by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub tags: Vec<String>,
     /// Its share with weightedRandom, leastRequest and maglev, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
     #[schemars(range(min = 0, max = 100))]

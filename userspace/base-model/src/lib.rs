@@ -98,7 +98,7 @@ pub use proxy::{
     RequestMatcherSpec, RetryBudgetSpec, ServerSpec, ServerUrl, SplitSpec,
 };
 pub use proxy_protocol::ProxyProtocol;
-pub use repeats::repeats;
+pub use repeats::{once, repeats};
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
 pub use secret::Secrets;
 pub use service_registry::{

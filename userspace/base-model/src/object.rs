@@ -66,7 +66,8 @@ pub enum Spec {
 impl Object {
     /// Translates, decodes and checks one document that is stored already, or that nobody will serve.
     pub fn read(value: &Value, filters: &dyn FilterKinds) -> Result<Self, Vec<Problem>> {
-        Self::read_with(value, filters, |_, _, _| {})
+        let (object, findings) = Self::read_with(value, filters, |_, _, _| {});
+        object.ok_or(findings.problems)
     }
 
     /// As [`read`](Object::read), for a document that comes in at `now`: its certificates are looked into as well. `stored` is what it
@@ -78,6 +79,18 @@ impl Object {
         now: SystemTime,
         stored: impl Fn(&str) -> Option<&'s Value>,
     ) -> Result<Self, Vec<Problem>> {
+        let (object, findings) = Self::look(value, filters, now, stored);
+        object.ok_or(findings.problems)
+    }
+
+    /// As [`admit`](Object::admit), and everything that is to be said: of a document that is refused, what is wrong with its metadata beside
+    /// what is wrong with the rest, and the warnings it would have had.
+    pub fn look<'s>(
+        value: &Value,
+        filters: &dyn FilterKinds,
+        now: SystemTime,
+        stored: impl Fn(&str) -> Option<&'s Value>,
+    ) -> (Option<Self>, Findings) {
         Self::read_with(value, filters, |name, spec, findings| {
             let mut dates = Dates::default();
             spec.check_certificates(now, &mut dates, findings);
@@ -91,12 +104,12 @@ impl Object {
         })
     }
 
-    /// `further` looks into the spec of a document that was decoded.
+    /// `further` looks into the spec of a document that was decoded. An object comes back where there is no problem.
     fn read_with(
         value: &Value,
         filters: &dyn FilterKinds,
         further: impl FnOnce(&str, &Spec, &mut Findings),
-    ) -> Result<Self, Vec<Problem>> {
+    ) -> (Option<Self>, Findings) {
         let mut findings = Findings::default();
         let translated = translate_v1(value);
         let value = match &translated {
@@ -106,9 +119,14 @@ impl Object {
             }
             None => value,
         };
-        let mut document = Document::parse(value)?;
+        let (document, problems) = Document::parse_with_problems(value);
+        findings.problems.extend(problems);
+        let Some(mut document) = document else { return (None, findings) };
         if let Some(problem) = kinds::why_refused(&document.kind) {
-            return Err(vec![problem]);
+            if findings.problems.iter().all(|known| !known.path.eq_ignore_ascii_case("kind")) {
+                findings.problem(problem);
+            }
+            return (None, findings);
         }
         let spec = Spec::read(&document, filters, &mut findings);
         if let Some(spec) = &spec {
@@ -123,8 +141,11 @@ impl Object {
             document.spec = consumer::canonical(&document.spec);
         }
         match (spec, findings.problems.is_empty()) {
-            (Some(spec), true) => Ok(Self { document, spec, warnings: findings.warnings }),
-            _ => Err(findings.problems),
+            (Some(spec), true) => {
+                let object = Self { document, spec, warnings: findings.warnings.clone() };
+                (Some(object), findings)
+            }
+            _ => (None, findings),
         }
     }
 }
@@ -196,72 +217,78 @@ impl Spec {
     pub fn read(document: &Document, filters: &dyn FilterKinds, findings: &mut Findings) -> Option<Self> {
         match document.kind.as_str() {
             "HTTPServer" => {
-                let spec: HttpServerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: HttpServerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::HttpServer(Box::new(spec)))
             }
             "Pipeline" => {
-                let spec: PipelineSpec = findings.take(decode(&document.spec, ""))?;
+                let Some(spec) = findings.read::<PipelineSpec>(&document.spec, "") else {
+                    PipelineSpec::validate_filters_of(&document.spec, "", filters, findings);
+                    return None;
+                };
                 spec.validate("", filters, findings);
                 Some(Self::Pipeline(Box::new(spec)))
             }
             "VirtualIP" => {
-                let spec: VirtualIpSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: VirtualIpSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::VirtualIp(Box::new(spec)))
             }
             "AccessList" => {
-                let spec: AccessListSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: AccessListSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::AccessList(Box::new(spec)))
             }
             "Consumer" => {
-                let spec: ConsumerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: ConsumerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::Consumer(Box::new(spec)))
             }
             "IngressController" => {
-                let spec: IngressControllerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: IngressControllerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::IngressController(Box::new(spec)))
             }
             "GatewayController" => {
-                let spec: GatewayControllerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: GatewayControllerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::GatewayController(Box::new(spec)))
             }
             "AutoCertManager" => {
-                let spec: AutoCertManagerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: AutoCertManagerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::AutoCertManager(Box::new(spec)))
             }
             "GlobalFilter" => {
-                let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
+                let Some(spec) = findings.read::<GlobalFilterSpec>(&document.spec, "") else {
+                    GlobalFilterSpec::validate_filters_of(&document.spec, filters, findings);
+                    return None;
+                };
                 spec.validate("", filters, findings);
                 Some(Self::GlobalFilter(Box::new(spec)))
             }
             "OverloadManager" => {
-                let spec: OverloadManagerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: OverloadManagerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::OverloadManager(Box::new(spec)))
             }
             "LogSink" => {
-                let spec: LogSinkSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: LogSinkSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::LogSink(Box::new(spec)))
             }
             "TCPProxy" => {
-                let spec: TcpProxySpec = findings.take(decode(&document.spec, ""))?;
+                let spec: TcpProxySpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::TcpProxy(Box::new(spec)))
             }
             "UDPProxy" => {
-                let spec: UdpProxySpec = findings.take(decode(&document.spec, ""))?;
+                let spec: UdpProxySpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::UdpProxy(Box::new(spec)))
             }
             "GRPCServer" => {
-                let spec: GrpcServerSpec = findings.take(decode(&document.spec, ""))?;
+                let spec: GrpcServerSpec = findings.read(&document.spec, "")?;
                 spec.validate("", findings);
                 Some(Self::GrpcServer(Box::new(spec)))
             }

@@ -26,6 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::beside::field;
 use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::check_name;
@@ -287,6 +288,29 @@ impl PipelineSpec {
         self.warn_of_hits(path, findings);
     }
 
+    /// Looks into the filters and policies of a pipeline that cannot be read as a whole, so that what is wrong with one part does not hide
+    /// what is wrong with another.
+    pub(crate) fn validate_filters_of(spec: &Value, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
+        let list = |name: &str| {
+            let fields = spec.as_object();
+            let items = fields.and_then(|fields| field(fields, name)?.as_array()).into_iter().flatten();
+            items.map(|item| NamedSpec::deserialize(item).ok()).collect::<Vec<_>>()
+        };
+        let (filters, policies) = (list("filters"), list("resilience"));
+        let known =
+            PipelineSpec { resilience: policies.iter().flatten().cloned().collect(), ..PipelineSpec::default() };
+        for (i, filter) in filters.iter().enumerate() {
+            if let Some(filter) = filter {
+                known.validate_filter(filter, &nth(&at(path, "filters"), i), kinds, findings);
+            }
+        }
+        for (i, policy) in policies.iter().enumerate() {
+            if let Some(policy) = policy {
+                validate_policy(policy, &nth(&at(path, "resilience"), i), findings);
+            }
+        }
+    }
+
     /// What a Cache gives from memory has not passed the stations behind it: one that decides who gets an answer stands before it.
     fn warn_of_hits(&self, path: &str, findings: &mut Findings) {
         let flow = self.effective_flow();
@@ -342,7 +366,7 @@ impl PipelineSpec {
             return;
         }
         if filter.kind == "Proxy" {
-            let Some(proxy) = findings.take(decode::<ProxySpec>(&filter.raw, path)) else { return };
+            let Some(proxy) = findings.read::<ProxySpec>(&filter.raw, path) else { return };
             proxy.validate(path, findings);
             let pools = at(path, "pools");
             for (i, pool) in proxy.pools.iter().enumerate() {
@@ -552,12 +576,12 @@ fn check_named(spec: &NamedSpec, twin: Option<&usize>, path: &str, what: &str, f
 fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
     match policy.kind.as_str() {
         "Retry" => {
-            if let Some(spec) = findings.take(decode::<RetrySpec>(&policy.raw, path)) {
+            if let Some(spec) = findings.read::<RetrySpec>(&policy.raw, path) {
                 spec.validate(path, findings);
             }
         }
         "CircuitBreaker" => {
-            if let Some(spec) = findings.take(decode::<CircuitBreakerSpec>(&policy.raw, path)) {
+            if let Some(spec) = findings.read::<CircuitBreakerSpec>(&policy.raw, path) {
                 spec.validate(path, findings);
             }
         }
@@ -579,16 +603,8 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 8] = [
-    "AIGatewayProxy",
-    "ConnectControl",
-    "GRPCProxy",
-    "KafkaMQTT",
-    "MQTTClientAuth",
-    "MeshAdaptor",
-    "TopicMapper",
-    "WAF",
-];
+pub const UNSERVED_FILTERS: [&str; 7] =
+    ["AIGatewayProxy", "ConnectControl", "KafkaMQTT", "MQTTClientAuth", "MeshAdaptor", "TopicMapper", "WAF"];
 
 /// Kinds of filters that decide who gets an answer.
 const GUARDS: [&str; 3] = ["OIDCAdaptor", "OPAFilter", "Validator"];

@@ -26,6 +26,7 @@ impl fmt::Display for Position {
 pub struct Places {
     root: Tree,
     start: Option<Position>,
+    lines_above: u64,
 }
 
 /// The places of every document of a text, in the order of [`yaml::parse_documents`]. Nothing for a text that is none, or whose places cannot
@@ -36,7 +37,7 @@ pub fn places(text: &str) -> Vec<Places> {
     let documents = documents.unwrap_or_default().into_iter();
     documents
         .filter(|document| !matches!(document.value, Tree::Null))
-        .map(|document| Places { start: position(document.referenced), root: document.value })
+        .map(|document| Places { start: position(document.referenced), root: document.value, lines_above: 0 })
         .collect()
 }
 
@@ -45,6 +46,12 @@ fn position(location: serde_saphyr::Location) -> Option<Position> {
 }
 
 impl Places {
+    /// In a text that has so many lines before the one that was read.
+    pub fn below(mut self, lines: u64) -> Self {
+        self.lines_above += lines;
+        self
+    }
+
     /// Where the value of a problem's path stands; of one that is missing, what it is missing in. With `key` the place of its key, where it
     /// has one.
     pub fn find(&self, path: &str, key: bool) -> Option<Position> {
@@ -67,7 +74,7 @@ impl Places {
             tree = inside;
             place = found.or(place);
         }
-        place
+        place.map(|place| Position { line: place.line + self.lines_above, ..place })
     }
 }
 

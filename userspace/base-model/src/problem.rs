@@ -5,8 +5,12 @@
 use std::fmt;
 
 use base_text::quoted;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::decode::decode_or;
 
 /// One reason to refuse a document: what, where, which value, what is accepted, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +125,20 @@ impl Findings {
     pub fn extend(&mut self, other: Findings) {
         self.problems.extend(other.problems);
         self.warnings.extend(other.warnings);
+    }
+
+    /// Decodes a value and keeps what it is, if it is good; files everything that is to be said of it, warnings of a refused one too.
+    pub fn read<T: DeserializeOwned + JsonSchema>(&mut self, value: &Value, path: &str) -> Option<T> {
+        match decode_or(value, path) {
+            Ok(decoded) => {
+                self.warnings.extend(decoded.warnings);
+                Some(decoded.value)
+            }
+            Err(found) => {
+                self.extend(found);
+                None
+            }
+        }
     }
 
     /// Keeps the value of a decoding that went well; files everything else.

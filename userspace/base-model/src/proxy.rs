@@ -86,6 +86,7 @@ pub struct PoolSpec {
     pub servers: Vec<ServerSpec>,
     /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub server_tags: Vec<String>,
     /// Send the server's own name as Host. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -177,6 +178,7 @@ pub struct PoolSpec {
     pub opening_check: Option<HealthCheckSpec>,
     /// Status codes that count as failure. Empty, the default: 500 to 599.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub failure_codes: Vec<HttpCode>,
 }
 
@@ -319,6 +321,7 @@ pub struct ServerSpec {
     pub url: String,
     /// Words `serverTags` selects by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub tags: Vec<String>,
     /// Its share with weightedRandom, leastRequest, peakEWMA and maglev, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
     #[schemars(range(min = 0, max = 100))]
@@ -408,8 +411,10 @@ pub struct MemoryCacheSpec {
     #[schemars(range(min = 1))]
     pub max_entry_bytes: u32,
     /// Status codes that are kept. Never 206 and 304, which are answers to one client.
+    #[schemars(extend("uniqueItems" = true))]
     pub codes: Vec<HttpCode>,
     /// Methods whose responses are kept.
+    #[schemars(extend("uniqueItems" = true))]
     pub methods: Vec<String>,
 }
 

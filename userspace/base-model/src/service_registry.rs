@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::decode::{decode, same_name};
+use crate::decode::same_name;
 use crate::document::Document;
 use crate::duration::GoDuration;
 use crate::problem::{Findings, Problem, at, nth, one_of};
@@ -39,6 +39,7 @@ pub enum ServiceRegistrySpec {
 #[schemars(extend("required" = ["endpoints"]))]
 pub struct EtcdServiceRegistrySpec {
     /// URLs of the members of etcd, or `host:port` of ones without TLS. They are asked in turn when one does not answer.
+    #[schemars(extend("uniqueItems" = true))]
     pub endpoints: Vec<String>,
     /// What keys begin with. Default `/services/`.
     pub prefix: String,
@@ -110,6 +111,7 @@ impl Default for ConsulServiceRegistrySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct EurekaServiceRegistrySpec {
     /// URLs of Eureka with its path. They are asked in turn when one does not answer. Default `http://127.0.0.1:8761/eureka`.
+    #[schemars(extend("uniqueItems" = true))]
     pub endpoints: Vec<String>,
     /// How often Eureka is asked: it tells nothing by itself. Default 10s.
     pub sync_interval: GoDuration,
@@ -196,6 +198,7 @@ pub struct ZookeeperServiceRegistrySpec {
     /// How long connecting and each answer may take; also the time-out of the session. Default 6s.
     pub conntimeout: GoDuration,
     /// Host and port of servers. They are asked in turn when one does not answer. Default `127.0.0.1:2181`.
+    #[schemars(extend("uniqueItems" = true))]
     pub zkservices: Vec<String>,
     /// The node that everything lies below; it must begin with `/`. Default `/`.
     pub prefix: String,
@@ -306,13 +309,13 @@ impl ServiceRegistrySpec {
     pub fn read(document: &Document, findings: &mut Findings) -> Option<Self> {
         let spec = &document.spec;
         let read = match document.kind.as_str() {
-            "EtcdServiceRegistry" => Self::Etcd(findings.take(decode(spec, ""))?),
-            "ConsulServiceRegistry" => Self::Consul(findings.take(decode(spec, ""))?),
-            "EurekaServiceRegistry" => Self::Eureka(findings.take(decode(spec, ""))?),
-            "NacosServiceRegistry" => Self::Nacos(findings.take(decode(spec, ""))?),
-            "ZookeeperServiceRegistry" => Self::Zookeeper(findings.take(decode(spec, ""))?),
-            "DNSServiceRegistry" => Self::Dns(findings.take(decode(spec, ""))?),
-            "KubernetesServiceRegistry" => Self::Kubernetes(findings.take(decode(spec, ""))?),
+            "EtcdServiceRegistry" => Self::Etcd(findings.read(spec, "")?),
+            "ConsulServiceRegistry" => Self::Consul(findings.read(spec, "")?),
+            "EurekaServiceRegistry" => Self::Eureka(findings.read(spec, "")?),
+            "NacosServiceRegistry" => Self::Nacos(findings.read(spec, "")?),
+            "ZookeeperServiceRegistry" => Self::Zookeeper(findings.read(spec, "")?),
+            "DNSServiceRegistry" => Self::Dns(findings.read(spec, "")?),
+            "KubernetesServiceRegistry" => Self::Kubernetes(findings.read(spec, "")?),
             _ => return None,
         };
         read.validate(findings);

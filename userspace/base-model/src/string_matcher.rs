@@ -82,6 +82,7 @@ impl Matcher {
 pub struct UrlRule {
     /// Methods it holds for; empty means any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub methods: Vec<String>,
     /// Matched against the path of the request, without query.
     pub url: StringMatcher,

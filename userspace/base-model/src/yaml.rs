@@ -40,6 +40,80 @@ pub fn parse_documents(text: &str) -> Result<Vec<Value>, YamlError> {
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
+/// Some of the documents of a text, read by themselves.
+#[derive(Debug)]
+pub struct Part<'t> {
+    pub text: &'t str,
+    /// How many lines of the whole stand above it.
+    pub lines_above: u64,
+    pub documents: Result<Vec<Value>, YamlError>,
+}
+
+/// Every document of a text, as [`parse_documents`] has them. Where that has none because one of them is no YAML, each is read by itself, so
+/// that what is wrong with one neither hides what is wrong with another nor takes it away. Lines are those of the whole text.
+pub fn parse_parts(text: &str) -> Vec<Part<'_>> {
+    let whole = parse_documents(text);
+    // A text that is too large is not looked into.
+    if whole.is_ok() || text.len() > TEXT_BYTES_MAX {
+        return vec![Part { text, lines_above: 0, documents: whole }];
+    }
+    let parts: Vec<Part<'_>> = split(text)
+        .into_iter()
+        .map(|(lines_above, text)| {
+            let documents = parse_documents(text).map_err(|error| error.below(lines_above));
+            Part { text, lines_above, documents }
+        })
+        .collect();
+    // What is wrong may be with all of them together.
+    match parts.iter().any(|part| part.documents.is_err()) {
+        true => parts,
+        false => vec![Part { text, lines_above: 0, documents: whole }],
+    }
+}
+
+impl YamlError {
+    /// In a text that has so many lines before the one that was read.
+    fn below(mut self, lines: u64) -> Self {
+        if self.line > 0 {
+            self.line += lines;
+        }
+        self
+    }
+}
+
+/// The documents of a text, as their marks part them, and how many lines are above each. `---` and `...` at the beginning of a line are
+/// marks wherever they stand, in quoted and block texts too (YAML 1.2, 9.1.2).
+fn split(text: &str) -> Vec<(u64, &str)> {
+    let is_mark = |line: &str, mark: &str| {
+        line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    };
+    let mut parts = Vec::new();
+    let (mut start, mut above, mut lines, mut at) = (0, 0, 0, 0);
+    // Directives and comments belong to the document that they stand before.
+    let (mut has_begun, mut has_content) = (false, false);
+    for line in text.split_inclusive('\n') {
+        let begins = is_mark(line, "---");
+        if begins && has_content {
+            parts.push((above, &text[start..at]));
+            (start, above, has_content) = (at, lines, false);
+        }
+        has_begun |= begins;
+        at += line.len();
+        lines += 1;
+        let rest = if begins { &line[3..] } else { line }.trim();
+        has_content |= !rest.is_empty() && !rest.starts_with('#') && (has_begun || !line.starts_with('%'));
+        if is_mark(line, "...") {
+            parts.push((above, &text[start..at]));
+            (start, above) = (at, lines);
+            (has_begun, has_content) = (false, false);
+        }
+    }
+    if has_content || parts.is_empty() {
+        parts.push((above, &text[start..]));
+    }
+    parts
+}
+
 /// The one document of a text.
 pub fn parse_document(text: &str) -> Result<Value, YamlError> {
     let mut documents = parse_documents(text)?;
@@ -151,6 +225,27 @@ mod tests {
         assert_eq!(documents, [json!({"a": 1}), json!({"b": 2})]);
         assert_eq!(parse_documents("").unwrap(), Vec::<Value>::new());
         assert!(parse_document("a: 1\n---\nb: 1").unwrap_err().message.contains("2 documents"));
+    }
+
+    #[test]
+    fn a_document_that_is_none_leaves_the_others_as_they_are() {
+        let text = "a: 1\n---\nb: [1\n--- # the third\n%YAML is: text\n---\n'c\n\nd'\n...\n# four\n%YAML 1.2\n---\ne: |\n  x\n ---\n---\nf: 1\nf: 2\n";
+        let parts = parse_parts(text);
+        let told = |part: &Part<'_>| match &part.documents {
+            Ok(documents) => serde_json::to_string(documents).unwrap(),
+            Err(error) => format!("{}:{}", error.line, error.column),
+        };
+        let found: Vec<(u64, String)> = parts.iter().map(|part| (part.lines_above, told(part))).collect();
+        assert_eq!(found[0], (0, r#"[{"a":1}]"#.to_owned()));
+        assert_eq!(found[1].0, 1);
+        assert!(found[1].1.starts_with("3:") || found[1].1.starts_with("4:"), "{}", found[1].1);
+        assert!(found.contains(&(5, r#"["c\nd"]"#.to_owned())), "{found:?}");
+        assert_eq!(found.last(), Some(&(16, "19:1".to_owned())), "{found:?}");
+        // All lines are in one of them.
+        assert_eq!(parts.iter().map(|part| part.text).collect::<String>(), text);
+        let good = parse_parts("a: 1\n---\nb: 2\n");
+        assert_eq!((good.len(), good[0].documents.as_ref().unwrap().len()), (1, 2));
+        assert_eq!(parse_parts(&"x".repeat(TEXT_BYTES_MAX + 1)).len(), 1);
     }
 
     #[test]
@@ -276,6 +371,22 @@ mod tests {
         #[test]
         fn no_text_panics(text in "[a-z:#\\-?!&*|>'\"%@{}\\[\\], \\t\\n0-9]{0,60}") {
             let _ = parse_documents(&text);
+        }
+
+        /// Read in parts, good documents are what they are together; bad ones leave no good one out that stands alone.
+        #[test]
+        fn parts_are_the_documents(pieces in proptest::collection::vec("(a: [0-9]|a: \\[|- b|'c|# d|%YAML 1\\.2|e: \\|\n  ---)", 0..6)) {
+            let text = pieces.join("\n---\n");
+            let parts = parse_parts(&text);
+            if let Ok(whole) = parse_documents(&text) {
+                let all: Vec<Value> = parts.into_iter().flat_map(|part| part.documents.unwrap_or_default()).collect();
+                prop_assert_eq!(all, whole);
+            } else {
+                prop_assert!(parts.iter().any(|part| part.documents.is_err()));
+                let good = parts.iter().filter_map(|part| part.documents.as_ref().ok()).map(Vec::len).sum::<usize>();
+                let alone = pieces.iter().filter(|piece| piece.starts_with("a: ") && !piece.ends_with('[')).count();
+                prop_assert!(good >= alone, "{} of {}", good, alone);
+            }
         }
     }
 }

@@ -18,18 +18,30 @@ pub enum Mode {
     Apply,
 }
 
+/// Every document of the files, or everything that cannot be read.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Value>, String> {
-    let mut all = Vec::new();
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
     for file in files {
-        let text = text(file)?;
         let shown = shown(file);
-        let documents = yaml::parse_documents(&text).map_err(|e| format!("{shown}: {e}"))?;
-        if documents.is_empty() {
-            return Err(format!("{shown}: no document in it"));
+        let text = match text(file) {
+            Ok(text) => text,
+            Err(why) => {
+                problems.push(why);
+                continue;
+            }
+        };
+        let before = all.len() + problems.len();
+        for part in yaml::parse_parts(&text) {
+            match part.documents {
+                Ok(documents) => all.extend(documents),
+                Err(error) => problems.push(format!("{shown}: {error}")),
+            }
         }
-        all.extend(documents);
+        if all.len() + problems.len() == before {
+            problems.push(format!("{shown}: no document in it"));
+        }
     }
-    Ok(all)
+    if problems.is_empty() { Ok(all) } else { Err(problems.join("\n")) }
 }
 
 /// What a file is called in messages.

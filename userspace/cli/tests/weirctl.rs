@@ -526,6 +526,39 @@ fn check_needs_no_cluster() {
         .fails("places.yaml:10:3: a: filters[1].policies")
         .fails("places.yaml:16:1: b: colour: unknown field")
         .fails("broken.yaml:");
+    // Nothing hides anything else: not a bad name, not a document that is none, not an error a warning, not a file another one.
+    let hiding = file(
+        "hiding.yaml",
+        "name: a b\nkind: Pipeline\nflow: 5\nfilters:\n- name: f\n  kind: Mock\n  rules: [{code: 2000, colour: red}]\n  taste: sour\n- {name: g, kind: Nope}\n\
+         ---\nname: [broken\n---\nname: s\nkind: HTTPServer\nport: 8080\nrules: [{paths: [{backend: p}, {backend: q}]}]\n---\nName: p\nkind: Pipeline\nfilters: 7\n",
+    );
+    let alike = file(
+        "alike.yaml",
+        "name: s\nkind: GRPCServer\nport: 80\n---\nkind: CustomDataKind\nname: s\nidField: 7\n---\nkind: Pipeline\nfilters: []\n",
+    );
+    let told = run(&["check", &hiding, &alike, "/nowhere.yaml"]);
+    for line in [
+        "hiding.yaml:1:7: a b: name = \"a b\": the name has a character",
+        "hiding.yaml:3:7: a b: flow = 5: ",
+        "hiding.yaml:7:18: a b: filters[0].rules[0].code = 2000",
+        "warning: ",
+        "hiding.yaml:7:24: a b: filters[0].rules[0].colour: unknown field",
+        "hiding.yaml:8:3: a b: filters[0].taste: unknown field",
+        "hiding.yaml:9:19: a b: filters[1].kind = \"Nope\"",
+        "there is no Pipeline q yet",
+        "hiding.yaml:20:10: p: filters = 7",
+        "alike.yaml:1:7: s: name = \"s\": taken by another document, in ",
+        "alike.yaml:3:7: s: port = 80: ",
+        "alike.yaml:7:10: s: idField = 7",
+        "/nowhere.yaml: cannot be read",
+    ] {
+        assert!(told.err.contains(line), "{line}\n{}", told.err);
+    }
+    assert!((11..=13).any(|line| told.err.contains(&format!("hiding.yaml:{line}:"))), "{}", told.err);
+    assert!(!told.err.contains("there is no Pipeline p"), "it is there, only wrong: {}", told.err);
+    let at = |text: &str| told.err.find(text).unwrap_or_else(|| panic!("{text}"));
+    assert!(at("hiding.yaml:7:18") < at("hiding.yaml:9:19") && at("hiding.yaml:20:10") < at("alike.yaml:1:7"));
+    told.ends(1);
     run(&["check", "/nowhere.yaml"]).fails("/nowhere.yaml: cannot be read");
     run(&["check"]).ends(2);
 }

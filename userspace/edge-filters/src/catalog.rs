@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_warnings() {
         let fields = serde_json::json!({"dataKey": "k", "template": "x", "colour": 1});
-        let warnings = (data_builder::KIND.check)(&fields, "filters[0]").unwrap();
+        let warnings = data_builder::KIND.checked(&fields, "filters[0]").unwrap();
         assert_eq!(warnings[0].path, "filters[0].colour");
     }
 }

@@ -22,6 +22,7 @@
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
+use base_model::words::check_methods;
 use base_model::{Findings, Problem};
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Method, Response};
@@ -38,6 +39,7 @@ pub struct CorsAdaptorSpec {
     /// Origins, each with at most one `*` in it. Default and empty: all.
     pub allowed_origins: Vec<String>,
     /// Methods. Default GET, POST, HEAD.
+    #[schemars(extend("uniqueItems" = true))]
     pub allowed_methods: Vec<String>,
     /// Request headers beside those that are always allowed; `*` for all. Default Accept, Content-Type, X-Requested-With.
     pub allowed_headers: Vec<String>,
@@ -73,11 +75,10 @@ impl Spec for CorsAdaptorSpec {
                 );
             }
         }
-        for (key, names) in [
-            ("allowedMethods", &self.allowed_methods),
-            ("allowedHeaders", &self.allowed_headers),
-            ("exposedHeaders", &self.exposed_headers),
-        ] {
+        if self.allowed_methods != ["*"] {
+            check_methods(&self.allowed_methods, &at(path, "allowedMethods"), findings);
+        }
+        for (key, names) in [("allowedHeaders", &self.allowed_headers), ("exposedHeaders", &self.exposed_headers)] {
             for (index, name) in names.iter().enumerate() {
                 if name != "*" && !base_model::header_adapt::is_header_name(name) {
                     findings.problem(Problem::new(nth(&at(path, key), index), "not a name HTTP allows").text(name));
@@ -304,7 +305,7 @@ mod tests {
             &["allowedMethods[0]", "allowedOrigins[0]"],
         );
         refuses(&KIND, "{maxAge: -1}", &["maxAge"]);
-        let warnings = (KIND.check)(&yaml("{allowCredentials: true}"), "").unwrap();
+        let warnings = KIND.checked(&yaml("{allowCredentials: true}"), "").unwrap();
         assert_eq!(warnings[0].path, "allowCredentials");
     }
 }

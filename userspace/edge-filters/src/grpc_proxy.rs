@@ -79,7 +79,8 @@ pub struct GrpcProxySpec {
     /// How long connecting to a server may take, over all its addresses and with the TLS handshake. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
-    /// Idle connections kept per server, over all workers. Default 1024.
+    /// Idle connections kept per server, over all workers, 1 or more. Default 1024.
+    #[schemars(range(min = 1))]
     pub max_idle_conns_per_host: u32,
     /// TLS towards `https://` servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -289,7 +289,7 @@ mod tests {
             &["etcdPrefix", "headerKey", "headerSetters[0].etcdKey", "headerSetters[0].headerKey", "pathRegExp"],
         );
         let warned =
-            |spec: &str| (KIND.check)(&yaml(spec), "").unwrap().into_iter().map(|w| w.path).collect::<Vec<_>>();
+            |spec: &str| KIND.checked(&yaml(spec), "").unwrap().into_iter().map(|w| w.path).collect::<Vec<_>>();
         let setter = "headerSetters: [{etcdKey: a, headerKey: Content-Length}]";
         assert_eq!(
             warned(&format!("{{headerKey: a, etcdPrefix: users, pathRegExp: x, {setter}}}")),

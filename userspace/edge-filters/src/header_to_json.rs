@@ -33,6 +33,7 @@ const BODY_READ_ERR: Outcome = "bodyReadErr";
 #[schemars(extend("required" = ["headerMap"]))]
 pub struct HeaderToJsonSpec {
     /// Which header goes under which key.
+    #[schemars(length(min = 1))]
     pub header_map: Vec<HeaderMapSpec>,
 }
 

@@ -49,6 +49,7 @@ const QUEUE_FULL: Outcome = "queueFull";
 #[schemars(extend("required" = ["backend", "topic"]))]
 pub struct KafkaSpec {
     /// Brokers that are asked for all others, `host:port` each.
+    #[schemars(extend("uniqueItems" = true))]
     pub backend: Vec<String>,
     /// Where records go.
     pub topic: TopicSpec,

@@ -20,10 +20,7 @@ impl FilterKinds for Shelf {
 
     fn check(&self, filter: &FilterSpec, path: &str, findings: &mut Findings) {
         let Some(kind) = kind(&filter.kind) else { return };
-        match (kind.check)(&filter.raw, path) {
-            Ok(warnings) => findings.warnings.extend(warnings),
-            Err(problems) => problems.into_iter().for_each(|problem| findings.problem(problem)),
-        }
+        (kind.check)(&filter.raw, path, findings);
     }
 }
 

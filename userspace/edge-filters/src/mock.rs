@@ -21,7 +21,7 @@
 //! Outcomes: `mocked`. Fits HTTPServer. Costs a comparison per rule; the body is shared, not copied.
 
 use crate::module_doc::module_doc;
-use crate::spec::{self, Spec, check_final_status, check_headers, unexpected};
+use crate::spec::{self, Spec, check_final_status, check_headers, check_rooted, unexpected};
 use base_model::problem::{at, nth};
 use base_model::string_matcher::Matcher;
 use base_model::{Findings, GoDuration, HttpCode, StringMatcher};
@@ -93,6 +93,8 @@ impl Spec for MockSpec {
             let path = nth(&at(path, "rules"), index);
             check_final_status(rule.code.code(), at(&path, "code"), findings);
             check_headers(&rule.headers, &at(&path, "headers"), findings);
+            check_rooted(&rule.r#match.path, at(&at(&path, "match"), "path"), findings);
+            check_rooted(&rule.r#match.path_prefix, at(&at(&path, "match"), "pathPrefix"), findings);
             for (name, matcher) in &rule.r#match.headers {
                 matcher.validate(&at(&at(&at(&path, "match"), "headers"), name), findings);
             }

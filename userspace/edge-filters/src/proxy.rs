@@ -69,11 +69,12 @@
 
 use crate::coding;
 use crate::grpc_proxy::GrpcProxy;
+use crate::module_doc::module_doc;
 use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
 use crate::websocket_proxy::WebSocketProxy;
 use base_model::{
-    AdaptiveConcurrencySpec, CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning,
-    decode,
+    AdaptiveConcurrencySpec, CircuitBreakerSpec, Findings, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec,
+    ServerUrl, decode,
 };
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
@@ -134,18 +135,16 @@ pub const SHORT_CIRCUITED: Outcome = "shortCircuited";
 pub const KIND: FilterKind = FilterKind {
     kind: "Proxy",
     results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, TIMEOUT, SHORT_CIRCUITED, OVERLOADED],
-    doc: "Relays the request to one of its pools' servers and takes the answer.",
+    doc: module_doc!("proxy.rs"),
     schema: || (*base_model::schema_of::<ProxySpec>()).clone(),
     check,
     build,
 };
 
-fn check(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
-    let decoded = decode::<ProxySpec>(fields, path)?;
-    let mut findings = base_model::Findings::default();
-    decoded.value.validate(path, &mut findings);
-    findings.warnings.extend(decoded.warnings);
-    if findings.problems.is_empty() { Ok(findings.warnings) } else { Err(findings.problems) }
+fn check(fields: &Value, path: &str, findings: &mut Findings) {
+    if let Some(spec) = findings.read::<ProxySpec>(fields, path) {
+        spec.validate(path, findings);
+    }
 }
 
 fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError> {

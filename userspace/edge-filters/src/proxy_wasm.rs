@@ -163,6 +163,6 @@ mod tests {
         refuses(&KIND, "{code: /a, memoryLimitMiB: 0, maxCalls: 0}", &["maxCalls", "memoryLimitMiB"]);
         refuses(&KIND, "{code: /a, timeout: 0s}", &["timeout"]);
         refuses(&KIND, "{code: /a, upstreams: {a: 'ftp://x'}, pauseTimeout: 0s}", &["pauseTimeout", "upstreams.a"]);
-        assert!((KIND.check)(&yaml("{code: /a, upstreams: {a: 'http://h:1'}, configuration: [1]}"), "").is_ok());
+        assert!(KIND.checked(&yaml("{code: /a, upstreams: {a: 'http://h:1'}, configuration: [1]}"), "").is_ok());
     }
 }

@@ -73,6 +73,7 @@ pub struct RateLimiterSpec {
     /// Policy of the URLs that name none.
     pub default_policy_ref: String,
     /// Which requests are limited; the first that matches decides.
+    #[schemars(length(min = 1))]
     pub urls: Vec<UrlRule>,
 }
 

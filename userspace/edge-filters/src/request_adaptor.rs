@@ -33,7 +33,7 @@ use crate::built::{self, Built, BuiltError};
 use crate::coding::{self, CodingError};
 use crate::gzip::GzipError;
 use crate::module_doc::module_doc;
-use crate::spec::{self, Spec, unexpected};
+use crate::spec::{self, Spec, check_rooted, unexpected};
 use crate::validator::now;
 use crate::validator::signer::{SignSpec, Signer};
 use base_model::problem::at;
@@ -88,9 +88,9 @@ pub struct RequestAdaptorSpec {
 pub struct PathAdaptSpec {
     /// The whole new path.
     pub replace: String,
-    /// Put before the path.
+    /// Put before the path; begins with `/`.
     pub add_prefix: String,
-    /// Taken from the front of the path, where it is there.
+    /// Taken from the front of the path, where it is there; begins with `/`.
     pub trim_prefix: String,
     /// Replaces what an expression finds.
     pub regexp_replace: Option<RegexpReplaceSpec>,
@@ -163,6 +163,8 @@ pub(crate) fn check_codecs(compress: &str, decompress: &str, body: bool, path: &
 
 impl PathAdaptSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
+        check_rooted(&self.add_prefix, at(path, "addPrefix"), findings);
+        check_rooted(&self.trim_prefix, at(path, "trimPrefix"), findings);
         if let Some(replace) = &self.regexp_replace {
             base_model::string_matcher::check_regexp(
                 &replace.regexp,
@@ -531,7 +533,7 @@ mod tests {
     #[test]
     fn fields_that_the_engine_owns_are_warned_of() {
         let spec = "{header: {set: {connection: close, X-A: a}, add: {Content-Length: '3', TE: trailers}}}";
-        let warnings = (KIND.check)(&yaml(spec), "filters[0]").unwrap();
+        let warnings = KIND.checked(&yaml(spec), "filters[0]").unwrap();
         let mut paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
         paths.sort_unstable();
         assert_eq!(

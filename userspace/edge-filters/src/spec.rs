@@ -1,6 +1,6 @@
 //! From the fields of a document to a ready filter: what every kind does the same way.
 
-use base_model::{Findings, Problem, Warning, decode, schema_of};
+use base_model::{Findings, Problem, decode, schema_of};
 use edge_pipeline::{BuildError, Filter};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -17,9 +17,11 @@ pub(crate) fn schema<S: Spec>() -> Value {
     (*schema_of::<S>()).clone()
 }
 
-/// Reads and validates the fields: every problem, or the warnings.
-pub(crate) fn check<S: Spec>(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
-    read::<S>(fields, path).map(|(_, warnings)| warnings)
+/// Reads and validates the fields, and files every problem and every warning.
+pub(crate) fn check<S: Spec>(fields: &Value, path: &str, findings: &mut Findings) {
+    if let Some(spec) = findings.read::<S>(fields, path) {
+        spec.validate(path, findings);
+    }
 }
 
 /// Reads, validates and builds.
@@ -27,20 +29,15 @@ pub(crate) fn build<S: Spec, F: Filter>(
     fields: &Value,
     new: impl FnOnce(S) -> Result<F, BuildError>,
 ) -> Result<Arc<dyn Filter>, BuildError> {
-    let (spec, _) = read::<S>(fields, "")?;
-    Ok(Arc::new(new(spec)?))
+    Ok(Arc::new(new(of::<S>(fields)?)?))
 }
 
 /// Reads and validates the fields, for what is built elsewhere.
 pub(crate) fn of<S: Spec>(fields: &Value) -> Result<S, BuildError> {
-    read(fields, "").map(|(spec, _)| spec)
-}
-
-fn read<S: Spec>(fields: &Value, path: &str) -> Result<(S, Vec<Warning>), BuildError> {
-    let decoded = decode::<S>(fields, path)?;
-    let mut findings = Findings { problems: Vec::new(), warnings: decoded.warnings };
-    decoded.value.validate(path, &mut findings);
-    if findings.problems.is_empty() { Ok((decoded.value, findings.warnings)) } else { Err(findings.problems) }
+    let spec = decode::<S>(fields, "")?.value;
+    let mut findings = Findings::default();
+    spec.validate("", &mut findings);
+    if findings.problems.is_empty() { Ok(spec) } else { Err(findings.problems) }
 }
 
 /// A failure that validation should have found, as a problem all the same.
@@ -50,9 +47,16 @@ pub(crate) fn unexpected(path: &str, why: impl Into<String>) -> BuildError {
 
 /// Files a problem for a status that no final response has.
 pub(crate) fn check_final_status(code: u16, path: String, findings: &mut Findings) {
-    if code < 200 {
+    if !(200..=599).contains(&code) {
         let problem = Problem::new(path, "not a status a response can end with").value(&Value::from(code));
         findings.problem(problem.accepted("200 to 599"));
+    }
+}
+
+/// Files a problem for a path, or the beginning of one, that no request has.
+pub(crate) fn check_rooted(text: &str, path: String, findings: &mut Findings) {
+    if !text.is_empty() && !text.starts_with('/') {
+        findings.problem(Problem::new(path, "does not begin with /").text(text).advice(format!("write /{text}")));
     }
 }
 

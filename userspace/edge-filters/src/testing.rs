@@ -70,7 +70,7 @@ pub fn packed(plain: &[u8]) -> Vec<u8> {
 
 fn build(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
     let fields = yaml(spec);
-    (kind.check)(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
+    kind.checked(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
     let parts = Parts { name: "f", pipeline: "p", previous, resilience: &[], telemetry };
     (kind.build)(&fields, &parts)
         .unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)))
@@ -78,7 +78,7 @@ fn build(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>, telemetry
 
 /// The document must be refused, with exactly these paths.
 pub fn refuses(kind: &FilterKind, spec: &str, paths: &[&str]) {
-    let problems = (kind.check)(&yaml(spec), "").expect_err(spec);
+    let problems = kind.checked(&yaml(spec), "").expect_err(spec);
     let mut found: Vec<&str> = problems.iter().map(|p| p.path.as_str()).collect();
     found.sort_unstable();
     let fits = found.len() == paths.len() && found.iter().zip(paths).all(|(f, p)| f.starts_with(p));

@@ -104,6 +104,7 @@ pub struct ValidatorSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderRuleSpec {
     /// Values that will do.
+    #[schemars(extend("uniqueItems" = true))]
     pub values: Vec<String>,
     /// RE2 expression that will do, found anywhere in the value.
     #[schemars(extend("format" = "regexp"))]

@@ -224,6 +224,6 @@ mod tests {
         refuses(&KIND, "{code: AGFzb!}", &["code"]);
         refuses(&KIND, "{code: /a, maxConcurrency: 0, memoryLimitMiB: 5000}", &["maxConcurrency", "memoryLimitMiB"]);
         refuses(&KIND, "{code: /a, timeout: 0s, parameters: {a: [1]}}", &["parameters.a", "timeout"]);
-        assert!((KIND.check)(&yaml("{code: /a, parameters: {a: 1, b: true, c: x}}"), "").is_ok());
+        assert!(KIND.checked(&yaml("{code: /a, parameters: {a: 1, b: true, c: x}}"), "").is_ok());
     }
 }

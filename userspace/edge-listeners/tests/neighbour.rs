@@ -75,7 +75,7 @@ static NOTE: FilterKind = FilterKind {
     results: &[],
     doc: "",
     schema: || serde_json::Value::Null,
-    check: |_, _| Ok(Vec::new()),
+    check: |_, _, _| {},
     build: |_, _| Ok(Arc::new(Note)),
 };
 

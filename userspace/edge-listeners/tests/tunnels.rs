@@ -89,8 +89,7 @@ impl Filter for Dial {
 
 fn kind(name: &str) -> Option<&'static FilterKind> {
     const fn made_by(kind: &'static str, build: edge_pipeline::filter::Build) -> FilterKind {
-        let (schema, check): (fn() -> _, edge_pipeline::filter::Check) =
-            (|| serde_json::Value::Null, |_, _| Ok(Vec::new()));
+        let (schema, check): (fn() -> _, edge_pipeline::filter::Check) = (|| serde_json::Value::Null, |_, _, _| {});
         FilterKind { kind, results: &[], doc: "", schema, check, build }
     }
     static HINT: FilterKind = made_by("Hint", |_, _| Ok(Arc::new(Hint)));

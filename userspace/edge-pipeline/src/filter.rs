@@ -2,7 +2,7 @@
 
 use crate::exchange::Exchange;
 use crate::pipeline::Rest;
-use base_model::Problem;
+use base_model::{Findings, Problem, Warning};
 use base_runtime::Boxed;
 use base_telemetry::Telemetry;
 use serde_json::Value;
@@ -133,8 +133,8 @@ pub struct Parts<'a> {
 /// Everything wrong with a filter's fields.
 pub type BuildError = Vec<Problem>;
 
-/// Looks at the fields of a filter; its path in the document comes along for messages.
-pub type Check = fn(&Value, &str) -> Result<Vec<base_model::Warning>, BuildError>;
+/// Looks at the fields of a filter and files what is to be said of them; its path in the document comes along for messages.
+pub type Check = fn(&Value, &str, &mut Findings);
 
 /// Makes a ready filter of its fields.
 pub type Build = for<'a> fn(&Value, &Parts<'a>) -> Result<Arc<dyn Filter>, BuildError>;
@@ -149,8 +149,17 @@ pub struct FilterKind {
     pub doc: &'static str,
     /// JSON schema of its fields.
     pub schema: fn() -> Value,
-    /// Checks the fields without building: problems, and warnings for keys nobody knows.
+    /// Checks the fields without building: problems, and warnings for keys nobody knows, of refused fields too.
     pub check: Check,
     /// Builds a ready filter from fields that passed `check`.
     pub build: Build,
+}
+
+impl FilterKind {
+    /// What `check` says of fields: every problem, or the warnings.
+    pub fn checked(&self, fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
+        let mut findings = Findings::default();
+        (self.check)(fields, path, &mut findings);
+        if findings.problems.is_empty() { Ok(findings.warnings) } else { Err(findings.problems) }
+    }
 }

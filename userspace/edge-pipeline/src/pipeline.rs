@@ -420,7 +420,7 @@ mod tests {
 
     fn kind(name: &str) -> Option<&'static FilterKind> {
         const fn made_by(kind: &'static str, build: crate::filter::Build) -> FilterKind {
-            FilterKind { kind, results: &[], doc: "", schema: || Value::Null, check: |_, _| Ok(Vec::new()), build }
+            FilterKind { kind, results: &[], doc: "", schema: || Value::Null, check: |_, _, _| {}, build }
         }
         static HEADS: FilterKind = made_by("Heads", |_, _| Ok(Arc::new(Station(Touches::HEADS))));
         static BODY: FilterKind = made_by("Body", |_, _| Ok(Arc::new(Station(Touches::REQUEST_BODY))));

@@ -125,7 +125,9 @@ fn change_header(work: &mut Work<'_>, line: &Line, conditional: bool, header: &m
         "add-header" => header.entry("add").or_insert_with(|| json!({}))[name] = text.into(),
         _ => {
             let gone = header.entry("del").or_insert_with(|| json!([]));
-            if let Value::Array(gone) = gone {
+            if let Value::Array(gone) = gone
+                && !gone.contains(&name.into())
+            {
                 gone.push(name.into());
             }
         }

@@ -261,10 +261,10 @@ impl Together {
         }
         let mut common = target.clone();
         if let Some(methods) = methods {
-            common.insert("methods".into(), methods.into());
+            common.insert("methods".into(), base_model::once(methods).into());
         }
         if let Some(sources) = sources {
-            common.insert("ipFilter".into(), json!({"blockByDefault": true, "allowIPs": sources}));
+            common.insert("ipFilter".into(), json!({"blockByDefault": true, "allowIPs": base_model::once(sources)}));
         }
         for (name, all, values) in [("headers", "matchAllHeader", headers), ("queries", "matchAllQuery", queries)] {
             if values.len() > 1 {

@@ -366,7 +366,7 @@ impl Flow {
         }
         let mut header = Map::new();
         if !gone.is_empty() {
-            header.insert("del".into(), gone.into());
+            header.insert("del".into(), base_model::once(gone).into());
         }
         if !set.is_empty() {
             header.insert("set".into(), set.into());

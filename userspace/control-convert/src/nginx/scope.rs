@@ -153,6 +153,7 @@ impl Scope {
             let why = "blocked addresses are looked for before allowed ones, whatever stands first";
             say(&mut work.report, last, Manner::Differs, why, "ipFilter of the path");
         }
+        let (allowed, blocked) = (base_model::once(allowed), base_model::once(blocked));
         Some(json!({"blockByDefault": block_by_default, "allowIPs": allowed, "blockIPs": blocked}))
     }
 }

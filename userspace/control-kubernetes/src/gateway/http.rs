@@ -431,7 +431,7 @@ impl Work<'_, '_> {
             if let Some(retry) = retry {
                 pool["retryPolicy"] = json!("again");
                 if !retry.codes.is_empty() {
-                    pool["failureCodes"] = json!(retry.codes);
+                    pool["failureCodes"] = json!(base_model::once(retry.codes.iter()));
                 }
             }
             for policy in &self.resilience {
@@ -516,7 +516,7 @@ fn headers(change: &HeaderModifier) -> Value {
         }
         fields
     };
-    json!({"del": change.remove, "set": of(&change.set), "add": of(&change.add)})
+    json!({"del": base_model::once(change.remove.iter()), "set": of(&change.set), "add": of(&change.add)})
 }
 
 fn speaks_h2c(store: &Store, service: &Key, backend: &BackendRef) -> bool {

@@ -540,14 +540,14 @@ impl Read<'_> {
         let told =
             json!({"X-Namespace": meta.namespace, "X-Ingress-Name": meta.name, "X-Service-Port": port.to_string()});
         let told = told.as_object().cloned().unwrap_or_default();
-        options.pool.insert("failureCodes".to_owned(), json!(statuses));
+        options.pool.insert("failureCodes".to_owned(), json!(base_model::once(statuses.iter())));
         let service = ServiceName { https: false, service: key, port: port.to_string() };
         options.errors = Some(Errors { statuses, service, told });
         nearly("X-Format and X-Original-URI are not told; the request has the fields of the client")
     }
 
     fn addresses(&self, name: &str, value: &str, options: &mut Options) -> Told {
-        let listed: Vec<&str> = list(value).collect();
+        let listed: Vec<&str> = base_model::once(list(value));
         for text in &listed {
             if text.parse::<base_model::Cidr>().is_err() {
                 self.closed(options);
@@ -617,7 +617,7 @@ impl Read<'_> {
                 on.split_whitespace().filter_map(|word| word.strip_prefix("http_")?.parse().ok()).collect();
             if !codes.is_empty() {
                 codes.extend(options.errors.iter().flat_map(|errors| &errors.statuses));
-                options.pool.insert("failureCodes".to_owned(), json!(codes));
+                options.pool.insert("failureCodes".to_owned(), json!(base_model::once(codes)));
             }
         }
         match on.split_whitespace().any(|word| word.starts_with("http_")) {

@@ -62,7 +62,7 @@ fn what_is_neither_true_nor_false_lets_nobody_pass() {
     assert_eq!(response_header(&exchange, "x-eg-opa-error"), None);
     let elsewhere = "policy: |\n  package http.authz\n  allow = true\n";
     assert_eq!(decide(elsewhere, &mut request("GET", "/", &[])), 403);
-    let warnings = (KIND.check)(&yaml(elsewhere), "").unwrap();
+    let warnings = KIND.checked(&yaml(elsewhere), "").unwrap();
     assert_eq!(warnings.len(), 1, "another package is warned about");
 }
 
@@ -107,7 +107,7 @@ fn what_cannot_be_read_is_refused_with_its_place() {
         ("", ""),
     ] {
         let fields = json!({"policy": text});
-        let problems = (KIND.check)(&fields, "filters[0]").expect_err(text);
+        let problems = KIND.checked(&fields, "filters[0]").expect_err(text);
         let told = base_model::problem::render(&problems);
         assert!(problems[0].path == "filters[0].policy" && told.contains(place), "{text}: {told}");
     }

@@ -29,7 +29,7 @@ fn results() {
     ] {
         let spec = json!({ "script": text }).to_string();
         // What can be told before is refused before.
-        if (KIND.check)(&yaml(&spec), "").is_err() {
+        if KIND.checked(&yaml(&spec), "").is_err() {
             assert_eq!(outcome, SCRIPT_ERROR, "{text}");
             continue;
         }
@@ -224,7 +224,7 @@ fn what_would_grow_unseen_is_refused() {
         "fn f(m) { m.a.b = 1; } f(#{a: #{}})",
         "if true { let a = [[1]]; while a.len() > 0 { a[0][0] = a; } }",
     ] {
-        let refused = (KIND.check)(&json!({ "script": text }), "").expect_err(text);
+        let refused = KIND.checked(&json!({ "script": text }), "").expect_err(text);
         let told = base_model::problem::render(&refused);
         assert!(told.contains("(line 1") || told.contains("cannot be called get"), "{told}");
     }

@@ -26,6 +26,7 @@ pub struct SignatureSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_hoisting: Option<HeaderHoistingSpec>,
     /// Concerns those who sign: fields that are not signed. A signature itself says which are.
+    #[schemars(extend("uniqueItems" = true))]
     pub ignored_headers: Vec<String>,
     /// The body is not signed: `UNSIGNED-PAYLOAD` stands for its digest. Default false: it is read into memory, at most 4 MiB
     /// or what `clientMaxBodySize` lets in.
@@ -92,10 +93,13 @@ impl Default for LiteralSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderHoistingSpec {
     /// Beginnings of names that may.
+    #[schemars(extend("uniqueItems" = true))]
     pub allowed_prefix: Vec<String>,
     /// Beginnings of names that may not.
+    #[schemars(extend("uniqueItems" = true))]
     pub disallowed_prefix: Vec<String>,
     /// Names that may not.
+    #[schemars(extend("uniqueItems" = true))]
     pub disallowed: Vec<String>,
 }
 
