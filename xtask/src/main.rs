@@ -10,6 +10,7 @@ mod client;
 mod compiler;
 mod demo;
 mod dist;
+mod docs;
 mod flash_sale;
 mod fleet;
 mod fuzz;
@@ -60,6 +61,8 @@ enum Task {
     Soak(soak::Options),
     /// Build release binaries into target/dist, weir with a profile of itself under load
     Dist(dist::Options),
+    /// Write a page of every kind, a cookbook and schemas for editors
+    Docs(docs::Options),
     /// Check that READMEs and folders say the same
     Tidy,
     #[command(hide = true)]
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Dist(options) => dist::run(&options),
+        Task::Docs(options) => docs::run(&options),
         Task::Tidy => tidy::run(),
         Task::InternalClient(options) => client::run(&options),
         Task::InternalGet { address, path } => http::print(address, &path),

@@ -170,12 +170,14 @@ fn kernel_tests() -> Result<Count, String> {
     programs::run(&Manner { packages: &packages, at_once: 1, told: &told, path: None })
 }
 
-/// The documents of deploy/examples must be good ones.
+/// The documents of deploy/examples and deploy/cookbook must be good ones.
 fn examples(binaries: &Path) -> Result<Count, String> {
     title("Examples");
-    let folder = root().join("deploy/examples");
-    let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let mut files = Vec::new();
+    for folder in ["deploy/examples", "deploy/cookbook"].map(|folder| root().join(folder)) {
+        let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
     let mut count = Count::default();

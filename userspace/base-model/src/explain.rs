@@ -92,8 +92,12 @@ fn text(root: &Value, schema: &Value, field: Option<&Value>, path: &str) -> Stri
     let mut out = format!("{path}  <{}>\n", type_text(root, schema));
     let own =
         field.and_then(description).or_else(|| description(schema)).or_else(|| description(resolve(root, schema)));
-    if let Some(about) = own {
-        out.push_str(&format!("\n{}\n", wrap(about, "  ")));
+    let own = match field {
+        Some(field) => about(root, field),
+        None => own.unwrap_or_default().to_owned(),
+    };
+    if !own.is_empty() {
+        out.push_str(&format!("\n{}\n", wrap(&own, "  ")));
     }
     if let Some(words) = words_of(inside(root, schema)) {
         out.push_str(&format!("\n  One of: {}\n", words.join(", ")));
@@ -106,11 +110,111 @@ fn text(root: &Value, schema: &Value, field: Option<&Value>, path: &str) -> Stri
     for (name, field) in properties {
         let mark = if required.contains(&name.as_str()) { ", required" } else { "" };
         out.push_str(&format!("  {name}  <{}{mark}>\n", type_text(root, field)));
-        if let Some(about) = description(field).or_else(|| description(resolve(root, field))) {
-            out.push_str(&format!("{}\n", wrap(about, "      ")));
+        let about = about(root, field);
+        if !about.is_empty() {
+            out.push_str(&format!("{}\n", wrap(&about, "      ")));
         }
     }
     out
+}
+
+/// A field of a kind, as a page tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// `rules.paths.pathPrefix`.
+    pub path: String,
+    /// As people say it.
+    pub type_text: String,
+    pub required: bool,
+    /// What it means; its unit, default and range. Paragraphs are parted by an empty line.
+    pub about: String,
+}
+
+/// Every field of a kind, those inside a field after it.
+pub fn fields(kind: &Explained) -> Vec<Told> {
+    let mut told = Vec::new();
+    tell(&kind.schema, &kind.schema, "", DEPTH_MAX, &mut told);
+    told
+}
+
+fn tell(root: &Value, schema: &Value, path: &str, depth: usize, told: &mut Vec<Told>) {
+    let inner = inside(root, schema);
+    let Some(properties) = inner.get("properties").and_then(Value::as_object).filter(|_| depth > 0) else { return };
+    let required: Vec<&str> =
+        inner.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    for (name, field) in properties {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let words = words_of(inside(root, field)).filter(|words| !words.is_empty());
+        let words = words.map(|words| format!(" One of: {}.", words.join(", "))).unwrap_or_default();
+        told.push(Told {
+            path: path.clone(),
+            type_text: type_text(root, field),
+            required: required.contains(&name.as_str()),
+            about: format!("{}{words}", about(root, field)),
+        });
+        tell(root, field, &path, depth - 1, told);
+    }
+}
+
+/// What a field means, with the default and the range where its author left them to the schema.
+fn about(root: &Value, field: &Value) -> String {
+    let own = description(field).or_else(|| description(resolve(root, field)));
+    let mut about = own.unwrap_or_default().to_owned();
+    let mut add = |text: String| {
+        if !about.is_empty() && !about.ends_with(['.', ':', '!', '?']) {
+            about.push('.');
+        }
+        if !about.is_empty() {
+            about.push(' ');
+        }
+        about.push_str(&text);
+    };
+    if let Some(range) = range(resolve(root, field)).filter(|_| !own.is_some_and(says_range)) {
+        add(format!("Range: {range}."));
+    }
+    if let Some(default) = default_of(field).filter(|_| !own.is_some_and(|own| own.contains("efault"))) {
+        add(format!("Default: {default}."));
+    }
+    about
+}
+
+/// Somewhere a number is said to be so much or more, or to go to so much.
+fn says_range(about: &str) -> bool {
+    let words: Vec<&str> = about.split_whitespace().collect();
+    let number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    about.contains(" or more")
+        || about.contains("at least")
+        || about.contains("at most")
+        || words.windows(3).any(|w| number(w[0]) && w[1] == "to" && number(w[2]))
+}
+
+/// What of a number's type is not accepted.
+fn range(schema: &Value) -> Option<String> {
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
+    let most: f64 = match format {
+        "uint8" => 255.0,
+        "uint16" => 65_535.0,
+        "uint32" => f64::from(u32::MAX),
+        _ => f64::INFINITY,
+    };
+    let low = bound("minimum").filter(|low| *low != 0.0 || !format.starts_with("uint"));
+    let high = bound("maximum").filter(|high| *high < most);
+    match (low, high) {
+        (Some(low), Some(high)) => Some(format!("{low} to {high}")),
+        (Some(low), None) => Some(format!("{low} or more")),
+        (None, Some(high)) => Some(format!("0 to {high}")),
+        (None, None) => None,
+    }
+}
+
+/// A default that can be shown in a word. What is empty is none.
+fn default_of(schema: &Value) -> Option<String> {
+    match schema.get("default")? {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
 /// What is inside lists, maps, options and references.
@@ -191,6 +295,9 @@ fn wrap(text: &str, indent: &str) -> String {
     out
 }
 
+/// Fields inside fields, at most.
+const DEPTH_MAX: usize = 8;
+
 /// Fits a terminal that was never resized.
 const WIDTH: usize = 80;
 
@@ -213,6 +320,29 @@ mod tests {
         let text = explain("VirtualIP.hash", &[]).unwrap();
         assert!(text.contains("One of: fiveTuple, sourceIP, sourcePrefix, destinationPort"), "{text}");
         assert!(explain("Proxy.pools.filter.headers.regex", &[]).unwrap().contains("RE2 expression"));
+    }
+
+    #[test]
+    fn defaults_and_ranges_are_said_once() {
+        let told = |query: &str| explain(query, &[]).unwrap().replace('\n', " ");
+        assert!(
+            told("Retry.randomizationFactor").to_lowercase().contains("0"),
+            "{}",
+            told("Retry.randomizationFactor")
+        );
+        for kind in kinds() {
+            for field in fields(&kind) {
+                assert!(field.about.matches("efault").count() <= 3, "{}.{}: {}", kind.kind, field.path, field.about);
+                assert!(!field.about.is_empty() && !field.type_text.is_empty(), "{}.{}", kind.kind, field.path);
+            }
+        }
+        let server = Explained::of::<crate::HttpServerSpec>("HTTPServer");
+        let all = fields(&server);
+        let of = |path: &str| all.iter().find(|field| field.path == path).unwrap_or_else(|| panic!("{path}"));
+        assert!(of("port").required && of("port").type_text == "number");
+        assert_eq!(of("rules.paths.pathPrefix").type_text, "text");
+        assert!(of("rules.paths.backendPool.servers.url").required);
+        assert!(of("routerKind").about.contains("One of: Ordered, RadixTree"), "{}", of("routerKind").about);
     }
 
     #[test]

@@ -190,8 +190,11 @@ pub enum Verb {
     },
     /// Explain a kind or a field: KIND[.field]
     Explain { query: String },
-    /// Print the JSON Schema of a kind, for editors
-    Schema { kind: String },
+    /// Print the JSON Schema of a kind, or of any document, for editors
+    Schema { kind: Option<String> },
+    /// Write a page of each kind, a cookbook and the schemas into a folder; `cargo xtask docs` does
+    #[command(hide = true)]
+    Docs { directory: PathBuf },
     /// List the paths of the admin API
     Apis,
     /// List the kinds and their aliases

@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, profile, tap, tokens, top, trace, wasm, watch,
+    last_good, members, objects, pages, profile, schema, tap, tokens, top, trace, wasm, watch,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -24,9 +24,10 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             return Ok(());
         }
         Verb::Schema { kind } => {
-            print(&explain::schema(kind)?);
+            print(&schema::schema(kind.as_deref())?);
             return Ok(());
         }
+        Verb::Docs { directory } => return pages::write(directory),
         Verb::Config(what) => return config::run(what, format),
         Verb::Backup(what) if what.generate_key.is_some() => {
             return what.generate_key.as_deref().map_or(Ok(()), backup::generate_key);
@@ -173,6 +174,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         | Verb::Convert { .. }
         | Verb::Explain { .. }
         | Verb::Schema { .. }
+        | Verb::Docs { .. }
         | Verb::Config(_)
         | Verb::Completion { .. } => Ok(()),
     }

@@ -976,15 +976,15 @@ const SAID: &[(&str, &str, &str)] = &[
     ),
     (
         "GrpcServerSpec.minTimeClientSendPing",
-        "{kind: GRPCServer, port: 1, minTimeClientSendPing: 1s}",
+        "{kind: GRPCServer, port: 1025, minTimeClientSendPing: 1s}",
         "warning: minTimeClientSendPing: has no effect",
     ),
     (
         "GrpcServerSpec.permitClintSendPingWithoutStream",
-        "{kind: GRPCServer, port: 1, permitClintSendPingWithoutStream: true}",
+        "{kind: GRPCServer, port: 1025, permitClintSendPingWithoutStream: true}",
         "warning: permitClintSendPingWithoutStream: has no effect",
     ),
-    ("GrpcServerSpec.cacheSize", "{kind: GRPCServer, port: 1, cacheSize: 9}", "warning: cacheSize: has no effect"),
+    ("GrpcServerSpec.cacheSize", "{kind: GRPCServer, port: 1025, cacheSize: 9}", "warning: cacheSize: has no effect"),
     (
         "GrpcProxySpec.borrowTimeout",
         "{kind: Pipeline, filters: [{name: f, kind: GRPCProxy, borrowTimeout: 1s, pools: [{servers: [{url: 'http://a:1'}]}]}]}",
