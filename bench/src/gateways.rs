@@ -74,6 +74,16 @@ pub const REFUSAL: Role = Role {
     http2: false,
 };
 
+/// A route whose answers are kept.
+pub const CACHE: Role = Role {
+    ours: include_str!("../peers/weir-cache.yaml"),
+    nginx: include_str!("../peers/nginx-cache.conf"),
+    haproxy: include_str!("../peers/haproxy-cache.cfg"),
+    datagrams: false,
+    pingora: false,
+    http2: false,
+};
+
 /// The same for clients of HTTP/2.
 pub const HTTP2: Role = Role { pingora: false, http2: true, ..HTTP };
 
@@ -270,6 +280,11 @@ impl Gateway {
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Address of the admin API; of ours alone.
+    pub fn admin(&self) -> Result<String, String> {
+        admin_of(&self.folder)
     }
 
     fn configure(&self, admin: &str, setup: &Setup, folder: &Path) -> Result<(), String> {

@@ -89,6 +89,9 @@ pub struct Options {
     /// Every request is to be refused with this status; absent: answered
     #[arg(long)]
     pub refused: Option<u16>,
+    /// Answers may be kept, and are given without the upstream once they are
+    #[arg(long)]
+    pub cached: bool,
     /// The clients are those of another program, which speaks HTTP/2; this one is the upstream alone
     #[arg(skip)]
     pub h2: Option<crate::h2load::Shape>,
@@ -124,6 +127,7 @@ impl Default for Options {
             datagrams: false,
             path: "/".to_owned(),
             refused: None,
+            cached: false,
             h2: None,
             h3: None,
             websockets: false,
@@ -228,7 +232,7 @@ impl<'a> Generator<'a> {
             handshakes: handshakes.transpose()?,
             clients: Vec::new(),
             gateway: Vec::new(),
-            pattern: Pattern::new(&options.path, options.size, options.body),
+            pattern: Pattern::new(&options.path, options.size, options.body, options.cached),
             pace: Pace::Saturated,
             waiting: VecDeque::new(),
             buffer: vec![0; 256 << 10],

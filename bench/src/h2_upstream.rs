@@ -32,7 +32,7 @@ impl H2Upstream {
         let address = listener.local_addr().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (asked, (stop, stopped)) = (Arc::<AtomicU64>::default(), oneshot::channel());
-        let pattern = Pattern::new("/", size, 0);
+        let pattern = Pattern::new("/", size, 0, false);
         let bodies = (0..WINDOWS).map(|window| Bytes::copy_from_slice(pattern.response_body(window))).collect();
         let answers = Answers { bodies, asked: asked.clone() };
         let thread = std::thread::spawn(move || {

@@ -67,7 +67,7 @@ impl Asking {
             ..CallSettings::default()
         };
         let shared = Arc::<Shared>::default();
-        let pattern = Arc::new(Pattern::new("/", options.size, 0));
+        let pattern = Arc::new(Pattern::new("/", options.size, 0, false));
         for (at, worker) in runtime.workers().iter().enumerate() {
             let window = at % WINDOWS;
             let names = PoolNames { pool: format!("load-{at}"), ..PoolNames::default() };

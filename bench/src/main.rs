@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use bench::scenarios::{
-    Options, connections, extras, grpc, http1, http2, http3, idle, micro, refusal, tcp, tls1, udp, websocket,
+    Options, cache, checks, connections, extras, filters, grpc, http1, http2, http3, idle, micro, refusal, routes, tcp,
+    tls1, udp, websocket,
 };
 use bench::training;
 use clap::{Parser, Subcommand};
@@ -39,6 +40,14 @@ enum Scenario {
     Connections(Options),
     /// What traces, logs, programs and scripts add to a request
     Extras(Options),
+    /// What each filter adds to a request
+    Filters(Options),
+    /// What an answer from memory costs
+    Cache(Options),
+    /// What many routes cost: a request, memory, a change
+    Routes(Options),
+    /// What health checks of a thousand servers cost
+    Checks(Options),
     /// What a request costs that is not served
     Refusal(Options),
     /// Instructions per operation, against a committed baseline
@@ -60,6 +69,10 @@ fn main() -> ExitCode {
         Scenario::Idle(options) => idle::run(&options),
         Scenario::Connections(options) => connections::run(&options),
         Scenario::Extras(options) => extras::run(&options),
+        Scenario::Filters(options) => filters::run(&options),
+        Scenario::Cache(options) => cache::run(&options),
+        Scenario::Routes(options) => routes::run(&options),
+        Scenario::Checks(options) => checks::run(&options),
         Scenario::Refusal(options) => refusal::run(&options),
         Scenario::Micro(options) => micro::run(&options),
         Scenario::Train(options) => training::run(&options),

@@ -126,6 +126,7 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
     gateway.forget_logs();
     match options.refused {
         Some(status) => refused(&gateway.name, outcome, status),
+        None if options.cached => kept(&gateway.name, outcome, options.connections),
         None => checked(&gateway.name, outcome, options.connections),
     }
 }
@@ -136,6 +137,19 @@ fn refused(name: &str, outcome: Outcome, status: u16) -> Result<Outcome, String>
     if wrong + asked > 0 {
         return Err(format!(
             "{name}: {wrong} answers were not {status}, {asked} requests reached the upstream: its figures do not count"
+        ));
+    }
+    Ok(outcome)
+}
+
+/// Refuses an outcome with wrong answers, or with answers that were not kept though they may be.
+fn kept(name: &str, outcome: Outcome, connections: usize) -> Result<Outcome, String> {
+    let (wrong, asked) = (outcome.errors + outcome.mismatches, outcome.upstream_requests);
+    // Whoever was the first to ask may still wait for it when the measurement begins.
+    if wrong > 0 || asked > connections as u64 {
+        return Err(format!(
+            "{name}: {wrong} answers were wrong, {asked} requests reached the upstream though their answers are kept: its figures do \
+             not count"
         ));
     }
     Ok(outcome)

@@ -1,7 +1,10 @@
 //! What is measured, and what all of it has in common.
 
+pub mod cache;
+pub mod checks;
 pub mod connections;
 pub mod extras;
+pub mod filters;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
@@ -9,6 +12,7 @@ pub mod http3;
 pub mod idle;
 pub mod micro;
 pub mod refusal;
+pub mod routes;
 pub mod tcp;
 pub mod tls1;
 pub mod udp;

@@ -9,10 +9,15 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, http2, http3, grpc, tls1, tcp: CPU time per request beside the peers, udp: per datagram, websocket: per message. refusal: per request that is not served. idle: memory per
-    /// connection. connections: latency of 10,000. extras: what traces, logs, programs and scripts add to a request. micro: instructions
-    /// per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
-    #[arg(value_parser = ["http1", "http2", "http3", "grpc", "websocket", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
+    /// http1, http2, http3, grpc, tls1, tcp: CPU time per request beside the peers, udp: per datagram, websocket: per message. refusal: per
+    /// request that is not served. idle: memory per connection. connections: latency of 10,000. filters: what each filter adds to a
+    /// request. cache: an answer from memory. routes: ten to 100,000 of them. checks: health checks of 1,000 servers. extras: what traces,
+    /// logs, programs and scripts add to a request. micro: instructions per operation against bench/micro.json. steer: packets through
+    /// xdp_steer. edges: a change on its way to ten thousand
+    #[arg(value_parser = [
+        "http1", "http2", "http3", "grpc", "websocket", "tls1", "tcp", "udp", "refusal", "idle", "connections", "filters", "cache",
+        "routes", "checks", "extras", "micro", "steer", "edges",
+    ])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -71,7 +76,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         }
         "micro" => micro(options)?,
         // Ours with and without something: there are no peers.
-        "extras" => timed(built("extras", options)?, options),
+        alone @ ("extras" | "filters" | "routes" | "checks") => timed(built(alone, options)?, options),
         scenario => beside_peers(scenario, options)?,
     };
     if let Some(rounds) = options.rounds {

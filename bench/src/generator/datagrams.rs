@@ -75,7 +75,7 @@ impl<'o> Relay<'o> {
             upstream,
             turns: (0..clients.len()).collect(),
             clients,
-            pattern: Pattern::new("/", options.size, 0),
+            pattern: Pattern::new("/", options.size, 0, false),
             latency,
             counts: Outcome::default(),
             epoll,

@@ -9,13 +9,15 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Bodies of `response` bytes in answers and of `request` bytes in requests, whose targets begin with `path`.
-    pub fn new(path: &str, response: usize, request: usize) -> Self {
+    /// Bodies of `response` bytes in answers, which caches may keep where `cached` says so, and of `request` bytes in requests, whose
+    /// targets begin with `path`.
+    pub fn new(path: &str, response: usize, request: usize, cached: bool) -> Self {
         let length = response.max(request) + WINDOWS * STRIDE;
         let text: Vec<u8> = (0..length).map(|at| b'!' + ((at * at / 7 + at) % 90) as u8).collect();
+        let kept = if cached { "Cache-Control: public, max-age=3600\r\n" } else { "" };
         let answer = |window: usize| {
             let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: lg\r\nContent-Length: {response}\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: lg\r\n{kept}Content-Length: {response}\r\n\r\n"
             );
             [head.as_bytes(), &text[window * STRIDE..][..response]].concat()
         };
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_request_names_its_window_and_its_length() {
-        let pattern = Pattern::new("/", 10, 4096);
+        let pattern = Pattern::new("/", 10, 4096, false);
         let request = pattern.request(7, true);
         let end = memchr::memmem::find(&request, b"\r\n\r\n").expect("a head");
         assert_eq!((window(&request), content_length(&request[..end + 2])), (Some(7), Some(4096)));

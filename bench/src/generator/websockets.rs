@@ -100,7 +100,7 @@ impl<'o> Sockets<'o> {
             Ok(client)
         };
         let clients = (0..options.connections).map(client).collect::<io::Result<Vec<End>>>()?;
-        let pattern = Pattern::new("/", options.size, 0);
+        let pattern = Pattern::new("/", options.size, 0, false);
         let message = |window: usize| {
             let mut message = head_of(options.size, true);
             message

@@ -13,19 +13,24 @@ use crate::report::{Goal, Row};
 use crate::rounds::{self, COST, Cell};
 
 /// How much more a request takes than without.
-const MORE: &str = "µs more than without";
+pub(super) const MORE: &str = "µs more than without";
 
 pub fn run(options: &Options) -> Result<(), String> {
+    measure("extras", EXTRAS, options)
+}
+
+/// Each of them beside the same weir without it.
+pub(super) fn measure(scenario: &str, extras: &[Extra], options: &Options) -> Result<(), String> {
     let mut stage = Stage::new(options, false)?;
     let base = stage.load(options);
-    let cells = EXTRAS.iter().map(|extra| Cell { name: extra.name, load: base.clone(), figures: vec![COST] });
+    let cells = extras.iter().map(|extra| Cell { name: extra.name, load: base.clone(), figures: vec![COST] });
     let chosen = options.chosen(cells.collect())?;
     let sink = sink()?;
-    println!("extras: gateways on CPU {GATEWAY_CPU}, load and what takes spans and lines on CPU {LOAD_CPU}");
+    println!("{scenario}: gateways on CPU {GATEWAY_CPU}, load and what takes spans and lines on CPU {LOAD_CPU}");
     let without = Contender { name: WITHOUT.into(), program: None };
     let without = Gateway::start(&without, &stage.setup)?;
     let (mut gateways, mut rows, mut goals) = (vec![without], Vec::new(), Vec::new());
-    for (cell, extra) in chosen.iter().filter_map(|cell| Some((cell, EXTRAS.iter().find(|e| e.name == cell.name)?))) {
+    for (cell, extra) in chosen.iter().filter_map(|cell| Some((cell, extras.iter().find(|e| e.name == cell.name)?))) {
         stage.setup.document = Some((extra.document)(HTTP.ours, sink)?);
         gateways.insert(0, Gateway::start(&Contender::ours("ring"), &stage.setup)?);
         let before = TAKEN.load(Ordering::Relaxed);
@@ -41,17 +46,17 @@ pub fn run(options: &Options) -> Result<(), String> {
         goals.extend((extra.goal)(cell.name));
     }
     drop(gateways);
-    stage.report("extras", options, rows, goals)
+    stage.report(scenario, options, rows, goals)
 }
 
 /// Something that may be switched on.
-struct Extra {
-    name: &'static str,
+pub(super) struct Extra {
+    pub name: &'static str,
     /// The documents with it, made of those without; the address takes whatever is posted.
-    document: fn(&str, SocketAddr) -> Result<String, String>,
-    goal: fn(&'static str) -> Option<Goal>,
+    pub document: fn(&str, SocketAddr) -> Result<String, String>,
+    pub goal: fn(&'static str) -> Option<Goal>,
     /// Something is sent to that address.
-    tells: bool,
+    pub tells: bool,
 }
 
 /// Posts that were taken.
@@ -103,7 +108,7 @@ fn ratio(cell: &str, at_most: f64) -> Option<Goal> {
     Some(Goal::ratio(cell, COST.0, WITHOUT, at_most))
 }
 
-fn more(cell: &str, at_most: f64) -> Option<Goal> {
+pub(super) fn more(cell: &str, at_most: f64) -> Option<Goal> {
     Some(Goal::bound(cell, MORE, at_most))
 }
 
@@ -118,7 +123,7 @@ fn logged(plain: &str, sink: &str) -> Result<String, String> {
 }
 
 /// A station before the Proxy.
-fn filtered(plain: &str, filter: &str) -> Result<String, String> {
+pub(super) fn filtered(plain: &str, filter: &str) -> Result<String, String> {
     put(plain, "filters:\n", &format!("filters:\n- name: extra\n  {filter}\n"))
 }
 
@@ -128,7 +133,7 @@ fn program(plain: &str, kind: &str, text: &str) -> Result<String, String> {
     filtered(plain, &format!("kind: {kind}\n  code: {code}"))
 }
 
-fn put(plain: &str, place: &str, text: &str) -> Result<String, String> {
+pub(super) fn put(plain: &str, place: &str, text: &str) -> Result<String, String> {
     if !plain.contains(place) {
         return Err(format!("bench/peers/weir.yaml has no line `{}`", place.trim()));
     }
