@@ -20,6 +20,7 @@ mod caches;
 mod changes;
 mod cluster;
 mod collectors;
+mod cookbook;
 mod custom_data;
 mod dashboard;
 mod differential;
