@@ -50,6 +50,10 @@ pub struct CorsAdaptorSpec {
     /// How long a browser may remember a preflight, in seconds. Default 0: its own default.
     #[schemars(range(min = 0))]
     pub max_age: i64,
+    /// Answer preflights as the Gateway API wants it: with every method that is allowed and with the exposed headers, and with the
+    /// origin itself where credentials may come along. Default false: with the method that is asked for, and `*` where every origin
+    /// is allowed.
+    pub full: bool,
 }
 
 impl Default for CorsAdaptorSpec {
@@ -61,6 +65,7 @@ impl Default for CorsAdaptorSpec {
             allow_credentials: false,
             exposed_headers: Vec::new(),
             max_age: 0,
+            full: false,
         }
     }
 }
@@ -85,7 +90,7 @@ impl Spec for CorsAdaptorSpec {
                 }
             }
         }
-        if self.allow_credentials && Origins::new(&self.allowed_origins).is_any() {
+        if self.allow_credentials && !self.full && Origins::new(&self.allowed_origins).is_any() {
             findings.warn(
                 at(path, "allowCredentials"),
                 "browsers refuse credentials where every origin is allowed; list the origins in allowedOrigins",
@@ -103,6 +108,9 @@ pub struct CorsAdaptor {
     credentials: bool,
     exposed: Option<Box<str>>,
     max_age: Option<Box<str>>,
+    /// What preflights are answered with, unless it is the method that is asked for.
+    all_methods: Option<Box<str>>,
+    full: bool,
 }
 
 /// Allowed origins; empty means all.
@@ -123,9 +131,13 @@ impl CorsAdaptor {
         let or = |given: Vec<String>, default: Vec<String>| if given.is_empty() { default } else { given };
         let boxed = |names: Vec<String>| names.into_iter().map(String::into_boxed_str).collect::<Vec<_>>();
         let headers = or(spec.allowed_headers, defaults.allowed_headers);
+        let methods = or(spec.allowed_methods, defaults.allowed_methods);
+        let all_methods = spec.full && !methods.iter().any(|method| method == "*");
         Ok(CorsAdaptor {
             origins: Origins::new(&spec.allowed_origins),
-            methods: boxed(or(spec.allowed_methods, defaults.allowed_methods)),
+            all_methods: all_methods.then(|| methods.join(", ").into()),
+            full: spec.full,
+            methods: boxed(methods),
             headers: (!headers.iter().any(|h| h == "*")).then(|| boxed(headers)),
             credentials: spec.allow_credentials,
             exposed: (!spec.exposed_headers.is_empty()).then(|| spec.exposed_headers.join(", ").into()),
@@ -146,7 +158,13 @@ impl CorsAdaptor {
             return response;
         }
         self.allow_origin(origin, headers);
-        headers.add("Access-Control-Allow-Methods", method.to_ascii_uppercase());
+        match &self.all_methods {
+            Some(all) => headers.add("Access-Control-Allow-Methods", &**all),
+            None => headers.add("Access-Control-Allow-Methods", method.to_ascii_uppercase()),
+        }
+        if let Some(names) = self.exposed.as_deref().filter(|_| self.full) {
+            headers.add("Access-Control-Expose-Headers", names);
+        }
         if !asked.is_empty() {
             headers.add("Access-Control-Allow-Headers", asked);
         }
@@ -157,7 +175,8 @@ impl CorsAdaptor {
     }
 
     fn allow_origin(&self, origin: &str, headers: &mut Headers) {
-        headers.set("Access-Control-Allow-Origin", if self.origins.is_any() { "*" } else { origin });
+        let any = self.origins.is_any() && !(self.full && self.credentials);
+        headers.set("Access-Control-Allow-Origin", if any { "*" } else { origin });
         if self.credentials {
             headers.set("Access-Control-Allow-Credentials", "true");
         }
@@ -277,6 +296,23 @@ mod tests {
             assert_eq!(response_header(&exchange, "Access-Control-Allow-Origin"), allowed, "{asked:?}");
             let methods = response_header(&exchange, "Access-Control-Allow-Methods");
             assert_eq!(methods, allowed.map(|_| method), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn full_answers_are_the_gateway_apis() {
+        let asked = [("Origin", "http://a.test"), ("Access-Control-Request-Method", "PUT")];
+        for (spec, methods, origin, exposed) in [
+            ("{allowedMethods: [GET, PUT], exposedHeaders: [X-A], full: true}", "GET, PUT", "*", Some("X-A")),
+            ("{allowedMethods: [GET, PUT], exposedHeaders: [X-A]}", "PUT", "*", None),
+            ("{allowedMethods: ['*'], allowCredentials: true, full: true}", "PUT", "http://a.test", None),
+        ] {
+            let mut exchange = request("OPTIONS", "/", &asked);
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), PREFLIGHTED);
+            let told = |name: &str| response_header(&exchange, name);
+            assert_eq!(told("Access-Control-Allow-Methods"), Some(methods), "{spec}");
+            assert_eq!(told("Access-Control-Allow-Origin"), Some(origin), "{spec}");
+            assert_eq!(told("Access-Control-Expose-Headers"), exposed, "{spec}");
         }
     }
 

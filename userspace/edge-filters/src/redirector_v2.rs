@@ -13,7 +13,8 @@
 //! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given. A path that gets
 //! segments of dots by the replacement (`/old../x` with `/new/`) gets `400` and is counted as `rewritten_path`.
 //!
-//! Outcomes: `redirected`; a request that is where it would be sent passes, since its client would come back for ever. Fits HTTPServer. Costs the making of one text.
+//! Outcomes: `redirected`; a request that is where it would be sent passes, since its client would come back for ever, unless the filter
+//! is told to send it `always`. Fits HTTPServer. Costs the making of one text.
 
 use crate::module_doc::module_doc;
 use crate::redirect::{self, Location, REDIRECTED, redirect};
@@ -34,13 +35,16 @@ pub struct RedirectorV2Spec {
     pub scheme: String,
     /// Host to go to. Default: the request's.
     pub hostname: String,
-    /// Port to go to, 1 to 65535. Default: the scheme's when a scheme is given, else the request's.
+    /// Port to go to, 1 to 65535. Default: the scheme's when a scheme or a host is given, else the request's.
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
     /// Change of the path. Default: none.
     pub path: Option<PathSpec>,
     /// 300, 301, 302, 303, 304, 307 or 308. Default 302.
     pub status_code: u16,
+    /// Answer as the Gateway API wants it: also a client that is sent to the place where it is, and with the request's port where only
+    /// the host is another one. Default false: such a request passes, and another host has the scheme's port.
+    pub always: bool,
 }
 
 /// Change of a path.
@@ -68,7 +72,14 @@ pub enum PathChange {
 
 impl Default for RedirectorV2Spec {
     fn default() -> RedirectorV2Spec {
-        RedirectorV2Spec { scheme: String::new(), hostname: String::new(), port: None, path: None, status_code: 302 }
+        RedirectorV2Spec {
+            scheme: String::new(),
+            hostname: String::new(),
+            port: None,
+            path: None,
+            status_code: 302,
+            always: false,
+        }
     }
 }
 
@@ -140,7 +151,8 @@ impl RedirectorV2 {
         let mut location = Location::default();
         location.push(&format!("{scheme}://{host}"));
         let asked = request.authority[request.host().len()..].strip_prefix(':').and_then(|port| port.parse().ok());
-        let port = spec.port.or(asked.filter(|_| spec.scheme.is_empty() && spec.hostname.is_empty()));
+        let stays = spec.scheme.is_empty() && (spec.hostname.is_empty() || spec.always);
+        let port = spec.port.or(asked.filter(|_| stays));
         let usual = if scheme == "https" { 443 } else { 80 };
         if let Some(port) = port.filter(|port| *port != usual) {
             location.push(&format!(":{port}"));
@@ -173,7 +185,7 @@ impl Filter for RedirectorV2 {
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let location = self.location(exchange);
-        if location.text == asked(exchange) {
+        if !self.spec.always && location.text == asked(exchange) {
             return Step::Done(SUCCESS);
         }
         Step::Done(redirect(exchange, self.spec.status_code, &location, &self.refused))
@@ -273,6 +285,8 @@ mod tests {
             let outcome = if there { SUCCESS } else { REDIRECTED };
             assert_eq!(run(&*filter(&KIND, spec), &mut exchange), outcome, "{spec} {authority}{target}");
         }
+        check("{scheme: http, statusCode: 307, always: true}", "h.test", "/a?b", 307, "http://h.test/a?b");
+        check("{hostname: a.test, always: true}", "h.test:81", "/a", 302, "http://a.test:81/a");
     }
 
     #[test]

@@ -231,6 +231,12 @@ filters:
             "OPTIONS /\nOrigin: http://a.test\nAccess-Control-Request-Method: GET",
         ],
     ),
+    pipeline(
+        "filters:
+- {name: c, kind: CORSAdaptor, allowedMethods: [GET, PUT], full: true}
+- {name: p, kind: Proxy, pools: [{servers: [{url: 'http://127.0.0.1:ONE'}]}]}",
+        &["OPTIONS /\nOrigin: http://a.test\nAccess-Control-Request-Method: PUT"],
+    ),
     // Other places.
     pipeline(
         "flow: [{filter: r}]
@@ -242,6 +248,7 @@ filters: [{name: unused, kind: Redirector, match: x, matchPart: path, replacemen
 filters: [{name: unused, kind: RedirectorV2, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}, {name: r, kind: RedirectorV2, scheme: https, hostname: b.test, port: 8443, statusCode: 307, path: {type: ReplaceFullPath, replaceFullPath: /full}}]",
         &["GET /x/1"],
     ),
+    pipeline("filters: [{name: r, kind: RedirectorV2, scheme: http, always: true}]", &["GET /\nHost: a.test"]),
     Document {
         server: "rules: [{paths: [{pathPrefix: /x, backend: app}]}]",
         pipeline: "filters: [{name: r, kind: RedirectorV2, path: {type: ReplacePrefixMatch, replacePrefixMatch: /pre}}]",
