@@ -23,7 +23,7 @@ use base_runtime::time::Deadline;
 use base_telemetry::access_log::{LogWriter, write_duration, write_ip, write_time};
 use base_telemetry::relay::{RelayKind, RelayStats, TcpEnd, Way};
 use base_text::escape::write_foreign;
-use base_tls::hello::{DECODE_ERROR, Hello, NoHello, UNRECOGNIZED_NAME, alert};
+use base_tls::hello::{DECODE_ERROR, Hello, NoHello, alert};
 use base_tls::{HandshakeError, Session, Transport};
 use edge_pipeline::{Client, Duplex};
 use edge_upstream::endpoint::ssl_of;
@@ -462,10 +462,8 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
     let ip_seat = if trusted { let_in(local, &live, told).map_err(refused(TcpEnd::Refused))? } else { early };
     let client = understand(local, &live, stream, told).await?;
     let Some(pool) = live.pool_for(&told.asked) else {
+        // Closed without a word, as the Gateway API wants a connection rejected that no route is for.
         local.limit("no_route");
-        if live.tls == TcpTls::Passthrough {
-            refuse(&client, UNRECOGNIZED_NAME);
-        }
         return Err(TcpEnd::NoRoute);
     };
     let asks = Client { peer: told.client, real_ip: Some(told.client.ip()), ..Client::default() };
