@@ -36,12 +36,21 @@ pub(crate) fn called(candidates: &[Candidate], owner: impl Fn(&str) -> Option<St
     candidates.iter().map(|candidate| (candidate.secret.clone(), named(candidate))).collect()
 }
 
-/// The secret of a certificate that is called so.
-pub fn secret_of(called: &str) -> &str {
-    called.strip_prefix(LAST).unwrap_or(called)
+/// This one is shown where no name is asked for, or one that none is for, unless another one's name is among its names.
+pub(crate) fn shown_first(called: &mut BTreeMap<String, String>, secret: &str) {
+    if let Some(name) = called.get_mut(secret).filter(|name| !name.starts_with(LAST)) {
+        *name = format!("{FIRST}{secret}");
+    }
 }
 
-/// Comes after everything that a namespace may be called.
+/// The secret of a certificate that is called so.
+pub fn secret_of(called: &str) -> &str {
+    called.strip_prefix([FIRST, LAST]).unwrap_or(called)
+}
+
+/// Comes before everything that a namespace may be called.
+const FIRST: char = '!';
+/// Comes after it.
 const LAST: char = '~';
 
 #[cfg(test)]

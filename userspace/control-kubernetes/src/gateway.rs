@@ -68,7 +68,8 @@ struct Heard<'s> {
     accepted: Condition,
     resolved: Condition,
     conflicted: Condition,
-    certificates: BTreeMap<String, (String, String)>,
+    /// By their secrets, in the order in which they are named.
+    certificates: Vec<Certificate>,
     attached: usize,
 }
 
@@ -186,19 +187,26 @@ fn classes(store: &Store, now: &str, plan: &mut Plan) -> BTreeSet<String> {
 }
 
 /// What is served beside what every implementation has to; in alphabetical order, as the API wants it.
-const FEATURES: [&str; 23] = [
+const FEATURES: [&str; 34] = [
     "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayHTTPListenerIsolation",
     "GatewayPort8080",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
     "HTTPRoute308RedirectStatusCode",
     "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
     "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
     "HTTPRouteParentRefPort",
     "HTTPRoutePathRedirect",
     "HTTPRoutePathRewrite",
@@ -210,6 +218,10 @@ const FEATURES: [&str; 23] = [
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 /// The Gateways of our classes, oldest first, each with its address, and what is wrong with its listeners.
@@ -241,6 +253,15 @@ fn gateways<'s>(
 fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for one in ours.iter_mut() {
+        if let Some(parameters) = &one.gateway.spec.infrastructure.parameters_ref {
+            let told = format!(
+                "infrastructure.parametersRef names {} {}; no parameters are known, leave it out",
+                base_text::quoted(parameters.kind.as_deref().unwrap_or_default()),
+                base_text::quoted(&parameters.name)
+            );
+            one.problem = Some(Condition::new("Accepted", false, "InvalidParameters", told));
+            continue;
+        }
         let Some(wanted) = one.gateway.spec.addresses.first() else { continue };
         let is_ip = matches!(wanted.kind.as_str(), "" | "IPAddress");
         match wanted.value.parse::<std::net::IpAddr>() {
@@ -312,7 +333,7 @@ fn heard<'s>(store: &Store, gateway: &Gateway, listener: &'s Listener, check: &m
             "a kind of allowedRoutes is not one of its protocol",
         );
     }
-    let mut certificates = BTreeMap::new();
+    let mut certificates: Vec<Certificate> = Vec::new();
     let ends_tls = listener.protocol == "HTTPS" || listener.protocol == "TLS" && !passthrough;
     if ends_tls && accepted.holds {
         let references = listener.tls.as_ref().map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
@@ -320,7 +341,8 @@ fn heard<'s>(store: &Store, gateway: &Gateway, listener: &'s Listener, check: &m
             references.is_empty().then(|| ("InvalidCertificateRef", "there is no certificateRefs".to_owned()));
         for reference in references {
             match certificate(store, gateway, reference, check) {
-                Ok((name, pair)) => drop(certificates.insert(name, pair)),
+                Ok(one) if certificates.contains(&one) => {}
+                Ok(one) => certificates.push(one),
                 Err(why) => told = Some(why),
             }
         }
@@ -408,7 +430,9 @@ fn conflicts(ours: &mut [Ours<'_>]) {
             }
             // Of what is relayed without being read, and of TLS that several Gateways would end, one has the port.
             let shares = matches!(a.4.as_str(), "HTTP" | "HTTPS") || a.4 == "TLS" && a.0 == b.0;
-            if a.4 != b.4 {
+            // What ends TLS and what passes it on both wait for the first bytes.
+            let ends = |n: usize, m: usize| ours[n].listeners[m].is_passthrough();
+            if a.4 != b.4 || ends(a.0, a.1) != ends(b.0, b.1) {
                 told.push((a.0, a.1, "ProtocolConflict"));
             } else if a.5 == b.5 || !shares {
                 told.push((a.0, a.1, "HostnameConflict"));
@@ -629,7 +653,8 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
             json!({"type": kind, "value": text})
         })
         .collect();
-    let mut report = Report::default();
+    // What could not be made of it has been told already.
+    let mut report = plan.reports.remove(&(Kind::Gateway, meta.key())).unwrap_or_default();
     let mut accepted = match (all, serving) {
         (true, _) => Condition::new("Accepted", true, "Accepted", ""),
         (false, 0) => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
@@ -644,7 +669,8 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
         _ => Condition::new("Programmed", true, "Programmed", ""),
     };
     if let Some(problem) = &one.problem {
-        report.refused("spec.addresses", problem.message.clone());
+        let place = if problem.reason == "InvalidParameters" { "spec.infrastructure" } else { "spec.addresses" };
+        report.refused(place, problem.message.clone());
         if problem.kind == "Accepted" {
             accepted = problem.clone();
             programmed = Condition::new("Programmed", false, "Invalid", problem.message.clone());
@@ -669,7 +695,9 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
             for condition in [&of[0], &of[2]].into_iter().filter(|condition| !condition.holds) {
                 report.refused(&format!("listener {name}"), format!("{} ({})", condition.message, condition.reason));
             }
-            let kinds: Vec<Value> = heard.kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect();
+            // One that another one stands in the way of takes none.
+            let kinds = heard.kinds.iter().filter(|_| !heard.conflicted.holds);
+            let kinds: Vec<Value> = kinds.map(|kind| json!({"group": GROUP, "kind": kind})).collect();
             json!({"name": name, "supportedKinds": kinds, "attachedRoutes": heard.attached,
                    "conditions": conditions(&of, meta, settings.now, &was)})
         })

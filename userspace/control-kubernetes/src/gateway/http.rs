@@ -23,17 +23,28 @@ pub(super) fn judge(store: &Store, registry: &str, kind: Kind, route: &Route) ->
     let mut resolved = Condition::new("ResolvedRefs", true, "ResolvedRefs", "");
     let mut unsupported = None;
     for rule in &route.spec.rules {
-        let mirrors =
-            rule.filters.iter().filter_map(|filter| filter.request_mirror.as_ref()).map(|mirror| &mirror.backend_ref);
+        let mirrors: Vec<&BackendRef> = rule.filters.iter().filter_map(mirrored).collect();
+        if mirrors.len() > 1 {
+            unsupported = Some("a rule has one RequestMirror at most".to_owned());
+        }
         for backend in rule.backend_refs.iter().chain(mirrors) {
             if let Err((reason, told)) = service_of(store, kind, namespace, backend)
                 && resolved.holds
             {
                 resolved = Condition::new("ResolvedRefs", false, reason, told);
             }
-            if !backend.filters.is_empty() {
-                unsupported = Some("filters of a backendRef are not served; write them for the rule".to_owned());
+            let known = |filter: &RouteFilter| {
+                matches!(filter.kind.as_str(), "RequestHeaderModifier" | "ResponseHeaderModifier")
+            };
+            if let Some(other) = backend.filters.iter().find(|filter| !known(filter)) {
+                unsupported = Some(format!(
+                    "filter {} of a backendRef is not served; write it for the rule",
+                    base_text::quoted(&other.kind)
+                ));
             }
+        }
+        if rule.backend_refs.iter().filter(|backend| !backend.filters.is_empty()).count() > PARTS {
+            unsupported = Some(format!("backendRefs with filters are {PARTS} of a rule at most"));
         }
         for filter in &rule.filters {
             match filter.kind.as_str() {
@@ -52,6 +63,10 @@ pub(super) fn judge(store: &Store, registry: &str, kind: Kind, route: &Route) ->
         }
     }
     (unsupported, resolved)
+}
+
+fn mirrored(filter: &RouteFilter) -> Option<&BackendRef> {
+    filter.request_mirror.as_ref().map(|mirror| &mirror.backend_ref)
 }
 
 /// A path of a host, with what decides who is asked first.
@@ -137,7 +152,10 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         let listeners = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
         let owner =
             |name: &str| narrowest(listeners, name).map(|(_, g, _)| ours[*g].gateway.metadata.key().to_string());
-        let called = certificates::called(&server.candidates, owner);
+        let mut called = certificates::called(&server.candidates, owner);
+        if let Some(first) = server.candidates.first() {
+            certificates::shown_first(&mut called, &first.secret);
+        }
         let (address, port, tls) = door;
         let nothing = made.answering(404);
         let mut hosts: Vec<(String, Vec<Entry>)> = server.hosts.into_iter().collect();
@@ -296,48 +314,61 @@ fn pipeline(made: &mut Made<'_>, attached: &Attached<'_>, r: usize, rule: &Route
     let of = (kind, meta.key());
     let word = if kind == Kind::GrpcRoute { "grpc" } else { "http" };
     let name = crate::ingress::named(&format!("{}.{word}.{}.{}.{r}", made.settings.name, meta.namespace, meta.name));
-    let mut work = Work {
-        made,
-        kind,
-        namespace: &meta.namespace,
-        before: Vec::new(),
-        after: Vec::new(),
-        last: None,
-        mirror: None,
-        resilience: Vec::new(),
-    };
+    let mut work = Work { made, kind, namespace: &meta.namespace, rule: Rule::default() };
     for (n, filter) in rule.filters.iter().enumerate() {
-        work.filter(n, filter);
+        if !work.filter(n, filter) {
+            return work.made.answering(500);
+        }
     }
-    if work.last.is_none() && !work.proxy(rule) {
+    if work.rule.redirect.is_none() && !work.backends(rule) {
         return work.made.answering(500);
     }
-    let document = work.document(&name);
+    let document = work.rule.document(&name);
     if made.put(document, of) { name } else { made.answering(500) }
 }
 
+/// A rule in the making.
 struct Work<'w, 'm> {
     made: &'w mut Made<'m>,
     kind: Kind,
     namespace: &'w str,
+    rule: Rule,
+}
+
+/// The stations of a rule's requests.
+#[derive(Default)]
+struct Rule {
     before: Vec<Value>,
+    redirect: Option<Value>,
+    /// One of them has a request, by their weights.
+    parts: Vec<Part>,
+    /// The weight of what cannot be used, which answers 500.
+    refused: i64,
     after: Vec<Value>,
-    /// What answers.
-    last: Option<Value>,
     mirror: Option<Value>,
     resilience: Vec<Value>,
 }
 
+/// Backends whose requests pass the same filters.
+struct Part {
+    weight: i64,
+    before: Vec<Value>,
+    proxy: Value,
+    after: Vec<Value>,
+}
+
+impl Part {
+    fn start(&self) -> Value {
+        self.before.first().unwrap_or(&self.proxy)["name"].clone()
+    }
+}
+
 impl Work<'_, '_> {
-    fn filter(&mut self, n: usize, filter: &RouteFilter) {
-        if let Some(change) = &filter.request_header_modifier {
-            self.before
-                .push(json!({"name": format!("request-{n}"), "kind": "RequestAdaptor", "header": headers(change)}));
-        }
-        if let Some(change) = &filter.response_header_modifier {
-            self.after
-                .push(json!({"name": format!("response-{n}"), "kind": "ResponseAdaptor", "header": headers(change)}));
-        }
+    /// Says whether requests may pass: what is asked for and cannot be had does not let them by.
+    fn filter(&mut self, n: usize, filter: &RouteFilter) -> bool {
+        let rule = &mut self.rule;
+        rule.before.extend(changes_request(&format!("request-{n}"), filter));
+        rule.after.extend(changes_response(&format!("response-{n}"), filter));
         if let Some(rewrite) = &filter.url_rewrite {
             let mut adaptor = json!({"name": format!("rewrite-{n}"), "kind": "RequestAdaptor"});
             if let Some(host) = &rewrite.hostname {
@@ -348,12 +379,12 @@ impl Work<'_, '_> {
                 adaptor["path"] = json!({"replace": full});
             }
             if rewrite.hostname.is_some() || full.is_some() {
-                self.before.push(adaptor);
+                rule.before.push(adaptor);
             }
         }
         if let Some(redirect) = &filter.request_redirect {
-            let mut filter =
-                json!({"name": "redirect", "kind": "RedirectorV2", "statusCode": redirect.status_code.unwrap_or(302)});
+            let status = redirect.status_code.unwrap_or(302);
+            let mut filter = json!({"name": "redirect", "kind": "RedirectorV2", "statusCode": status, "always": true});
             for (name, value) in [("scheme", &redirect.scheme), ("hostname", &redirect.hostname)] {
                 if let Some(value) = value {
                     filter[name] = json!(value);
@@ -371,7 +402,7 @@ impl Work<'_, '_> {
                 }
                 _ => {}
             }
-            self.last = Some(filter);
+            rule.redirect = Some(filter);
         }
         if let Some(mirror) = &filter.request_mirror
             && let Ok(service) = service_of(self.made.store, self.kind, self.namespace, &mirror.backend_ref)
@@ -383,31 +414,35 @@ impl Work<'_, '_> {
             };
             if permil > 0 {
                 let filter = json!({"policy": "random", "permil": permil.min(1000)});
-                self.mirror = Some(
+                rule.mirror = Some(
                     json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter}),
                 );
                 self.made.plan.services.insert(service.to_string());
             }
         }
         if let Some(cors) = &filter.cors {
-            self.before.push(json!({
+            rule.before.push(json!({
                 "name": format!("cors-{n}"), "kind": "CORSAdaptor",
                 "allowedOrigins": if cors.allow_origins.iter().any(|origin| origin == "*") { Vec::new() } else { cors.allow_origins.clone() },
                 "allowedMethods": if cors.allow_methods.is_empty() { vec!["GET".to_owned(), "HEAD".into(), "POST".into()] } else { cors.allow_methods.clone() },
                 "allowedHeaders": cors.allow_headers, "exposedHeaders": cors.expose_headers,
                 "allowCredentials": cors.allow_credentials, "maxAge": cors.max_age.unwrap_or(5),
+                "full": true,
             }));
         }
-        if filter.kind == "ExtensionRef"
-            && let Ok((is_policy, document)) =
-                extension(self.made.store, self.made.settings.name, (self.kind, self.namespace), filter)
-        {
-            if is_policy { self.resilience.push(document) } else { self.before.push(document) }
+        if filter.kind == "ExtensionRef" {
+            let registry = self.made.settings.name;
+            match extension(self.made.store, registry, (self.kind, self.namespace), filter) {
+                Ok((true, document)) => rule.resilience.push(document),
+                Ok((false, document)) => rule.before.push(document),
+                Err(_) => return false,
+            }
         }
+        true
     }
 
     /// Says whether there is anything to lead to.
-    fn proxy(&mut self, rule: &RouteRule) -> bool {
+    fn backends(&mut self, rule: &RouteRule) -> bool {
         let timeout = rule.timeouts.as_ref().and_then(|timeouts| {
             let of = |text: &Option<String>| text.as_ref()?.parse::<GoDuration>().ok().filter(|time| !time.is_zero());
             [of(&timeouts.backend_request), of(&timeouts.request)].into_iter().flatten().min()
@@ -416,11 +451,17 @@ impl Work<'_, '_> {
         if let Some(retry) = retry {
             let wait = retry.backoff.clone().unwrap_or_else(|| "10ms".to_owned());
             let tries = retry.attempts.unwrap_or(1) + 1;
-            self.resilience.push(json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": wait}));
+            self.rule
+                .resilience
+                .push(json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": wait}));
         }
-        let mut pools: Vec<(i64, Value)> = Vec::new();
-        for backend in rule.backend_refs.iter().filter(|backend| backend.weight != Some(0)) {
-            let Ok(service) = service_of(self.made.store, self.kind, self.namespace, backend) else { continue };
+        let mut plain: Vec<(i64, Value)> = Vec::new();
+        for (n, backend) in rule.backend_refs.iter().enumerate().filter(|(_, backend)| backend.weight != Some(0)) {
+            let weight = backend.weight.unwrap_or(1);
+            let Ok(service) = service_of(self.made.store, self.kind, self.namespace, backend) else {
+                self.rule.refused += weight;
+                continue;
+            };
             let mut pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string()});
             if self.kind == Kind::GrpcRoute || speaks_h2c(self.made.store, &service.service, backend) {
                 pool["http2"] = json!(true);
@@ -434,7 +475,7 @@ impl Work<'_, '_> {
                     pool["failureCodes"] = json!(base_model::once(retry.codes.iter()));
                 }
             }
-            for policy in &self.resilience {
+            for policy in &self.rule.resilience {
                 if policy["kind"] == "CircuitBreaker" {
                     pool["circuitBreakerPolicy"] = policy["name"].clone();
                 }
@@ -443,67 +484,172 @@ impl Work<'_, '_> {
                 }
             }
             self.made.plan.services.insert(service.to_string());
-            pools.push((backend.weight.unwrap_or(1), pool));
+            if backend.filters.is_empty() {
+                plain.push((weight, pool));
+                continue;
+            }
+            let own = |what: &str, m: usize| format!("backend-{n}-{what}-{m}");
+            let filters = || backend.filters.iter().enumerate();
+            self.rule.parts.push(Part {
+                weight,
+                before: filters().filter_map(|(m, filter)| changes_request(&own("request", m), filter)).collect(),
+                proxy: proxy(&format!("backend-{n}"), vec![pool]),
+                after: filters().filter_map(|(m, filter)| changes_response(&own("response", m), filter)).collect(),
+            });
         }
-        if pools.is_empty() {
-            return false;
-        }
-        let alone = pools.len() == 1;
-        let pools: Vec<Value> = pools
-            .into_iter()
-            .map(|(weight, mut pool)| {
+        if !plain.is_empty() {
+            let weight = plain.iter().map(|(weight, _)| weight).sum();
+            let alone = plain.len() == 1;
+            let weighed = plain.into_iter().map(|(weight, mut pool)| {
                 if !alone {
                     pool["weight"] = json!(weight);
                 }
                 pool
-            })
-            .collect();
-        let mut proxy = json!({"name": "proxy", "kind": "Proxy", "serverMaxBodySize": -1, "pools": pools});
-        if let Some(mirror) = self.mirror.take() {
-            proxy["mirrorPool"] = mirror;
+            });
+            let proxy = proxy("proxy", weighed.collect());
+            self.rule.parts.insert(0, Part { weight, before: Vec::new(), proxy, after: Vec::new() });
         }
-        self.last = Some(proxy);
-        true
+        !self.rule.parts.is_empty()
     }
+}
 
-    fn document(self, name: &str) -> Value {
-        let last = self.last.unwrap_or_default();
-        let is_proxy = last["kind"] == "Proxy";
-        let timed =
-            is_proxy && last["pools"].as_array().into_iter().flatten().any(|pool| pool.get("timeout").is_some());
-        let mut filters = self.before;
-        let mut flow: Vec<Value> = filters.iter().map(|filter| json!({"filter": filter["name"]})).collect();
-        let mut node = json!({"filter": last["name"]});
-        filters.push(last);
-        if is_proxy && (timed || !self.after.is_empty()) {
+fn proxy(name: &str, pools: Vec<Value>) -> Value {
+    json!({"name": name, "kind": "Proxy", "serverMaxBodySize": -1, "pools": pools})
+}
+
+fn changes_request(name: &str, filter: &RouteFilter) -> Option<Value> {
+    let change = filter.request_header_modifier.as_ref()?;
+    Some(json!({"name": name, "kind": "RequestAdaptor", "header": headers(change)}))
+}
+
+fn changes_response(name: &str, filter: &RouteFilter) -> Option<Value> {
+    let change = filter.response_header_modifier.as_ref()?;
+    Some(json!({"name": name, "kind": "ResponseAdaptor", "header": headers(change)}))
+}
+
+impl Rule {
+    fn document(mut self, name: &str) -> Value {
+        let mut line = Line::default();
+        let before = std::mem::take(&mut self.before);
+        let names: Vec<Value> = before.iter().skip(1).map(|filter| filter["name"].clone()).collect();
+        let mut names = names.into_iter();
+        for filter in before {
+            let after = names.next();
+            let next = after.unwrap_or_else(|| self.first());
+            // Pages of other origins are answered, and cannot read it.
+            let jumps = (filter["kind"] == "CORSAdaptor").then(|| json!({"rejected": next}));
+            line.station(filter, jumps);
+        }
+        let timed = self
+            .parts
+            .iter()
+            .any(|part| part.proxy["pools"].as_array().into_iter().flatten().any(|pool| pool.get("timeout").is_some()));
+        let end = || json!("END");
+        let next = self.after.first().map_or_else(end, |filter| filter["name"].clone());
+        if let Some(redirect) = self.redirect.take() {
+            line.station(redirect, None);
+            self.parts.clear();
+            self.refused = 0;
+        }
+        let (chosen, refused) = (self.parts.len() > 1 || self.refused > 0, self.refused > 0);
+        if chosen {
+            let (filter, jumps) = self.choice();
+            line.station(filter, Some(jumps));
+        }
+        for part in self.parts {
+            for filter in part.before {
+                line.station(filter, None);
+            }
+            let mut proxy = part.proxy;
+            if let Some(mirror) = &self.mirror {
+                proxy["mirrorPool"] = mirror.clone();
+            }
             // Answers of servers that count as failures are answers all the same.
-            let next = self.after.first().map_or(json!("END"), |filter| filter["name"].clone());
-            node["jumpIf"] = json!({"": next, "failureCode": next});
+            let answered = part.after.first().map_or_else(|| next.clone(), |filter| filter["name"].clone());
+            let mut jumps = json!({"": answered, "failureCode": answered});
             if timed {
-                node["jumpIf"]["timeout"] = json!("late");
+                jumps["timeout"] = json!("late");
+            }
+            let goes_on = timed || chosen || answered != "END";
+            line.station(proxy, goes_on.then_some(jumps));
+            line.stations(part.after, Some(next.clone()));
+        }
+        line.stations(self.after, (timed || refused).then(end));
+        // A Mock that has answered ends it.
+        for (name, status, wanted) in [("late", 504, timed), ("refused", 500, refused)] {
+            if wanted {
+                line.station(json!({"name": name, "kind": "Mock", "rules": [{"code": status}]}), None);
             }
         }
-        flow.push(node);
-        let count = self.after.len();
-        for (n, filter) in self.after.into_iter().enumerate() {
-            let mut node = json!({"filter": filter["name"]});
-            if n + 1 == count && timed {
-                node["jumpIf"] = json!({"": "END"});
-            }
-            flow.push(node);
-            filters.push(filter);
-        }
-        if timed {
-            flow.push(json!({"filter": "late"}));
-            filters.push(json!({"name": "late", "kind": "Mock", "rules": [{"code": 504}]}));
-        }
-        let mut document = json!({"name": name, "kind": "Pipeline", "flow": flow, "filters": filters});
+        let mut document = json!({"name": name, "kind": "Pipeline", "flow": line.flow, "filters": line.filters});
         if !self.resilience.is_empty() {
             document["resilience"] = json!(self.resilience);
         }
         document
     }
+
+    /// The station that comes after the filters of the rule.
+    fn first(&self) -> Value {
+        let part = self.parts.first();
+        match (&self.redirect, part) {
+            (Some(redirect), _) => redirect["name"].clone(),
+            (None, Some(part)) if self.parts.len() == 1 && self.refused == 0 => part.start(),
+            _ => json!("choice"),
+        }
+    }
+
+    /// What tells the parts of requests from each other, and where each goes; the first goes on to the next station.
+    fn choice(&self) -> (Value, Value) {
+        let total: i64 = self.parts.iter().map(|part| part.weight).sum::<i64>() + self.refused;
+        let mut template = format!("{{{{$n := randInt 0 {total}}}}}");
+        let (mut below, mut jumps) = (0, json!({}));
+        let starts = self.parts.iter().map(|part| (part.weight, part.start()));
+        let refused = (self.refused > 0).then(|| (self.refused, json!("refused")));
+        for (n, (weight, start)) in starts.chain(refused).enumerate() {
+            below += weight;
+            let word = if n == 0 { "if" } else { "else if" };
+            template += &format!("{{{{{word} lt $n {below}}}}}");
+            if n > 0 {
+                let result = format!("result{}", n - 1);
+                template += &result;
+                jumps[result] = start;
+            }
+        }
+        template += "{{end}}";
+        (json!({"name": "choice", "kind": "ResultBuilder", "template": template}), jumps)
+    }
 }
+
+/// Filters in the order of their flow.
+#[derive(Default)]
+struct Line {
+    flow: Vec<Value>,
+    filters: Vec<Value>,
+}
+
+impl Line {
+    fn station(&mut self, filter: Value, jumps: Option<Value>) {
+        let mut node = json!({"filter": filter["name"]});
+        if let Some(jumps) = jumps {
+            node["jumpIf"] = jumps;
+        }
+        self.flow.push(node);
+        self.filters.push(filter);
+    }
+
+    /// Several, of which the last one goes on to a place of its own.
+    fn stations(&mut self, filters: Vec<Value>, then: Option<Value>) {
+        let last = filters.len();
+        for (n, filter) in filters.into_iter().enumerate() {
+            let jumps = then.as_ref().filter(|_| n + 1 == last).map(|then| json!({"": then}));
+            self.station(filter, jumps);
+        }
+    }
+}
+
+/// Of a rule's requests that go different ways: one has no result of its own, and a ResultBuilder has ten. One is for what cannot be used,
+/// and one for backends without filters.
+const PARTS: usize = 9;
 
 fn headers(change: &HeaderModifier) -> Value {
     let of = |list: &[NameValue]| -> Map<String, Value> {

@@ -1,11 +1,13 @@
 //! TCPRoutes, UDPRoutes and TLSRoutes: TCPProxies and UDPProxies, whose servers stand in their documents.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use super::object::Route;
-use super::{Attached, Made, Ours, service_of};
+use super::{Attached, Certificate, Made, Ours, service_of};
+use crate::certificates::{self, Candidate};
 use crate::endpoints;
 use crate::kinds::Kind;
 
@@ -29,6 +31,7 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             let first = &one.listeners[listeners[0]];
             let tls = first.listener.protocol == "TLS";
             let (mut pools, mut rules) = (Vec::new(), Vec::new());
+            let (mut names, mut rest) = (BTreeSet::new(), false);
             for (attached, hosts) in listeners.iter().flat_map(here) {
                 let name = format!("{}.{}", attached.route.metadata.namespace, attached.route.metadata.name);
                 let Some(mut pool) = pool(made, attached.kind, attached.route, udp) else { continue };
@@ -37,13 +40,28 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
                     pools.push(pool);
                     break;
                 }
-                pool["name"] = json!(name);
-                let mut rule = json!({"pool": name});
-                if !hosts.iter().any(String::is_empty) {
-                    rule["sni"] = json!(hosts);
+                let is_rest = hosts.iter().any(String::is_empty);
+                // The pool that no rule names has what the others have not; of two that want it the older one.
+                if is_rest && std::mem::replace(&mut rest, true) {
+                    continue;
                 }
-                pools.push(pool);
-                rules.push((hosts.iter().map(|host| (host.is_empty(), host.starts_with('*'))).min(), rule));
+                let name = if is_rest { format!("{name}.rest") } else { name };
+                // Several listeners of a port may have taken the same route.
+                if names.insert(name.clone()) {
+                    pool["name"] = json!(name);
+                    pools.push(pool);
+                }
+                if !is_rest {
+                    let rule = |host: &String| {
+                        ((host.starts_with('*'), Reverse(host.len())), json!({"pool": name, "sni": [host]}))
+                    };
+                    rules.extend(hosts.iter().map(rule));
+                }
+            }
+            if pools.is_empty() && tls {
+                // Whoever comes is turned away by name; the name of this pool is asked for by nobody (RFC 6761, RFC 5737).
+                pools.push(json!({"name": "none", "servers": [{"url": "tcp://192.0.2.1:1"}]}));
+                rules.push(((false, Reverse(0)), json!({"pool": "none", "sni": ["none.invalid"]})));
             }
             if pools.is_empty() {
                 continue;
@@ -59,9 +77,22 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             }
             if tls && !first.is_passthrough() {
                 let (mut certs, mut keys) = (Map::new(), Map::new());
-                for (secret, (chain, key)) in listeners.iter().flat_map(|l| &one.listeners[*l].certificates) {
-                    certs.insert(secret.clone(), json!(chain));
-                    keys.insert(secret.clone(), json!(key));
+                let all = || listeners.iter().flat_map(|l| &one.listeners[*l].certificates);
+                let holder = one.gateway.metadata.key().to_string();
+                let candidate = |(secret, pair): &Certificate| Candidate {
+                    secret: secret.clone(),
+                    names: made.check.names(secret, pair),
+                    holder: holder.clone(),
+                };
+                let candidates: Vec<Candidate> = all().map(candidate).collect();
+                let mut called = certificates::called(&candidates, |_| None);
+                if let Some(first) = candidates.first() {
+                    certificates::shown_first(&mut called, &first.secret);
+                }
+                for (secret, (chain, key)) in all() {
+                    let called = called.get(secret).unwrap_or(secret);
+                    certs.insert(called.clone(), json!(chain));
+                    keys.insert(called.clone(), json!(key));
                 }
                 document["certs"] = Value::Object(certs);
                 document["keys"] = Value::Object(keys);

@@ -42,6 +42,14 @@ pub struct GatewaySpec {
     pub listeners: Vec<Listener>,
     #[serde(deserialize_with = "or_default")]
     pub addresses: Vec<GatewayAddress>,
+    #[serde(deserialize_with = "or_default")]
+    pub infrastructure: Infrastructure,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Infrastructure {
+    pub parameters_ref: Option<Reference>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -316,7 +324,7 @@ pub struct BackendRef {
     pub port: Option<i64>,
     pub weight: Option<i64>,
     #[serde(deserialize_with = "or_default")]
-    pub filters: Vec<Value>,
+    pub filters: Vec<RouteFilter>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

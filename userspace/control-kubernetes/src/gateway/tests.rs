@@ -292,6 +292,145 @@ fn filters_become_stations_of_the_pipeline() {
 }
 
 #[test]
+fn a_backend_that_cannot_be_used_answers_for_its_share() {
+    let part = |weight: i64, name: &str| json!({"name": name, "port": 80, "weight": weight});
+    let rules = json!([
+        {"matches": prefix("/some"), "backendRefs": [part(3, "s"), part(1, "none"), part(2, "t")]},
+        {"matches": prefix("/none"), "backendRefs": [part(3, "none"), part(0, "s")]},
+    ]);
+    let plan = planned(&[class(), gateway("g", http("")), service("s"), service("t"), route("r", &[], rules)]);
+    let some = &plan.documents["gw.http.n.r.0"];
+    let choice = json!({"name": "choice", "kind": "ResultBuilder",
+        "template": "{{$n := randInt 0 6}}{{if lt $n 5}}{{else if lt $n 6}}result0{{end}}"});
+    assert_eq!(some["filters"][0], choice);
+    assert_eq!(
+        some["flow"],
+        json!([
+            {"filter": "choice", "jumpIf": {"result0": "refused"}},
+            {"filter": "proxy", "jumpIf": {"": "END", "failureCode": "END"}},
+            {"filter": "refused"},
+        ])
+    );
+    assert_eq!(some["filters"][2]["rules"], json!([{"code": 500}]));
+    assert!(routes(&plan, "gw.http.80").contains(&"* /none|/none/ -> gw.500".to_owned()));
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[1], "ResolvedRefs=False/BackendNotFound");
+}
+
+#[test]
+fn filters_of_a_backend_are_for_its_requests_alone() {
+    let set = |what: &str, value: &str| {
+        let kind = format!("{what}HeaderModifier");
+        let field = kind.replace("Request", "request").replace("Response", "response");
+        json!({"type": kind, field: {"set": [{"name": "x", "value": value}]}})
+    };
+    let rules = json!([{"timeouts": {"request": "1s"}, "filters": [set("Response", "all")], "backendRefs": [
+        {"name": "s", "port": 80, "weight": 2},
+        {"name": "t", "port": 80, "weight": 1, "filters": [set("Request", "t"), set("Response", "t")]},
+    ]}]);
+    let plan = planned(&[class(), gateway("g", http("")), service("s"), service("t"), route("r", &[], rules)]);
+    assert_eq!(
+        plan.documents["gw.http.n.r.0"]["flow"],
+        json!([
+            {"filter": "choice", "jumpIf": {"result0": "backend-1-request-0"}},
+            {"filter": "proxy", "jumpIf": {"": "response-0", "failureCode": "response-0", "timeout": "late"}},
+            {"filter": "backend-1-request-0"},
+            {"filter": "backend-1", "jumpIf": {"": "backend-1-response-1", "failureCode": "backend-1-response-1", "timeout": "late"}},
+            {"filter": "backend-1-response-1", "jumpIf": {"": "response-0"}},
+            {"filter": "response-0", "jumpIf": {"": "END"}},
+            {"filter": "late"},
+        ])
+    );
+    let alone = json!([{"backendRefs": [{"name": "t", "port": 80, "filters": [set("Request", "t")]}]}]);
+    let plan = planned(&[class(), gateway("g", http("")), service("t"), route("r", &[], alone)]);
+    let flow = &plan.documents["gw.http.n.r.0"]["flow"];
+    assert_eq!(*flow, json!([{"filter": "backend-0-request-0"}, {"filter": "backend-0"}]));
+    let other = json!([{"backendRefs": [{"name": "t", "port": 80, "filters": [{"type": "CORS", "cors": {}}]}]}]);
+    let plan = planned(&[class(), gateway("g", http("")), service("t"), route("r", &[], other)]);
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[0], "Accepted=False/UnsupportedValue");
+}
+
+#[test]
+fn what_is_asked_for_and_not_there_lets_nobody_by() {
+    let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "s", "port": 80}}});
+    let extension = json!({"type": "ExtensionRef", "extensionRef": {"group": "easegress.megaease.com", "kind": "FilterSpec", "name": "none"}});
+    let with = |filters: Value| {
+        let rules = json!([{"backendRefs": to("s"), "filters": filters}]);
+        planned(&[class(), gateway("g", http("")), service("s"), route("r", &[], rules)])
+    };
+    let plan = with(json!([extension]));
+    assert_eq!(routes(&plan, "gw.http.80")[0], "* / -> gw.500");
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[1], "ResolvedRefs=False/BackendNotFound");
+    assert_eq!(of_route(&with(json!([mirror])), Kind::HttpRoute, "r")[0], "Accepted=True/Accepted");
+    assert_eq!(of_route(&with(json!([mirror, mirror])), Kind::HttpRoute, "r")[0], "Accepted=False/UnsupportedValue");
+}
+
+#[test]
+fn a_gateway_with_parameters_that_nobody_knows_is_not_served() {
+    let mut gateway = gateway("g", http(""));
+    gateway.1["spec"]["infrastructure"] = json!({"parametersRef": {"group": "a.test", "kind": "Odd", "name": "x"}});
+    let plan = planned(&[class(), gateway]);
+    let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+    assert_eq!(told(&status["conditions"]), ["Accepted=False/InvalidParameters", "Programmed=False/Invalid"]);
+    assert!(!plan.documents.contains_key("gw.http.80"));
+}
+
+/// A secret with a certificate of its own for a host.
+fn secret(name: &str, host: &str) -> (Kind, Value) {
+    let text = |text: String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let pair = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+    let data = json!({"tls.crt": text(pair.cert.pem()), "tls.key": text(pair.signing_key.serialize_pem())});
+    let metadata = json!({"name": name, "namespace": "n"});
+    (Kind::Secret, json!({"metadata": metadata, "type": "kubernetes.io/tls", "data": data}))
+}
+
+#[test]
+fn certificates_are_shown_in_the_order_of_their_listeners() {
+    let tls = |secrets: &[&str]| {
+        let refs: Vec<Value> = secrets.iter().map(|name| json!({"name": name})).collect();
+        json!({"mode": "Terminate", "certificateRefs": refs})
+    };
+    let secrets = || [secret("a", "same.test"), secret("b", "same.test"), secret("c", "other.test")];
+    let names = |plan: &Plan, document: &str| -> Vec<String> {
+        let mut names: Vec<String> = plan.documents[document]["certs"].as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let listeners = json!([
+        {"name": "one", "port": 443, "protocol": "HTTPS", "tls": tls(&["b", "a"])},
+        {"name": "two", "port": 443, "protocol": "HTTPS", "hostname": "other.test", "tls": tls(&["c"])},
+    ]);
+    let plan = planned(&[&[class(), gateway("g", listeners)], &secrets()[..]].concat());
+    assert_eq!(names(&plan, "gw.https.443"), ["!n/b", "n/c", "~n/a"]);
+    let listeners = json!([{"name": "one", "port": 443, "protocol": "TLS", "tls": tls(&["b", "a", "c"])}]);
+    let mut relayed = route("r", &[], json!([{"backendRefs": to("s")}]));
+    relayed.0 = Kind::TlsRoute;
+    let slice = json!({"metadata": {"name": "s", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "web", "port": 8080}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
+    let objects = [class(), gateway("g", listeners), service("s"), (Kind::EndpointSlice, slice), relayed];
+    let plan = planned(&[&objects, &secrets()[..]].concat());
+    assert!(plan.documents["gw.tcp.443"].get("rules").is_none_or(|rules| *rules == json!([])));
+    assert_eq!(names(&plan, "gw.tcp.443"), ["!n/b", "n/c", "~n/a"]);
+}
+
+#[test]
+fn tls_of_a_port_is_ended_or_passed_on_and_not_both() {
+    let listeners = json!([
+        {"name": "on", "port": 443, "protocol": "TLS", "hostname": "a.test", "tls": {"mode": "Passthrough"}},
+        {"name": "ends", "port": 443, "protocol": "TLS", "hostname": "b.test", "tls": {"mode": "Terminate"}},
+    ]);
+    let plan = planned(&[class(), gateway("g", listeners)]);
+    let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+    for n in 0..2 {
+        assert_eq!(status["listeners"][n]["supportedKinds"], json!([]));
+        let conditions = told(&status["listeners"][n]["conditions"]);
+        assert_eq!(
+            (&*conditions[0], &*conditions[3]),
+            ("Accepted=False/ProtocolConflict", "Conflicted=True/ProtocolConflict")
+        );
+    }
+}
+
+#[test]
 fn a_filter_of_a_namespace_reaches_no_further_than_its_routes() {
     let with = |kind: &str, text: &str, more: &[(Kind, Value)]| {
         let extension = json!({"type": "ExtensionRef", "extensionRef": {"group": "easegress.megaease.com", "kind": "FilterSpec", "name": "mine"}});
@@ -380,6 +519,34 @@ fn connections_go_to_servers_by_port_and_by_server_name() {
     let tls = &plan.documents["gw.tcp.443"];
     assert_eq!(tls["tls"], "passthrough");
     assert_eq!(tls["rules"], json!([{"pool": "n.d", "sni": ["a.test"]}, {"pool": "n.e", "sni": ["*.test"]}]));
+    // The narrower host is asked first; a route without hosts has the rest, the older one of two; one route may be taken twice.
+    let passes = json!({"mode": "Passthrough"});
+    let plan = planned(&[
+        class(),
+        gateway(
+            "g",
+            json!([
+                {"name": "tls", "port": 443, "protocol": "TLS", "tls": passes},
+                {"name": "more", "port": 443, "protocol": "TLS", "hostname": "*.more.test", "tls": passes},
+            ]),
+        ),
+        service("s"),
+        slice("s", "10.0.0.1"),
+        of(Kind::TlsRoute, "a", "tls", json!(["*.test", "b.test"]), "s"),
+        of(Kind::TlsRoute, "b", "more", json!([]), "s"),
+        of(Kind::TlsRoute, "c", "tls", json!([]), "s"),
+        of(Kind::TlsRoute, "d", "tls", json!([]), "s"),
+    ]);
+    let tls = &plan.documents["gw.tcp.443"];
+    let rule = |pool: &str, host: &str| json!({"pool": pool, "sni": [host]});
+    assert_eq!(tls["rules"], json!([rule("n.a", "b.test"), rule("n.b", "*.more.test"), rule("n.a", "*.test")]));
+    let names: Vec<&Value> = tls["pools"].as_array().unwrap().iter().map(|pool| &pool["name"]).collect();
+    assert_eq!(names, ["n.a", "n.c.rest", "n.b"]);
+    // Where no route leads anywhere the port is open, and turns everybody away.
+    let listeners = json!([{"name": "tls", "port": 443, "protocol": "TLS", "tls": passes}]);
+    let lost = of(Kind::TlsRoute, "a", "tls", json!(["a.test"]), "none");
+    let plan = planned(&[class(), gateway("g", listeners), lost]);
+    assert_eq!(plan.documents["gw.tcp.443"]["rules"], json!([rule("none", "none.invalid")]));
 }
 
 /// Two namespaces share an address: what the older one has, the younger one does not get by a route of its own.

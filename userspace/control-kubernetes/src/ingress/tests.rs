@@ -12,7 +12,7 @@ struct Filters;
 
 impl FilterKinds for Filters {
     fn results(&self, _: &str) -> Option<Vec<&'static str>> {
-        Some(vec!["failureCode", "timeout"])
+        Some(vec!["failureCode", "timeout", "result0", "rejected"])
     }
 
     fn kinds(&self) -> Vec<&'static str> {
