@@ -1,7 +1,8 @@
 //! `test-kubernetes`: Kubernetes's own API server and etcd, built once into `target/tools/kubernetes`, and the tests that need them.
 //!
 //! The API server is the released one, from its Go modules, with the definitions of the Gateway API from theirs: what takes our statuses,
-//! rights and manifests there is what takes them in a cluster. Where it has been built the ordinary tests use it as well.
+//! rights and manifests there is what takes them in a cluster. Where it has been built the ordinary tests use it as well. The conformance
+//! suite of the Gateway API runs here alone: it takes long.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,6 +16,8 @@ use crate::cargo::{self, cargo, root};
 use crate::progress::{note, seconds, step, title, warn};
 use crate::tools;
 
+mod conformance;
+
 #[derive(clap::Args)]
 pub struct Options {
     /// Only build what the tests need
@@ -23,6 +26,8 @@ pub struct Options {
     /// Build helm as well where there is none, to render the chart with it
     #[arg(long)]
     helm: bool,
+    #[command(flatten)]
+    conformance: conformance::Options,
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -32,7 +37,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     fs::create_dir_all(folder.join("src")).map_err(io)?;
     let go = tools::find("go").ok_or(format!("there is no Go to build Kubernetes {VERSION} with; install Go 1.26"))?;
     programs(&go, &folder)?;
-    definitions(&go, &folder)?;
+    let kinds = definitions(&go, &folder)?;
+    conformance::build(&go, &folder)?;
     if options.helm && tools::find("helm").is_none() && !folder.join("helm").is_file() {
         let step = step("building helm");
         let helm = format!("helm.sh/helm/v3/cmd/helm@{HELM}");
@@ -49,7 +55,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     command.args(["test", "--package", "server", "--test", "house", "--", "kubernetes::", "--nocapture"]);
     cargo::run(&mut command)?;
     step.done("they hold");
-    Ok(())
+    conformance::run(&options.conformance, &folder, &kinds)
 }
 
 /// The API server, and where it keeps things.
@@ -110,10 +116,10 @@ fn packages(command: &mut Command) -> Result<(), String> {
 }
 
 /// The definitions of the Gateway API, as its release has them.
-fn definitions(go: &Path, folder: &Path) -> Result<(), String> {
+fn definitions(go: &Path, folder: &Path) -> Result<PathBuf, String> {
     let place = folder.join(format!("gateway-api-{GATEWAY_API}"));
     if place.is_dir() {
-        return Ok(());
+        return Ok(place);
     }
     let step = step(format!("definitions of the Gateway API {GATEWAY_API}"));
     let module = format!("sigs.k8s.io/gateway-api@{GATEWAY_API}");
@@ -137,7 +143,7 @@ fn definitions(go: &Path, folder: &Path) -> Result<(), String> {
     }
     fs::rename(&new, &place).map_err(io)?;
     step.done(format!("{count} kinds"));
-    Ok(())
+    Ok(place)
 }
 
 /// Of the module that names Kubernetes's parts; the version stands there too.
