@@ -29,8 +29,7 @@ const FILTERS: &[Extra] = &[
         "data-builder",
         "kind: DataBuilder\n  dataKey: k\n  template: 'agent: {{.req.Header.Get \"User-Agent\"}}'"
     ),
-    station!("fault-injector", "kind: FaultInjector\n  abort: {percent: 0, statusCode: 503}"),
-    station!("header-to-json", "kind: HeaderToJSON\n  headerMap: [{header: X-Nobody, json: nobody}]"),
+    station!("fault-injector", "kind: FaultInjector\n  abort: {percentage: 0, statusCode: 503}"),
     station!(
         "opa-filter",
         "kind: OPAFilter\n  policy: |\n    package http\n    default allow = false\n    allow { input.request.method == \"GET\" }"
