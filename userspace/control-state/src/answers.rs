@@ -125,7 +125,12 @@ fn size(answer: &Answer) -> usize {
         Ok(done) => {
             let created: usize = done.created.iter().map(|name| name.len() + 24).sum();
             let room = |room: &proto_admission::Answer| {
-                256 + 16 * (room.admitted.len() + room.points.len() + room.learned.len() + room.spent.len())
+                256 + 16
+                    * (room.admitted.len()
+                        + room.points.len()
+                        + room.learned.len()
+                        + room.spent.len()
+                        + room.gone.len())
             };
             created + done.rooms.iter().map(room).sum::<usize>()
         }

@@ -329,6 +329,7 @@ impl Action {
                 return NAMESPACES_LEVEL;
             }
             Action::PurgeCaches { .. } => return 8,
+            Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 1) => return GONE_LEVEL,
             Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 0) => return ROOMS_LEVEL,
             Action::Admit { .. } => return 6,
             Action::TakeLease { .. }
@@ -370,10 +371,11 @@ impl Action {
         {
             entries.iter_mut().for_each(|entry| entry.claim = None);
         }
-        if level < ROOMS_LEVEL
+        if level < GONE_LEVEL
             && let Action::Admit { calls, .. } = &mut self
         {
-            *calls = std::mem::take(calls).into_iter().map(Call::by_first_law).collect();
+            let law = u32::from(level >= ROOMS_LEVEL);
+            *calls = std::mem::take(calls).into_iter().map(|call| call.by_law(law)).collect();
         }
         self
     }
@@ -432,6 +434,9 @@ pub const NAMESPACES_LEVEL: u32 = 12;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;
+
+/// From here on by law 2.
+pub(crate) const GONE_LEVEL: u32 = 12;
 
 /// Members say that they steer from here on.
 pub const SAYS_THAT_IT_STEERS: u32 = 10;

@@ -20,7 +20,7 @@ use crate::state::State;
 /// rooms and lotteries; 7 leases, and keys of sections that controllers write; 8 purges of caches; 9 documents that controllers make;
 /// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
 /// waiting rooms, and that such generations are kept where slots may have forgotten who had them; 12 that what controllers make is kept in
-/// namespaces of their own, and that several members are written down at once.
+/// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms.
 pub const LEVEL: u32 = 12;
 
 /// Of programs and clusters that say nothing.

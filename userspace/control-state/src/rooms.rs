@@ -220,9 +220,13 @@ mod tests {
     #[test]
     fn older_members_are_told_what_they_know() {
         let gone = vec![Candidate { bucket: 3, id: 9 }];
-        let call = Call { law: 1, gone, first: vec![1], known: Some(4), ..Call::default() };
+        let call = Call { law: 2, gone, first: vec![1], known: Some(4), gone_known: Some((5, 6)), ..Call::default() };
         let action = Action::Admit { caller: "e".into(), at_ms: 1, seed: 1, calls: vec![call] };
-        assert_eq!(action.level(), crate::command::ROOMS_LEVEL);
+        assert_eq!(action.level(), crate::command::GONE_LEVEL);
+        let before = action.clone().for_level(11);
+        assert_eq!(before.level(), 11);
+        let text = serde_json::to_value(&before).unwrap().to_string();
+        assert!(text.contains("\"law\":1") && text.contains("\"known\":4") && !text.contains("goneKnown"), "{text}");
         let older = action.for_level(10);
         assert_eq!(older.level(), 6);
         let text = serde_json::to_value(&older).unwrap().to_string();

@@ -143,7 +143,7 @@ impl Room {
             let (help, key) = match *name {
                 REQUESTS => ("Requests at a waiting room or lottery, by what became of them.", "outcome"),
                 COOKIES => (
-                    "Cookies of a waiting room or lottery that counted for nothing, by reason; spent: a ticket whose user has left.",
+                    "Cookies of a waiting room or lottery that counted for nothing, by reason; spent: a ticket or a pass whose user has left.",
                     "reason",
                 ),
                 _ => ("Polls that came sooner than they were told to, which cost nothing and change nothing.", ""),
@@ -159,6 +159,11 @@ impl Room {
             ("weir_room_repeats_total", "Places that were not counted because they had been before.", &figures.repeats),
             ("weir_room_crowded_total", "Users told to come again: too many numbers were asked for.", &figures.crowded),
             ("weir_room_calls_failed_total", "Calls to the cluster's ledger that were not answered.", &figures.failed),
+            (
+                "weir_room_left_forgotten_total",
+                "Users who had left and were forgotten before their passes were over: more than 131072 at a time.",
+                &figures.forgotten,
+            ),
         ] {
             encoder.counter(name, help, &own, count.load(Ordering::Relaxed) as f64);
         }

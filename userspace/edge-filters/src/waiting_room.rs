@@ -17,7 +17,8 @@
 //! whichever machine is lost. They need a leader; while there is none, users wait on and those with a pass are served.
 //! Before the start everybody has the same chance; afterwards, who came first is first (`order: arrival`), or all of one
 //! `lotteryRound` have the same chance. The backend can say in `X-Waiting-Room` of an answer: `sold-out` ends the wait on all machines,
-//! `open` or more stock begins it again, `done` frees the user's place at once: whoever comes again comes as somebody new.
+//! `open` or more stock begins it again, `done` frees the user's place at once and ends its pass, a moment later on the other machines:
+//! whoever comes again comes as somebody new.
 //!
 //! Outcomes: `notStarted`, `waiting`, `soldOut`, `unavailable` (no key or no random bits yet), each with the answer that goes with
 //! it; `{{Refused}}` of the access log says not_started, waiting, sold_out or unavailable. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
@@ -333,9 +334,13 @@ impl WaitingRoom {
     fn handle_at<'a>(&'a self, exchange: &'a mut Exchange, now: u64) -> Step<'a> {
         let lasts = |ticket: &Ticket| if ticket.counted { self.abandon_ms } else { self.abandon_ms.min(UNCOUNTED_MS) };
         let ticket = match self.door.carried(exchange, now, lasts) {
-            Some(Carried::Pass(pass)) => {
+            Some(Carried::Pass(pass)) if !self.has_left(&pass, now) => {
                 self.door.let_in(exchange, pass, false, now);
                 return Step::Done(SUCCESS);
+            }
+            Some(Carried::Pass(_)) => {
+                self.door.room.count(Came::Spent);
+                None
             }
             Some(Carried::Ticket(ticket)) => Some(ticket),
             None => None,
@@ -389,6 +394,16 @@ impl WaitingRoom {
                 }
             }),
         }
+    }
+
+    /// Whether the user of this pass is done, as far as this edge knows; where backends say so, it has to be told.
+    fn has_left(&self, pass: &Pass, now: u64) -> bool {
+        if self.spec.signal_header.is_empty() {
+            return false;
+        }
+        let desk = &self.door.room.desk;
+        desk.visit(now);
+        desk.has_left(pass.id, pass.bucket)
     }
 
     /// The ticket, or a new one, and whether it is new. `None` without a key or random bits.

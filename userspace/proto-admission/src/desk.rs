@@ -40,6 +40,8 @@ pub struct Figures {
     pub crowded: AtomicU64,
     /// Calls that were not answered.
     pub failed: AtomicU64,
+    /// Users who have left and were forgotten before their passes were over, because there were too many.
+    pub forgotten: AtomicU64,
     /// Milliseconds since 1970 at which the last answer was here.
     pub heard_ms: AtomicU64,
 }
@@ -70,6 +72,11 @@ struct Work {
     learned: Option<HashMap<u64, u64>>,
     /// Ids that have no number although all are given: they never will. Cleared when there are more, and when it is full.
     refused: HashMap<u64, ()>,
+    /// Ids of users who have left, here or over another edge, and up to which bucket passes of theirs are good no more.
+    departed: HashMap<u64, u32>,
+    departed_order: VecDeque<u64>,
+    /// Up to whom the ledger has told who left.
+    gone_known: Option<(u64, u32)>,
     seen: Seen,
     called_ms: u64,
 }
@@ -94,6 +101,9 @@ impl Desk {
             spent: HashMap::new(),
             learned: None,
             refused: HashMap::new(),
+            departed: HashMap::new(),
+            departed_order: VecDeque::new(),
+            gone_known: None,
             seen: Seen::new(SEEN_MS),
             called_ms: 0,
         };
@@ -262,8 +272,30 @@ impl Desk {
         let mut work = lock(&self.work);
         work.numbers.remove(&id);
         work.spend(id, bucket);
+        self.depart(&mut work, Candidate { bucket, id });
         if work.left.len() < CALL_MAX {
             work.left.push(Candidate { bucket, id });
+        }
+    }
+
+    /// Whether the user has left whom a ticket of this bucket let in: its pass is good no more, though it was kept. Here that is known at
+    /// once, on other edges as soon as the ledger has told them.
+    pub fn has_left(&self, id: u64, bucket: u32) -> bool {
+        lock(&self.work).departed.get(&id).is_some_and(|left| bucket <= *left)
+    }
+
+    fn depart(&self, work: &mut Work, gone: Candidate) {
+        if let Some(left) = work.departed.get_mut(&gone.id) {
+            *left = gone.bucket.max(*left);
+            return;
+        }
+        work.departed.insert(gone.id, gone.bucket);
+        work.departed_order.push_back(gone.id);
+        if work.departed_order.len() > DEPARTED_MAX
+            && let Some(oldest) = work.departed_order.pop_front()
+        {
+            work.departed.remove(&oldest);
+            self.figures.forgotten.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -314,6 +346,7 @@ impl Desk {
             gone: std::mem::take(&mut work.left),
             first,
             known: work.learned.as_ref().map(|learned| learned.len() as u64),
+            gone_known: work.gone_known,
         })
     }
 
@@ -340,6 +373,12 @@ impl Desk {
         {
             learned.extend(answer.learned.iter().zip(known + 1..).map(|(id, number)| (*id, number)));
         }
+        if call.gone_known == work.gone_known && answer.gone_known.is_some() {
+            work.gone_known = answer.gone_known;
+        }
+        for gone in &answer.gone {
+            self.depart(&mut work, *gone);
+        }
         if answer.over.is_some() {
             for candidate in &call.wanting {
                 if work.refused.len() >= NUMBERS_MAX {
@@ -364,6 +403,7 @@ impl Desk {
         answer.admitted.clear();
         answer.spent.clear();
         answer.learned.clear();
+        answer.gone.clear();
         self.view.store(Arc::new(answer));
         self.figures.heard_ms.store(now_ms, Ordering::Relaxed);
     }
@@ -440,6 +480,8 @@ const ASKED_MS: u64 = 10_000;
 const QUIET_MS: u64 = 200;
 /// For so long after it was given a number is told again without asking.
 const NUMBER_MS: u64 = 5_000;
+/// Users who have left that are known at a time: about 5 MB.
+const DEPARTED_MAX: usize = 131_072;
 /// Numbers that are kept for those who come back over this edge.
 const NUMBERS_MAX: usize = 65_536;
 
@@ -496,6 +538,32 @@ mod tests {
         assert!(desk.signal(false, 1_600));
         exchange(&desk, &mut ledger, 1_700);
         assert_eq!(desk.view().over, None);
+    }
+
+    #[test]
+    fn who_has_left_is_known_on_every_edge_and_comes_again_as_somebody_new() {
+        let (one, other, mut ledger) = (Desk::new("r", "", RULES, 0), Desk::new("r", "", RULES, 0), Ledger::new(1));
+        one.leave(7, 3);
+        assert!(one.has_left(7, 3) && one.has_left(7, 2) && !one.has_left(7, 4) && !one.has_left(8, 0));
+        assert!(!other.has_left(7, 3));
+        exchange(&one, &mut ledger, 1_000);
+        other.visit(1_000);
+        exchange(&other, &mut ledger, 1_010);
+        assert!(other.has_left(7, 3) && !other.has_left(7, 4));
+        // Neither forgets by being told something else, or by an answer that was lost.
+        one.leave(9, 1);
+        let lost = one.call(1_300).unwrap();
+        one.take_back(lost);
+        exchange(&one, &mut ledger, 1_600);
+        other.visit(1_700);
+        exchange(&other, &mut ledger, 1_700);
+        assert!(other.has_left(9, 1) && other.has_left(7, 3) && one.has_left(7, 3));
+        // No more are kept than there may be.
+        for id in 0..DEPARTED_MAX as u64 + 10 {
+            one.leave(1_000 + id, 0);
+        }
+        assert!(!one.has_left(7, 3) && one.has_left(1_000 + DEPARTED_MAX as u64, 0));
+        assert_eq!(one.figures.forgotten.load(Ordering::Relaxed), 12);
     }
 
     #[test]

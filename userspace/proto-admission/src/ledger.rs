@@ -63,21 +63,32 @@ pub struct Call {
     /// So many numbers, from the first on, the caller knows the ids of, and wants to know more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<u64>,
+    /// Since law 2: up to whom the caller knows who has left, see [`Answer::gone_known`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_known: Option<(u64, u32)>,
 }
 
 /// 1 brought that a ticket is good for one number, that one clock alone moves nothing, that a room begins when most edges say so, and
-/// that clients without cookies take half of the places at most.
-pub const LAW: u32 = 1;
+/// that clients without cookies take half of the places at most; 2 that who has left is known for as long as passes are good, and all edges
+/// are told.
+pub const LAW: u32 = 2;
 
 fn is_zero(law: &u32) -> bool {
     *law == 0
 }
 
 impl Call {
-    /// The same for those who know law 0 alone.
-    pub fn by_first_law(mut self) -> Call {
-        self.left.extend(self.gone.iter().map(|candidate| candidate.id));
-        Call { law: 0, gone: Vec::new(), first: Vec::new(), known: None, ..self }
+    /// The same for those who know this law and earlier ones alone.
+    pub fn by_law(mut self, law: u32) -> Call {
+        self.law = self.law.min(law);
+        if self.law < 2 {
+            self.gone_known = None;
+        }
+        if self.law < 1 {
+            self.left.extend(self.gone.iter().map(|candidate| candidate.id));
+            return Call { gone: Vec::new(), first: Vec::new(), known: None, ..self };
+        }
+        self
     }
 }
 
@@ -140,6 +151,13 @@ pub struct Answer {
     /// Ids of the numbers after `known`, at most [`LEARNED_MAX`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<u64>,
+    /// Users who have left since those that the caller knew of, with the bucket of the ticket that had let them in: no pass of it or of an
+    /// earlier one is good any more. At most [`LEARNED_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Candidate>,
+    /// When the last of them left, in seconds of the ledger, and how many had left in that second then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone_known: Option<(u64, u32)>,
 }
 
 /// See the module doc.
@@ -233,7 +251,7 @@ impl Ledger {
         }
         for candidate in call.gone.iter().take(CALL_MAX) {
             self.leave(candidate.id, rules);
-            self.spend(candidate, rules);
+            self.spend(candidate, rules, call.law);
         }
         let mut wanting = call.wanting.clone();
         wanting.truncate(CALL_MAX);
@@ -244,7 +262,7 @@ impl Ledger {
         let (mut admitted, mut spent) = (Vec::new(), Vec::new());
         for candidate in &wanting {
             if self.is_spent(candidate) {
-                self.spend(candidate, rules);
+                self.spend(candidate, rules, call.law);
                 spent.push(candidate.id);
             } else if (!first.contains(&candidate.id) || self.has_room_for_first(candidate.id, rules))
                 && let Some(number) = self.admit(candidate.id, rules)
@@ -252,6 +270,7 @@ impl Ledger {
                 admitted.push((candidate.id, number));
             }
         }
+        let (gone, gone_known) = if call.law < 2 { (Vec::new(), None) } else { self.gone_after(call.gone_known) };
         let room = self.advance(rules);
         for part in [self.given, self.active, u64::from(self.line.bucket), u64::from(self.line.share), self.clock_ms] {
             self.digest = (self.digest ^ part).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
@@ -271,7 +290,20 @@ impl Ledger {
             seed: self.seed,
             spent,
             learned: call.known.map_or_else(Vec::new, |known| self.numbers_after(known)),
+            gone,
+            gone_known,
         }
+    }
+
+    /// Who has left after those that are known, and up to whom that is.
+    fn gone_after(&self, known: Option<(u64, u32)>) -> (Vec<Candidate>, Option<(u64, u32)>) {
+        let before = |second: u64| self.gone_order.partition_point(|(_, at_s)| *at_s < second);
+        let from = known.map_or(0, |(second, of_it)| before(second) + of_it as usize);
+        let told: Vec<(u64, u64)> = self.gone_order.iter().skip(from).take(LEARNED_MAX).copied().collect();
+        let Some((_, last_s)) = told.last().copied() else { return (Vec::new(), known) };
+        let of_it = u32::try_from(from + told.len() - before(last_s)).unwrap_or(u32::MAX);
+        let bucket = |id: u64| self.gone.get(&id).map(|(bucket, _)| Candidate { bucket: *bucket, id });
+        (told.into_iter().filter_map(|(id, _)| bucket(id)).collect(), Some((last_s, of_it)))
     }
 
     /// Ids of the numbers after `known`, as far as they are kept.
@@ -287,13 +319,14 @@ impl Ledger {
             && self.gone.get(&candidate.id).is_some_and(|(bucket, _)| candidate.bucket <= *bucket)
     }
 
-    fn spend(&mut self, candidate: &Candidate, rules: &Rules) {
+    fn spend(&mut self, candidate: &Candidate, rules: &Rules, law: u32) {
         let now_s = self.clock_ms / 1000;
         let known = self.gone.entry(candidate.id).or_insert((candidate.bucket, now_s));
         *known = (known.0.max(candidate.bucket), now_s);
         self.gone_order.push_back((candidate.id, now_s));
-        // A ticket is good for less than `keep_s`.
+        // A ticket is good for less than `keep_s`, a pass for as long as a session.
         let keep_s = if rules.keep_s == 0 { KEEP_S } else { rules.keep_s };
+        let keep_s = if law < 2 { keep_s } else { keep_s.max(rules.session_s + PASS_SKEW_S) };
         while let Some((id, at_s)) = self.gone_order.front().copied()
             && (at_s.saturating_add(keep_s) < now_s || self.gone_order.len() > TAKEN_MAX)
         {
@@ -521,6 +554,8 @@ pub const TAKEN_MAX: usize = 1 << 20;
 pub const LEARNED_MAX: usize = 512;
 /// Seconds a number is known where nothing is said.
 const KEEP_S: u64 = 600;
+/// A pass is good for so many seconds more than its session where an edge's clock is behind, and as many again in case.
+const PASS_SKEW_S: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -625,6 +660,57 @@ mod tests {
         assert_eq!(ledger.apply(&left(&[1], &[(0, 3)]), "a", 2_500).admitted, [], "it has left already");
         // And when its time is over.
         assert_eq!(ledger.apply(&left(&[], &[(0, 3)]), "a", 62_500).admitted, [(3, 3)]);
+    }
+
+    #[test]
+    fn who_has_left_is_told_once_for_as_long_as_passes_are_good() {
+        let rules = Rules { stock: 0, keep_s: 20, session_s: 600, ..SHOP };
+        let mut ledger = Ledger::new(1);
+        let leaves = |ids: std::ops::Range<u64>, law| {
+            let gone = ids.map(|id| Candidate { bucket: 3, id }).collect();
+            Call { law, gone, ..call(rules, &[], &[]) }
+        };
+        let learns = |ledger: &mut Ledger, known, at_ms| {
+            let answer = ledger.apply(&Call { law: 2, gone_known: known, ..call(rules, &[], &[]) }, "b", at_ms);
+            (answer.gone.iter().map(|gone| gone.id).collect::<Vec<_>>(), answer.gone_known)
+        };
+        let at = |ledger: &mut Ledger, at_ms, ids: std::ops::Range<u64>| ledger.apply(&leaves(ids, 2), "a", at_ms);
+        at(&mut ledger, 1_000, 0..3);
+        learns(&mut ledger, None, 1_000);
+        let (first, known) = learns(&mut ledger, None, 1_000);
+        assert_eq!(first, [0, 1, 2]);
+        assert_eq!(learns(&mut ledger, known, 1_000), (vec![], known));
+        // Of the same second, and more than fit into one answer.
+        at(&mut ledger, 1_100, 3..5);
+        at(&mut ledger, 1_200, 5..5 + LEARNED_MAX as u64);
+        let (mut more, mut known) = learns(&mut ledger, known, 1_300);
+        assert_eq!(more.len(), LEARNED_MAX);
+        loop {
+            let (rest, after) = learns(&mut ledger, known, 1_300);
+            if rest.is_empty() {
+                break;
+            }
+            more.extend(rest);
+            known = after;
+        }
+        assert_eq!(more, (3..5 + LEARNED_MAX as u64).collect::<Vec<_>>());
+        // An edge that begins is told of all of them, but for those whose passes are over.
+        let mut now = 1_300;
+        for _ in 0..300 {
+            now += 1_000;
+            learns(&mut ledger, None, now);
+        }
+        at(&mut ledger, now, 9_000..9_001);
+        assert_eq!(learns(&mut ledger, None, now).0[0], 0, "tickets are long over, passes are not");
+        let (gone, _) = learns(&mut ledger, known, now);
+        assert_eq!(gone, [9_000]);
+        for _ in 0..700 {
+            now += 1_000;
+            learns(&mut ledger, None, now);
+        }
+        at(&mut ledger, now, 9_001..9_002);
+        assert_eq!(learns(&mut ledger, None, now).0, [9_001]);
+        assert_eq!(ledger.apply(&leaves(0..0, 1), "a", now).gone, [], "older machines know nothing of it");
     }
 
     #[test]

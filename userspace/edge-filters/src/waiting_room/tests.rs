@@ -286,7 +286,14 @@ fn the_backend_says_when_it_is_over_and_who_has_left() {
     assert_eq!(shop(&mut world, Some(&pass), (200, "done")).0, SUCCESS);
     world.now += 300;
     world.exchange();
-    assert_eq!(shop(&mut world, None, (200, "")).0, SUCCESS);
+    let (outcome, exchange) = shop(&mut world, None, (200, ""));
+    assert_eq!(outcome, SUCCESS);
+    // Who kept its pass comes as somebody new.
+    let (outcome, kept) = shop(&mut world, Some(&pass), (200, ""));
+    assert_eq!((outcome, field(&kept, "position")), (WAITING, Value::Null));
+    assert_ne!(cookie_of(&kept), pass);
+    assert_eq!(world.room().door.room.counted(Came::Spent), 1);
+    let pass = cookie_of(&exchange);
     // Over, by header and by status; begun again.
     for says in [(200, "Sold-Out"), (409, "")] {
         assert_eq!(shop(&mut world, Some(&pass), says).0, SUCCESS);
