@@ -222,7 +222,12 @@ fn a_websocket_is_joined(io: IoMode) {
         }
         wire.finish_sending();
     });
-    let house = house(io, &backend);
+    // There is one place among the requests under way, which a tunnel does not keep.
+    let one = "initialLimit: 1, minLimit: 1, maxLimit: 1, maxQueue: 8, maxWait: 10s";
+    let filters = proxy_to(backend.port)
+        .replace("filters: [", &format!("filters: [{{name: shed, kind: AdaptiveConcurrency, {one}}}, "))
+        .replace("pools: [{", &format!("pools: [{{adaptiveConcurrency: {{{one}}}, "));
+    let house = House::new(io, "h2c: true\nclientMaxBodySize: -1", &filters);
     let open = |target: &str| {
         let mut request = Request::builder()
             .method("CONNECT")
@@ -252,6 +257,7 @@ fn a_websocket_is_joined(io: IoMode) {
             came.extend_from_slice(&body.data().await.unwrap().unwrap());
         }
         assert_eq!(came, b"hello");
+        assert_eq!(ask(&requests, get("/plain"), b"").await.unwrap().status, 200, "while the tunnel is open");
         sending.send_data(Bytes::new(), true).unwrap();
         assert!(body.data().await.is_none_or(|last| last.unwrap().is_empty()) && body.is_end_stream());
         let head = seen.recv().unwrap();
