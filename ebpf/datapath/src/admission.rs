@@ -58,12 +58,10 @@ pub fn take(bucket: &impl Bucket, now: u64, rate: Rate) -> bool {
     if full_at <= latest {
         return true;
     }
-    if full_at.wrapping_sub(rate.each_ns) > latest {
-        // It was filled by a slower rate, or is another's whose number this virtual IP has now: it is empty, and no more.
-        bucket.replace(full_at, latest);
-    } else {
-        bucket.add(0u64.wrapping_sub(rate.each_ns));
-    }
+    // Where it was filled by a slower rate, or is another's whose number this virtual IP has now, it is empty, and no more. Only while
+    // nobody has touched it since: two who both gave back, one by setting it and one by counting, would give back what a third took.
+    let before = full_at.wrapping_sub(rate.each_ns);
+    bucket.replace(full_at, if before > latest { latest } else { before });
     false
 }
 
