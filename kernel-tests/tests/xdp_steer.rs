@@ -471,6 +471,24 @@ fn what_is_no_tunnel_of_ours_is_dropped_on_its_port_only() {
         foreign[at] = value;
         both.dropped(&foreign, Reason::ForeignGue);
     }
+    // A newer machine has put more behind what is known here: all that is known holds, and the rest is passed over.
+    for frame in [&syn, &packet::tcp(client(false, 1), Fixture::Here.at(false, 80), SYN, 9)] {
+        for words in [1usize, 2, 27] {
+            let known = packet::tunnel(from, own, 1, frame);
+            let longer = |cut: usize| {
+                let mut longer = [&known[..62], &vec![0xab; words * 4][..], &known[62..known.len() - cut]].concat();
+                longer[42] += words as u8;
+                for at in [16, 38] {
+                    let length = u16::from_be_bytes([longer[at], longer[at + 1]]) + (words * 4) as u16;
+                    longer[at..at + 2].copy_from_slice(&length.to_be_bytes());
+                }
+                longer
+            };
+            let (reason, bytes) = both.run(&longer(0));
+            assert_eq!((reason, &bytes[14..]), (Reason::Decapsulated, &frame[14..]), "{words} words");
+            both.dropped(&longer(frame.len() - 14), Reason::GueTruncated);
+        }
+    }
     let mut fragment = packet::tunnel(from, own, 1, &syn);
     fragment[20] = 0x20;
     both.dropped(&fragment, Reason::ForeignGue);

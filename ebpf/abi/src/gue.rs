@@ -14,6 +14,10 @@
 //! |                       16 bits each, little-endian             |
 //! +---------------------------------------------------------------+
 //! ```
+//! Machines of two versions steer together while a cluster is upgraded, so what stands here never changes its meaning. What comes to be
+//! known is put behind it, and who does not know it passes over it; what has to be known by all is sent only when the cluster's feature
+//! level says that all know it.
+//!
 //! `at` says which of the machines asked holds what `hld` says, counted from the last one.
 
 /// UDP destination port, the one Katran uses for GUE.
@@ -24,6 +28,9 @@ pub const LENGTH: usize = 20;
 
 /// Version 0, data (not control), four words of optional fields.
 pub const VERSION_AND_LENGTH: u8 = 0x04;
+
+/// Of that byte, how many words there are.
+pub const LENGTH_BITS: u8 = 0x1f;
 
 /// The P bit: private bytes follow.
 pub const FLAGS: u16 = 0x0001;

@@ -1,6 +1,6 @@
 //! The tunnel: wrap a packet for another machine, recognise and unwrap what another machine sent.
 
-use abi::gue::{Asked, FLAGS, LENGTH, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
+use abi::gue::{Asked, FLAGS, LENGTH, LENGTH_BITS, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
 use abi::{Machine, Reason, SenderKey, Settings};
 
 use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
@@ -62,9 +62,10 @@ pub fn recognise(
     let Some(w) = frame.window::<{ UDP_HEADER + LENGTH }>(outer.at + header) else {
         return Err(Reason::GueTruncated);
     };
-    let protocol = w.u8(9);
+    let (version_and_length, protocol) = (w.u8(8), w.u8(9));
     let ours = !outer.is_fragment_v4()
-        && w.u8(8) == VERSION_AND_LENGTH
+        && version_and_length & !LENGTH_BITS == VERSION_AND_LENGTH & !LENGTH_BITS
+        && version_and_length >= VERSION_AND_LENGTH
         && w.u16(10) == FLAGS
         && w.u8(13) == MAGIC
         && (protocol == PROTOCOL_IPV4 || protocol == PROTOCOL_IPV6);
@@ -83,7 +84,9 @@ pub fn recognise(
     if tables.forget((known && cookie != 0) as usize) == 0 {
         return Err(Reason::GueCookieWrong);
     }
-    let length = header + UDP_HEADER + LENGTH;
+    // What a newer machine has put behind is passed over.
+    let more = tables.forget((version_and_length - VERSION_AND_LENGTH) as usize) * 4;
+    let length = header + UDP_HEADER + LENGTH + more;
     let (inner, least) = if protocol == PROTOCOL_IPV4 { (IPV4, HEADER_V4) } else { (IPV6, HEADER_V6) };
     if outer.at + length + least > frame.len() {
         return Err(Reason::GueTruncated);
