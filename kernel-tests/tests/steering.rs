@@ -988,6 +988,27 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
             let answer = client.enter(|| open(to).and_then(|mut stream| exchange(&mut stream, "who?")));
             assert_eq!(answer.unwrap_or_else(|e| e.to_string()), "2", "{to}, tunnel over IPv6: {over_v6}");
         }
+        if over_v6 {
+            continue;
+        }
+        // One of which nothing can be found out (the kernel has no answer about a blackhole but an error) is told of once, and again when
+        // it has been well; the others are followed all the same.
+        let follow_all = |edge: &mut Edge, all: &[&str]| {
+            let all: Vec<IpAddr> = all.iter().map(|a| a.parse().unwrap()).collect();
+            let kernel = edge.kernel.as_mut().unwrap();
+            edge.namespace.enter(|| kernel.follow(&all))
+        };
+        let follow = |edge: &mut Edge| follow_all(edge, &["10.8.0.9", "10.9.0.2"]);
+        for _ in 0..2 {
+            first.namespace.ip(&["route", "add", "blackhole", "10.8.0.9"]);
+            let found = follow(first);
+            assert_eq!(found.next_hops, 1, "{found:?}");
+            assert!(found.told.len() == 1 && found.told[0].contains("10.8.0.9"), "{found:?}");
+            assert_eq!(follow(first).told, Vec::<String>::new());
+            first.namespace.ip(&["route", "del", "blackhole", "10.8.0.9"]);
+            assert_eq!(follow(first).told, Vec::<String>::new());
+        }
+        assert_eq!(follow_all(first, &["10.9.0.2", "fd09::2"]).next_hops, 2);
     }
 }
 

@@ -6,7 +6,7 @@ use abi::{Address, Slot};
 use datapath::flow::Flow;
 
 use crate::kernel::Kernel;
-use crate::netlink::{self, Messages, Netlink};
+use crate::netlink::Netlink;
 use crate::{KernelError, Protocol};
 
 /// A connection, by the slot that its packets are steered by.
@@ -25,10 +25,8 @@ impl Kernel {
         let mut netlink = Netlink::open_for(libc::NETLINK_SOCK_DIAG).map_err(failed)?;
         let mut held = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            list(&mut netlink, family as u8, CONNECTIONS, |_, client, port, vip, vip_port| {
-                held.extend(self.slot_of(client, port, vip, vip_port));
-            })
-            .map_err(failed)?;
+            let slot = |_, client, port, vip, vip_port| self.slot_of(client, port, vip, vip_port);
+            held.extend(list(&mut netlink, family as u8, CONNECTIONS, slot).map_err(failed)?);
         }
         Ok(held)
     }
@@ -50,52 +48,41 @@ impl Kernel {
 /// State of the calling thread's network namespace's socket for a TCP connection, named from the client's side; 0: none.
 pub(crate) fn state_of(client: SocketAddr, here: SocketAddr) -> std::io::Result<u32> {
     let mut netlink = Netlink::open_for(libc::NETLINK_SOCK_DIAG)?;
+    let wanted = (client.ip(), client.port(), here.ip(), here.port());
     let mut found = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
-        list(&mut netlink, family as u8, CONNECTIONS | 1 << TIME_WAIT, |state, peer, port, at, our_port| {
-            if (peer, port, at, our_port) == (client.ip(), client.port(), here.ip(), here.port()) {
-                found = state;
-            }
-        })?;
+        let state = |state, peer, port, at, our_port| ((peer, port, at, our_port) == wanted).then_some(state);
+        let states = list(&mut netlink, family as u8, CONNECTIONS | 1 << TIME_WAIT, state)?;
+        found = states.last().copied().unwrap_or(found);
     }
     Ok(found)
 }
 
-/// Calls `each` with the state, the peer's and our address and port of every connection of sockets of the family. A socket open to both families
-/// is one of IPv6, whatever its connection is.
-fn list(
+/// What `read` makes of the state, the peer's and our address and port of every connection of sockets of the family. A socket open to both
+/// families is one of IPv6, whatever its connection is.
+fn list<T>(
     netlink: &mut Netlink,
     family: u8,
     states: u32,
-    mut each: impl FnMut(u32, IpAddr, u16, IpAddr, u16),
-) -> std::io::Result<()> {
+    mut read: impl FnMut(u32, IpAddr, u16, IpAddr, u16) -> Option<T>,
+) -> std::io::Result<Vec<T>> {
     let mut request = vec![family, libc::IPPROTO_TCP as u8, 0, 0];
     request.extend(states.to_ne_bytes());
     // `inet_diag_sockid`: none asked for.
     request.extend([0; 48]);
-    netlink.send(SOCK_DIAG_BY_FAMILY, netlink::NLM_F_REQUEST | netlink::NLM_F_DUMP, &request)?;
-    let mut buffer = vec![0u8; 64 * 1024];
-    loop {
-        let length = netlink.receive(&mut buffer)?;
-        for message in Messages(&buffer[..length]) {
-            match message.kind {
-                netlink::NLMSG_DONE => return Ok(()),
-                netlink::NLMSG_ERROR => return netlink::error_of(message.body),
-                _ => {}
+    netlink.dump(SOCK_DIAG_BY_FAMILY, &request, |body| {
+        let socket = body.get(..52)?;
+        let port = |at: usize| u16::from_be_bytes([socket[at], socket[at + 1]]);
+        let address = |at: usize| -> IpAddr {
+            let mut octets = [0u8; 16];
+            octets.copy_from_slice(&socket[at..at + 16]);
+            if socket[0] == libc::AF_INET as u8 {
+                return IpAddr::from([octets[0], octets[1], octets[2], octets[3]]);
             }
-            let Some(socket) = message.body.get(..52) else { continue };
-            let port = |at: usize| u16::from_be_bytes([socket[at], socket[at + 1]]);
-            let address = |at: usize| -> IpAddr {
-                let mut octets = [0u8; 16];
-                octets.copy_from_slice(&socket[at..at + 16]);
-                if socket[0] == libc::AF_INET as u8 {
-                    return IpAddr::from([octets[0], octets[1], octets[2], octets[3]]);
-                }
-                IpAddr::from(octets).to_canonical()
-            };
-            each(socket[1].into(), address(24), port(6), address(8), port(4));
-        }
-    }
+            IpAddr::from(octets).to_canonical()
+        };
+        read(socket[1].into(), address(24), port(6), address(8), port(4))
+    })
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

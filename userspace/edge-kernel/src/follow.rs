@@ -48,21 +48,7 @@ impl Kernel {
             self.settings.mtu = mtu;
             followed.news = true;
         }
-        match self.find_next_hops(machines) {
-            Ok(hops) if hops != self.next_hops => {
-                self.next_hops = hops;
-                followed.news = true;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let told = format!(
-                    "frames to other machines go back to where packets come from: neighbours cannot be read: {error}"
-                );
-                if self.astray.insert(String::new(), told.clone()).as_ref() != Some(&told) {
-                    followed.told.push(told);
-                }
-            }
-        }
+        self.follow_neighbours(machines, &mut followed);
         followed.next_hops = self.next_hops.len();
         followed
     }
@@ -75,7 +61,11 @@ impl Kernel {
                 *hook != Hook::XdpSteer || sys::link_interface(link.as_fd()).is_ok_and(|of| of != 0)
             });
             self.attachments.retain(|attachment| attachment.interface != name);
-            self.attach_to(&interface)?;
+            let before = self.warnings.len();
+            let attached = self.attach_to(&interface);
+            // Told, and not kept: an interface may be made anew for ever.
+            followed.told.extend(self.warnings.split_off(before).into_iter().map(|warning| warning.0));
+            attached?;
             self.indices.insert(name.to_owned(), interface.index);
             if let (Some(early), true) =
                 (&self.early, self.options.interfaces.first().is_some_and(|first| first == name))
@@ -87,34 +77,81 @@ impl Kernel {
         Ok(interface.mtu)
     }
 
-    /// The MACs that frames for the machines go to. With several interfaces there is none for all of them.
-    fn find_next_hops(&mut self, machines: &[IpAddr]) -> std::io::Result<BTreeMap<IpAddr, [u8; 6]>> {
-        let mut found = BTreeMap::new();
+    /// One that cannot be found out leaves that machine's as it was, and the others are followed all the same.
+    fn follow_neighbours(&mut self, machines: &[IpAddr], followed: &mut Followed) {
+        let (mut hops, unfound) = match self.find_next_hops(machines) {
+            Ok(found) => {
+                self.astray.remove(NEIGHBOURS);
+                found
+            }
+            Err(error) => {
+                let told =
+                    format!("frames to other machines go where they went before: neighbours cannot be read: {error}");
+                if self.astray.insert(NEIGHBOURS.to_owned(), told.clone()).as_ref() != Some(&told) {
+                    followed.told.push(told);
+                }
+                return;
+            }
+        };
+        for (machine, error) in &unfound {
+            if !hops.contains_key(machine)
+                && let Some(before) = self.next_hops.get(machine)
+            {
+                hops.insert(*machine, *before);
+            }
+            if self.unfound.get(machine) != Some(error) {
+                let way = match hops.contains_key(machine) {
+                    true => "where they went before",
+                    false => "back to where packets come from",
+                };
+                followed.told.push(format!("frames to {machine} go {way}: its neighbour cannot be found out: {error}"));
+            }
+        }
+        // What is well again is told of when it fails again.
+        self.unfound = unfound;
+        if hops != self.next_hops {
+            self.next_hops = hops;
+            followed.news = true;
+        }
+    }
+
+    /// The MACs that frames for the machines go to, and why they cannot be found out of others. With several interfaces there is none for
+    /// all of them.
+    fn find_next_hops(&mut self, machines: &[IpAddr]) -> std::io::Result<(NextHops, BTreeMap<IpAddr, String>)> {
         let (1, Some(&interface)) = (self.options.interfaces.len(), self.indices.values().next()) else {
-            return Ok(found);
+            return Ok(Default::default());
         };
         let mut netlink = Netlink::open()?;
-        let mut hops = Vec::new();
+        let (mut hops, mut unfound) = (Vec::new(), BTreeMap::new());
         for &machine in machines {
-            hops.extend(
-                neighbours::next_hop(&mut netlink, machine)?
-                    .filter(|(_, by)| *by == interface)
-                    .map(|(hop, _)| (machine, hop)),
-            );
+            match neighbours::next_hop(&mut netlink, machine) {
+                Ok(found) => hops.extend(found.filter(|(_, by)| *by == interface).map(|(hop, _)| (machine, hop))),
+                Err(error) => drop(unfound.insert(machine, error.to_string())),
+            }
         }
-        let known: BTreeMap<IpAddr, [u8; 6]> = neighbours::known(&mut netlink, interface)?.into_iter().collect();
+        let known: NextHops = neighbours::known(&mut netlink, interface)?.into_iter().collect();
         let ask_all = self.asked_neighbours.is_none_or(|at| at.elapsed() > ASK_AGAIN);
         let distinct: BTreeSet<IpAddr> = hops.iter().map(|(_, hop)| *hop).collect();
         for hop in distinct.into_iter().filter(|hop| ask_all || !known.contains_key(hop)) {
-            neighbours::resolve(&mut netlink, hop, interface)?;
+            if let Err(error) = neighbours::resolve(&mut netlink, hop, interface) {
+                // What is known of it all the same holds.
+                let of = hops.iter().filter(|(_, by)| *by == hop && !known.contains_key(by));
+                unfound.extend(of.map(|(machine, _)| (*machine, error.to_string())));
+            }
         }
         if ask_all {
             self.asked_neighbours = Some(Instant::now());
         }
-        found.extend(hops.into_iter().filter_map(|(machine, hop)| Some((machine, *known.get(&hop)?))));
-        Ok(found)
+        let found = hops.into_iter().filter_map(|(machine, hop)| Some((machine, *known.get(&hop)?))).collect();
+        Ok((found, unfound))
     }
 }
+
+/// By the address of a machine or a neighbour.
+type NextHops = BTreeMap<IpAddr, [u8; 6]>;
+
+/// Stands for all neighbours where interfaces are told of; none is called so.
+const NEIGHBOURS: &str = "";
 
 /// More than fits the length of a tunnel's packet.
 pub(crate) const MTU_MAX: u32 = 65_000;

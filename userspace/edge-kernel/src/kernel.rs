@@ -110,6 +110,8 @@ pub struct Kernel {
     /// MACs that frames for machines go to.
     pub(crate) next_hops: BTreeMap<IpAddr, [u8; 6]>,
     pub(crate) asked_neighbours: Option<Instant>,
+    /// Why the MACs of machines cannot be found out, as was told last.
+    pub(crate) unfound: BTreeMap<IpAddr, String>,
     fragments: OwnedFd,
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
@@ -129,7 +131,7 @@ pub struct Kernel {
     pub(crate) links: Vec<(OwnedFd, Hook)>,
     programs: HashMap<Hook, OwnedFd>,
     layout: String,
-    warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -327,6 +329,7 @@ impl Kernel {
             astray: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             asked_neighbours: None,
+            unfound: BTreeMap::new(),
             fragments: take("FRAGMENTS")?,
             roads: take("ROADS")?,
             early: None,

@@ -4,10 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::netlink::{
-    Messages, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, Netlink, attribute, attributes,
-    error_of,
-};
+use crate::netlink::{Messages, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, Netlink, attribute, attributes, error_of};
 
 /// The neighbour that packets for the address are handed to, and the interface it is reached by; none for an address nobody has a route to.
 pub(crate) fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<(IpAddr, u32)>> {
@@ -48,19 +45,7 @@ pub(crate) fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Opt
 pub(crate) fn known(netlink: &mut Netlink, interface: u32) -> io::Result<Vec<(IpAddr, [u8; 6])>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        netlink.send(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, &header(family, interface, 0))?;
-        let mut answer = vec![0u8; 64 * 1024];
-        'dump: loop {
-            let length = netlink.receive(&mut answer)?;
-            for message in Messages(&answer[..length]) {
-                match message.kind {
-                    NLMSG_DONE => break 'dump,
-                    NLMSG_ERROR => return error_of(message.body).map(|()| found),
-                    RTM_NEWNEIGH => found.extend(neighbour(message.body, interface)),
-                    _ => {}
-                }
-            }
-        }
+        found.extend(netlink.dump(RTM_GETNEIGH, &header(family, interface, 0), |body| neighbour(body, interface))?);
     }
     Ok(found)
 }

@@ -49,6 +49,33 @@ impl Netlink {
         Err(io::Error::other("the kernel did not answer"))
     }
 
+    /// All there is of something, as `read` has each message of it. Asked again when it was changed while the kernel listed it: what
+    /// it listed then may lack what was there all the time.
+    pub(crate) fn dump<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        let mut answer = vec![0u8; DUMP_BUFFER];
+        for _ in 0..DUMPS_MOST {
+            self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, body)?;
+            let mut dump = Dump { sequence: self.sequence, found: Vec::new(), interrupted: false };
+            let whole = loop {
+                let length = self.receive(&mut answer)?;
+                match dump.take(&answer[..length], &mut read)? {
+                    Turn::More => {}
+                    Turn::Whole => break true,
+                    Turn::Interrupted => break false,
+                }
+            };
+            if whole {
+                return Ok(dump.found);
+            }
+        }
+        Err(io::Error::other(format!("it was changed {DUMPS_MOST} times while the kernel listed it")))
+    }
+
     pub(crate) fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         self.sequence += 1;
         let mut message = Vec::with_capacity(16 + body.len());
@@ -70,8 +97,46 @@ impl Netlink {
     }
 }
 
+/// What the kernel lists, as it comes.
+struct Dump<T> {
+    /// Of the question: other messages answer others.
+    sequence: u32,
+    found: Vec<T>,
+    interrupted: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    More,
+    Whole,
+    /// It is over, and not to be relied on.
+    Interrupted,
+}
+
+impl<T> Dump<T> {
+    fn take(&mut self, datagram: &[u8], read: &mut impl FnMut(&[u8]) -> Option<T>) -> io::Result<Turn> {
+        for message in Messages(datagram).filter(|message| message.sequence == self.sequence) {
+            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_DONE => {
+                    // What became of it, where that is said.
+                    if message.body.len() >= 4 {
+                        error_of(message.body)?;
+                    }
+                    return Ok(if self.interrupted { Turn::Interrupted } else { Turn::Whole });
+                }
+                NLMSG_ERROR => error_of(message.body)?,
+                _ => self.found.extend(read(message.body)),
+            }
+        }
+        Ok(Turn::More)
+    }
+}
+
 pub(crate) struct Message<'a> {
     pub kind: u16,
+    flags: u16,
+    sequence: u32,
     pub body: &'a [u8],
 }
 
@@ -84,9 +149,11 @@ impl<'a> Iterator for Messages<'a> {
     fn next(&mut self) -> Option<Message<'a>> {
         let length = u32::from_ne_bytes(self.0.get(..4)?.try_into().ok()?) as usize;
         let kind = u16::from_ne_bytes(self.0.get(4..6)?.try_into().ok()?);
+        let flags = u16::from_ne_bytes(self.0.get(6..8)?.try_into().ok()?);
+        let sequence = u32::from_ne_bytes(self.0.get(8..12)?.try_into().ok()?);
         let body = self.0.get(16..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(Message { kind, body })
+        Some(Message { kind, flags, sequence, body })
     }
 }
 
@@ -117,9 +184,70 @@ pub(crate) fn error_of(body: &[u8]) -> io::Result<()> {
 }
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
-pub(crate) const NLMSG_DONE: u16 = 3;
+const NLMSG_DONE: u16 = 3;
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
-pub(crate) const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP: u16 = 0x300;
+/// What is listed was changed meanwhile.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+
+/// The kernel fills at most 32 kB at once.
+const DUMP_BUFFER: usize = 64 * 1024;
+
+/// How often it is asked for all of something that is changed meanwhile.
+const DUMPS_MOST: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend(sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(body);
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    fn dump(datagrams: &[&[Vec<u8>]]) -> (io::Result<Turn>, Vec<u8>) {
+        let mut dump = Dump { sequence: 7, found: Vec::new(), interrupted: false };
+        let mut turn = Ok(Turn::More);
+        for datagram in datagrams {
+            turn = dump.take(&datagram.concat(), &mut |body| body.first().copied());
+        }
+        (turn, dump.found)
+    }
+
+    #[test]
+    fn a_dump_that_was_interrupted_is_not_taken_as_whole() {
+        let entry = |flags, body| message(28, 2 | flags, 7, &[body]);
+        let done = |flags| message(NLMSG_DONE, 2 | flags, 7, &0i32.to_ne_bytes());
+        let (turn, found) = dump(&[&[entry(0, 1), entry(0, 2)], &[entry(0, 3), done(0)]]);
+        assert_eq!((turn.unwrap(), found), (Turn::Whole, vec![1, 2, 3]));
+        for datagrams in [
+            [vec![entry(0, 1)], vec![entry(NLM_F_DUMP_INTR, 2), done(0)]],
+            [vec![entry(0, 1)], vec![entry(0, 2), done(NLM_F_DUMP_INTR)]],
+            [vec![entry(NLM_F_DUMP_INTR, 1)], vec![entry(0, 2), done(0)]],
+        ] {
+            assert_eq!(dump(&[&datagrams[0], &datagrams[1]]).0.unwrap(), Turn::Interrupted);
+        }
+        assert_eq!(dump(&[&[entry(0, 1)]]).0.unwrap(), Turn::More, "it goes on");
+    }
+
+    #[test]
+    fn a_dump_that_failed_is_an_error_and_answers_to_others_are_none_of_it() {
+        let failed = (-libc::ENOMEM).to_ne_bytes();
+        for last in [message(NLMSG_DONE, 2, 7, &failed), message(NLMSG_ERROR, 0, 7, &failed)] {
+            let error = dump(&[&[message(28, 2, 7, &[1]), last]]).0.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+        }
+        let others = [message(28, 2, 6, &[9]), message(NLMSG_DONE, 2, 6, &[0; 4]), message(28, 2, 7, &[1])];
+        let (turn, found) = dump(&[&others]);
+        assert_eq!((turn.unwrap(), found), (Turn::More, vec![1]));
+    }
+}

@@ -8,10 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::KernelError;
 use crate::kernel::Kernel;
-use crate::netlink::{
-    Messages, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, Netlink, attribute,
-    error_of,
-};
+use crate::netlink::{NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute};
 
 impl Kernel {
     /// Makes exactly these addresses local to the calling thread's network namespace, beside those that are anyway. Routes an
@@ -75,19 +72,7 @@ fn change(netlink: &mut Netlink, kind: u16, flags: u16, address: IpAddr) -> io::
 fn local_routes(netlink: &mut Netlink) -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        netlink.send(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &route_header(family, 0))?;
-        let mut answer = vec![0u8; 65_536];
-        'dump: loop {
-            let length = netlink.receive(&mut answer)?;
-            for message in Messages(&answer[..length]) {
-                match message.kind {
-                    NLMSG_DONE => break 'dump,
-                    NLMSG_ERROR => error_of(message.body)?,
-                    RTM_NEWROUTE => found.extend(our_route(message.body)),
-                    _ => {}
-                }
-            }
-        }
+        found.extend(netlink.dump(RTM_GETROUTE, &route_header(family, 0), our_route)?);
     }
     Ok(found)
 }
