@@ -15,6 +15,10 @@ pub struct Config {
     pub lease: u64,
     /// By generation; userspace writes those of the generation that is not live.
     pub settings: [Settings; 2],
+    /// Bits of the captures that somebody waits for; 0: none, and no packet is looked at. Stored at once, by userspace and, when nobody
+    /// has said for a while that he waits, by the programs.
+    pub captures: u32,
+    pub reserved: u32,
 }
 
 /// The word that says until when the daemon lives: nanoseconds of CLOCK_MONOTONIC, without the lowest bit, which is set while the
@@ -114,7 +118,7 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 144);
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 152);
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //! and the sizes of the maps with their reasons. No code that decides anything.
 //!
 //! Reading order: `limits`, `address`, `vip`, `slot`, `machine`, `config`, `access`, `limit`, `listener`, `fragment`,
-//! `reason`, `counter`, `gue`.
+//! `reason`, `counter`, `capture`, `gue`.
 //!
 //! Every type here consists of integers and byte arrays, has no padding the compiler could leave uninitialised and
 //! accepts every bit pattern, so either side may copy it as bytes. Change a layout and [`limits::LAYOUT_VERSION`] together:
@@ -14,6 +14,7 @@ pub mod limits;
 
 pub mod access;
 pub mod address;
+pub mod capture;
 pub mod config;
 pub mod counter;
 pub mod fragment;
@@ -27,6 +28,7 @@ pub mod vip;
 
 pub use access::AccessKey;
 pub use address::Address;
+pub use capture::{Capture, Captured};
 pub use config::{Config, Settings, Switch};
 pub use counter::Counter;
 pub use fragment::{FragmentKey, FragmentWay, HeldFragment, Part};

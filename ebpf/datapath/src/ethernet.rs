@@ -6,12 +6,12 @@ use abi::Reason;
 
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
-const VLAN: u16 = 0x8100;
-const VLAN_SERVICE: u16 = 0x88a8;
+pub const VLAN: u16 = 0x8100;
+pub const VLAN_SERVICE: u16 = 0x88a8;
 
 /// Length of an Ethernet header without a tag.
 pub const HEADER: usize = 14;
-const TAG: usize = 4;
+pub const TAG: usize = 4;
 
 /// The link header of a frame, taken out so that the frame's head may move.
 #[derive(Clone, Copy, Debug)]

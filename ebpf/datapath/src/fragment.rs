@@ -23,7 +23,7 @@ pub fn steer(frame: &mut impl Frame, tables: &impl Tables, part: &Part) -> Outco
     let Some(address) = tables.vip(&key) else { return nobody(Reason::NotVip) };
     let (own, packed, asked) = (live.settings.own as u16, part.packed as u8, Asked(part.asked));
     let road = Road { tables, live, link: &link, packet: &packet, hops: hops(packed), packed, asked };
-    road.go(frame, address, own, part).unwrap_or_else(nobody)
+    Outcome { hops: road.hops, ..road.go(frame, address, own, part).unwrap_or_else(nobody) }
 }
 
 impl<T: Tables> Road<'_, T> {
@@ -39,7 +39,7 @@ impl<T: Tables> Road<'_, T> {
         };
         let entropy = flow.entropy();
         let Some((vip, meet)) = self.meeting_place(address, &flow) else { return Ok(self.stay(Reason::PortNotServed)) };
-        let ends = |reason| Ok(Outcome { reason, vip, machine: 0 });
+        let ends = |reason| Ok(Outcome { vip, ..nobody(reason) });
         // Nobody was asked for it yet, so it is on its way to where they meet, or there.
         let meets = meet == own && self.asked.at(0) == 0;
         if !meets && self.hops == 0 {
@@ -78,7 +78,7 @@ impl<T: Tables> Road<'_, T> {
             // Its ports are seen where all fragments meet: there it is counted, by whatever way it came.
             if meets && let Some(reason) = self.limited(&flow, service, kind, 0) {
                 self.tables.remember(part, FragmentWay::default());
-                return Ok(Outcome { reason, vip: service.vip, machine: 0 });
+                return Ok(Outcome { vip: service.vip, ..nobody(reason) });
             }
             let plan = self.choose::<false>(&flow, service, kind, 0, self.hops > 0 && !meets);
             let (machine, packed) = (plan.to as u32, plan.packed as u32);

@@ -21,6 +21,8 @@ pub struct Outcome {
     pub vip: u16,
     /// The machine it was sent to; 0: none.
     pub machine: u16,
+    /// Tunnels it had been through when it arrived.
+    pub hops: u8,
 }
 
 /// Decides about the frame and changes it accordingly. On a verdict of Pass or Drop for a reason other than
@@ -74,15 +76,16 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
 
     let key = VipKey { address: packet.destination, generation: live.switch.generation() };
     let Some(address) = tables.vip(&key) else {
-        return nobody(if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip });
+        let reason = if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip };
+        return Outcome { hops, ..nobody(reason) };
     };
     // Another machine has looked at what came through a tunnel.
     if tables.access_listed() != 0 && tables.is_denied(&packet.source, hops) {
-        return Outcome { reason: Reason::AccessDenied, vip: address.services[0].vip, machine: 0 };
+        return Outcome { vip: address.services[0].vip, ..nobody(Reason::AccessDenied) };
     }
     let transport = match packet.transport(frame, tables) {
         Ok(transport) => transport,
-        Err(reason) => return nobody(reason),
+        Err(reason) => return Outcome { hops, ..nobody(reason) },
     };
 
     if transport.fragment && (transport.protocol == TCP || transport.protocol == UDP) {
@@ -102,7 +105,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         return tables.fragment(frame, part);
     }
     let road = Road { tables, live, link: &link, packet: &packet, hops, packed, asked };
-    road.travel(frame, address, &transport).unwrap_or_else(nobody)
+    Outcome { hops, ..road.travel(frame, address, &transport).unwrap_or_else(nobody) }
 }
 
 /// What is settled about a packet once it is known to be for a VIP.
@@ -178,7 +181,7 @@ impl<T: Tables> Road<'_, T> {
                     Message::EchoRequest if self.hops == 0 && self.packet.is_plain() => {
                         icmp::answer_echo(frame, self.link, self.packet, transport)?;
                         let vip = address.services[0].vip;
-                        return Ok(Outcome { reason: Reason::EchoAnswered, vip, machine: 0 });
+                        return Ok(Outcome { vip, ..nobody(Reason::EchoAnswered) });
                     }
                     Message::Error(flow) => (flow, Kind::ICMP_ERROR),
                     _ => return Ok(self.stay(Reason::IcmpPassed)),
@@ -192,7 +195,7 @@ impl<T: Tables> Road<'_, T> {
         match self.find_service(address, &flow) {
             Some(service) => {
                 if let Some(reason) = self.limited(&flow, service, kind, self.hops) {
-                    return Ok(Outcome { reason, vip: service.vip, machine: 0 });
+                    return Ok(Outcome { vip: service.vip, ..nobody(reason) });
                 }
                 let plan = self.choose::<true>(&flow, service, kind, transport.at, self.hops > 0);
                 self.send::<true>(frame, plan, flow.entropy())
@@ -371,7 +374,7 @@ impl<T: Tables> Road<'_, T> {
     pub fn send<const WHOLE: bool>(&self, frame: &mut impl Frame, plan: Plan, entropy: u32) -> Result<Outcome, Reason> {
         let settings = self.live.settings;
         let vip = plan.vip;
-        let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
+        let counted = |reason| Ok(Outcome { vip, ..nobody(reason) });
         if let Some(reason) = plan.end {
             return counted(reason);
         }
@@ -415,7 +418,7 @@ impl<T: Tables> Road<'_, T> {
             Sent::ICMP_ERROR => Reason::IcmpErrorForwarded,
             _ => Reason::Forwarded,
         };
-        Ok(Outcome { reason, vip, machine: to })
+        Ok(Outcome { vip, machine: to, ..nobody(reason) })
     }
 
     #[inline(always)]
@@ -459,7 +462,7 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
 
 #[inline(always)]
 pub(crate) fn nobody(reason: Reason) -> Outcome {
-    Outcome { reason, vip: 0, machine: 0 }
+    Outcome { reason, vip: 0, machine: 0, hops: 0 }
 }
 
 pub(crate) const TCP_HEADER: usize = 20;

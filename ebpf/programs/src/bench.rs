@@ -14,6 +14,7 @@ mod sk_lookup;
 mod sk_reuseport;
 mod tables;
 mod verdict;
+mod xdp_capture;
 mod xdp_fragment;
 mod xdp_steer;
 

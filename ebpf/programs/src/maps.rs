@@ -2,7 +2,7 @@
 //!
 //! | map | type | key → value | capacity | writer | readers | eviction |
 //! |---|---|---|---|---|---|---|
-//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease` | all programs | none |
+//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease`, `captures` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
 //! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
@@ -17,9 +17,12 @@
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
-//! | ROADS | programs | 0 → xdp_fragment | 1 | userspace | xdp_steer | none |
+//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture | 2 | userspace | xdp_steer, xdp_fragment | none |
 //! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment | xdp_fragment | none |
 //! | FRAGMENTS | LRU hash | FragmentKey → FragmentWay | 16,384 | xdp_fragment | xdp_fragment, userspace | longest unused |
+//! | CAPTURED | array per CPU | 0 → Captured | 1 | xdp_steer, xdp_fragment, for xdp_capture | xdp_capture | none |
+//! | CAPTURES | array, mapped | capture → Capture | 4 | userspace; buckets and counts xdp_capture | xdp_capture, userspace | none |
+//! | SEEN | perf events | Captured and the frame | one ring per CPU | xdp_capture | userspace | what does not fit |
 //! | HELD | perf events | HeldFragment and the frame | one ring per CPU | xdp_fragment | userspace | what does not fit |
 //! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
 //! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
@@ -33,12 +36,13 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
 
 use abi::access::{AccessBlock, WORDS};
+use abi::capture::CAPTURES_MAX;
 use abi::limits::{
     ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX,
     SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX,
 };
 use abi::{
-    Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit, ListenerKey,
+    Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit, ListenerKey,
     ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, VipAddress, VipKey,
 };
 use datapath::owners::Question;
@@ -96,13 +100,26 @@ pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ROADS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static ROADS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Elements of ROADS.
+pub const FRAGMENT_ROAD: u32 = 0;
+pub const CAPTURE_ROAD: u32 = 1;
 
 #[map]
 pub static PART: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentWay> = LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+
+#[map]
+pub static CAPTURED: PerCpuArray<Captured> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static CAPTURES: Array<Capture> = Array::with_max_entries(CAPTURES_MAX as u32, MAPPED);
+
+#[map]
+pub static SEEN: PerfEventArray<Captured> = PerfEventArray::new(0);
 
 #[map]
 pub static HELD: PerfEventArray<HeldFragment> = PerfEventArray::new(0);

@@ -23,12 +23,12 @@ use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
     ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION,
-    ROADS, SLOTS, SOURCES, VIPS, switch,
+    FRAGMENT_ROAD, ROADS, SLOTS, SOURCES, VIPS, switch,
 };
 use crate::sender::sender;
 
 pub struct Maps {
-    context: *mut xdp_md,
+    pub context: *mut xdp_md,
     /// Bytes of the frame as it arrived.
     arrived: usize,
 }
@@ -59,11 +59,11 @@ impl Tables for Maps {
             // same kind.
             unsafe {
                 (&raw mut (*held).part).write(Part { arrived: self.arrived as u32, ..part });
-                let _ = ROADS.tail_call(&XdpContext::new(self.context), 0);
+                let _ = ROADS.tail_call(&XdpContext::new(self.context), FRAGMENT_ROAD);
             }
         }
         // There is no program: userspace puts it there before this one runs.
-        Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0 }
+        Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0, hops: 0 }
     }
 
     #[inline(always)]
@@ -245,7 +245,7 @@ pub fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
 }
 
 /// An element of a map, which nobody but the programs writes while they run, and they only as follows.
-struct Word(*mut u64);
+pub struct Word(pub *mut u64);
 
 // In assembly, because `core` has no atomics for this target (rustc 1.97). Its machine has these since kernel 5.12; for older ones
 // `edge_kernel::older` puts others in their place: the exchange becomes a store, and of the three instructions of `add` the second
@@ -287,7 +287,7 @@ impl Bucket for Word {
 }
 
 /// BPF_F_CURRENT_CPU.
-const CURRENT_CPU: u64 = 0xffff_ffff;
+pub const CURRENT_CPU: u64 = 0xffff_ffff;
 
 /// The settings of the generation that the switch names, `first` being those of generation 0. Calculated where LLVM cannot see it: it
 /// would take two roads for one bit, and the verifier would follow both to their ends.

@@ -136,8 +136,8 @@ pub fn tunnel(frame: &[u8], header: &Header) -> Result<Option<Tunnel>, Reason> {
     }
     let Some(gue) = frame.get(udp + 8..udp + 28) else { return Err(Reason::GueTruncated) };
     let parts = header.fragment & 0x3fff != 0;
-    // Version 0, four words of options, the P bit and no other, ours, IPv4 or IPv6 inside.
-    if parts || gue[0] != 4 || gue[2..4] != [0, 1] || gue[5] != 0x57 || ![4, 41].contains(&gue[1]) {
+    // Version 0, four words of options or more, the P bit and no other, ours, IPv4 or IPv6 inside.
+    if parts || !(4..32).contains(&gue[0]) || gue[2..4] != [0, 1] || gue[5] != 0x57 || ![4, 41].contains(&gue[1]) {
         return Err(Reason::ForeignGue);
     }
     let hops = match gue[4] & 0x0f {
@@ -151,7 +151,8 @@ pub fn tunnel(frame: &[u8], header: &Header) -> Result<Option<Tunnel>, Reason> {
         past: Past { hops, claim, at: gue[4] >> 6, asked },
         cookie: u32::from_be_bytes([gue[8], gue[9], gue[10], gue[11]]),
         carries_v4: gue[1] == 4,
-        carried_at: udp + 28,
+        // Behind all words of options, known or not.
+        carried_at: udp + 8 + 4 + usize::from(gue[0]) * 4,
     }))
 }
 

@@ -219,6 +219,8 @@ pub enum Verb {
     Top(Top),
     /// Show requests as they end, of all machines
     Tap(Tap),
+    /// Show packets and what the kernel's programs do with them, of all machines, or write them to a file that tcpdump and Wireshark read
+    Capture(Capture),
     /// Tell what the kernel's programs of the machine do with a packet: 'tcp 198.51.100.7:41000 > 203.0.113.10:443', with syn behind it for
     /// one that opens a connection
     Trace {
@@ -326,6 +328,46 @@ pub struct Tap {
     /// End after so long, such as 30s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub r#for: Option<Duration>,
+}
+
+#[derive(Args)]
+pub struct Capture {
+    /// Write packets there, as pcapng; - for stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// For this VirtualIP, or this address
+    #[arg(long, value_name = "NAME")]
+    pub vip: Option<String>,
+    /// That became this: drop, pass, transmit, a reason such as slot_empty, or several with commas [default: all but not_ip and not_vip]
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Of this address or prefix
+    #[arg(long, value_name = "CIDR")]
+    pub source: Option<String>,
+    /// Of this flow: 'tcp 198.51.100.7:41000 > 203.0.113.10:443'
+    #[arg(long)]
+    pub flow: Option<String>,
+    /// Sent on to this machine
+    #[arg(long, value_name = "NAME")]
+    pub to: Option<String>,
+    /// On this machine alone
+    #[arg(long, value_name = "NAME", alias = "machine")]
+    pub member: Option<String>,
+    /// At most so many a second of each machine [default: 1000]
+    #[arg(long)]
+    pub rate: Option<u32>,
+    /// The first bytes of each, so many [default: 2048]
+    #[arg(short, long, value_name = "BYTES")]
+    pub snap: Option<u32>,
+    /// End after so many
+    #[arg(short, long)]
+    pub count: Option<u64>,
+    /// End after so long, such as 30s [default: 10m, at most 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub r#for: Option<String>,
+    /// End after so many bytes of packets [default: 100000000]
+    #[arg(long)]
+    pub bytes: Option<u64>,
 }
 
 #[derive(Args)]

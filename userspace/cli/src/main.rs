@@ -7,6 +7,7 @@
 mod arguments;
 mod backup;
 mod caches;
+mod capture;
 mod catalog;
 mod check;
 mod config;

@@ -10,7 +10,7 @@ use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
+    backup, caches, capture, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
     last_good, members, objects, pages, profile, schema, tap, tokens, top, trace, wasm, watch,
 };
 
@@ -150,6 +150,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Top(what) => top::top(&server, &what, format).await,
         Verb::Tap(what) => tap::tap(&server, &what, format).await,
+        Verb::Capture(what) => capture::capture(&server, &what, format).await,
         Verb::Trace { flow } => trace::trace(&server, &flow, format).await,
         Verb::ExplainRequest { id } => tap::explain(&server, &id, format).await,
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,

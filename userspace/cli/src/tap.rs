@@ -60,7 +60,7 @@ pub async fn tap(server: &Server, tap: &Tap, format: Format) -> Result<(), Strin
 }
 
 /// Each on one line in JSON, each a document in YAML.
-fn print_line(line: &Value, format: Format) {
+pub fn print_line(line: &Value, format: Format) {
     match format {
         Format::Yaml => print(&format!("---\n{}", base_model::yaml::to_string(line))),
         _ => print(&line.to_string()),

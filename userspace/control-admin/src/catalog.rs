@@ -57,7 +57,7 @@ pub enum Requests {
     Latest { sort: String, most: usize },
 }
 
-/// Requests as they end.
+/// Requests as they end, or packets as they are decided about.
 pub struct Tap {
     pub requests: mpsc::Receiver<Value>,
     /// How many passed the filter so far and were not handed on.
@@ -149,6 +149,13 @@ pub trait Local: Send + Sync + 'static {
     fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
         let _ = filter;
         Err("this machine has no edge half, and so no requests".to_owned())
+    }
+
+    /// Packets that the kernel's programs decide about from now on and that pass a filter: keys and values as `GET /capture` takes them.
+    /// Called where it may wait.
+    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+        let _ = filter;
+        Err("this machine has no edge half, and so no kernel plane".to_owned())
     }
 
     /// A request was refused because as many documents as may be are being checked: counted.

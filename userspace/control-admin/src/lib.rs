@@ -14,6 +14,7 @@ mod alone;
 mod backup;
 mod body;
 mod caches;
+mod capture;
 mod catalog;
 mod checks;
 mod custom;

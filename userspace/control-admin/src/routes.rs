@@ -13,8 +13,8 @@ use crate::body::{Error, Reply, finish, header_text, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
-    backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, profile, requests, status,
-    tap, tokens, trace, wasm, watch,
+    backup, caches, capture, custom, history, last_good, logs, members, metadata, objects, overview, profile, requests,
+    status, tap, tokens, trace, wasm, watch,
 };
 
 pub struct Api {
@@ -124,6 +124,7 @@ fn entries() -> Vec<Entry> {
     add("requests", "/requests", &["GET"], get(requests::latest));
     add("requests", "/requests/{id}", &["GET"], get(requests::of_id));
     add("requests", "/tap", &["GET"], get(tap::open));
+    add("requests", "/capture", &["GET"], get(capture::open));
     add("requests", "/trace", &["GET"], get(trace::of_flow));
 
     add("logs", "/logs", &["GET"], get(logs::tail));

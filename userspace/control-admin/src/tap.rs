@@ -1,4 +1,4 @@
-//! Requests while they come, from every machine: `GET /tap`, a line of JSON for each.
+//! What is shown while it comes, from every machine, a line of JSON for each: requests (`GET /tap`) and packets (`GET /capture`).
 //!
 //! This machine's are handed on as they end. Other machines are asked again and again: each question waits there for a moment until
 //! there is something to tell, and what nobody asks for any more ends by itself.
@@ -30,11 +30,57 @@ use crate::status::escaped;
 
 type Params = Query<Vec<(String, String)>>;
 
+/// What is shown while it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Requests that end.
+    Requests,
+    /// Packets that the kernel's programs have decided about.
+    Packets,
+}
+
+impl Shown {
+    /// Where members ask each other.
+    fn path(self) -> &'static str {
+        match self {
+            Shown::Requests => "/local/tap",
+            Shown::Packets => "/local/capture",
+        }
+    }
+
+    async fn start(self, local: Arc<dyn Local>, filter: Vec<(String, String)>) -> Result<Tap, String> {
+        match self {
+            Shown::Requests => local.tap(&filter),
+            Shown::Packets => {
+                // Waits for the kernel's programs.
+                let started = tokio::task::spawn_blocking(move || local.capture(&filter)).await;
+                started.unwrap_or_else(|_| Err("opening a capture panicked; the log says more".to_owned()))
+            }
+        }
+    }
+
+    /// A machine that has none of it lets the others show theirs.
+    fn has_none(self, reason: &str) -> bool {
+        reason.contains("no edge half") || self == Shown::Packets && reason.contains("no kernel plane")
+    }
+}
+
 /// `GET /tap?host=…&path=…&method=…&server=…&status=…&client=…&slow=…&sample=…&rate=…`, of all machines or of `member`: each request
 /// that ends and passes, as `GET /requests/{id}` shows it. Lines that are none have `missed` (how many were not shown, and where) or
 /// `warning`.
 pub async fn open(State(api): State<Arc<Api>>, Query(query): Params) -> Result<Response, Error> {
     caller().needs(Role::Read, None)?;
+    Ok(answer(lines(&api, &query, Shown::Requests).await?))
+}
+
+/// Lines of JSON as they come.
+pub fn answer(lines: mpsc::Receiver<Bytes>) -> Response {
+    let kind = [("content-type", "application/x-ndjson"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    (kind, Body::new(Chunks(lines))).into_response()
+}
+
+/// What all machines show, or the one that `member` names, until nobody reads any more.
+pub async fn lines(api: &Arc<Api>, query: &[(String, String)], shown: Shown) -> Result<mpsc::Receiver<Bytes>, Error> {
     let member = query.iter().find(|(key, _)| key == "member").map_or("", |(_, name)| name.trim());
     let filter: Vec<(String, String)> = query.iter().filter(|(key, _)| key != "member").cloned().collect();
     let state = api.control.state();
@@ -53,18 +99,16 @@ pub async fn open(State(api): State<Arc<Api>>, Query(query): Params) -> Result<R
         .cloned()
         .collect();
     if wanted(api.control.name()) {
-        match api.local.tap(&filter) {
+        match shown.start(api.local.clone(), filter.clone()).await {
             Ok(tap) => drop(tokio::spawn(hand_on(tap, api.control.name().to_owned(), sender.clone()))),
-            // A machine without an edge half shows what the others have.
-            Err(reason) if others.is_empty() || !reason.contains("no edge half") => return Err(Error::invalid(reason)),
+            Err(reason) if others.is_empty() || !shown.has_none(&reason) => return Err(Error::invalid(reason)),
             Err(_) => {}
         }
     }
     for other in others {
-        tokio::spawn(ask_again(api.control.clone(), other, filter.clone(), sender.clone()));
+        tokio::spawn(ask_again(api.control.clone(), other, filter.clone(), shown, sender.clone()));
     }
-    let kind = [("content-type", "application/x-ndjson"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    Ok((kind, Body::new(Chunks(lines))).into_response())
+    Ok(lines)
 }
 
 fn line(value: &Value) -> Bytes {
@@ -103,10 +147,16 @@ async fn hand_on(mut tap: Tap, machine: String, sender: mpsc::Sender<Bytes>) {
 }
 
 /// Asks another machine for what it shows, until nobody reads any more.
-async fn ask_again(control: Control, member: Member, filter: Vec<(String, String)>, sender: mpsc::Sender<Bytes>) {
+async fn ask_again(
+    control: Control,
+    member: Member,
+    filter: Vec<(String, String)>,
+    shown: Shown,
+    sender: mpsc::Sender<Bytes>,
+) {
     static SESSIONS: AtomicU64 = AtomicU64::new(1);
     let session = format!("{}-{}-{}", control.name(), std::process::id(), SESSIONS.fetch_add(1, Ordering::Relaxed));
-    let mut path = format!("{LOCAL}?session={}&machine={}", escaped(&session), escaped(&member.name));
+    let mut path = format!("{}?session={}&machine={}", shown.path(), escaped(&session), escaped(&member.name));
     for (key, value) in &filter {
         path.push_str(&format!("&{}={}", escaped(key), escaped(value)));
     }
@@ -146,6 +196,7 @@ async fn ask_again(control: Control, member: Member, filter: Vec<(String, String
 #[derive(Clone)]
 struct Taps {
     local: Arc<dyn Local>,
+    shown: Shown,
     open: Arc<Mutex<HashMap<String, Session>>>,
 }
 
@@ -157,9 +208,13 @@ struct Session {
     asked: Instant,
 }
 
-/// The part of the peer listener that shows requests to other members.
+/// The part of the peer listener that shows requests and packets to other members.
 pub fn peer_routes(local: Arc<dyn Local>) -> Router {
-    Router::new().route(LOCAL, get(next)).with_state(Taps { local, open: Arc::default() })
+    let routes = |shown: Shown| {
+        let taps = Taps { local: local.clone(), shown, open: Arc::default() };
+        Router::new().route(shown.path(), get(next)).with_state(taps)
+    };
+    routes(Shown::Requests).merge(routes(Shown::Packets))
 }
 
 /// What there is, or comes within a moment.
@@ -176,7 +231,7 @@ async fn next(State(taps): State<Taps>, Query(query): Params) -> Response {
         None => {
             let filter: Vec<(String, String)> =
                 query.iter().filter(|(key, _)| key != "session" && key != "machine").cloned().collect();
-            match taps.local.tap(&filter) {
+            match taps.shown.start(taps.local.clone(), filter).await {
                 Ok(tap) => Session { tap, told: 0, asked: Instant::now() },
                 Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
             }
@@ -210,7 +265,6 @@ impl Taps {
     }
 }
 
-const LOCAL: &str = "/local/tap";
 /// Lines that wait for who reads them; what comes while they are so many is missed, and counted.
 const LINES_WAITING: usize = 256;
 /// How often it is looked whether any were missed, and how long it is waited after a failure.

@@ -189,6 +189,11 @@ fn who_may_only_read_reads_no_secret() {
         }
     }
     assert!(walked > 40, "{walked}");
+    // What clients send is for who may do everything.
+    let made = world.call("POST", "/tokens", &[yaml], "name: do\ngrants: [{role: write}]\n").json();
+    let does = format!("Bearer {}", made["token"].as_str().unwrap());
+    let answer = world.call("GET", "/capture?vip=shop", &[("authorization", &does)], "");
+    assert!(answer.status == 403 && answer.text.contains("the role admin"), "{}", answer.text);
     for (path, body) in [
         ("/backup", ""),
         ("/backup", "passphrase: mine\n"),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod capture;
 mod certificates;
 pub mod desired;
 mod format;

@@ -44,7 +44,7 @@ fn shown(flow: &Flow) -> String {
     format!("{protocol} {} > {}{}", flow.source, flow.destination, if flow.opens { " syn" } else { "" })
 }
 
-fn verdict(reason: Reason) -> &'static str {
+pub(crate) fn verdict(reason: Reason) -> &'static str {
     match reason.verdict() {
         Verdict::Pass => "pass",
         Verdict::Transmit => "transmit",
@@ -81,7 +81,7 @@ fn socket(state: u32) -> &'static str {
 }
 
 /// `tcp ADDRESS:PORT > ADDRESS:PORT`, of UDP likewise, and of TCP with `syn` behind it for a packet that opens a connection.
-fn parse(text: &str) -> Result<Flow, String> {
+pub(crate) fn parse(text: &str) -> Result<Flow, String> {
     let wrong = |what: &str| {
         format!(
             "flow = {}: {what}; write it as \"tcp 198.51.100.7:41000 > 203.0.113.10:443\" or \"udp [2001:db8::7]:41000 > \

@@ -28,6 +28,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
 use crate::access::KnownAccess;
+use crate::capture::Captures;
 use crate::error::{KernelError, Warning};
 use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
@@ -116,6 +117,7 @@ pub struct Kernel {
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
     pub(crate) early: Option<Early>,
+    pub(crate) captures: Captures,
     /// What the live generation has in `vips`, by address.
     pub(crate) services: BTreeMap<[u32; 4], VipAddress>,
     /// What the next generation is told.
@@ -139,6 +141,8 @@ pub enum Hook {
     XdpSteer,
     /// What `XdpSteer` leaves fragments to.
     XdpFragment,
+    /// What both leave packets to that somebody wants to see.
+    XdpCapture,
     SkLookup,
     SkReuseport,
 }
@@ -196,10 +200,11 @@ impl Kernel {
         }
         let features = older::features(interfaces.first().map(|interface| interface.index));
         let object = older::adapt(object, features);
-        let (maps, programs, rings) = load_object(&object, &options.sizes, cpus, map_dir.as_deref(), &mut warnings)?;
+        let loaded = load_object(&object, &options.sizes, cpus, map_dir.as_deref(), &mut warnings)?;
+        let Loaded { maps, programs, held, seen } = loaded;
         warnings.extend(features.warnings());
 
-        let mut kernel = Kernel::assemble(options, maps, programs, cpus, layout, warnings)?;
+        let mut kernel = Kernel::assemble(options, maps, programs, seen, cpus, layout, warnings)?;
         kernel.configure(&own, &interfaces, inherited);
         kernel.lay_roads()?;
         if inherited {
@@ -207,7 +212,7 @@ impl Kernel {
         }
         kernel.attach(&interfaces, inherited)?;
         if features.live_frames {
-            kernel.await_first_fragments(&interfaces, rings);
+            kernel.await_first_fragments(&interfaces, held);
         }
         Ok(kernel)
     }
@@ -296,6 +301,7 @@ impl Kernel {
         options: Options,
         mut maps: HashMap<String, OwnedFd>,
         programs: HashMap<Hook, OwnedFd>,
+        seen: Option<MapData>,
         cpus: u32,
         layout: String,
         warnings: Vec<Warning>,
@@ -310,8 +316,12 @@ impl Kernel {
         fn mapped<T: sys::Plain>(name: &str, fd: OwnedFd) -> Result<MappedArray<T>, KernelError> {
             MappedArray::open(fd).map_err(|e| KernelError::system(format!("cannot map {name} into memory"), e))
         }
+        let config: Arc<MappedArray<Config>> = Arc::new(mapped("CONFIG", take("CONFIG")?)?);
+        let captures = Captures::new(mapped("CAPTURES", take("CAPTURES")?)?, config.clone(), seen)
+            .map_err(|e| KernelError::system("cannot use the rings for captured packets", e))?;
         Ok(Kernel {
-            config: Arc::new(mapped("CONFIG", take("CONFIG")?)?),
+            config,
+            captures,
             slots: mapped("SLOTS", take("SLOTS")?)?,
             machines: mapped("MACHINES", take("MACHINES")?)?,
             before: mapped("BEFORE", take("BEFORE")?)?,
@@ -414,11 +424,15 @@ impl Kernel {
         self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))
     }
 
-    /// Our program for fragments where `xdp_steer` looks for it, which takes ours and that of an earlier process alike.
+    /// Our programs for fragments and captures where `xdp_steer` looks for them, which takes ours and those of an earlier process alike.
     fn lay_roads(&self) -> Result<(), KernelError> {
-        let program = self.programs[&Hook::XdpFragment].as_raw_fd() as u32;
-        sys::map_update(self.roads.as_fd(), &0u32, &program)
-            .map_err(|e| KernelError::system("cannot put the program for fragments into its place", e))
+        for (place, hook) in [(0u32, Hook::XdpFragment), (1, Hook::XdpCapture)] {
+            let Some(program) = self.programs.get(&hook).map(|program| program.as_raw_fd() as u32) else { continue };
+            sys::map_update(self.roads.as_fd(), &place, &program).map_err(|e| {
+                KernelError::system("cannot put the programs for fragments and captures into their places", e)
+            })?;
+        }
+        Ok(())
     }
 
     fn await_first_fragments(&mut self, interfaces: &[Interface], rings: Option<MapData>) {
@@ -545,8 +559,14 @@ impl Sizes {
     }
 }
 
-/// Maps, programs, and the rings that early fragments come through.
-type Loaded = (HashMap<String, OwnedFd>, HashMap<Hook, OwnedFd>, Option<MapData>);
+struct Loaded {
+    maps: HashMap<String, OwnedFd>,
+    programs: HashMap<Hook, OwnedFd>,
+    /// The rings that early fragments come through.
+    held: Option<MapData>,
+    /// Those that captured packets come through.
+    seen: Option<MapData>,
+}
 
 /// Makes or opens the maps, has the verifier examine the programs, and hands out descriptors of all of them.
 fn load_object(
@@ -583,6 +603,16 @@ fn load_object(
         })?;
         let failed = |e: &aya::programs::ProgramError| load_error(name, e);
         let fd = match hook {
+            Hook::XdpCapture => {
+                let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
+                match xdp.load().and_then(|()| xdp.fd()) {
+                    Ok(fd) => fd,
+                    Err(_) => {
+                        warnings.push(Warning(WITHOUT_CAPTURE.to_owned()));
+                        continue;
+                    }
+                }
+            }
             Hook::XdpSteer | Hook::XdpFragment => {
                 let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
                 xdp.load().and_then(|()| xdp.fd()).map_err(|e| failed(&e))?
@@ -611,11 +641,11 @@ fn load_object(
             maps.insert(name.to_owned(), clone(fd)?);
         }
     }
-    let rings = match ebpf.take_map("HELD") {
+    let mut rings = |name: &str| match ebpf.take_map(name) {
         Some(Map::PerfEventArray(rings)) => Some(rings),
         _ => None,
     };
-    Ok((maps, programs, rings))
+    Ok(Loaded { maps, programs, held: rings("HELD"), seen: rings("SEEN") })
 }
 
 fn map_fd(map: &Map) -> Option<BorrowedFd<'_>> {
@@ -806,6 +836,8 @@ fn possible_cpus() -> u32 {
         .map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32), |last| last + 1)
 }
 
+pub(crate) const WITHOUT_CAPTURE: &str =
+    "packets cannot be captured: this kernel does not take the program for that; all else works as it does elsewhere";
 /// By mode: driver, generic. Behind it stands the interface's name.
 const XDP_PINS: [&str; 2] = ["link-xdp-", "generic-xdp-"];
 const GENERIC: usize = 1;
@@ -819,6 +851,8 @@ const MAPS: &[&str] = &[
     "FRAGMENTS",
     "ROADS",
     "PART",
+    // Shared by programs of this process and an earlier one while one takes over, as PART is.
+    "CAPTURED",
     "SLOTS",
     "MACHINES",
     "BEFORE",
@@ -839,6 +873,7 @@ const MAPS: &[&str] = &[
 const PROGRAMS: &[(&str, Hook)] = &[
     ("xdp_steer", Hook::XdpSteer),
     ("xdp_fragment", Hook::XdpFragment),
+    ("xdp_capture", Hook::XdpCapture),
     ("pick_listener", Hook::SkLookup),
     ("pick_worker", Hook::SkReuseport),
 ];

@@ -11,10 +11,11 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
+mod capture;
 mod connections;
 mod counters;
 mod error;
@@ -39,6 +40,10 @@ mod veth;
 pub use abi;
 pub use abi::Slot;
 pub use access::{AccessPrefix, AccessTables};
+pub use capture::{
+    CaptureCounts, CaptureFilter, CapturedPacket, OpenCapture, PacketSink, RATE_MOST as CAPTURE_RATE_MOST,
+    SNAP_LEAST as CAPTURE_SNAP_LEAST, SNAP_MOST as CAPTURE_SNAP_MOST,
+};
 pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};

@@ -31,6 +31,7 @@ macro_rules! plain {
 plain!(
     u32,
     abi::SenderKey,
+    abi::Capture,
     u64,
     abi::access::AccessBlock,
     AccessKey,

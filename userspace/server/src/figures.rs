@@ -529,5 +529,13 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
         for (outcome, count) in [("followed", followed), ("given_up", given_up), ("refused", refused)] {
             encoder.counter("weir_early_fragments_total", help, &[("outcome", outcome)], count as f64);
         }
+        let counts = plane.kernel.capture_counts();
+        encoder.gauge("weir_captures", "Captures of packets that are open.", &[], counts.open as f64);
+        encoder.counter("weir_capture_packets_total", "Packets that captures have shown.", &[], counts.shown as f64);
+        let help = "Packets that captures have not shown, by reason: rate (they came faster than was asked for), room (whoever reads is too \
+                    slow).";
+        for (reason, count) in [("rate", counts.too_fast), ("room", counts.no_room)] {
+            encoder.counter("weir_capture_missed_total", help, &[("reason", reason)], count as f64);
+        }
     }
 }

@@ -6,11 +6,14 @@ use crate::shown_figures;
 use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
 use base_text::quoted;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use control_admin::{Requests, Tap};
 use control_api::{EdgeReport, FAILURE_CHARS_TOLD, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
 use edge_agent::steer::Plane;
+use edge_kernel::CapturedPacket;
 use edge_listeners::{Traffic, watch};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,6 +22,38 @@ use tokio::sync::{broadcast, mpsc};
 
 /// Requests that wait for who reads a tap; what comes while they are so many is missed, and counted.
 const TAPPED_WAITING: usize = 256;
+
+/// Packets that wait to be told of, likewise: for as long as steering is being changed.
+const CAPTURED_WAITING: usize = 1024;
+
+/// Says in lines what became of packets, until none come or nobody listens.
+async fn tell_packets(
+    plane: Weak<Mutex<Plane>>,
+    mut captured: mpsc::Receiver<CapturedPacket>,
+    told: mpsc::Sender<Value>,
+) {
+    let mut packets = Vec::new();
+    while captured.recv_many(&mut packets, CAPTURED_WAITING).await > 0 {
+        let (plane, batch) = (plane.clone(), std::mem::take(&mut packets));
+        // The plane is another's while steering is changed.
+        let lines = tokio::task::spawn_blocking(move || {
+            let plane = plane.upgrade()?;
+            let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
+            let line = |packet: &CapturedPacket| {
+                let mut line = plane.captured(packet);
+                line["frame"] = BASE64_STANDARD.encode(&packet.bytes).into();
+                line
+            };
+            Some(batch.iter().map(line).collect::<Vec<Value>>())
+        });
+        let Ok(Some(lines)) = lines.await else { return };
+        for line in lines {
+            if told.send(line).await.is_err() {
+                return;
+            }
+        }
+    }
+}
 
 /// This machine's half of the admin API.
 pub struct Local {
@@ -133,6 +168,20 @@ impl control_admin::Local for Local {
                 .to_owned());
         };
         plane.lock().unwrap_or_else(PoisonError::into_inner).trace(flow)
+    }
+
+    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+        let Some(plane) = self.plane.get().and_then(Weak::upgrade) else {
+            return Err("there is no kernel plane here, so that no packet is looked at: start weir with --interface, or ask a machine that was"
+                .to_owned());
+        };
+        let (sender, captured) = mpsc::channel(CAPTURED_WAITING);
+        let sink = Box::new(move |packet| sender.try_send(packet).is_ok());
+        let open = Arc::new(plane.lock().unwrap_or_else(PoisonError::into_inner).capture(filter, sink)?);
+        let (told, requests) = mpsc::channel(TAPPED_WAITING);
+        tokio::spawn(tell_packets(Arc::downgrade(&plane), captured, told));
+        let counted = open.clone();
+        Ok(Tap { requests, missed: Box::new(move || counted.missed()), hold: Box::new(open) })
     }
 
     fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {

@@ -17,6 +17,7 @@ mod auto_cert;
 mod bad_input;
 mod browser;
 mod caches;
+mod captures;
 mod changes;
 mod cluster;
 mod collectors;
