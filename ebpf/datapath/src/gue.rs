@@ -85,8 +85,8 @@ pub fn recognise(
         return Err(Reason::GueCookieWrong);
     }
     // What a newer machine has put behind is passed over.
-    let more = tables.forget((version_and_length - VERSION_AND_LENGTH) as usize) * 4;
-    let length = header + UDP_HEADER + LENGTH + more;
+    let more = (version_and_length - VERSION_AND_LENGTH) as usize * 4;
+    let length = tables.forget(header + UDP_HEADER + LENGTH + more);
     let (inner, least) = if protocol == PROTOCOL_IPV4 { (IPV4, HEADER_V4) } else { (IPV6, HEADER_V6) };
     if outer.at + length + least > frame.len() {
         return Err(Reason::GueTruncated);
