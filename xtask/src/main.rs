@@ -15,6 +15,7 @@ mod flash_sale;
 mod fleet;
 mod fuzz;
 mod http;
+mod kernels;
 mod kubernetes;
 mod pgo;
 mod process;
@@ -47,6 +48,8 @@ enum Task {
     Test(test::Options),
     /// Build Kubernetes's own API server, once, and run the tests that speak with it
     TestKubernetes(kubernetes::Options),
+    /// Load, attach and steer on the kernels that people run, each in a virtual machine
+    TestKernels(kernels::Options),
     /// Build the BPF programs that weir embeds, and show what the verifier says about them
     BuildEbpf,
     /// What CI runs before the tests: formatting, clippy, the map of the repository. Never writes
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::FlashSale(options) => flash_sale::run(&options),
         Task::Test(options) => test::run(&options),
         Task::TestKubernetes(options) => kubernetes::run(&options),
+        Task::TestKernels(options) => kernels::run(&options),
         Task::BuildEbpf => cargo::kernel_programs(),
         Task::Check => check::check(),
         Task::Fix => check::fix(),

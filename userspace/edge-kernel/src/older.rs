@@ -27,7 +27,12 @@ pub(crate) struct Features {
 /// load no program at all it is taken to have everything: what then is refused says why.
 pub(crate) fn features(interface: Option<u32>) -> Features {
     let all = Features { atomics: true, coarse_clock: true, live_frames: true };
-    let Ok(dropping) = sys::load_xdp(&[MOVE_R0_DROP, EXIT]) else { return all };
+    // Before 5.11 programs are locked memory, of which all of a user's processes together may have little.
+    let dropping = sys::load_xdp(&[MOVE_R0_DROP, EXIT]).or_else(|_| {
+        sys::lock_any_memory();
+        sys::load_xdp(&[MOVE_R0_DROP, EXIT])
+    });
+    let Ok(dropping) = dropping else { return all };
     // r1 = 1; *(u64 *)(r10 - 8) = r1; r1 = atomic_fetch_add((u64 *)(r10 - 8), r1)
     let atomics = [MOVE_R1_1, word(STORE, 10, 1, -8, 0), word(ATOMIC, 10, 1, -8, FETCH_ADD), MOVE_R0_DROP, EXIT];
     let clock = [word(CALL, 0, 0, 0, COARSE_CLOCK), MOVE_R0_DROP, EXIT];

@@ -116,6 +116,13 @@ pub(crate) fn load_xdp(code: &[u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Lets this process lock as much memory as it asks for, where it may say so.
+pub(crate) fn lock_any_memory() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit lives through the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}
+
 /// A program of two instructions: `return XDP_PASS`.
 pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
     const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
