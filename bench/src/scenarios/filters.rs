@@ -17,7 +17,8 @@ macro_rules! station {
 
 const FILTERS: &[Extra] = &[
     Extra { name: "ten-headers", document: |plain, _| ten(plain), goal: header_goal, tells: false },
-    station!("adaptive-concurrency", "kind: AdaptiveConcurrency"),
+    // As many places as there are clients: what is refused would be no figure.
+    station!("adaptive-concurrency", "kind: AdaptiveConcurrency\n  minLimit: 128\n  initialLimit: 128"),
     station!("cors-adaptor", "kind: CORSAdaptor\n  allowedOrigins: ['https://shop.example']"),
     // Nothing is kept: each request is a miss that may not be.
     station!("cache-miss", "kind: Cache\n  lifetimes: []"),

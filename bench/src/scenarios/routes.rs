@@ -105,7 +105,7 @@ fn change(gateway: &Gateway, n: usize) -> Result<Duration, String> {
     let document = pipeline(n + 1);
     let started = Instant::now();
     let put = format!(
-        "PUT /apis/v2/objects/bench-mark HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{document}",
+        "PUT /apis/v2/objects/bench-mark HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{document}",
         document.len()
     );
     let answer = ask(admin, &put).map_err(|error| fail(error.to_string()))?;
