@@ -107,7 +107,7 @@ impl TcpStream {
 
     fn start_connect(cx: &Context, family: libc::c_int, address: &Address) -> io::Result<TcpStream> {
         let flags = if cx.driver.kind() == IoKind::Epoll { libc::SOCK_NONBLOCK } else { 0 };
-        let fd = new_socket(family, libc::SOCK_STREAM | flags)?;
+        let fd = for_traffic(new_socket(family, libc::SOCK_STREAM | flags)?)?;
         if family != libc::AF_UNIX {
             set_option(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
         }
@@ -469,6 +469,14 @@ fn new_socket(family: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just made.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A socket for traffic, unless it is one of the last that are set aside.
+fn for_traffic(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if crate::pressure::refuses(fd.as_raw_fd()) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    Ok(fd)
 }
 
 pub(crate) fn set_option<T: Copy>(fd: RawFd, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! How much of what the kernel gives this process is used.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Files, sockets among them, that the process may have open; `None`: any number, or the kernel does not say.
 pub fn descriptors_most() -> Option<u64> {
@@ -8,6 +9,52 @@ pub fn descriptors_most() -> Option<u64> {
     // SAFETY: the kernel writes one `rlimit`.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// From this descriptor on no more connections are taken in, and none is kept or opened from halfway between it and the last one. The
+/// kernel gives out the lowest that is free (open(2)): one that is as high says that all below it are taken.
+static PAUSE_FROM: AtomicI32 = AtomicI32::new(i32::MAX);
+static REFUSE_FROM: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// Sets the process's last descriptors aside for what is no traffic: the admin API, other members, logs, the disk. An eighth of those
+/// there are, and 256 at most; connections of workers take the rest. To be called once the limit is what it is to be.
+pub fn set_descriptors_aside() {
+    let Some(most) = descriptors_most() else { return };
+    let aside = aside_of(most);
+    let at = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
+    PAUSE_FROM.store(at(most - aside), Ordering::Relaxed);
+    REFUSE_FROM.store(at(most - aside / 2), Ordering::Relaxed);
+}
+
+fn aside_of(most: u64) -> u64 {
+    (most / 8).min(256)
+}
+
+/// Files that traffic may open, of those there may be; `None`: any number.
+pub fn descriptors_for_traffic() -> Option<u64> {
+    let most = descriptors_most()?;
+    let is_set = PAUSE_FROM.load(Ordering::Relaxed) != i32::MAX;
+    Some(if is_set { most - aside_of(most) } else { most })
+}
+
+/// Files that the process has open. Asks for no further one where the kernel counts them itself (Linux 6.2).
+pub fn descriptors_open() -> Option<u64> {
+    const OWN: &str = "/proc/self/fd";
+    match std::fs::metadata(OWN).map(|open| open.len()) {
+        Ok(open) if open > 0 => Some(open),
+        // One is the directory itself.
+        _ => std::fs::read_dir(OWN).ok().map(|open| (open.count() as u64).saturating_sub(1)),
+    }
+}
+
+/// Whether one more connection is to wait in the kernel's queue until others have gone.
+pub(crate) fn pauses_at(fd: RawFd) -> bool {
+    fd >= PAUSE_FROM.load(Ordering::Relaxed)
+}
+
+/// Whether this one is needed by what is no traffic.
+pub(crate) fn refuses(fd: RawFd) -> bool {
+    fd >= REFUSE_FROM.load(Ordering::Relaxed)
 }
 
 /// Connections that wait to be accepted at a listening socket, and how many may. `None` where it listens no longer. A descriptor that
@@ -43,5 +90,6 @@ mod tests {
         assert_eq!(accept_queue(listener.as_raw_fd()), Some((5, most)));
         assert_eq!(accept_queue(clients[0].as_raw_fd()), None);
         assert!(descriptors_most().is_none_or(|most| most > 10));
+        assert!(descriptors_open().is_some_and(|open| (8..10_000).contains(&open)), "{:?}", descriptors_open());
     }
 }

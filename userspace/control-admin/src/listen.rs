@@ -2,7 +2,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -206,12 +206,16 @@ async fn accept(
     mut ending: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
     loop {
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    if told.is_none_or(|at| at.elapsed() >= TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, "an admin connection could not be accepted; it is tried again");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -272,6 +276,8 @@ async fn serve(
     let _ = serving.await;
 }
 
+/// Between two lines in the log about connections that cannot be accepted.
+const TELL: Duration = Duration::from_secs(60);
 const LOOKED_AT: Duration = Duration::from_secs(1);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);

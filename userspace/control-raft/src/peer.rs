@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -69,12 +70,16 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
 /// Serves until it is dropped, and then lets go of every connection at once.
 pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
     loop {
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a member's connection could not be accepted");
+                    if told.is_none_or(|at| at.elapsed() >= TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, "a member's connection could not be accepted; it is tried again");
+                    }
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
@@ -534,6 +539,8 @@ pub(crate) fn refuse(status: StatusCode, message: String) -> Response {
 
 /// A request for a certificate takes a kilobyte.
 const JOIN_BYTES_MAX: usize = 64 << 10;
+/// Between two lines in the log about connections that cannot be accepted.
+const TELL: std::time::Duration = std::time::Duration::from_secs(60);
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Longer than callers keep a connection they do not use.
 const HEAD: std::time::Duration = std::time::Duration::from_secs(60);

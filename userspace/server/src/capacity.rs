@@ -65,13 +65,12 @@ pub fn bytes(text: &str) -> Option<u64> {
 const LEAST: u64 = 16 << 20;
 
 /// Raises the number of descriptors the process may have to the most it is allowed; says how many that are, `None` for any number.
-/// Each connection takes one.
+/// Each connection takes one; traffic leaves the last of them to the rest of the process.
 pub fn raise_descriptors() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
-        return maximum;
-    }
-    current
+    let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    base_runtime::pressure::set_descriptors_aside();
+    if raised { maximum } else { current }
 }
 
 /// Memory of the machine, in bytes.

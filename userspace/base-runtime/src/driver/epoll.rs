@@ -224,8 +224,11 @@ impl Epoll {
             if fd >= 0 {
                 // SAFETY: zeroed, then partly written: initialised either way.
                 let peer = decode_address(&unsafe { storage.assume_init() }).ok();
-                socket::accepted(cx, socket, fd, peer);
-                continue;
+                if socket::accepted(cx, socket, fd, peer) {
+                    continue;
+                }
+                socket.rx_op.set(Op::Idle);
+                return;
             }
             match last_errno() {
                 libc::EAGAIN => {

@@ -273,15 +273,14 @@ impl Uring {
             socket.rx_op.set(Op::Idle);
         }
         let go_on = match result {
-            0.. => {
-                socket::accepted(cx, socket, result, None);
-                true
+            0.. => socket::accepted(cx, socket, result, None),
+            _ if result == -libc::ECANCELED => {
+                socket.listener.as_ref().is_none_or(|listener| !listener.exhausted.get())
             }
-            _ if result == -libc::ECANCELED => true,
             _ => socket::accept_failed(cx, socket, -result),
         };
         let waiting = socket.listener.as_ref().map_or(0, |listener| listener.accepted.borrow().len());
-        if waiting >= ACCEPTED_MAX {
+        if waiting >= ACCEPTED_MAX || (result >= 0 && !go_on) {
             if socket.rx_op.get() == Op::Armed {
                 self.cancel_recv(cx, socket);
             }

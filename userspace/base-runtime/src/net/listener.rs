@@ -2,7 +2,8 @@
 //!
 //! Running out of descriptors or memory is not reported but waited out, 20 ms at a time: whoever frees a descriptor meanwhile lets the
 //! next client in. A client must not wait for ever, though, when none is freed. So after a second of it each worker gives up its
-//! spare descriptor for a moment, with which those that wait are accepted and closed, and can turn to another machine.
+//! spare descriptor for a moment, with which those that wait are accepted and closed, and can turn to another machine. The last
+//! descriptors are set aside for what is no traffic ([`pressure`](crate::pressure)): they count as none.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -24,6 +25,7 @@ use crate::IoKind;
 use crate::context::{self, Context};
 use crate::driver::Driver;
 use crate::executor::poll_share;
+use crate::pressure;
 use crate::runtime::{Shared, close_remotely};
 
 /// How a listening socket is made.
@@ -311,10 +313,18 @@ impl Acceptor {
                 return;
             }
             listener.backoff.clear();
-            listener.exhausted.set(false);
-            if listener.exhausted_since.get().is_some_and(|since| cx.now.get() - since >= SHED_AFTER) {
+            let is_long = listener.exhausted_since.get().is_some_and(|since| cx.now.get() - since >= SHED_AFTER);
+            if is_long {
                 shed(cx, self.fd);
             }
+            // What is set aside is not taken away from it one by one.
+            if next_descriptor(self.fd).is_some_and(pressure::pauses_at) {
+                cx.shared.counters.emfile.add(1);
+                listener.backoff.set_after(ACCEPT_BACKOFF);
+                let _ = listener.backoff.poll_expired(task);
+                return;
+            }
+            listener.exhausted.set(false);
         }
         let ended = listener.ended.get();
         if !ended && socket.rx_op.get() == Op::Idle && listener.accepted.borrow().len() < ACCEPTED_MAX {
@@ -377,6 +387,16 @@ fn shed(cx: &Context, listener: RawFd) {
         cx.shared.counters.shed.add(1);
     }
     cx.spare.replace(spare_descriptor());
+}
+
+/// The descriptor that the next file would have; `None` where there is none.
+fn next_descriptor(open: RawFd) -> Option<RawFd> {
+    // SAFETY: a plain system call on an open descriptor.
+    let next = unsafe { libc::fcntl(open, libc::F_DUPFD_CLOEXEC, 0) };
+    (next >= 0).then(|| {
+        socket::close_fd(next);
+        next
+    })
 }
 
 /// A descriptor whose only use is to be given up.

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::driver::Driver;
 use crate::executor::WakerCell;
 use crate::memory::Kind;
+use crate::pressure;
 use crate::runtime::Shared;
 use crate::table::Chunks;
 use crate::time::{Action, far_add};
@@ -323,15 +324,28 @@ pub(crate) fn connected(cx: &Context, socket: &Socket, errno: i32) {
     socket.tx_waker.wake(&cx.executor);
 }
 
-/// A listener got a connection; what came too late is closed.
-pub(crate) fn accepted(cx: &Context, socket: &Socket, fd: RawFd, peer: Option<SocketAddr>) {
+/// A listener got a connection; what came too late is closed, and so is one that has a descriptor of the last ones. True when accepting
+/// should go on at once.
+pub(crate) fn accepted(cx: &Context, socket: &Socket, fd: RawFd, peer: Option<SocketAddr>) -> bool {
     match &socket.listener {
         Some(listener) if socket.is_open() => {
-            listener.exhausted_since.set(None);
-            listener.accepted.borrow_mut().push_back((fd, peer));
-            socket.rx_waker.wake(&cx.executor);
+            let is_last = pressure::pauses_at(fd);
+            if pressure::refuses(fd) {
+                close_fd(fd);
+                cx.shared.counters.shed.add(1);
+            } else {
+                if !is_last {
+                    listener.exhausted_since.set(None);
+                }
+                listener.accepted.borrow_mut().push_back((fd, peer));
+                socket.rx_waker.wake(&cx.executor);
+            }
+            !is_last || accept_failed(cx, socket, libc::EMFILE)
         }
-        _ => close_fd(fd),
+        _ => {
+            close_fd(fd);
+            true
+        }
     }
 }
 

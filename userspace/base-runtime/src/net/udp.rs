@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use super::address::{Address, socket_address};
-use super::{check, new_socket, set_nonblocking, set_option};
+use super::{check, for_traffic, new_socket, set_nonblocking, set_option};
 use crate::context;
 use crate::driver::Driver;
 use crate::executor::poll_share;
@@ -79,7 +79,8 @@ impl UdpOptions {
     /// Binds on any thread; [`UdpSocket::from_std`] takes the socket to a worker. So those that share an address can be bound in the
     /// order of their workers, which is the order the kernel numbers them in.
     pub fn bind(&self, address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-        let fd = new_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_DGRAM)?;
+        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let fd = for_traffic(new_socket(family, libc::SOCK_DGRAM)?)?;
         let raw = fd.as_raw_fd();
         let v6 = address.is_ipv6();
         if self.reuse_port {

@@ -60,6 +60,9 @@ fn connections_past_the_descriptors() {
             (0..600).filter_map(|_| TcpStream::connect(("127.0.0.1", site.port)).ok()).collect();
         thread::sleep(Duration::from_millis(1500));
         site.machine.still_runs();
+        // Whoever looks after the machine still reaches it, and is told what is short.
+        let used = site.figure("weir_overload_pressure", "resource=\"descriptors\"");
+        assert!(used > 0.9, "the admin API says that {used} of the descriptors are used");
         drop(flood);
         eventually("new connections are served again", || crate::world::get(site.port, "/mock").ok());
         answers(site.port, "/steady/length/10/3", 200);
