@@ -127,7 +127,13 @@ impl Server {
     }
 
     fn at(at: SocketAddr, name: &'static str, answers: usize) -> Server {
-        let socket = UdpSocket::bind(at).unwrap();
+        // Somebody else's socket may have a port that was free for a moment.
+        let mut socket = None;
+        eventually("its port is free", || {
+            socket = UdpSocket::bind(at).ok();
+            socket.is_some()
+        });
+        let socket = socket.unwrap();
         let server = Server { port: socket.local_addr().unwrap().port(), heard: Arc::default() };
         let heard = server.heard.clone();
         thread::spawn(move || {
