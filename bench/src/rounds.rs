@@ -124,10 +124,15 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
     };
     let outcome = run.map_err(|error| format!("{}: {error}", gateway.name))?;
     gateway.forget_logs();
+    judged(&gateway.name, outcome, &options)
+}
+
+/// Refuses an outcome with other answers than this load is to have.
+pub fn judged(name: &str, outcome: Outcome, options: &generator::Options) -> Result<Outcome, String> {
     match options.refused {
-        Some(status) => refused(&gateway.name, outcome, status),
-        None if options.cached => kept(&gateway.name, outcome, options.connections),
-        None => checked(&gateway.name, outcome, options.connections),
+        Some(status) => refused(name, outcome, status),
+        None if options.cached => kept(name, outcome, options.connections),
+        None => checked(name, outcome, options.connections),
     }
 }
 

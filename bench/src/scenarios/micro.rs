@@ -12,7 +12,7 @@ use crate::cpu;
 use crate::gateways::{Contender, Gateway, HTTP, REFUSAL, Role, Setup, beside, free_address};
 use crate::generator;
 use crate::report::{Report, Row};
-use crate::rounds::checked;
+use crate::rounds::judged;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -157,7 +157,7 @@ fn of_loads(folder: &Path, role: Role, loads: Vec<Load>) -> Result<BTreeMap<Stri
                 seconds: 120.0,
                 ..load.clone()
             };
-            checked(name, generator::run(&load)?, load.connections)
+            judged(name, generator::run(&load)?, &load)
         };
         run(TIMES)?;
         let count = |requests: u64| {
