@@ -8,8 +8,7 @@ use crate::thrift::{Encoding, Writer};
 
 /// The spans as a collector takes them.
 pub fn batch(resource: &Resource, traces: &[&Recording]) -> Vec<u8> {
-    let spans: Vec<(&Recording, &Span)> =
-        traces.iter().flat_map(|trace| trace.spans().iter().map(move |span| (*trace, span))).collect();
+    let spans: Vec<(&Recording, &Span)> = spans(traces).collect();
     let mut writer = Writer::new(Encoding::Binary);
     writer.element(|writer| write_batch(resource, &spans, writer));
     writer.out
@@ -18,7 +17,7 @@ pub fn batch(resource: &Resource, traces: &[&Recording]) -> Vec<u8> {
 /// The spans as an agent takes them, in packets of so many bytes at most, and how many fit in none.
 pub fn packets(resource: &Resource, traces: &[&Recording], bytes_most: usize) -> (Vec<Vec<u8>>, u64) {
     let (mut packets, mut too_long) = (Vec::new(), 0);
-    let mut rest = traces.iter().flat_map(|trace| trace.spans().iter().map(move |span| (*trace, span))).peekable();
+    let mut rest = spans(traces).peekable();
     let around = packet(resource, &[]).len() + LIST_MORE;
     while rest.peek().is_some() {
         let (mut taken, mut bytes) = (Vec::new(), around);
@@ -40,6 +39,11 @@ pub fn packets(resource: &Resource, traces: &[&Recording], bytes_most: usize) ->
         }
     }
     (packets, too_long)
+}
+
+/// Each span, with the trace it is of.
+fn spans<'a>(traces: &[&'a Recording]) -> impl Iterator<Item = (&'a Recording, &'a Span)> {
+    traces.iter().flat_map(|trace| trace.spans().iter().map(move |span| (*trace, span)))
 }
 
 /// Bytes that the length of a list takes beyond that of an empty one.

@@ -57,7 +57,7 @@ fn tag(field: u32, wire: u32, out: &mut Vec<u8>) {
     varint((field << 3 | wire).into(), out);
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
+pub fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

@@ -1,6 +1,8 @@
 //! As much of Thrift as the messages need, in both of its encodings
 //! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-binary-protocol.md> and `thrift-compact-protocol.md`).
 
+use crate::protobuf;
+
 /// How values are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -150,12 +152,9 @@ impl Writer {
         }
     }
 
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.out.push(value as u8);
+    /// Written as protobuf's are.
+    fn varint(&mut self, value: u64) {
+        protobuf::varint(value, &mut self.out);
     }
 }
 
