@@ -520,7 +520,7 @@ impl Traffic {
         let busy = busy.sum::<f64>() / workers.len().max(1) as f64;
         let delay = workers.iter().map(Worker::take_longest_turn).max().unwrap_or_default();
         let sockets: u64 = now.iter().map(|now| now.connections_open + now.datagram_sockets_open).sum();
-        let open = pressure::descriptors_open().unwrap_or_default();
+        let open = pressure::descriptors_open().unwrap_or(sockets);
         let waiting =
             self.servers().into_iter().flat_map(|(_, server)| server.sockets()).flat_map(|sockets| {
                 sockets.descriptors.into_iter().filter_map(pressure::accept_queue).collect::<Vec<_>>()
@@ -533,7 +533,7 @@ impl Traffic {
             delay.as_secs_f64() / self.shared.overload.max_delay().as_secs_f64().max(1e-9);
         pressures[Resource::Memory as usize] = memory::ceiling().map_or(0.0, |most| share(memory::booked(), most));
         pressures[Resource::Descriptors as usize] =
-            pressure::descriptors_for_traffic().map_or(0.0, |most| share(sockets.max(open), most));
+            pressure::descriptors_for_traffic().map_or(0.0, |most| share(open, most));
         pressures[Resource::AcceptQueue as usize] = waiting;
         pressures
     }
