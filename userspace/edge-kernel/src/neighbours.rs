@@ -4,7 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::netlink::{Messages, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, Netlink, attribute, attributes, error_of};
+use crate::netlink::{NLM_F_CREATE, NLMSG_ERROR, Netlink, attribute, attributes, error_of};
 
 /// The neighbour that packets for the address are handed to, and the interface it is reached by; none for an address nobody has a route to.
 pub(crate) fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<(IpAddr, u32)>> {
@@ -12,21 +12,18 @@ pub(crate) fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Opt
     // struct rtmsg: family, lengths of destination and source, service, table, protocol, scope, type, flags.
     let mut body = vec![family(address), octets.len() as u8 * 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     attribute(&mut body, RTA_DST, &octets);
-    netlink.send(RTM_GETROUTE, NLM_F_REQUEST, &body)?;
-    let mut answer = vec![0u8; 16 * 1024];
-    let length = netlink.receive(&mut answer)?;
-    for message in Messages(&answer[..length]) {
+    netlink.ask(RTM_GETROUTE, 0, &body, |message| {
         if message.kind == NLMSG_ERROR {
-            return match error_of(message.body) {
+            return Some(match error_of(message.body) {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES)) => {
                     Ok(None)
                 }
                 other => other.map(|()| None),
-            };
+            });
         }
-        let Some(header) = message.body.get(..12).filter(|_| message.kind == RTM_NEWROUTE) else { continue };
+        let header = message.body.get(..12).filter(|_| message.kind == RTM_NEWROUTE)?;
         if header[7] != RTN_UNICAST {
-            return Ok(None);
+            return Some(Ok(None));
         }
         let (mut hop, mut interface) = (address, None);
         for (kind, value) in attributes(&message.body[12..]) {
@@ -36,9 +33,8 @@ pub(crate) fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Opt
                 _ => {}
             }
         }
-        return Ok(interface.map(|interface| (hop, interface)));
-    }
-    Ok(None)
+        Some(Ok(interface.map(|interface| (hop, interface))))
+    })
 }
 
 /// The neighbours of an interface whose MAC is known.

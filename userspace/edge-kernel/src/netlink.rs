@@ -38,15 +38,33 @@ impl Netlink {
 
     /// Sends a change and waits for the kernel's word on it.
     pub(crate) fn change(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-        self.send(kind, NLM_F_REQUEST | NLM_F_ACK | flags, body)?;
-        let mut answer = [0u8; 4096];
-        let length = self.receive(&mut answer)?;
-        for message in Messages(&answer[..length]) {
-            if message.kind == NLMSG_ERROR {
-                return error_of(message.body);
+        self.ask(kind, NLM_F_ACK | flags, body, |message| (message.kind == NLMSG_ERROR).then(|| error_of(message.body)))
+    }
+
+    /// Asks for one thing, and gives what `read` makes of the messages that answer; those that answer what was asked before, and was not
+    /// waited for to its end, are passed over.
+    pub(crate) fn ask<T>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+        mut read: impl FnMut(&Message<'_>) -> Option<io::Result<T>>,
+    ) -> io::Result<T> {
+        self.send(kind, NLM_F_REQUEST | flags, body)?;
+        let mut answer = vec![0u8; 16 * 1024];
+        loop {
+            let length = self.receive(&mut answer)?;
+            let mut answered = false;
+            for message in Messages(&answer[..length]).filter(|message| message.sequence == self.sequence) {
+                answered = true;
+                if let Some(found) = read(&message) {
+                    return found;
+                }
+            }
+            if answered {
+                return Err(io::Error::other("the kernel did not answer"));
             }
         }
-        Err(io::Error::other("the kernel did not answer"))
     }
 
     /// All there is of something, as `read` has each message of it. Asked again when it was changed while the kernel listed it: what
@@ -249,5 +267,21 @@ mod tests {
         let others = [message(28, 2, 6, &[9]), message(NLMSG_DONE, 2, 6, &[0; 4]), message(28, 2, 7, &[1])];
         let (turn, found) = dump(&[&others]);
         assert_eq!((turn.unwrap(), found), (Turn::More, vec![1]));
+    }
+
+    #[test]
+    fn what_answers_an_earlier_question_is_no_answer_to_the_next() {
+        const GET_LINK: u16 = 18;
+        const NONE: u16 = 0xfff0;
+        let mut netlink = Netlink::open().unwrap();
+        // Nobody waits for what is said to that: it is refused.
+        netlink.send(NONE, NLM_F_REQUEST | NLM_F_ACK, &[0; 16]).unwrap();
+        let mut loopback = [0; 16];
+        loopback[4] = 1;
+        let answer = netlink.ask(GET_LINK, 0, &loopback, |message| match message.kind {
+            NLMSG_ERROR => Some(error_of(message.body).map(|()| 0)),
+            kind => Some(Ok(kind)),
+        });
+        assert_eq!(answer.unwrap(), 16, "RTM_NEWLINK");
     }
 }
