@@ -330,7 +330,7 @@ pub struct Tap {
     pub r#for: Option<Duration>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Capture {
     /// Write packets there, as pcapng; - for stdout
     #[arg(short, long, value_name = "FILE")]

@@ -1,9 +1,9 @@
 //! `capture`: packets and what the kernel's programs do with them, on the terminal or as a file for tcpdump and Wireshark.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{Capture, Format};
 use crate::documents::word;
-use crate::output::print;
+use crate::output::try_print;
 use crate::server::{Server, segment};
 use crate::tap::print_line;
 
@@ -73,6 +73,8 @@ struct Shown<'a> {
     missed: BTreeMap<String, u64>,
     ended: Option<String>,
     failed: Option<String>,
+    /// Nobody takes what is written any more.
+    left: bool,
 }
 
 impl<'a> Shown<'a> {
@@ -86,6 +88,7 @@ impl<'a> Shown<'a> {
             missed: BTreeMap::new(),
             ended: None,
             failed: None,
+            left: false,
         }
     }
 
@@ -105,6 +108,7 @@ impl<'a> Shown<'a> {
                 // Whoever read has seen enough.
                 self.failed = (error.kind() != io::ErrorKind::BrokenPipe).then(|| self.cannot(&error));
                 self.file = None;
+                self.left = true;
                 return false;
             }
         }
@@ -114,11 +118,10 @@ impl<'a> Shown<'a> {
     fn packet(&mut self, line: &Value) -> io::Result<()> {
         self.packets += 1;
         if self.asked.write.is_none() {
-            match self.format {
-                Format::Default => print(&row(line)),
+            return match self.format {
+                Format::Default => try_print(&row(line)),
                 format => print_line(line, format),
-            }
-            return Ok(());
+            };
         }
         let frame = BASE64_STANDARD.decode(word(line, "frame")).map_err(io::Error::other)?;
         let number = |key: &str| line[key].as_u64().unwrap_or_default();
@@ -146,7 +149,7 @@ impl<'a> Shown<'a> {
             let path = self.asked.write.as_deref().unwrap_or(Path::new("-"));
             let out: Box<dyn Write> = match path.to_str() {
                 Some("-") => Box::new(io::stdout()),
-                _ => Box::new(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?),
+                _ => Box::new(for_its_owner(path)?),
             };
             let application = concat!("weirctl ", env!("CARGO_PKG_VERSION"));
             self.file = Some(pcapng::Writer::new(out, self.asked.snap.unwrap_or(SNAP), application)?);
@@ -163,7 +166,8 @@ impl<'a> Shown<'a> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        if well && self.asked.write.is_some() {
+        // To open a pipe again would wait for somebody to read it.
+        if well && self.asked.write.is_some() && !self.left {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
             let opened = self.file().map(drop);
             let file = self.file.take();
@@ -182,6 +186,15 @@ impl<'a> Shown<'a> {
         }
         Ok(())
     }
+}
+
+/// A file that only its owner reads, whoever could read it before; a device or a pipe is left as it is.
+fn for_its_owner(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// What is known of a packet, as it stands beside it in the file.
@@ -237,5 +250,45 @@ mod tests {
         assert_eq!(row(&packet), format!("03:04:05.678901Z  tcp 192.0.2.1:4000 > 198.51.100.1:80  108 bytes  {told}"));
         let none = json!({"machine": "m", "verdict": "pass", "reason": "not_ip", "hop": 0, "bytes": 60, "slot": null, "to": null});
         assert_eq!(row(&none), "00:00:00.000000Z  not IP  60 bytes  verdict=pass reason=not_ip hop=0 at=m");
+    }
+
+    fn line() -> Vec<u8> {
+        let packet = json!({"machine": "m", "interface": "eth0", "verdict": "drop", "bytes": 60, "frame": "AAAAAAAA"});
+        format!("{packet}\n").into_bytes()
+    }
+
+    #[test]
+    fn only_its_owner_reads_a_file_that_was_there_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.pcapng");
+        std::fs::write(&path, "what was there").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let asked = Capture { write: Some(path.clone()), ..Capture::default() };
+        let mut shown = Shown::new(&asked, Format::Default);
+        assert!(shown.take(&line()));
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        shown.finish(true).unwrap();
+        assert!(std::fs::read(&path).unwrap().starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+    }
+
+    #[test]
+    fn a_pipe_whose_reader_has_left_is_not_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (done, finished) = std::sync::mpsc::channel();
+        let reads = path.clone();
+        let writer = std::thread::spawn(move || {
+            let asked = Capture { write: Some(path), ..Capture::default() };
+            let mut shown = Shown::new(&asked, Format::Default);
+            while shown.take(&line()) {}
+            let _ = done.send(shown.finish(true));
+        });
+        let mut reader = File::open(reads).unwrap();
+        std::io::Read::read_exact(&mut reader, &mut [0; 64]).unwrap();
+        drop(reader);
+        let finished = finished.recv_timeout(std::time::Duration::from_secs(60));
+        finished.expect("it does not wait for another reader").expect("it has seen enough");
+        writer.join().unwrap();
     }
 }

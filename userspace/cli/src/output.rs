@@ -7,12 +7,17 @@ use crate::arguments::Format;
 
 /// Prints and forgets a reader that left (`weirctl … | head`).
 pub fn print(text: &str) {
+    let _ = try_print(text);
+}
+
+/// For what goes on until somebody ends it: the reader's leaving does.
+pub fn try_print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
+    out.write_all(text.as_bytes())?;
     if !text.ends_with('\n') {
-        let _ = out.write_all(b"\n");
+        out.write_all(b"\n")?;
     }
-    let _ = out.flush();
+    out.flush()
 }
 
 /// `value` as JSON or YAML; `Default` is YAML here, for what has no table.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::arguments::{Format, Tap};
 use crate::documents::word;
-use crate::output::{print, structured};
+use crate::output::{print, structured, try_print};
 use crate::server::{Server, segment, value};
 
 /// Prints requests as they end, until there were enough, the time is over, or somebody ends it.
@@ -38,7 +38,14 @@ pub async fn tap(server: &Server, tap: &Tap, format: Format) -> Result<(), Strin
             match (word(&line, "warning"), line["missed"].as_u64()) {
                 ("", None) => {
                     shown += 1;
-                    if format == Format::Default { print(&row(&line)) } else { print_line(&line, format) }
+                    let printed = match format {
+                        Format::Default => try_print(&row(&line)),
+                        format => print_line(&line, format),
+                    };
+                    if printed.is_err() {
+                        // Whoever read has seen enough.
+                        return false;
+                    }
                 }
                 ("", Some(missed)) => eprintln!(
                     "{}: {missed} more were not shown; a filter, --sample or --rate helps",
@@ -60,10 +67,10 @@ pub async fn tap(server: &Server, tap: &Tap, format: Format) -> Result<(), Strin
 }
 
 /// Each on one line in JSON, each a document in YAML.
-pub fn print_line(line: &Value, format: Format) {
+pub fn print_line(line: &Value, format: Format) -> std::io::Result<()> {
     match format {
-        Format::Yaml => print(&format!("---\n{}", base_model::yaml::to_string(line))),
-        _ => print(&line.to_string()),
+        Format::Yaml => try_print(&format!("---\n{}", base_model::yaml::to_string(line))),
+        _ => try_print(&line.to_string()),
     }
 }
 
