@@ -111,47 +111,72 @@ struct Reader {
 
 impl Reader {
     async fn relay(self, mut lines: mpsc::Receiver<Bytes>) {
-        let until = Instant::now() + self.bounds.time;
+        let Reader { api, caller, head, bounds, sender } = self;
+        let stands = move || caller.stands(&api, &head).map_err(|error| error.message);
+        let why = bounds.hand_on(&mut lines, &sender, stands).await;
+        // The captures end with these, before a reader is waited for who may never read on.
+        drop(lines);
+        if let Some(why) = why {
+            let line = Bytes::from(format!("{}\n", json!({"ended": why})));
+            let _ = tokio::time::timeout(GONE, sender.send(line)).await;
+        }
+    }
+}
+
+impl Bounds {
+    /// Hands lines on until it ends, and says why it did; nothing when the reader has left. Who does not read on keeps no capture open:
+    /// what bounds it is looked at while a line waits for room.
+    async fn hand_on(
+        &self,
+        lines: &mut mpsc::Receiver<Bytes>,
+        sender: &mpsc::Sender<Bytes>,
+        stands: impl Fn() -> Result<(), String>,
+    ) -> Option<String> {
+        let until = Instant::now() + self.time;
         let (mut packets, mut bytes) = (0, 0);
+        let mut waiting = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let chunk = tokio::select! {
-                chunk = lines.recv() => chunk,
-                () = tokio::time::sleep_until(until) => return end(&self.sender, "the time is over").await,
-                () = self.sender.closed() => return,
-                _ = tick.tick() => match self.caller.stands(&self.api, &self.head) {
+            let chunk: Bytes = tokio::select! {
+                chunk = lines.recv(), if waiting.is_none() => match chunk {
+                    Some(chunk) => chunk,
+                    None => return Some("no machine shows anything any more".to_owned()),
+                },
+                room = sender.reserve(), if waiting.is_some() => {
+                    room.ok()?.send(waiting.take()?);
+                    if packets >= self.packets {
+                        return Some("as many packets were shown as were asked for".to_owned());
+                    }
+                    if bytes >= self.bytes {
+                        return Some("as many bytes were shown as may be".to_owned());
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(until) => return Some("the time is over".to_owned()),
+                () = sender.closed() => return None,
+                _ = tick.tick() => match stands() {
                     Ok(()) => continue,
-                    Err(error) => return end(&self.sender, &error.message).await,
+                    Err(why) => return Some(why),
                 },
             };
-            let Some(chunk) = chunk else { return end(&self.sender, "no machine shows anything any more").await };
             // Other machines' lines come many at a time.
             let mut shown = 0;
             for line in chunk.split_inclusive(|byte| *byte == b'\n') {
                 shown += line.len();
                 let Some(length) = packet_bytes(line) else { continue };
                 (packets, bytes) = (packets + 1, bytes + length);
-                if packets >= self.bounds.packets || bytes >= self.bounds.bytes {
+                if packets >= self.packets || bytes >= self.bytes {
                     break;
                 }
             }
-            if self.sender.send(chunk.slice(..shown)).await.is_err() {
-                return;
-            }
-            if packets >= self.bounds.packets {
-                return end(&self.sender, "as many packets were shown as were asked for").await;
-            }
-            if bytes >= self.bounds.bytes {
-                return end(&self.sender, "as many bytes were shown as may be").await;
+            waiting = Some(chunk.slice(..shown));
+            if packets >= self.packets || bytes >= self.bytes {
+                // Nobody needs to look for more.
+                lines.close();
             }
         }
     }
-}
-
-async fn end(sender: &mpsc::Sender<Bytes>, why: &str) {
-    let line = format!("{}\n", json!({"ended": why}));
-    let _ = sender.send(Bytes::from(line)).await;
 }
 
 /// Bytes of the packet, of a line that has one.
@@ -169,6 +194,8 @@ const TIME: Duration = Duration::from_secs(600);
 /// How often it is looked whether the reader may still read.
 const TICK: Duration = Duration::from_secs(1);
 const CHUNKS_WAITING: usize = 64;
+/// Who has not read on for so long is not told why it ended.
+const GONE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -195,5 +222,37 @@ mod tests {
     fn only_lines_with_a_packet_count() {
         assert_eq!(packet_bytes(b"{\"frame\":\"AAAAAAAA\"}\n"), Some(6));
         assert_eq!(packet_bytes(b"{\"machine\":\"m\",\"missed\":3}\n"), None);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_on_keeps_no_capture_open() {
+        let packet = Bytes::from("{\"frame\":\"AAAAAAAA\"}\n");
+        let all = Bounds { packets: u64::MAX, bytes: u64::MAX, time: TIME };
+        let short = Bounds { time: Duration::from_millis(50), ..all };
+        for (bounds, stands, wanted) in [
+            (short, Ok(()), Some("the time is over")),
+            (all, Err("the token is gone".to_owned()), Some("the token is gone")),
+            (Bounds { packets: 2, ..all }, Ok(()), None),
+            (Bounds { bytes: 12, ..all }, Ok(()), None),
+        ] {
+            let (lines, mut shown) = mpsc::channel(4);
+            // Room for one line, and nobody takes it out.
+            let (sender, _unread) = mpsc::channel(1);
+            for _ in 0..4 {
+                lines.send(packet.clone()).await.unwrap();
+            }
+            let relayed = tokio::spawn(async move {
+                let why = bounds.hand_on(&mut shown, &sender, || stands.clone()).await;
+                drop(shown);
+                why
+            });
+            let waits = Duration::from_secs(60);
+            tokio::time::timeout(waits, lines.closed()).await.expect("nobody looks for more packets");
+            if let Some(wanted) = wanted {
+                assert_eq!(relayed.await.unwrap().as_deref(), Some(wanted));
+            } else {
+                relayed.abort();
+            }
+        }
     }
 }
