@@ -26,6 +26,9 @@ const TAPPED_WAITING: usize = 256;
 /// Packets that wait to be told of, likewise: for as long as steering is being changed.
 const CAPTURED_WAITING: usize = 1024;
 
+/// Packets that are told of while nobody else can have the plane.
+const TOLD_AT_ONCE: usize = 32;
+
 /// Says in lines what became of packets, until none come or nobody listens.
 async fn tell_packets(
     plane: Weak<Mutex<Plane>>,
@@ -35,16 +38,21 @@ async fn tell_packets(
     let mut packets = Vec::new();
     while captured.recv_many(&mut packets, CAPTURED_WAITING).await > 0 {
         let (plane, batch) = (plane.clone(), std::mem::take(&mut packets));
-        // The plane is another's while steering is changed.
+        // The plane is another's while steering is changed, and that one's for no longer than a few packets take.
         let lines = tokio::task::spawn_blocking(move || {
             let plane = plane.upgrade()?;
-            let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
-            let line = |packet: &CapturedPacket| {
-                let mut line = plane.captured(packet);
-                line["frame"] = BASE64_STANDARD.encode(&packet.bytes).into();
-                line
-            };
-            Some(batch.iter().map(line).collect::<Vec<Value>>())
+            let mut lines = Vec::with_capacity(batch.len());
+            for some in batch.chunks(TOLD_AT_ONCE) {
+                let told: Vec<Value> = {
+                    let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
+                    some.iter().map(|packet| plane.captured(packet)).collect()
+                };
+                lines.extend(told.into_iter().zip(some).map(|(mut line, packet)| {
+                    line["frame"] = BASE64_STANDARD.encode(&packet.bytes).into();
+                    line
+                }));
+            }
+            Some(lines)
         });
         let Ok(Some(lines)) = lines.await else { return };
         for line in lines {
