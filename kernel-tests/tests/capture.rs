@@ -153,6 +153,63 @@ fn filters_ask_for_what_they_say() {
 }
 
 #[test]
+fn what_is_told_of_a_packet_does_not_depend_on_how_much_of_it_is_kept() {
+    if !ready("what_is_told_of_a_packet_does_not_depend_on_how_much_of_it_is_kept") {
+        return;
+    }
+    let kernel = world::kernel().expect("it loads");
+    let (_whole, packets) = open(&kernel, &all(), 100);
+    let (_cut, heads) = open(&kernel, &CaptureFilter { snap: 64, ..all() }, 100);
+    for v4 in [true, false] {
+        // Over IPv4 and over IPv6: the packet inside begins behind the 64th byte, or ends there.
+        for fixture in [Fixture::Elsewhere, Fixture::ElsewhereV6] {
+            let frame = packet::tcp(client(v4, 1), fixture.at(v4, 80), ACK, 100);
+            sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), &frame, 1).expect("test run");
+            let (whole, head) = (next(&packets), next(&heads));
+            assert_eq!((whole.reason, head.bytes.len()), (Reason::Forwarded, 64));
+            let flow = head.flow().expect("a flow");
+            assert_eq!((flow.source, flow.destination), (client(v4, 1), fixture.at(v4, 80)));
+            assert_eq!((head.hop(), head.addresses()), (1, whole.addresses()));
+            assert!(kernel.slot_of_captured(&head).is_some());
+        }
+    }
+}
+
+#[test]
+fn a_flow_is_shown_whatever_lies_around_its_ports() {
+    if !ready("a_flow_is_shown_whatever_lies_around_its_ports") {
+        return;
+    }
+    let kernel = world::kernel().expect("it loads");
+    for v4 in [true, false] {
+        let (from, to) = (client(v4, 1), Fixture::Elsewhere.at(v4, 80));
+        let filter = CaptureFilter {
+            protocol: Some(Protocol::Tcp),
+            source: Some((from.ip(), if v4 { 32 } else { 128 })),
+            source_port: Some(from.port()),
+            destination: Some((to.ip(), if v4 { 32 } else { 128 })),
+            destination_port: Some(80),
+            ..all()
+        };
+        let (_open, packets) = open(&kernel, &filter, 100);
+        let run = |frame: &[u8], reason: Reason| {
+            sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), frame, 1).expect("test run");
+            let shown = next(&packets);
+            let flow = shown.flow().expect("a flow");
+            assert_eq!((shown.reason, flow.source, flow.destination), (reason, from, to));
+        };
+        run(&packet::tcp(from, to, ACK, 0), Reason::Forwarded);
+        // What does not fit is answered with its first bytes.
+        run(&packet::tcp(from, to, ACK, 1440), Reason::TooBigAnswered);
+        if !v4 {
+            let segment = packet::tcp_header(from.port(), 80, ACK);
+            let options = [&[60, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 1, 4, 0, 0, 0, 0], &segment];
+            run(&packet::ip(from.ip(), to.ip(), 0, 0, &options.concat()), Reason::Forwarded);
+        }
+    }
+}
+
+#[test]
 fn captures_are_bounded_in_number_rate_and_bytes_and_what_is_left_out_is_counted() {
     if !ready("captures_are_bounded_in_number_rate_and_bytes_and_what_is_left_out_is_counted") {
         return;

@@ -79,8 +79,24 @@ pub struct Captured {
     /// Tunnels it had been through when it arrived.
     pub hops: u8,
     pub reserved: u8,
+    pub ends: Ends,
+    pub behind: u32,
+}
+
+/// What a filter asks of the bytes of a packet: of the one inside, where this machine has put a tunnel around it, and of the one that is
+/// answered, where this machine says that it is too big. What is not there is 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    pub source: Address,
+    pub destination: Address,
+    /// As [`Filter::ports`] has them; of TCP and UDP, and of no later fragment.
+    pub ports: u32,
+    pub protocol: u32,
+    /// What the tunnel that is around it says: those it has been through, this one too; 0: none is.
+    pub hops: u32,
 }
 
 const _: () = assert!(size_of::<Filter>() == 8 + 4 * 16 + 10 * 4);
 const _: () = assert!(size_of::<Capture>() == 5 * 8 + 16 + size_of::<Filter>() && size_of::<Capture>() == 168);
-const _: () = assert!(size_of::<Captured>() == 48);
+const _: () = assert!(size_of::<Ends>() == 44 && size_of::<Captured>() == 48 + 44 + 4);

@@ -1,27 +1,19 @@
 //! Whether a packet is one that somebody wants to see. Asked when everything about it is decided, and only while anybody waits.
 
-use abi::capture::Filter;
+use abi::capture::{Ends, Filter};
 use abi::gue::LENGTH;
+use abi::limits::{IPV6_EXTENSIONS_MAX, TRANSPORT_OFFSET_MAX};
 use abi::{Address, Captured, Reason};
 
 use crate::ethernet::{HEADER, IPV4, IPV6, TAG, VLAN, VLAN_SERVICE};
-use crate::ip::{HEADER_V4, HEADER_V6, TCP, UDP};
+use crate::ip::{FRAGMENT, HEADER_V4, HEADER_V6, TCP, UDP, extension_length, is_extension};
 use crate::steer::UDP_HEADER;
-use crate::{Frame, Window};
+use crate::{Frame, Window, icmp};
 
-/// What a filter asks of the bytes of a packet: of the one inside, where this machine has put a tunnel around it. What is not there is 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ends {
-    pub source: Address,
-    pub destination: Address,
-    /// As [`Filter::ports`] has them; of TCP and UDP, and of no later fragment.
-    pub ports: u32,
-    pub protocol: u32,
-}
-
-/// Reads them where the programs have left them. `sent`: in a tunnel of this machine.
+/// Reads what is asked of the packet where the programs have left it. `sent`: in a tunnel of this machine; `reason`: a [`Reason`];
+/// `forget`: as [`crate::Tables::forget`].
 #[inline(always)]
-pub fn read(frame: &impl Frame, sent: bool) -> Ends {
+pub fn read(frame: &impl Frame, sent: bool, reason: u8, forget: impl Fn(usize) -> usize) -> Ends {
     let none = Ends::default();
     let Some(w) = frame.window::<HEADER>(0) else { return none };
     let (mut kind, mut at) = (w.u16(12), HEADER);
@@ -29,17 +21,23 @@ pub fn read(frame: &impl Frame, sent: bool) -> Ends {
         let Some(t) = frame.window::<TAG>(HEADER) else { return none };
         (kind, at) = (t.u16(2), HEADER + TAG);
     }
+    let outer = if kind == IPV4 { HEADER_V4 } else { HEADER_V6 };
+    let mut hops = 0;
     if sent {
-        let outer = if kind == IPV4 { HEADER_V4 } else { HEADER_V6 };
         let Some(w) = frame.window::<{ UDP_HEADER + LENGTH }>(at + outer) else { return none };
         kind = if w.u8(UDP_HEADER + 1) == INNER_V4 { IPV4 } else { IPV6 };
+        hops = abi::gue::hops(w.u8(UDP_HEADER + 4)) as u32;
         at += outer + UDP_HEADER + LENGTH;
+    } else if reason == Reason::TooBigAnswered as u8 {
+        // What did not fit lies behind the header of the message.
+        at += outer + icmp::HEADER;
     }
-    match kind {
+    let ends = match kind {
         IPV4 => read_v4(frame, at),
-        IPV6 => read_v6(frame, at),
+        IPV6 => read_v6(frame, at, forget),
         _ => none,
-    }
+    };
+    Ends { hops, ..ends }
 }
 
 #[inline(always)]
@@ -52,23 +50,28 @@ fn read_v4(frame: &impl Frame, at: usize) -> Ends {
         destination: Address::from_v4_raw(w.u32_raw(16)),
         ports: ports(frame, at + (w.u8(0) & 0x0f) as usize * 4, protocol, later),
         protocol: protocol as u32,
+        hops: 0,
     }
 }
 
 #[inline(always)]
-fn read_v6(frame: &impl Frame, at: usize) -> Ends {
+fn read_v6(frame: &impl Frame, at: usize, forget: impl Fn(usize) -> usize) -> Ends {
     let Some(w) = frame.window::<HEADER_V6>(at) else { return Ends::default() };
     let (mut protocol, mut transport, mut later) = (w.u8(6), at + HEADER_V6, false);
-    if protocol == FRAGMENT
-        && let Some(f) = frame.window::<FRAGMENT_HEADER>(transport)
-    {
-        (protocol, transport, later) = (f.u8(0), transport + FRAGMENT_HEADER, f.u16(2) & 0xfff8 != 0);
+    let mut walked = 0;
+    while walked < IPV6_EXTENSIONS_MAX && is_extension(protocol) && !later && transport <= TRANSPORT_OFFSET_MAX {
+        let Some(h) = frame.window::<EXTENSION_HEADER>(transport) else { break };
+        later = forget((protocol == FRAGMENT && h.u16(2) & 0xfff8 != 0) as usize) != 0;
+        transport = forget(transport + extension_length(protocol, h.u8(1)));
+        protocol = h.u8(0);
+        walked += 1;
     }
     Ends {
         source: Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)]),
         destination: Address([w.u32_raw(24), w.u32_raw(28), w.u32_raw(32), w.u32_raw(36)]),
         ports: ports(frame, transport, protocol, later),
         protocol: protocol as u32,
+        hops: 0,
     }
 }
 
@@ -82,9 +85,9 @@ fn ports(frame: &impl Frame, at: usize, protocol: u8, later: bool) -> u32 {
 
 /// Whether the filter lets it pass. Without a branch: one road for the verifier. An answer of this machine counts as what it answers.
 #[inline(always)]
-pub fn passes(filter: &Filter, packet: &Captured, ends: &Ends) -> bool {
-    let answers = packet.reason == Reason::EchoAnswered as u8 || packet.reason == Reason::TooBigAnswered as u8;
-    let turned = (answers as u32).wrapping_neg();
+pub fn passes(filter: &Filter, packet: &Captured) -> bool {
+    let ends = &packet.ends;
+    let turned = ((packet.reason == Reason::EchoAnswered as u8) as u32).wrapping_neg();
     let mut other = (filter.reasons >> (packet.reason & 63)) as u32 & 1 ^ 1;
     let mut word = 0;
     while word < 4 {
@@ -103,8 +106,8 @@ pub fn passes(filter: &Filter, packet: &Captured, ends: &Ends) -> bool {
 
 /// IP in IP, as the tunnel names what it carries.
 const INNER_V4: u8 = 4;
-const FRAGMENT: u8 = 44;
-const FRAGMENT_HEADER: usize = 8;
+/// As much as all of them have.
+const EXTENSION_HEADER: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -115,8 +118,12 @@ mod tests {
     use crate::host::{HEADROOM, SliceFrame};
 
     fn of(frame: &[u8], sent: bool) -> Ends {
+        left(frame, sent, Reason::Forwarded)
+    }
+
+    fn left(frame: &[u8], sent: bool, reason: Reason) -> Ends {
         let mut buffer: Vec<u8> = [&[0; HEADROOM], frame].concat();
-        read(&SliceFrame::new(&mut buffer, frame.len()), sent)
+        read(&SliceFrame::new(&mut buffer, frame.len()), sent, reason as u8, |number| number)
     }
 
     fn v4(fragment: u16, options: usize, protocol: u8) -> Vec<u8> {
@@ -139,6 +146,7 @@ mod tests {
             destination: Ipv4Addr::new(198, 51, 100, 1).into(),
             ports: u32::from_ne_bytes([0x9c, 0x40, 0, 80]),
             protocol: 6,
+            hops: 0,
         };
         let plain = v4(0, 0, TCP);
         assert_eq!(of(&link([8, 0], &plain), false), seen);
@@ -148,7 +156,11 @@ mod tests {
         assert_eq!(of(&link([8, 0], &v4(0, 0, 1)), false), Ends { ports: 0, protocol: 1, ..seen });
         let mut tunnel = [v4(0, 0, UDP)[..20].to_vec(), vec![0; UDP_HEADER + LENGTH]].concat();
         tunnel[20 + UDP_HEADER + 1] = INNER_V4;
-        assert_eq!(of(&link([8, 0], &[tunnel, plain].concat()), true), seen, "the packet inside");
+        tunnel[20 + UDP_HEADER + 4] = 3;
+        let inside = of(&link([8, 0], &[&tunnel, &plain[..]].concat()), true);
+        assert_eq!(inside, Ends { hops: 3, ..seen }, "the packet inside");
+        let answer = [&v4(0, 0, 1)[..28], &plain].concat();
+        assert_eq!(left(&link([8, 0], &answer), false, Reason::TooBigAnswered), seen, "the packet that is answered");
 
         let mut v6 = vec![0x60, 0, 0, 0, 0, 0, FRAGMENT, 64];
         v6.extend(Ipv6Addr::LOCALHOST.octets());
@@ -173,10 +185,11 @@ mod tests {
             destination: Ipv4Addr::new(198, 51, 100, 1).into(),
             ports: 0x5000_409c,
             protocol: 6,
+            hops: 1,
         };
-        let packet = Captured { reason: Reason::Forwarded as u8, vip: 3, machine: 2, ..Captured::default() };
+        let packet = Captured { reason: Reason::Forwarded as u8, vip: 3, machine: 2, ends, ..Captured::default() };
         let all = Filter { reasons: u64::MAX, ..Filter::default() };
-        let takes = |filter: Filter| passes(&filter, &packet, &ends);
+        let takes = |filter: Filter| passes(&filter, &packet);
         assert!(takes(all));
         assert!(!takes(Filter { reasons: !(1 << Reason::Forwarded as u8), ..all }));
         assert!(takes(Filter { reasons: 1 << Reason::Forwarded as u8, ..all }));
@@ -198,10 +211,10 @@ mod tests {
         };
         assert!(takes(net));
         let other = Ends { source: Ipv4Addr::new(192, 0, 3, 77).into(), ..ends };
-        assert!(!passes(&net, &packet, &other));
+        assert!(!passes(&net, &Captured { ends: other, ..packet }));
         // What this machine answers comes from the virtual IP, and is of the client all the same.
         let answer = Captured { reason: Reason::EchoAnswered as u8, ..packet };
         let turned = Ends { source: ends.destination, destination: ends.source, ..ends };
-        assert!(passes(&net, &answer, &turned) && !passes(&net, &answer, &ends));
+        assert!(passes(&net, &Captured { ends: turned, ..answer }) && !passes(&net, &answer));
     }
 }

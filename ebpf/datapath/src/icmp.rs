@@ -234,7 +234,7 @@ fn adjust_checksum(checksum: u16, before: u16, after: u16) -> u16 {
     fold_checksum(!checksum as u32 + !before as u32 + after as u32)
 }
 
-const HEADER: usize = 8;
+pub const HEADER: usize = 8;
 const QUOTED_TRANSPORT: usize = 8;
 const UNREACHABLE_V4: u8 = 3;
 const TIME_EXCEEDED_V4: u8 = 11;

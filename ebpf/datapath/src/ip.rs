@@ -179,7 +179,7 @@ impl Ip {
                 return Err(Reason::Ipv6ExtensionsTooMany);
             }
             let Some(w) = frame.window::<8>(at) else { return Err(Reason::Ipv6Truncated) };
-            let mut length = (w.u8(1) as usize + 1) * 8;
+            let length = extension_length(protocol, w.u8(1));
             let mut offset = 0;
             if protocol == FRAGMENT {
                 let word = w.u16(2);
@@ -188,9 +188,6 @@ impl Ip {
                 fragment |= word & 0xfff9 != 0;
                 later = offset != 0;
                 id = w.u32_raw(4);
-                length = 8;
-            } else if protocol == AUTHENTICATION {
-                length = (w.u8(1) as usize + 2) * 4;
             }
             protocol = w.u8(0);
             at = tables.forget(at + length);
@@ -214,11 +211,21 @@ impl Ip {
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Of an extension header, by what it says itself.
 #[inline(always)]
-fn is_extension(protocol: u8) -> bool {
+pub fn extension_length(protocol: u8, said: u8) -> usize {
+    match protocol {
+        FRAGMENT => 8,
+        AUTHENTICATION => (said as usize + 2) * 4,
+        _ => (said as usize + 1) * 8,
+    }
+}
+
+#[inline(always)]
+pub fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }

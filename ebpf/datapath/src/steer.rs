@@ -79,13 +79,15 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         let reason = if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip };
         return Outcome { hops, ..nobody(reason) };
     };
+    // Whose it is that tells no port: of those that share the address, one that is always the same.
+    let vip = address.services[0].vip;
     // Another machine has looked at what came through a tunnel.
     if tables.access_listed() != 0 && tables.is_denied(&packet.source, hops) {
-        return Outcome { vip: address.services[0].vip, ..nobody(Reason::AccessDenied) };
+        return Outcome { vip, ..nobody(Reason::AccessDenied) };
     }
     let transport = match packet.transport(frame, tables) {
         Ok(transport) => transport,
-        Err(reason) => return Outcome { hops, ..nobody(reason) },
+        Err(reason) => return Outcome { vip, hops, ..nobody(reason) },
     };
 
     if transport.fragment && (transport.protocol == TCP || transport.protocol == UDP) {
@@ -104,8 +106,9 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         };
         return tables.fragment(frame, part);
     }
-    let road = Road { tables, live, link: &link, packet: &packet, hops, packed, asked };
-    Outcome { hops, ..road.travel(frame, address, &transport).unwrap_or_else(nobody) }
+    let road = Road { tables, live, link: &link, packet: &packet, vip, hops, packed, asked };
+    let outcome = road.travel(frame, address, &transport);
+    Outcome { hops, ..outcome.unwrap_or_else(|reason| Outcome { vip, ..nobody(reason) }) }
 }
 
 /// What is settled about a packet once it is known to be for a VIP.
@@ -114,6 +117,8 @@ pub(crate) struct Road<'a, T> {
     pub live: Live<'a>,
     pub link: &'a Ethernet,
     pub packet: &'a Ip,
+    /// For whom it is counted while its ports are not known.
+    pub vip: u16,
     /// Tunnels behind it.
     pub hops: u8,
     /// What the last of them said, as [`abi::gue::pack`] has it.
@@ -180,8 +185,7 @@ impl<T: Tables> Road<'_, T> {
                 match icmp::read(frame, self.packet, transport)? {
                     Message::EchoRequest if self.hops == 0 && self.packet.is_plain() => {
                         icmp::answer_echo(frame, self.link, self.packet, transport)?;
-                        let vip = address.services[0].vip;
-                        return Ok(Outcome { vip, ..nobody(Reason::EchoAnswered) });
+                        return Ok(Outcome { vip: self.vip, ..nobody(Reason::EchoAnswered) });
                     }
                     Message::Error(flow) => (flow, Kind::ICMP_ERROR),
                     _ => return Ok(self.stay(Reason::IcmpPassed)),
@@ -447,7 +451,7 @@ impl<T: Tables> Road<'_, T> {
     /// Up the stack; a packet that came through a tunnel was already counted by who sent it.
     #[inline(always)]
     pub fn stay(&self, reason: Reason) -> Outcome {
-        nobody(if self.hops > 0 { Reason::Decapsulated } else { reason })
+        Outcome { vip: self.vip, ..nobody(if self.hops > 0 { Reason::Decapsulated } else { reason }) }
     }
 }
 

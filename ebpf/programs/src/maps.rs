@@ -42,8 +42,8 @@ use abi::limits::{
     SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX,
 };
 use abi::{
-    Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit, ListenerKey,
-    ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, VipAddress, VipKey,
+    Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit,
+    ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, VipAddress, VipKey,
 };
 use datapath::owners::Question;
 

@@ -22,8 +22,8 @@ use crate::admission::{SOURCE, denied, limited};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
-    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION,
-    FRAGMENT_ROAD, ROADS, SLOTS, SOURCES, VIPS, switch,
+    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES,
+    PART, QUESTION, ROADS, SLOTS, SOURCES, VIPS, switch,
 };
 use crate::sender::sender;
 

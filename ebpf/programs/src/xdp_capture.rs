@@ -16,14 +16,14 @@ use aya_ebpf::programs::XdpContext;
 
 use abi::capture::CAPTURES_MAX;
 use abi::{Capture, Captured};
-use datapath::Frame;
 use datapath::admission::take;
 use datapath::capture::{passes, read};
 use datapath::tables::Bucket;
+use datapath::{Frame, Tables};
 
 use crate::frame::XdpFrame;
 use crate::maps::{CAPTURED, CAPTURES, CONFIG, SEEN, switch};
-use crate::tables::{CURRENT_CPU, Word};
+use crate::tables::{CURRENT_CPU, Maps, Word};
 use crate::verdict::action_of;
 
 #[xdp]
@@ -33,7 +33,8 @@ pub fn xdp_capture(context: XdpContext) -> u32 {
     // SAFETY: an element of this CPU's, on which no other XDP program runs meanwhile.
     let captured = unsafe { &mut *captured };
     let frame = XdpFrame::new(context.ctx);
-    let ends = read(&frame, captured.machine != 0);
+    captured.ends =
+        read(&frame, captured.machine != 0, captured.reason, |number| Maps::new(context.ctx, 0).forget(number));
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     captured.at_ns = now;
@@ -41,8 +42,7 @@ pub fn xdp_capture(context: XdpContext) -> u32 {
     captured.length = frame.len() as u32;
     captured.action = action_of(captured.reason) as u8;
     // SAFETY: fields of the kernel's context.
-    (captured.interface, captured.queue) =
-        unsafe { ((*context.ctx).ingress_ifindex, (*context.ctx).rx_queue_index) };
+    (captured.interface, captured.queue) = unsafe { ((*context.ctx).ingress_ifindex, (*context.ctx).rx_queue_index) };
     let (mut takers, mut waiting, mut snap) = (0, 0, 0);
     let mut number = 0;
     while number < CAPTURES_MAX as u32 {
@@ -52,7 +52,7 @@ pub fn xdp_capture(context: XdpContext) -> u32 {
             waiting += 1;
             // SAFETY: an element of the map, whose filter and rate nobody writes while somebody waits for it.
             let (filter, rate) = unsafe { (&(*capture).filter, (*capture).rate) };
-            if passes(filter, captured, &ends) {
+            if passes(filter, captured) {
                 if take(&word(unsafe { &raw mut (*capture).bucket }), now, rate) {
                     takers |= 1 << number;
                     snap = if filter.snap > snap { filter.snap } else { snap };

@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use abi::capture::{CAPTURES_MAX, Capture, Captured};
+use abi::capture::{CAPTURES_MAX, Capture, Captured, Ends};
 use abi::limit::Rate;
 use abi::{Address, Config, Reason, Slot, VipAddress, VipKey};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
-use datapath::capture::{Ends, read};
 use datapath::flow::Flow;
-use datapath::host::{HEADROOM, SliceFrame};
 use datapath::ip::{TCP, UDP};
 
 use crate::kernel::{Hook, Kernel, WITHOUT_CAPTURE};
@@ -65,6 +63,8 @@ pub struct CapturedPacket {
     pub length: u32,
     /// The frame, or the first bytes of it.
     pub bytes: Vec<u8>,
+    /// Read by the programs, so that they are known of whatever is kept.
+    ends: Ends,
 }
 
 /// Takes packets; says whether there was room for this one. Must not wait.
@@ -117,6 +117,8 @@ struct State {
 
 struct Open {
     id: u64,
+    /// By CLOCK_MONOTONIC: what the programs saw before passed the filter of another, and lies in a ring still.
+    since_ns: u64,
     sink: PacketSink,
     snap: u32,
     shown: u64,
@@ -159,11 +161,12 @@ impl Captures {
             state.reads = true;
         }
         // Who looked into it while it was another's is gone.
-        sys::wait_for_readers().map_err(|e| KernelError::system("cannot wait for the programs (membarrier(2))", e))?;
+        sys::wait_for_readers();
         self.shared.write(number, &element);
         state.opened += 1;
         let id = state.opened;
-        state.open[number] = Some(Open { id, sink, snap: filter.snap, shown: 0, no_room: 0 });
+        let since_ns = monotonic();
+        state.open[number] = Some(Open { id, since_ns, sink, snap: filter.snap, shown: 0, no_room: 0 });
         self.shared.renew(&state);
         Ok(OpenCapture { shared: self.shared.clone(), number, id })
     }
@@ -292,8 +295,8 @@ impl Shared {
                 tracing::debug!(lost, "the rings of captured packets were full");
             }
             let mut state = self.state();
-            for (captures, packet) in packets.drain(..) {
-                state.hand_out(captures, packet);
+            for seen in packets.drain(..) {
+                state.hand_out(seen);
             }
             self.renew(&state);
             if state.over || state.open.iter().all(Option::is_none) {
@@ -305,10 +308,11 @@ impl Shared {
 }
 
 impl State {
-    fn hand_out(&mut self, captures: u32, packet: CapturedPacket) {
+    fn hand_out(&mut self, seen: Seen) {
         for (number, open) in self.open.iter_mut().enumerate() {
-            let Some(open) = open.as_mut().filter(|_| captures >> number & 1 != 0) else { continue };
-            let mut packet = packet.clone();
+            let takes = |open: &&mut Open| seen.captures >> number & 1 != 0 && open.since_ns <= seen.at_ns;
+            let Some(open) = open.as_mut().filter(takes) else { continue };
+            let mut packet = seen.packet.clone();
             packet.bytes.truncate(open.snap as usize);
             match (open.sink)(packet) {
                 true => open.shown += 1,
@@ -350,7 +354,7 @@ impl Kernel {
     /// more, because packets are steered by something newer.
     pub fn slot_of_captured(&self, packet: &CapturedPacket) -> Option<(u32, [u16; 4])> {
         let config = self.config.read(0);
-        let ends = ends(packet);
+        let ends = packet.ends;
         let protocol = ends.protocol as u8;
         if config.switch.epoch() != packet.epoch || packet.vip == 0 || ends.ports == 0 {
             return None;
@@ -379,7 +383,7 @@ impl CapturedPacket {
     /// Who sent it and to whom, of the packet inside where a tunnel of this machine is around it; none of what is neither TCP nor UDP, or
     /// has no ports.
     pub fn flow(&self) -> Option<crate::Flow> {
-        let ends = ends(self);
+        let ends = self.ends;
         let protocol = match ends.protocol as u8 {
             TCP => Protocol::Tcp,
             UDP => Protocol::Udp,
@@ -398,26 +402,14 @@ impl CapturedPacket {
     /// Tunnels it has been through when it leaves this machine, or when it is up the stack: one more than when it arrived, where it is sent
     /// in one.
     pub fn hop(&self) -> u8 {
-        if self.machine == 0 {
-            return self.hops;
-        }
-        let byte = |at: usize| self.bytes.get(at).copied().unwrap_or_default();
-        let link = if matches!([byte(12), byte(13)], [0x81, 0x00] | [0x88, 0xa8]) { 18 } else { 14 };
-        let outer = if byte(link) >> 4 == 4 { 20 } else { 40 };
-        // Behind the UDP header and four bytes of GUE's.
-        abi::gue::hops(byte(link + outer + 8 + 4))
+        if self.machine == 0 { self.hops } else { self.ends.hops as u8 }
     }
 
     /// Both addresses; none of what is not IP.
     pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
-        let ends = ends(self);
+        let ends = self.ends;
         (!ends.destination.is_unspecified()).then(|| (ends.source.ip(), ends.destination.ip()))
     }
-}
-
-fn ends(packet: &CapturedPacket) -> Ends {
-    let mut buffer = [&[0; HEADROOM], &packet.bytes[..]].concat();
-    read(&SliceFrame::new(&mut buffer, packet.bytes.len()), packet.machine != 0)
 }
 
 /// What the programs are told.
@@ -468,9 +460,16 @@ fn element(filter: &CaptureFilter) -> Result<Capture, KernelError> {
     })
 }
 
-/// The packet of a sample, and the captures it is for.
-fn sample(sample: &[u8], offset: Duration) -> Option<(u32, CapturedPacket)> {
-    const HEAD: usize = size_of::<Captured>();
+/// What a sample tells.
+struct Seen {
+    /// Bits of the captures it is for.
+    captures: u32,
+    /// By CLOCK_MONOTONIC.
+    at_ns: u64,
+    packet: CapturedPacket,
+}
+
+fn sample(sample: &[u8], offset: Duration) -> Option<Seen> {
     let head = sample.get(..HEAD)?;
     // SAFETY: as many bytes as the type has, and every bit pattern is a value of it.
     let head = unsafe { head.as_ptr().cast::<Captured>().read_unaligned() };
@@ -486,8 +485,9 @@ fn sample(sample: &[u8], offset: Duration) -> Option<(u32, CapturedPacket)> {
         arrived: head.arrived,
         length: head.length,
         bytes: sample.get(HEAD..HEAD + head.kept as usize)?.to_vec(),
+        ends: head.ends,
     };
-    Some((head.captures, packet))
+    Some(Seen { captures: head.captures, at_ns: head.at_ns, packet })
 }
 
 /// What CLOCK_MONOTONIC is behind the time of day.
@@ -495,6 +495,8 @@ fn wall_clock_offset() -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(monotonic()))
 }
+
+const HEAD: usize = size_of::<Captured>();
 
 /// Packets a second that one capture may have of one machine: what is read and written faster than that costs more than it tells.
 pub const RATE_MOST: u32 = 20_000;
@@ -550,5 +552,24 @@ mod tests {
         ] {
             assert!(element(&wrong).unwrap_err().to_string().contains("are accepted"));
         }
+    }
+
+    #[test]
+    fn what_was_seen_for_a_capture_before_is_not_shown_to_the_next() {
+        let (sender, shown) = std::sync::mpsc::channel();
+        let sink: PacketSink = Box::new(move |packet| sender.send(packet.length).is_ok());
+        let mut state = State::default();
+        state.open[1] = Some(Open { id: 7, since_ns: 1_000, sink, snap: 64, shown: 0, no_room: 0 });
+        // In the ring since the capture whose place this one has.
+        for (at_ns, length) in [(900, 1), (999, 2), (1_000, 3), (2_000, 4)] {
+            let mut bytes = vec![0; HEAD];
+            bytes[..8].copy_from_slice(&u64::to_ne_bytes(at_ns));
+            let at = |field: usize| field..field + 4;
+            bytes[at(std::mem::offset_of!(Captured, captures))].copy_from_slice(&0b10_u32.to_ne_bytes());
+            bytes[at(std::mem::offset_of!(Captured, length))].copy_from_slice(&u32::to_ne_bytes(length));
+            state.hand_out(sample(&bytes, Duration::ZERO).expect("a packet"));
+        }
+        drop(state);
+        assert_eq!(shown.iter().collect::<Vec<_>>(), [3, 4]);
     }
 }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use abi::limit::Rate;
 use abi::limits::SLOTS;
@@ -197,7 +197,7 @@ impl Kernel {
         let addresses = services.addresses();
         let services = services.finish();
 
-        self.wait_for_standby()?;
+        self.wait_for_standby();
         let mut applied = Applied { addresses: services.len(), left_out, kept, ..Applied::default() };
         let mut written = BTreeSet::new();
         for vip in &vips {
@@ -495,17 +495,11 @@ impl Kernel {
     }
 
     /// No packet may still be looking at the generation that is written next: it was live until the last switch.
-    fn wait_for_standby(&self) -> Result<(), KernelError> {
-        /// Far longer than a packet takes; after it there is no need to ask.
-        const SETTLED: Duration = Duration::from_millis(100);
-        if self.switched_at.is_some_and(|at| at.elapsed() > SETTLED) {
-            return Ok(());
+    fn wait_for_standby(&self) {
+        if self.switched_at.is_some_and(|at| at.elapsed() > sys::READERS_GONE) {
+            return;
         }
-        sys::wait_for_readers().or_else(|_| {
-            // No membarrier here (a sandbox, a kernel built without it): wait it out.
-            std::thread::sleep(SETTLED);
-            Ok(())
-        })
+        sys::wait_for_readers();
     }
 
     fn switch(&self) -> Switch {

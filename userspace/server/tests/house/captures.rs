@@ -179,6 +179,13 @@ fn packets_are_captured_with_what_becomes_of_them_in_either_mode() {
         left.kill().unwrap();
         left.wait().unwrap();
         edge.is_open(0.0);
+        let mut left = edge.capture(&edge.machine, &[]);
+        drop(left.stdout.take());
+        eventually("it ends with what reads its lines", || {
+            edge.asks();
+            left.try_wait().unwrap()
+        });
+        edge.is_open(0.0);
         assert!(edge.machine.metric("weir_capture_packets_total").is_some_and(|shown| shown >= 9.0));
         assert_eq!(edge.machine.metric("weir_capture_missed_total{reason=\"room\"}"), Some(0.0));
         if mode == "generic" {
