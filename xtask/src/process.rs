@@ -1,6 +1,7 @@
 //! Programs that run beside us: started with their output in a file, waited for, stopped by their own pid.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 pub struct Daemon {
     pub name: String,
     pub log: PathBuf,
+    /// How long the log was when this one was started: a program of the same name may have written to it before.
+    begins: u64,
     child: Child,
     left: bool,
 }
@@ -24,16 +27,17 @@ impl Daemon {
         let file = File::options().create(true).append(true).open(&log);
         let file = file.map_err(|error| format!("{}: {error}", log.display()))?;
         let twin = file.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
+        let begins = file.metadata().map_err(|error| format!("{}: {error}", log.display()))?.len();
         command.stdin(Stdio::null()).stdout(file).stderr(twin).process_group(0);
         let child = command.spawn().map_err(|error| format!("{}: {error}", crate::tools::show(command)))?;
-        Ok(Self { name: name.into(), log, child, left: false })
+        Ok(Self { name: name.into(), log, begins, child, left: false })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for a line of the log that contains `word`; fails when the program ends or the time is over.
+    /// Waits until it has said a line that contains `word`; fails when the program ends or the time is over.
     pub fn wait_for(&mut self, word: &str, limit: Duration) -> Result<Duration, String> {
         let started = Instant::now();
         loop {
@@ -82,8 +86,16 @@ impl Daemon {
         self.left = true;
     }
 
-    pub fn log_text(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    /// What this one has written, and none of what another of its name wrote before it.
+    fn log_text(&self) -> String {
+        let mut text = Vec::new();
+        let read = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.begins))?;
+            file.read_to_end(&mut text)
+        });
+        // A log that is gone says nothing; who waits for a word of it is told so when the time is over.
+        let _ = read;
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// The last lines of the log, for an error message.
@@ -100,5 +112,30 @@ impl Drop for Daemon {
         if !self.left && self.ended().is_none() {
             let _ = self.stop(Duration::from_secs(3));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(words: &str, name: &str, folder: &Path) -> Daemon {
+        let script = format!("echo {words}; exec sleep 60");
+        Daemon::start(name, Command::new("sh").args(["-c", &script]), folder).expect("sh starts")
+    }
+
+    #[test]
+    fn what_the_one_before_said_is_not_what_this_one_says() {
+        let folder = std::env::temp_dir().join(format!("weir-daemons-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut first = says("ready", "edge", &folder);
+        first.wait_for("ready", Duration::from_secs(60)).expect("it said so");
+        first.kill();
+        let mut second = says("starting", "edge", &folder);
+        second.wait_for("starting", Duration::from_secs(60)).expect("it said so");
+        let problem = second.wait_for("ready", Duration::ZERO).expect_err("only the first one was ready");
+        assert!(problem.contains("did not say `ready`") && problem.contains("    starting\n"), "{problem}");
+        drop((first, second));
+        std::fs::remove_dir_all(&folder).expect("it is ours");
     }
 }

@@ -61,7 +61,7 @@ fn a_taken_peer_port_is_tried_again_while_traffic_goes_on() {
     assert_eq!(page(&machine), 403, "and with one that came later");
     machine.update("pl", &mock("pl", "anew"));
     eventually("the change is live", || get(port, "/").is_ok_and(|a| a.body.starts_with("anew")).then_some(()));
-    eventually("ready is said", || machine.log().contains("ready, admin API on").then_some(()));
+    eventually("ready is said", || machine.said().contains("ready, admin API on").then_some(()));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_taken_admin_port_ends_no_machine_that_has_something_to_serve() {
     let other = TcpListener::bind(("127.0.0.1", machine.api)).unwrap();
     machine.spawn();
     assert!(answers(port, "/", 200).body.starts_with("kept"));
-    eventually("it is said", || machine.log().contains("--api-addr").then_some(()));
+    eventually("it is said", || machine.said().contains("--api-addr").then_some(()));
     thread::sleep(Duration::from_millis(300));
     machine.still_runs();
     drop(other);

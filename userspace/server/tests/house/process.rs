@@ -250,7 +250,7 @@ fn initial_objects_are_created_once() {
     machine.update("pl", &mock("pl", "second"));
     machine.kill();
     machine.run();
-    eventually("ready", || (machine.log().matches("ready, admin").count() == 2).then_some(()));
+    eventually("ready", || machine.said().contains("ready, admin").then_some(()));
     thread::sleep(Duration::from_millis(200));
     assert!(machine.api("GET", "/objects/pl", "").body.contains("second"));
 }

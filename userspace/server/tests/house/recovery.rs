@@ -108,7 +108,7 @@ fn one_member_is_left_of_three() {
     }
     for machine in &mut gone {
         eventually(&format!("{} is told", machine.name), || {
-            machine.log().contains("its member \"n1\" goes on as a cluster").then_some(())
+            machine.said().contains("its member \"n1\" goes on as a cluster").then_some(())
         });
     }
     // Also without the survivor there, and together, they decide nothing.

@@ -199,7 +199,7 @@ fn an_old_machine_gives_its_objects_to_no_new_cluster() {
     primary.create(&mock("pl", "of-the-new"));
     let mut joins = old.flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
     joins.spawn();
-    eventually("it follows", || joins.log().contains("following").then_some(()));
+    eventually("it follows", || joins.said().contains("following").then_some(()));
     eventually("it is told", || (joins.metric("weir_edge_withholds")? == 1.0).then_some(()));
     assert!(get(port, "/").unwrap().body.starts_with("kept"), "what it served is served");
     assert_eq!(primary.json("/objects").as_array().map(Vec::len), Some(1));
@@ -248,8 +248,8 @@ fn the_raft_file_is_garbage() {
     let length = fs::metadata(&path).unwrap().len() as usize;
     fs::write(&path, vec![0xa5; length]).unwrap();
     serves_soon(&mut machine, port);
-    eventually("the damage is reported", || machine.log().contains("raft.redb is damaged").then_some(()));
-    assert!(machine.log().contains("weirctl apply"), "and what to do");
+    eventually("the damage is reported", || machine.said().contains("raft.redb is damaged").then_some(()));
+    assert!(machine.said().contains("weirctl apply"), "and what to do");
     eventually("health says so", || {
         let answer = machine.try_api("GET", "/apis/v2/healthz", "").ok()?;
         (answer.status == 503 && answer.body.contains("raft.redb is damaged")).then_some(())
@@ -293,6 +293,6 @@ fn the_copy_of_the_edge_is_damaged() {
     fs::write(&path, &text[..text.len() / 2]).unwrap();
     machine.run();
     answers(port, "/", 200);
-    assert!(machine.log().contains("put aside"));
+    assert!(machine.said().contains("put aside"));
     machine.kept("\"hs\"");
 }

@@ -33,6 +33,8 @@ pub struct Machine {
     /// What is started.
     program: PathBuf,
     process: Option<Leashed>,
+    /// How long the log was when it was started last.
+    log_begins: usize,
 }
 
 /// An answer read to its end.
@@ -64,6 +66,7 @@ impl Machine {
             environment: Vec::new(),
             program: WEIR.into(),
             process: None,
+            log_begins: 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl Machine {
     pub fn spawn(&mut self) {
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        self.log_begins = log.metadata().unwrap().len() as usize;
         let mut command = match (&self.namespace, self.descriptors) {
             (None, None) => Command::new(&self.program),
             (None, Some(most)) => {
@@ -210,8 +214,15 @@ impl Machine {
         self.directory.join("weir.log")
     }
 
+    /// All that was logged since it was made, by each process that ran.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// What was logged since it was started last: what the process before said is no sign of this one.
+    pub fn said(&self) -> String {
+        let log = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_begins..).unwrap_or_default()).into_owned()
     }
 
     pub fn peer_url(&self) -> String {
