@@ -3,16 +3,17 @@
 //! The kernel programs are built first, because the daemon embeds them; then come the tests of all crates, those of the
 //! kernel programs (root only), the examples of deploy/ through `weirctl check`, and the conformance cases beside the
 //! checkout. What cannot run here is named and counted as skipped. The last line counts everything; tests that passed only when
-//! run once more, alone, are named as shaky where they were found.
+//! run once more, alone, are named as shaky just before it.
 
 mod programs;
+mod watched;
 
-use programs::Manner;
+use programs::{Manner, ONE_TEST_AT_A_TIME};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cargo::{self, Profile, root};
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
@@ -28,6 +29,9 @@ pub struct Options {
     /// Only the conformance cases
     #[arg(long)]
     conformance: bool,
+    /// A test program that takes longer is ended and has failed
+    #[arg(long, default_value_t = 45, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
 }
 
 /// Cases of the conformance harness that must hold. A new capability adds its cases here.
@@ -47,27 +51,41 @@ const CASES: &[&str] = &[
 ];
 
 /// What was counted, over all parts.
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone)]
 struct Count {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Tests among the passed that had failed before.
+    shaky: Vec<String>,
 }
 
 impl Count {
-    fn add(&mut self, other: Count) {
+    fn add(&mut self, other: &Count) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.shaky.extend_from_slice(&other.shaky);
+    }
+
+    /// What a person is told at the end.
+    fn closing(&self) -> String {
+        let numbers = format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
+        if self.shaky.is_empty() {
+            return numbers;
+        }
+        let names: String = self.shaky.iter().map(|name| format!("  {name}\n")).collect();
+        format!("{} shaky: failed beside others, passed alone\n{names}{numbers}", self.shaky.len())
     }
 }
 
-const PASSED: Count = Count { passed: 1, failed: 0, skipped: 0 };
-const FAILED: Count = Count { passed: 0, failed: 1, skipped: 0 };
-const SKIPPED: Count = Count { passed: 0, failed: 0, skipped: 1 };
+const PASSED: Count = Count { passed: 1, failed: 0, skipped: 0, shaky: Vec::new() };
+const FAILED: Count = Count { passed: 0, failed: 1, skipped: 0, shaky: Vec::new() };
+const SKIPPED: Count = Count { passed: 0, failed: 0, skipped: 1, shaky: Vec::new() };
 
 pub fn run(options: &Options) -> Result<(), String> {
     let started = Instant::now();
+    watched::end_all_on_signal();
     let mut parts: Vec<(&str, Count)> = Vec::new();
     let mut part = |name: &'static str, result: Result<Count, String>| {
         let count = result.unwrap_or_else(|problem| {
@@ -79,8 +97,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     part("tools", require_tools());
     if !options.conformance {
         part("kernel programs", kernel_programs());
-        part("crates", crates());
-        part("kernel tests", kernel_tests());
+        part("crates", crates(options));
+        part("kernel tests", kernel_tests(options));
     }
     let packages: &[&str] = if options.conformance { &["server", "cli"] } else { &["server", "cli", "bench"] };
     match cargo::build(packages, Profile::Debug) {
@@ -102,9 +120,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     };
     let rows: Vec<_> = parts.iter().map(|(name, count)| row(name, count)).collect();
     progress::table(&["part", "passed", "failed", "skipped"], &rows);
-    parts.iter().for_each(|(_, count)| total.add(*count));
+    parts.iter().for_each(|(_, count)| total.add(count));
     note(format!("in {}", seconds(started.elapsed())));
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    println!("{}", total.closing());
     // The counting line is the last one; it has said what there is to say.
     if total.failed == 0 { Ok(()) } else { Err(String::new()) }
 }
@@ -138,7 +156,7 @@ fn kernel_programs() -> Result<Count, String> {
     }
 }
 
-fn crates() -> Result<Count, String> {
+fn crates(options: &Options) -> Result<Count, String> {
     title("Crates");
     let packages = ["--workspace", "--exclude", "kernel-tests"];
     let path = match tools::h2spec(&root().join("target")) {
@@ -154,20 +172,35 @@ fn crates() -> Result<Count, String> {
     };
     // One program waits for most of its time, so there is room for one more than there are CPUs.
     let at_once = std::thread::available_parallelism().map_or(1, usize::from) + 1;
-    let mut count = programs::run(&Manner { packages: &packages, at_once, told: &[], path })?;
-    count.add(programs::documentation(&packages)?);
+    let output = said()?;
+    let limit = options.limit();
+    let manner = Manner { packages: &packages, at_once, told: &[], path, output: &output, limit };
+    let mut count = programs::run(&manner)?;
+    count.add(&programs::documentation(&manner)?);
     Ok(count)
 }
 
-fn kernel_tests() -> Result<Count, String> {
+fn kernel_tests(options: &Options) -> Result<Count, String> {
     title("Kernel tests");
     if !tools::is_root() {
         warn("left out: loading programs into the kernel and making network namespaces need root");
         return Ok(SKIPPED);
     }
     // One at a time: they share the kernel, its maps' memory and two CPUs.
-    let (packages, told) = (["--package", "kernel-tests"], ["--test-threads=1"]);
-    programs::run(&Manner { packages: &packages, at_once: 1, told: &told, path: None })
+    let (packages, told) = (["--package", "kernel-tests"], [ONE_TEST_AT_A_TIME]);
+    let (output, limit) = (said()?, options.limit());
+    programs::run(&Manner { packages: &packages, at_once: 1, told: &told, path: None, output: &output, limit })
+}
+
+/// Where what test programs say is kept.
+fn said() -> Result<PathBuf, String> {
+    Ok(cargo::target()?.join("said-by-tests"))
+}
+
+impl Options {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.limit.saturating_mul(60))
+    }
 }
 
 /// The documents of deploy/examples and deploy/cookbook must be good ones.
@@ -183,10 +216,10 @@ fn examples(binaries: &Path) -> Result<Count, String> {
     let mut count = Count::default();
     for file in &files {
         match tools::run(Command::new(binaries.join("weirctl")).arg("check").arg(file)) {
-            Ok(_) => count.add(PASSED),
+            Ok(_) => count.add(&PASSED),
             Err(problem) => {
                 println!("{} {problem}", paint(Colour::Red, "✗"));
-                count.add(FAILED);
+                count.add(&FAILED);
             }
         }
     }
@@ -251,7 +284,8 @@ fn closing(line: &str) -> Option<Count> {
         .into_iter()
         .zip(line.split(", "))
         .map(|(word, item)| item.strip_suffix(word).and_then(|number| number.trim().parse().ok()));
-    let count = Count { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()?? };
+    let count =
+        Count { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()??, shaky: Vec::new() };
     Some(count)
 }
 
@@ -271,6 +305,16 @@ fn free_ports() -> Result<[u16; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_shaky_is_named_just_before_the_closing_line() {
+        let mut total = Count { passed: 7, failed: 1, skipped: 2, shaky: Vec::new() };
+        assert_eq!(total.closing(), "7 passed, 1 failed, 2 skipped");
+        total.add(&Count { shaky: vec!["server house a::b".into(), "edge-l4 udp::c".into()], ..PASSED });
+        let expected = "2 shaky: failed beside others, passed alone\n  server house a::b\n  edge-l4 udp::c\n\
+                        8 passed, 1 failed, 2 skipped";
+        assert_eq!(total.closing(), expected);
+    }
 
     #[test]
     fn the_harness_closing_line_is_counted_and_nothing_else() {
