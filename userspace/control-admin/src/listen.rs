@@ -2,11 +2,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use base_text::{duration, quoted};
+use base_text::{Seldom, duration, quoted};
 use control_api::certificates;
 use control_api::tls::{ServerTls, Watch};
 use hyper::body::Incoming;
@@ -206,14 +206,13 @@ async fn accept(
     mut ending: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
-    let mut told: Option<Instant> = None;
+    let mut told = Seldom::once_in(TELL);
     loop {
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if told.is_none_or(|at| at.elapsed() >= TELL) {
-                        told = Some(Instant::now());
+                    if told.is_due() {
                         tracing::warn!(%error, "an admin connection could not be accepted; it is tried again");
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use base_text::quoted;
+use base_text::{Seldom, quoted};
 use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -65,7 +65,7 @@ pub struct Guard {
     /// Names that this member is reached by. A page whose name was pointed at this machine calls it by another.
     names: BTreeSet<String>,
     refused: [AtomicU64; Why::ALL.len()],
-    told: Mutex<[Option<Instant>; Why::ALL.len()]>,
+    told: Mutex<[Seldom; Why::ALL.len()]>,
 }
 
 /// Why a call is not answered, as the metric has it.
@@ -107,7 +107,7 @@ impl Guard {
             callers: Callers::new(),
             names,
             refused: Default::default(),
-            told: Mutex::default(),
+            told: Mutex::new([const { Seldom::once_in(TOLD_AGAIN) }; Why::ALL.len()]),
         }
     }
 
@@ -132,10 +132,7 @@ impl Guard {
 
     fn count(&self, refused: &Refused, origin: &Origin) {
         self.refused[refused.why as usize].fetch_add(1, Ordering::Relaxed);
-        let mut told = lock(&self.told);
-        let last = &mut told[refused.why as usize];
-        if refused.why != Why::Stale && last.is_none_or(|last| last.elapsed() > TOLD_AGAIN) {
-            *last = Some(Instant::now());
+        if refused.why != Why::Stale && lock(&self.told)[refused.why as usize].is_due() {
             tracing::warn!(from = %origin.address, reason = refused.why.name(), "not answered on the peer URL: {}", refused.message);
         }
     }

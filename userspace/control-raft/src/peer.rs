@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -13,7 +12,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use base_text::{duration, quoted};
+use base_text::{Seldom, duration, quoted};
 use control_api::tls::ServerTls;
 use control_api::{Delta, Document, MemberRole, Refusal, Snapshot, Update};
 use control_state::{Answer, State, Unread};
@@ -70,14 +69,13 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
 /// Serves until it is dropped, and then lets go of every connection at once.
 pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
-    let mut told: Option<Instant> = None;
+    let mut told = Seldom::once_in(TELL);
     loop {
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if told.is_none_or(|at| at.elapsed() >= TELL) {
-                        told = Some(Instant::now());
+                    if told.is_due() {
                         tracing::warn!(%error, "a member's connection could not be accepted; it is tried again");
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -6,6 +6,7 @@ use crate::stats::{Kind, Lost};
 use base_model::{BatchLimitsSpec, JaegerSpec, OtlpSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
+use base_text::Seldom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -109,8 +110,15 @@ impl Exporter {
         let (queue, taken) = sync_channel(queue_most);
         let shared = Arc::<Shared>::default();
         let kind = way.kind();
-        let work =
-            Work { way, resource: recipe.resource.clone(), taken, shared: shared.clone(), batch, timeout, told: None };
+        let work = Work {
+            way,
+            resource: recipe.resource.clone(),
+            taken,
+            shared: shared.clone(),
+            batch,
+            timeout,
+            told: Seldom::once_in(TELL),
+        };
         let thread = thread::Builder::new().name("trace-export".into()).spawn(move || work.run());
         let thread = thread.map_err(|error| format!("no thread for its spans: {error}"))?;
         let handle = thread.thread().clone();
@@ -149,7 +157,7 @@ struct Work {
     batch: usize,
     timeout: Duration,
     /// When the log was told last that a collector does not take spans.
-    told: Option<Instant>,
+    told: Seldom,
 }
 
 /// What came of an export.
@@ -258,8 +266,7 @@ impl Work {
     }
 
     fn tell(&mut self, what: &str) {
-        if self.told.is_none_or(|at| at.elapsed() >= TELL) {
-            self.told = Some(Instant::now());
+        if self.told.is_due() {
             tracing::warn!(exporter = self.way.kind().name(), to = self.way.shown(), "{what}");
         }
     }

@@ -10,6 +10,7 @@ use base_model::{LogFormat, LogKind, LogSinkSpec};
 use base_runtime::Worker;
 use base_telemetry::access_log::{AccessLog, LogWriter, Taker};
 use base_telemetry::{Encoder, Limit, Telemetry};
+use base_text::Seldom;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -160,10 +161,16 @@ impl LogSink {
         });
         let count = telemetry.workers();
         let (queue, write) = (register(telemetry, "log_sink_queue"), register(telemetry, "log_sink_disk"));
-        let intake = AccessLog::over(Box::new(Intake { shared: shared.clone(), told: None }), count, queue, write);
+        let intake = AccessLog::over(
+            Box::new(Intake { shared: shared.clone(), told: Seldom::once_in(TELL) }),
+            count,
+            queue,
+            write,
+        );
         let intake = intake.map_err(|error| format!("no thread for its lines: {error}"))?;
         let writers = (0..count).map(|worker| intake.writer(worker)).collect();
-        let sending = Sending { shared: shared.clone(), target, older: Vec::new(), looked: None, told: None };
+        let sending =
+            Sending { shared: shared.clone(), target, older: Vec::new(), looked: None, told: Seldom::once_in(TELL) };
         let sender = thread::Builder::new().name("log-sink".into()).spawn(move || sending.run());
         let sender = sender.map_err(|error| format!("no thread for its lines: {error}"))?;
         Ok(LogSink {
@@ -302,7 +309,7 @@ fn register(telemetry: &Telemetry, name: &'static str) -> Limit {
 /// Takes lines from the workers to the disk.
 struct Intake {
     shared: Arc<Shared>,
-    told: Option<Instant>,
+    told: Seldom,
 }
 
 impl Intake {
@@ -327,8 +334,7 @@ impl Intake {
     }
 
     fn tell(&mut self, what: &str) {
-        if self.told.is_none_or(|at| at.elapsed() >= TELL) {
-            self.told = Some(Instant::now());
+        if self.told.is_due() {
             tracing::warn!(sink = %self.shared.name, "{what}");
         }
     }
@@ -371,7 +377,7 @@ struct Sending {
     /// What others have left, which goes first.
     older: Vec<Spool>,
     looked: Option<Instant>,
-    told: Option<Instant>,
+    told: Seldom,
 }
 
 impl Sending {
@@ -497,8 +503,7 @@ impl Sending {
     }
 
     fn tell(&mut self, what: &str) {
-        if self.told.is_none_or(|at| at.elapsed() >= TELL) {
-            self.told = Some(Instant::now());
+        if self.told.is_due() {
             tracing::warn!(sink = %self.shared.name, to = self.target.shown(), "{what}");
         }
     }

@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, Failure};
 use crate::spool::Spool;
 use crate::stats::{COUNTERS, add};
+use base_text::Seldom;
 use bytes::Bytes;
 use proto_kafka::encode_batch;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -214,7 +215,7 @@ struct Sending<'a> {
     /// So many go alone, since one of them was refused that is not known.
     alone: usize,
     /// When the log was told last that a record is refused.
-    told: Option<Instant>,
+    told: Seldom,
 }
 
 #[derive(Default)]
@@ -237,7 +238,7 @@ impl<'a> Sending<'a> {
             turn: 0,
             aside: Aside::default(),
             alone: 0,
-            told: None,
+            told: Seldom::once_in(TELL),
         };
         if let Some(directory) = &shared.directory {
             // While one process takes the place of another there are two.
@@ -438,8 +439,7 @@ impl<'a> Sending<'a> {
     /// Whoever sends records could fill the log with what is wrong with each of them.
     fn refuse(&mut self, failure: &Failure, records: usize) {
         add(&COUNTERS.failed, records);
-        if self.told.is_none_or(|told| told.elapsed() >= TELL) {
-            self.told = Some(Instant::now());
+        if self.told.is_due() {
             tracing::error!(%failure, "Kafka refuses a record");
         }
     }

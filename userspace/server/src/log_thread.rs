@@ -2,10 +2,11 @@
 //! waits for the disk.
 
 use base_telemetry::log_file::LogFile;
+use base_text::Seldom;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Handles of the same file.
@@ -78,7 +79,7 @@ impl LogThread {
 
 fn write(mut file: LogFile, said: &Receiver<Said>, counts: &Counts) {
     let mut failed: Option<Instant> = None;
-    let told: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = Seldom::once_in(TOLD_AGAIN);
     while let Ok(next) = said.recv() {
         match next {
             Said::Line(line) => {
@@ -89,14 +90,14 @@ fn write(mut file: LogFile, said: &Receiver<Said>, counts: &Counts) {
                 }
                 failed = file.write(line.as_bytes()).err().map(|error| {
                     counts.not_written.fetch_add(1, Ordering::Relaxed);
-                    complain(&file, &error, &told);
+                    complain(&file, &error, &mut told);
                     Instant::now()
                 });
                 counts.rotations.store(file.rotations(), Ordering::Relaxed);
             }
             Said::Reopen => {
                 if let Err(error) = file.reopen() {
-                    complain(&file, &error, &told);
+                    complain(&file, &error, &mut told);
                 }
             }
             Said::Flush(done) => {
@@ -107,10 +108,8 @@ fn write(mut file: LogFile, said: &Receiver<Said>, counts: &Counts) {
 }
 
 /// The log itself cannot say it.
-fn complain(file: &LogFile, error: &io::Error, told: &Mutex<Option<Instant>>) {
-    let mut told = told.lock().unwrap_or_else(|e| e.into_inner());
-    if told.is_none_or(|at| at.elapsed() > TOLD_AGAIN) {
-        *told = Some(Instant::now());
+fn complain(file: &LogFile, error: &io::Error, told: &mut Seldom) {
+    if told.is_due() {
         eprintln!(
             "weir: cannot write the log to {}: {error}; lines are dropped until it can be",
             file.path().display()

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use base_text::Seldom;
+
 use super::format::{Entry, Format, write_line};
 use crate::limits::{Limit, LimitHits};
 use crate::locked;
@@ -297,7 +299,7 @@ struct Sink {
     destination: Destination,
     file: Option<LogFile>,
     failed: Option<Instant>,
-    complained: Option<Instant>,
+    complained: Seldom,
 }
 
 impl Sink {
@@ -306,7 +308,7 @@ impl Sink {
             Destination::Stdout => None,
             Destination::Directory(directory, bounds) => Some(open_file(directory, *bounds)?),
         };
-        Ok(Self { destination, file, failed: None, complained: None })
+        Ok(Self { destination, file, failed: None, complained: Seldom::once_in(COMPLAIN) })
     }
 
     /// Whether the bytes were written. After a failure the next second's lines are given up unseen, so that a dead disk does not keep
@@ -333,8 +335,7 @@ impl Sink {
     }
 
     fn complain(&mut self, error: &io::Error) {
-        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
-            self.complained = Some(Instant::now());
+        if self.complained.is_due() {
             let place = match &self.destination {
                 Destination::Stdout => "standard output".to_owned(),
                 Destination::Directory(directory, _) => directory.join(FILE_NAME).display().to_string(),
