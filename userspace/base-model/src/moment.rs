@@ -73,37 +73,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_read_in_any_zone() {
-        for (text, seconds) in [
-            ("1970-01-01T00:00:00Z", 0),
-            ("2000-02-29T12:00:00Z", 951_825_600),
-            ("2026-11-29T18:00:00+01:00", 1_795_971_600),
-            ("2026-11-29t12:00:00-05:00", 1_795_971_600),
-            ("2026-11-29T17:00:00.000Z", 1_795_971_600),
-        ] {
-            assert_eq!(text.parse::<Moment>().map(|moment| moment.unix_ms()), Ok(seconds * 1000), "{text}");
-        }
-        assert_eq!("2026-11-29T17:00:00.25Z".parse::<Moment>().unwrap().unix_ms() % 1000, 250);
-    }
-
-    #[test]
-    fn other_texts_are_none() {
-        for text in [
-            "",
-            "now",
-            "2026-11-29",
-            "2026-11-29T18:00Z",
-            "2026-11-29T18:00:00",
-            "2026-02-29T18:00:00Z",
-            "2026-13-01T00:00:00Z",
-            "2026-11-29T24:00:00Z",
-            "2026-11-29T18:00:00.Z",
-            "2026-11-29T18:00:00+1:00",
-            "2026-11-29T18:00:00Zulu",
-            "1969-12-31T23:59:59Z",
-            "２026-11-29T18:00:00Z",
-        ] {
-            assert_eq!(text.parse::<Moment>(), Err(NoMoment), "{text}");
+    fn it_counts_in_milliseconds_from_1970_on() {
+        let ms = |text: &str| text.parse::<Moment>().map(|moment| moment.unix_ms());
+        assert_eq!(ms("1970-01-01T00:00:00Z"), Ok(0));
+        assert_eq!(ms("2026-11-29T18:00:00.2509+01:00"), Ok(1_795_971_600_250));
+        for text in ["1969-12-31T23:59:59.999Z", "2026-11-29", ""] {
+            assert_eq!(ms(text), Err(NoMoment), "{text}");
         }
     }
 }
