@@ -6,8 +6,8 @@
 //! are worked on in a turn, what waits between workers.
 //!
 //! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
-//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`client`] (the side that connects),
-//! [`stats`].
+//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`stream`] (reading and writing one of its
+//! streams), [`client`] (the side that connects), [`stats`].
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -19,6 +19,7 @@ mod handshakes;
 pub mod keys;
 pub mod settings;
 pub mod stats;
+pub mod stream;
 
 pub use client::Client;
 pub use connection::{Connection, Driver};

@@ -8,7 +8,8 @@ use crate::h1_connection::Phase;
 use crate::h2_connection::{self, FIELD_BYTES, STREAM_BYTES, Streams, UNNOTICED};
 use crate::h3_stream::{H3Machine, Head, Next, RequestStream, Wire, head_bounds};
 use crate::http_server::Local;
-use base_quic::proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
+use base_quic::proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use base_quic::stream::Read;
 use base_quic::{Driver, QuicSettings};
 use base_runtime::memory::{self, Booking};
 use base_runtime::time::{self, Deadline};
@@ -421,31 +422,17 @@ impl Drive {
 
     fn read_one_way(&mut self, id: StreamId) {
         let Some(mut incoming) = self.one_way.remove(&id) else { return };
-        enum Came {
-            Some(bytes::Bytes),
-            Blocked,
-            Over,
-        }
         loop {
-            let came = self.driver.connection().with(|machine| {
-                let mut stream = machine.recv_stream(id);
-                let Ok(mut chunks) = stream.read(true) else { return Came::Over };
-                match chunks.next(4096) {
-                    Ok(Some(chunk)) => Came::Some(chunk.bytes),
-                    Err(ReadError::Blocked) => Came::Blocked,
-                    Ok(None) | Err(ReadError::Reset(_)) => Came::Over,
+            let handled = match self.driver.connection().read(id) {
+                Read::Some(bytes) => {
+                    self.wire.took(bytes.len());
+                    incoming.handle(&mut self.peer, &bytes)
                 }
-            });
-            if let Came::Some(bytes) = &came {
-                self.wire.took(bytes.len());
-            }
-            let handled = match came {
-                Came::Some(bytes) => incoming.handle(&mut self.peer, &bytes),
-                Came::Over => {
+                Read::End | Read::Reset(_) | Read::Closed => {
                     self.wire.idle.set(self.wire.idle.get() + 1);
                     return self.obey(incoming.handle_end());
                 }
-                Came::Blocked => {
+                Read::Blocked => {
                     self.one_way.insert(id, incoming);
                     return;
                 }

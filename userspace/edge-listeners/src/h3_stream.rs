@@ -5,7 +5,8 @@
 //! does not get.
 
 use base_quic::Connection;
-use base_quic::proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
+use base_quic::proto::{StreamId, VarInt};
+use base_quic::stream::{Outgoing, Read};
 use bytes::{Buf as _, Bytes};
 use proto_h2::Data;
 use proto_h2::fields::ResponseOptions;
@@ -18,12 +19,9 @@ use proto_http::h1::Fault;
 use proto_http::multiplexed::MultiplexedHead;
 use proto_http::{Headers, Limits, Request, Response};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-
-/// Bytes taken out of QUIC at a time.
-const CHUNK: usize = 16 * 1024;
 
 /// Bytes of pseudo-fields' names and values, beside the path, which have no place in the head of HTTP/1.
 const PSEUDO_BYTES: usize = 1024;
@@ -94,9 +92,9 @@ impl Wire {
         self.taken.set(self.taken.get() + bytes as u64);
     }
 
-    fn wrote(&self, id: StreamId, bytes: usize) {
-        *self.outstanding.borrow_mut().entry(id).or_default() += bytes as u64;
-        self.outstanding_bytes.set(self.outstanding_bytes.get() + bytes as u64);
+    fn wrote(&self, id: StreamId, bytes: u64) {
+        *self.outstanding.borrow_mut().entry(id).or_default() += bytes;
+        self.outstanding_bytes.set(self.outstanding_bytes.get() + bytes);
     }
 
     fn fail(&self, code: Code) {
@@ -117,13 +115,6 @@ enum Coming {
     Broken,
 }
 
-/// What waits to be written.
-enum Out {
-    Bytes(Bytes),
-    Data(Data),
-    End,
-}
-
 /// Both directions of a request stream.
 pub struct RequestStream {
     id: StreamId,
@@ -134,7 +125,7 @@ pub struct RequestStream {
     /// Read ahead.
     peeked: RefCell<Option<Event>>,
     coming: Cell<Coming>,
-    out: RefCell<VecDeque<Out>>,
+    out: RefCell<Outgoing<Data>>,
     /// Nothing more can be written: the client wants no more, or we have reset it.
     is_shut: Cell<bool>,
     /// Everything was handed over, to the end.
@@ -165,7 +156,7 @@ impl RequestStream {
             input: RefCell::default(),
             peeked: RefCell::default(),
             coming: Cell::new(Coming::Open),
-            out: RefCell::default(),
+            out: RefCell::new(Outgoing::new(Data::shared)),
             is_shut: Cell::new(false),
             is_said: Cell::new(false),
             is_given_up: Cell::new(false),
@@ -224,7 +215,7 @@ impl RequestStream {
                     Ok(()) => self.coming.set(Coming::Ended),
                     Err(fault) => return self.blame(fault),
                 },
-                Read::Broken => {
+                Read::Reset(_) | Read::Closed => {
                     self.coming.set(Coming::Broken);
                     if !self.is_said.get() {
                         self.count_given_up();
@@ -251,25 +242,9 @@ impl RequestStream {
     }
 
     fn read(&self) -> Read {
-        let (read, told) = self.wire.quic.with(|machine| {
-            let mut stream = machine.recv_stream(self.id);
-            let mut chunks = match stream.read(true) {
-                Ok(chunks) => chunks,
-                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => return (Read::Broken, false),
-            };
-            let read = match chunks.next(CHUNK) {
-                Ok(Some(chunk)) => Read::Some(chunk.bytes),
-                Ok(None) => Read::End,
-                Err(ReadError::Blocked) => Read::Blocked,
-                Err(ReadError::Reset(_)) => Read::Broken,
-            };
-            (read, chunks.finalize().should_transmit())
-        });
+        let read = self.wire.quic.read(self.id);
         if let Read::Some(bytes) = &read {
             self.wire.took(bytes.len());
-        }
-        if told {
-            self.wire.quic.wake();
         }
         read
     }
@@ -313,69 +288,26 @@ impl RequestStream {
         }
     }
 
-    fn push(&self, out: Out) -> Result<(), Gone> {
+    /// Lets something more be said.
+    fn push(&self, say: impl FnOnce(&mut Outgoing<Data>)) -> Result<(), Gone> {
         if self.is_shut.get() {
             return Err(Gone);
         }
-        self.out.borrow_mut().push_back(out);
+        say(&mut self.out.borrow_mut());
         self.pump();
         Ok(())
     }
 
     /// Hands QUIC what it has room for.
     pub fn pump(&self) {
-        let mut stopped = false;
-        let mut out = self.out.borrow_mut();
-        while let Some(first) = out.front_mut() {
-            let written = self.wire.quic.with(|machine| {
-                let mut stream = machine.send_stream(self.id);
-                match first {
-                    Out::Bytes(bytes) => stream.write_chunks(std::slice::from_mut(bytes)).map(|written| written.bytes),
-                    Out::Data(data) => {
-                        let written = match data.shared() {
-                            Some(bytes) => stream.write_chunks(&mut [bytes]).map(|written| written.bytes),
-                            None => stream.write(data.chunk()),
-                        };
-                        written.inspect(|written| data.advance(*written))
-                    }
-                    Out::End => match stream.finish() {
-                        Ok(()) => Ok(0),
-                        Err(_) => Err(WriteError::ClosedStream),
-                    },
-                }
-            });
-            match written {
-                Ok(bytes) => {
-                    self.wire.quic.wake();
-                    self.wire.wrote(self.id, bytes);
-                    let done = match first {
-                        Out::Bytes(bytes) => bytes.is_empty(),
-                        Out::Data(data) => !data.has_remaining(),
-                        Out::End => true,
-                    };
-                    if done {
-                        out.pop_front();
-                    }
-                }
-                Err(WriteError::Blocked) => break,
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                    stopped = true;
-                    break;
-                }
-            }
+        let pumped = self.out.borrow_mut().pump(&self.wire.quic, self.id);
+        if pumped.any {
+            self.wire.wrote(self.id, pumped.bytes);
         }
-        drop(out);
-        if stopped {
+        if pumped.stopped {
             self.shut(Code::RequestCancelled);
         }
     }
-}
-
-enum Read {
-    Some(Bytes),
-    Blocked,
-    End,
-    Broken,
 }
 
 /// What a request's head was found to be before anybody looked at what it says.
@@ -404,7 +336,7 @@ impl H3Machine {
         if !write(&mut bytes) {
             return Err(Gone);
         }
-        self.stream.push(Out::Bytes(bytes.into()))?;
+        self.stream.push(|out| out.say(bytes.into()))?;
         if ends { self.say_end() } else { Ok(()) }
     }
 
@@ -412,7 +344,7 @@ impl H3Machine {
         self.stream.is_said.set(true);
         let wire = &self.stream.wire;
         wire.answered.set(wire.answered.get() + 1);
-        self.stream.push(Out::End)
+        self.stream.push(Outgoing::say_end)
     }
 }
 
@@ -471,8 +403,8 @@ impl server::Stream for H3Machine {
         if length > 0 {
             let mut header = Vec::with_capacity(5);
             frame::begin(frame::DATA, length as u64, &mut header);
-            self.stream.push(Out::Bytes(header.into()))?;
-            self.stream.push(Out::Data(data))?;
+            self.stream.push(|out| out.say(header.into()))?;
+            self.stream.push(|out| out.say_body(data))?;
         }
         if ends { self.say_end() } else { Ok(()) }
     }

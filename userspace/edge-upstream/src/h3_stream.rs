@@ -4,18 +4,15 @@
 //! here as has been handed over and QUIC has no room for.
 
 use crate::h3_sessions::{SECTION_MOST, Session};
-use base_quic::proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
+use base_quic::proto::{StreamId, VarInt};
+use base_quic::stream::{Outgoing, Read};
 use bytes::{Buf as _, Bytes};
 use proto_h2::Data;
 use proto_h3::request::{Event, Receiving};
 use proto_h3::{Code, Fault, frame};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-
-/// Bytes taken out of QUIC at a time.
-const CHUNK: usize = 16 * 1024;
 
 /// Why nothing more comes of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +35,6 @@ enum Coming {
     Broken(Why),
 }
 
-/// What waits to be written.
-enum Out {
-    Bytes(Bytes),
-    Data(Data),
-    End,
-}
-
 /// What comes next of an answer.
 pub(crate) enum Next {
     Event(Event),
@@ -64,7 +54,7 @@ pub(crate) struct Stream {
     /// Read ahead.
     peeked: RefCell<Option<Event>>,
     coming: Cell<Coming>,
-    out: RefCell<VecDeque<Out>>,
+    out: RefCell<Outgoing<Data>>,
     /// Nothing more can be written: the backend wants no more, or we have reset it.
     is_shut: Cell<bool>,
     /// Its end was handed to QUIC.
@@ -85,7 +75,7 @@ impl Stream {
             input: RefCell::default(),
             peeked: RefCell::default(),
             coming: Cell::new(Coming::Open),
-            out: RefCell::default(),
+            out: RefCell::new(Outgoing::new(Data::shared)),
             is_shut: Cell::new(false),
             is_finished: Cell::new(false),
             written: Cell::new(0),
@@ -217,6 +207,9 @@ impl Stream {
                     Err(fault) => return self.blame(fault),
                 },
                 Read::Reset(code) => self.coming.set(Coming::Broken(Why::Reset(code))),
+                // Of a connection that has ended, nothing was left.
+                Read::Closed if self.session.is_lost() => self.coming.set(Coming::Broken(Why::Lost)),
+                Read::Closed => self.coming.set(Coming::Broken(Why::Reset(Code::Internal.value().into()))),
             }
         }
     }
@@ -234,38 +227,16 @@ impl Stream {
     }
 
     fn read(&self) -> Read {
-        let (read, told) = self.session.quic.with(|machine| {
-            let mut stream = machine.recv_stream(self.id);
-            let mut chunks = match stream.read(true) {
-                Ok(chunks) => chunks,
-                // Of a connection that has ended, nothing was left.
-                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) if self.session.is_lost() => {
-                    return (Read::Blocked, false);
-                }
-                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
-                    return (Read::Reset(Code::Internal.value().into()), false);
-                }
-            };
-            let read = match chunks.next(CHUNK) {
-                Ok(Some(chunk)) => Read::Some(chunk.bytes),
-                Ok(None) => Read::End,
-                Err(ReadError::Blocked) => Read::Blocked,
-                Err(ReadError::Reset(code)) => Read::Reset(code.into()),
-            };
-            (read, chunks.finalize().should_transmit())
-        });
+        let read = self.session.quic.read(self.id);
         if let Read::Some(bytes) = &read {
             self.session.taken.set(self.session.taken.get() + bytes.len() as u64);
-        }
-        if told {
-            self.session.quic.wake();
         }
         read
     }
 
     /// Hands over bytes of frames that are not of the body.
     pub(crate) fn say(&self, bytes: Vec<u8>) {
-        self.push(Out::Bytes(bytes.into()));
+        self.push(|out| out.say(bytes.into()));
     }
 
     /// Hands over a piece of the body.
@@ -273,19 +244,20 @@ impl Stream {
         if data.has_remaining() {
             let mut header = Vec::with_capacity(9);
             frame::begin(frame::DATA, data.remaining() as u64, &mut header);
-            self.push(Out::Bytes(header.into()));
-            self.push(Out::Data(data));
+            self.push(|out| out.say(header.into()));
+            self.push(|out| out.say_body(data));
         }
     }
 
     /// Nothing more of the request comes.
     pub(crate) fn say_end(&self) {
-        self.push(Out::End);
+        self.push(Outgoing::say_end);
     }
 
-    fn push(&self, out: Out) {
+    /// Lets something more be said.
+    fn push(&self, say: impl FnOnce(&mut Outgoing<Data>)) {
         if !self.is_shut.get() {
-            self.out.borrow_mut().push_back(out);
+            say(&mut self.out.borrow_mut());
             self.pump();
         }
     }
@@ -301,55 +273,15 @@ impl Stream {
 
     /// Hands QUIC what it has room for.
     pub(crate) fn pump(&self) {
-        let (mut stopped, mut any) = (false, false);
         let mut out = self.out.borrow_mut();
-        while let Some(first) = out.front_mut() {
-            let written = self.session.quic.with(|machine| {
-                let mut stream = machine.send_stream(self.id);
-                match first {
-                    Out::Bytes(bytes) => stream.write_chunks(std::slice::from_mut(bytes)).map(|written| written.bytes),
-                    Out::Data(data) => {
-                        let written = match data.shared() {
-                            Some(bytes) => stream.write_chunks(&mut [bytes]).map(|written| written.bytes),
-                            None => stream.write(data.chunk()),
-                        };
-                        written.inspect(|written| data.advance(*written))
-                    }
-                    Out::End => match stream.finish() {
-                        Ok(()) => Ok(0),
-                        Err(_) => Err(WriteError::ClosedStream),
-                    },
-                }
-            });
-            match written {
-                Ok(bytes) => {
-                    any = true;
-                    self.wrote(bytes as u64);
-                    let done = match first {
-                        Out::Bytes(bytes) => bytes.is_empty(),
-                        Out::Data(data) => !data.has_remaining(),
-                        Out::End => {
-                            self.is_finished.set(true);
-                            true
-                        }
-                    };
-                    if done {
-                        out.pop_front();
-                    }
-                }
-                Err(WriteError::Blocked) => break,
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                    stopped = true;
-                    break;
-                }
-            }
-        }
+        let pumped = out.pump(&self.session.quic, self.id);
         let drained = out.is_empty();
         drop(out);
-        if any {
-            self.session.quic.wake();
+        self.wrote(pumped.bytes);
+        if pumped.ended {
+            self.is_finished.set(true);
         }
-        if stopped {
+        if pumped.stopped {
             self.shut(Code::NoError);
         } else if drained {
             self.wake_writer();
@@ -390,13 +322,6 @@ impl Stream {
         }
         self.wake_writer();
     }
-}
-
-enum Read {
-    Some(Bytes),
-    Blocked,
-    End,
-    Reset(u64),
 }
 
 /// The place of one request on a shared connection, until nothing is left of the exchange.
