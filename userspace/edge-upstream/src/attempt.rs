@@ -2,10 +2,10 @@
 
 use crate::connect::ConnectError;
 use crate::endpoint::Server;
+use crate::groups::CONNECTIONS_MOST;
 use crate::lease::{self, Exchanger, Need};
 use crate::loss::Loss;
 use crate::pool;
-use crate::sessions::CONNECTIONS_MOST;
 use base_runtime::Boxed;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
@@ -56,7 +56,7 @@ const UNTOUCHED_MOST: u32 = 2;
 pub struct Counters {
     /// Answers in which blanks were left out.
     pub mended: Limit,
-    /// Connects that were not made, see [`CONNECTIONS_MOST`](crate::sessions::CONNECTIONS_MOST).
+    /// Connects that were not made, see [`CONNECTIONS_MOST`](crate::groups::CONNECTIONS_MOST).
     pub connections: Limit,
     /// Connections of HTTP/2 and HTTP/3 whose backend did not say that it is there.
     pub silent: Limit,

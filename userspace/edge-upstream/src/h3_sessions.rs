@@ -8,26 +8,24 @@
 
 use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_quic};
-use crate::endpoint::{Endpoint, Server};
+use crate::endpoint::Server;
+use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn};
 use crate::h3_stream::{H3Stream, Stream};
 use crate::loss::Loss;
-use crate::opening::{Opening, Outcome, Waiting};
-use crate::pool::{self, IDLE_TIMEOUT, IdHasher};
-use crate::sessions::{CONNECTIONS_MOST, STREAMS_MOST};
-use crate::tls::Identity;
-use base_quic::proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
+use crate::opening::Outcome;
+use crate::pool;
+use base_quic::proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use base_quic::stream::Read;
 use base_quic::{Connection, Driver, QuicSettings};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
-use bytes::Bytes;
 use proto_h3::control::{self, Incoming, Peer};
 use proto_h3::settings::Settings;
 use proto_h3::{Code, Fault};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::hash::BuildHasherDefault;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -137,12 +135,6 @@ impl Session {
         self.quic.wake();
     }
 
-    /// Takes no more requests; when the last one has ended the connection is closed.
-    fn close(&self) {
-        self.is_open.set(false);
-        self.quic.wake();
-    }
-
     fn leads_to(&self, server: &Server) -> bool {
         let now = server.endpoint.generation();
         self.generation.replace(now) == now || server.endpoint.has(self.remote)
@@ -180,24 +172,32 @@ impl Drop for Session {
     }
 }
 
-/// What a worker has, and makes, for one server under one identity.
-#[derive(Default)]
-struct Group {
-    sessions: Vec<Rc<Session>>,
-    /// The connect that was begun last, while it is under way.
-    opening: Option<Rc<Opening<H3Stream>>>,
-    /// Connects under way.
-    openings: usize,
+impl Shared for Session {
+    type Lease = H3Stream;
+    type Known = ();
+
+    fn with_groups<T>(work: impl FnOnce(&mut Groups<Session>) -> T) -> T {
+        GROUPS.with_borrow_mut(work)
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.since.get()
+    }
+
+    fn close(&self) {
+        self.is_open.set(false);
+        self.quic.wake();
+    }
 }
 
 thread_local! {
-    static GROUPS: RefCell<HashMap<u64, Group, BuildHasherDefault<IdHasher>>> = RefCell::default();
+    static GROUPS: RefCell<Groups<Session>> = RefCell::default();
 }
 
 /// A place on a connection that this worker has to the server. `once`: not on one that may have gone without a word.
 pub(crate) fn take(server: &Server, once: bool) -> Option<H3Stream> {
-    GROUPS.with_borrow_mut(|groups| {
-        let sessions = &mut groups.get_mut(&server.connections())?.sessions;
+    Session::with_groups(|groups| {
+        let sessions = &mut groups.known(server)?.sessions;
         let mut at = 0;
         while let Some(session) = sessions.get(at) {
             if !session.is_usable() || !session.leads_to(server) {
@@ -215,30 +215,6 @@ pub(crate) fn take(server: &Server, once: bool) -> Option<H3Stream> {
     })
 }
 
-/// What a request has to do that found no room.
-enum Turn {
-    Wait(Rc<Opening<H3Stream>>),
-    /// Wait for a connect that is to be begun.
-    Begin(Rc<Opening<H3Stream>>),
-    Refused,
-}
-
-fn turn(server: &Server) -> Turn {
-    GROUPS.with_borrow_mut(|groups| {
-        let group = groups.entry(server.connections()).or_default();
-        if let Some(opening) = group.opening.as_ref().filter(|opening| opening.has_room()) {
-            return Turn::Wait(opening.clone());
-        }
-        if group.sessions.len() + group.openings >= CONNECTIONS_MOST {
-            return Turn::Refused;
-        }
-        group.openings += 1;
-        let opening = Rc::<Opening<H3Stream>>::default();
-        group.opening = Some(opening.clone());
-        Turn::Begin(opening)
-    })
-}
-
 /// A place on a new connection.
 pub(crate) async fn open(
     server: &Server,
@@ -251,17 +227,12 @@ pub(crate) async fn open(
         if let Some(place) = take(server, true) {
             return Ok(place);
         }
-        let outcome = match turn(server) {
-            Turn::Wait(opening) => {
-                let left = end.saturating_duration_since(base_runtime::now());
-                let loss = opening.loss.clone();
-                let late = || ConnectError::Shared(Box::new(ConnectError::Tcp(io::ErrorKind::TimedOut.into())), loss);
-                base_runtime::time::timeout(left, Waiting::new(opening)).await.map_err(|_| late())?
-            }
+        let turn = Session::with_groups(|groups| groups.of(server.connections()).turn());
+        let outcome = match turn {
+            Turn::Wait(opening) => groups::wait(opening, end).await?,
             Turn::Begin(opening) => {
                 let maker = Maker::new(server, recorder, counters);
-                base_runtime::spawn(maker.make_for(opening.clone(), limit)).detach();
-                Waiting::new(opening).await
+                groups::begin::<Session>(maker.key, opening, make(maker, limit)).await
             }
             Turn::Refused => {
                 counters.connections.hit(base_runtime::worker_index());
@@ -276,111 +247,43 @@ pub(crate) async fn open(
     }
 }
 
-/// Idle connections are closed.
-pub(crate) fn sweep(now: Instant) {
-    GROUPS.with_borrow_mut(|groups| {
-        groups.retain(|_, group| {
-            group.sessions.retain(|session| {
-                let old = session.since.get().is_some_and(|at| now.saturating_duration_since(at) >= IDLE_TIMEOUT);
-                if old {
-                    session.close();
-                }
-                !old
-            });
-            !group.sessions.is_empty() || group.openings > 0
-        });
+async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
+    let generation = maker.endpoint.generation();
+    let end = base_runtime::now() + limit;
+    let driver = connect_quic(&maker.endpoint, maker.identity.as_deref(), limit).await?;
+    maker.recorder.connection_created();
+    let quic = driver.connection().clone();
+    let session = Rc::new(Session {
+        remote: quic.peer(),
+        quic,
+        recorder: maker.recorder,
+        key: maker.key,
+        generation: Cell::new(generation),
+        is_open: Cell::new(true),
+        is_lost: Cell::new(false),
+        streams: RefCell::default(),
+        since: Cell::new(None),
+        heard: Cell::new(base_runtime::now()),
+        room: Cell::new(None),
+        fault: Cell::new(None),
+        idle: Cell::new(0),
+        taken: Cell::new(0),
+        unacknowledged: Cell::new(0),
+        loss: Loss::default(),
+        counters: maker.counters,
     });
-}
-
-/// Connections of this worker.
-pub fn count() -> usize {
-    GROUPS.with_borrow(|groups| groups.values().map(|group| group.sessions.len()).sum())
-}
-
-/// Everything a connect needs that outlives the request it is for.
-struct Maker {
-    endpoint: Arc<Endpoint>,
-    identity: Option<Arc<Identity>>,
-    key: u64,
-    recorder: ServerRecorder,
-    counters: Arc<Counters>,
-}
-
-impl Maker {
-    fn new(server: &Server, recorder: &ServerRecorder, counters: &Arc<Counters>) -> Maker {
-        Maker {
-            endpoint: server.endpoint.clone(),
-            identity: server.identity.clone(),
-            key: server.connections(),
-            recorder: recorder.clone(),
-            counters: counters.clone(),
+    Session::with_groups(|groups| groups.of(maker.key).sessions.push(session.clone()));
+    let mut drive = Drive::new(driver, &session);
+    base_runtime::spawn(async move { poll_fn(|cx| drive.poll(cx)).await }).detach();
+    pool::keep_sweeping();
+    let left = end.saturating_duration_since(base_runtime::now());
+    match base_runtime::time::timeout(left, poll_fn(|cx| session.poll_place(cx))).await {
+        Ok(Some(place)) => Ok(place),
+        Ok(None) => Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into())),
+        Err(_) => {
+            session.close();
+            Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()))
         }
-    }
-
-    async fn make_for(self, opening: Rc<Opening<H3Stream>>, limit: Duration) {
-        let ending = Ending { key: self.key, opening };
-        let made = self.make(limit).await;
-        ending.opening.tell(made);
-    }
-
-    async fn make(self, limit: Duration) -> Result<H3Stream, ConnectError> {
-        let generation = self.endpoint.generation();
-        let end = base_runtime::now() + limit;
-        let driver = connect_quic(&self.endpoint, self.identity.as_deref(), limit).await?;
-        self.recorder.connection_created();
-        let quic = driver.connection().clone();
-        let session = Rc::new(Session {
-            remote: quic.peer(),
-            quic,
-            recorder: self.recorder,
-            key: self.key,
-            generation: Cell::new(generation),
-            is_open: Cell::new(true),
-            is_lost: Cell::new(false),
-            streams: RefCell::default(),
-            since: Cell::new(None),
-            heard: Cell::new(base_runtime::now()),
-            room: Cell::new(None),
-            fault: Cell::new(None),
-            idle: Cell::new(0),
-            taken: Cell::new(0),
-            unacknowledged: Cell::new(0),
-            loss: Loss::default(),
-            counters: self.counters,
-        });
-        GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
-        let mut drive = Drive::new(driver, &session);
-        base_runtime::spawn(async move { poll_fn(|cx| drive.poll(cx)).await }).detach();
-        pool::keep_sweeping();
-        let left = end.saturating_duration_since(base_runtime::now());
-        match base_runtime::time::timeout(left, poll_fn(|cx| session.poll_place(cx))).await {
-            Ok(Some(place)) => Ok(place),
-            Ok(None) => Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into())),
-            Err(_) => {
-                session.close();
-                Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()))
-            }
-        }
-    }
-}
-
-/// The end of a connect, however it comes: the group knows, and who waits is woken.
-struct Ending {
-    key: u64,
-    opening: Rc<Opening<H3Stream>>,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        GROUPS.with_borrow_mut(|groups| {
-            if let Some(group) = groups.get_mut(&self.key) {
-                group.openings = group.openings.saturating_sub(1);
-                if group.opening.as_ref().is_some_and(|last| Rc::ptr_eq(last, &self.opening)) {
-                    group.opening = None;
-                }
-            }
-        });
-        self.opening.end();
     }
 }
 
@@ -491,28 +394,14 @@ impl Drive {
 
     fn read_one_way(&mut self, id: StreamId) {
         let Some(mut incoming) = self.one_way.remove(&id) else { return };
-        enum Came {
-            Some(Bytes),
-            Blocked,
-            Over,
-        }
         loop {
-            let came = self.session.quic.with(|machine| {
-                let mut stream = machine.recv_stream(id);
-                let Ok(mut chunks) = stream.read(true) else { return Came::Over };
-                match chunks.next(4096) {
-                    Ok(Some(chunk)) => Came::Some(chunk.bytes),
-                    Err(ReadError::Blocked) => Came::Blocked,
-                    Ok(None) | Err(ReadError::Reset(_)) => Came::Over,
-                }
-            });
-            let handled = match came {
-                Came::Some(bytes) => incoming.handle(&mut self.peer, &bytes),
-                Came::Blocked => {
+            let handled = match self.session.quic.read(id) {
+                Read::Some(bytes) => incoming.handle(&mut self.peer, &bytes),
+                Read::Blocked => {
                     self.one_way.insert(id, incoming);
                     break;
                 }
-                Came::Over => {
+                Read::End | Read::Reset(_) | Read::Closed => {
                     self.session.idle.set(self.session.idle.get() + 1);
                     incoming.handle_end().map(|()| control::Next::Stop)
                 }
@@ -569,11 +458,7 @@ impl Drive {
         }
         self.all().iter().for_each(|stream| stream.handle_lost());
         session.tell_room();
-        GROUPS.with_borrow_mut(|groups| {
-            if let Some(group) = groups.get_mut(&session.key) {
-                group.sessions.retain(|other| !Rc::ptr_eq(other, session));
-            }
-        });
+        Session::with_groups(|groups| groups.forget(session.key, session));
     }
 
     fn end(&mut self, code: Code) {

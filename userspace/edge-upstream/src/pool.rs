@@ -10,6 +10,7 @@
 //! more than the load needs.
 
 use crate::endpoint::{Protocols, Server};
+use crate::groups;
 use crate::h3_sessions;
 use crate::lease::{Lease, Need};
 use crate::sessions;
@@ -154,8 +155,8 @@ pub(crate) fn keep_sweeping() {
             loop {
                 base_runtime::time::sleep(SWEEP_INTERVAL).await;
                 sweep(base_runtime::now());
-                sessions::sweep(base_runtime::now());
-                h3_sessions::sweep(base_runtime::now());
+                groups::sweep::<sessions::Session>(base_runtime::now());
+                groups::sweep::<h3_sessions::Session>(base_runtime::now());
             }
         })
         .detach();

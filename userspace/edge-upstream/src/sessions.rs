@@ -17,13 +17,13 @@
 
 use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_to};
-use crate::endpoint::{Endpoint, Protocols, Server};
+use crate::endpoint::{Protocols, Server};
+use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn};
 use crate::lease::{Lease, Need};
 use crate::loss::Loss;
-use crate::opening::{Opening, Outcome, Waiting};
-use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
+use crate::opening::Outcome;
+use crate::pool::{self, IDLE_TIMEOUT, Link};
 use crate::silence::{Next, Silence};
-use crate::tls::Identity;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
@@ -31,22 +31,13 @@ use base_tls::Transport;
 use proto_h2::client::{self, H2Connection, SendRequest};
 use proto_h2::{ClientSettings, h2};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future as _, poll_fn};
-use std::hash::BuildHasherDefault;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
-
-/// Requests under way over one connection, even if its backend would take more: they share its window and the fate of its segments.
-pub const STREAMS_MOST: usize = 128;
-
-/// Connections of one worker to one server. Beyond it a request cannot connect, counted as `upstream_connections`. A backend that takes
-/// one request at a time would otherwise be given descriptors without end.
-pub const CONNECTIONS_MOST: usize = 256;
 
 /// How long a new connection waits for its backend to say how many requests it takes, which it does at once (RFC 9113 section 3.4).
 const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
@@ -134,7 +125,7 @@ impl Stream {
 
     /// The backend will not have this opening of a WebSocket over HTTP/2, although it offered that.
     pub(crate) fn wants_websockets_over_http1(&self) {
-        GROUPS.with_borrow_mut(|groups| groups.entry(self.session.key).or_default().websockets = Some(false));
+        Session::with_groups(|groups| groups.of(self.session.key).known.websockets = Some(false));
     }
 
     /// So many bytes of an answer were taken, or are not wanted any more.
@@ -150,10 +141,10 @@ impl Stream {
 
     /// The backend will not have this request over HTTP/2: it is not asked again over it.
     pub(crate) fn wants_http1(&self) {
-        GROUPS.with_borrow_mut(|groups| {
-            let group = groups.entry(self.session.key).or_default();
-            group.http1 = true;
-            group.http1_asked = true;
+        Session::with_groups(|groups| {
+            let group = groups.of(self.session.key);
+            group.known.http1 = true;
+            group.known.http1_asked = true;
             group.sessions.drain(..).for_each(|session| session.close());
         });
     }
@@ -260,11 +251,6 @@ impl Session {
             waker.wake();
         }
     }
-
-    /// Takes no more requests; when the last one has ended the connection is closed.
-    fn close(&self) {
-        drop(self.requests.take());
-    }
 }
 
 impl Drop for Session {
@@ -273,14 +259,9 @@ impl Drop for Session {
     }
 }
 
-/// What a worker has, and makes, for one server under one identity.
+/// What is known of a server.
 #[derive(Default)]
-struct Group {
-    sessions: Vec<Rc<Session>>,
-    /// The connect that was begun last, while it is under way.
-    opening: Option<Rc<Opening<Lease>>>,
-    /// Connects under way.
-    openings: usize,
+pub(crate) struct Known {
     /// It was found to speak HTTP/1.1 alone.
     http1: bool,
     /// It asked for that, so that nothing else is offered.
@@ -291,16 +272,37 @@ struct Group {
     used: Option<Instant>,
 }
 
+impl Shared for Session {
+    type Lease = Lease;
+    type Known = Known;
+
+    fn with_groups<T>(work: impl FnOnce(&mut Groups<Session>) -> T) -> T {
+        GROUPS.with_borrow_mut(work)
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.since.get()
+    }
+
+    fn close(&self) {
+        drop(self.requests.take());
+    }
+
+    fn is_worth(known: &Known, now: Instant) -> bool {
+        known.used.is_some_and(|at| now.saturating_duration_since(at) < IDLE_TIMEOUT)
+    }
+}
+
 thread_local! {
-    static GROUPS: RefCell<HashMap<u64, Group, BuildHasherDefault<IdHasher>>> = RefCell::default();
+    static GROUPS: RefCell<Groups<Session>> = RefCell::default();
 }
 
 /// A place on a connection that this worker has to the server. `once`: not on an idle one whose backend has just said something, which
 /// may be that it closes.
 pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
-    GROUPS.with_borrow_mut(|groups| {
-        let group = groups.get_mut(&server.connections())?;
-        if need == Need::WebSocket && group.websockets != Some(true) {
+    Session::with_groups(|groups| {
+        let group = groups.known(server)?;
+        if need == Need::WebSocket && group.known.websockets != Some(true) {
             return None;
         }
         let sessions = &mut group.sessions;
@@ -321,39 +323,22 @@ pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
     })
 }
 
-/// What a request has to do that found no room.
-enum Turn {
-    Wait(Rc<Opening<Lease>>),
-    /// Wait for a connect that is to be begun.
-    Begin(Rc<Opening<Lease>>),
-    /// Connect for itself, offering these.
-    Alone(Protocols),
-    Refused,
-}
-
-fn turn(server: &Server) -> Turn {
-    GROUPS.with_borrow_mut(|groups| {
-        let group = groups.entry(server.connections()).or_default();
-        group.used = Some(base_runtime::now());
-        if group.http1 && server.protocols != Protocols::Http2 {
-            return Turn::Alone(if group.http1_asked { Protocols::Http1 } else { server.protocols });
+/// What a request has to do that found no room; `Err`: connect for itself, offering these.
+fn turn(server: &Server) -> Result<Turn<Lease>, Protocols> {
+    Session::with_groups(|groups| {
+        let group = groups.of(server.connections());
+        let known = &mut group.known;
+        known.used = Some(base_runtime::now());
+        if known.http1 && server.protocols != Protocols::Http2 {
+            return Err(if known.http1_asked { Protocols::Http1 } else { server.protocols });
         }
-        if let Some(opening) = group.opening.as_ref().filter(|opening| opening.has_room()) {
-            return Turn::Wait(opening.clone());
-        }
-        if group.sessions.len() + group.openings >= CONNECTIONS_MOST {
-            return Turn::Refused;
-        }
-        group.openings += 1;
-        let opening = Rc::<Opening<Lease>>::default();
-        group.opening = Some(opening.clone());
-        Turn::Begin(opening)
+        Ok(group.turn())
     })
 }
 
 /// Whether the server is known to take no WebSockets over HTTP/2.
 fn refuses_websockets(server: &Server) -> bool {
-    GROUPS.with_borrow(|groups| groups.get(&server.connections()).is_some_and(|group| group.websockets == Some(false)))
+    Session::with_groups(|groups| groups.known(server).is_some_and(|group| group.known.websockets == Some(false)))
 }
 
 /// A place on a new connection, or a connection of HTTP/1.1 where the server speaks nothing else, or not what is needed.
@@ -377,21 +362,15 @@ pub(crate) async fn open(
             return http1().await;
         }
         let outcome = match turn(server) {
-            Turn::Wait(opening) => {
-                let left = end.saturating_duration_since(base_runtime::now());
-                let loss = opening.loss.clone();
-                let late = || ConnectError::Shared(Box::new(ConnectError::Tcp(io::ErrorKind::TimedOut.into())), loss);
-                base_runtime::time::timeout(left, Waiting::new(opening)).await.map_err(|_| late())?
-            }
-            Turn::Begin(opening) => {
+            Ok(Turn::Wait(opening)) => groups::wait(opening, end).await?,
+            Ok(Turn::Begin(opening)) => {
                 let maker = Maker::new(server, recorder, counters);
-                base_runtime::spawn(maker.make_for(opening.clone(), limit)).detach();
-                Waiting::new(opening).await
+                groups::begin::<Session>(maker.key, opening, maker.make(limit)).await
             }
-            Turn::Alone(protocols) => {
+            Err(protocols) => {
                 return Maker { protocols, ..Maker::new(server, recorder, counters) }.make(limit).await;
             }
-            Turn::Refused => {
+            Ok(Turn::Refused) => {
                 counters.connections.hit(base_runtime::worker_index());
                 return Err(ConnectError::Full);
             }
@@ -409,50 +388,7 @@ pub(crate) async fn open(
     }
 }
 
-/// Idle connections are closed, and what is known of servers that nobody asks any more is forgotten.
-pub(crate) fn sweep(now: Instant) {
-    GROUPS.with_borrow_mut(|groups| {
-        groups.retain(|_, group| {
-            group.sessions.retain(|session| {
-                let old = session.since.get().is_some_and(|at| now.saturating_duration_since(at) >= IDLE_TIMEOUT);
-                if old {
-                    session.close();
-                }
-                !old
-            });
-            let recent = |at: Instant| now.saturating_duration_since(at) < IDLE_TIMEOUT;
-            !group.sessions.is_empty() || group.openings > 0 || group.used.is_some_and(recent)
-        });
-    });
-}
-
-/// Connections of this worker that are shared.
-pub fn count() -> usize {
-    GROUPS.with_borrow(|groups| groups.values().map(|group| group.sessions.len()).sum())
-}
-
-/// Everything a connect needs that outlives the request it is for.
-struct Maker {
-    endpoint: Arc<Endpoint>,
-    identity: Option<Arc<Identity>>,
-    protocols: Protocols,
-    key: u64,
-    recorder: ServerRecorder,
-    counters: Arc<Counters>,
-}
-
 impl Maker {
-    fn new(server: &Server, recorder: &ServerRecorder, counters: &Arc<Counters>) -> Maker {
-        Maker {
-            endpoint: server.endpoint.clone(),
-            identity: server.identity.clone(),
-            protocols: server.protocols,
-            key: server.connections(),
-            recorder: recorder.clone(),
-            counters: counters.clone(),
-        }
-    }
-
     async fn make(self, limit: Duration) -> Result<Lease, ConnectError> {
         let generation = self.endpoint.generation();
         let end = base_runtime::now() + limit;
@@ -460,18 +396,12 @@ impl Maker {
         let agreed = transport.session().map(|session| session.alpn.as_deref() == Some(b"h2"));
         let shared = agreed.unwrap_or(self.protocols == Protocols::Http2);
         if self.protocols != Protocols::Http1 {
-            GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().http1 = !shared);
+            Session::with_groups(|groups| groups.of(self.key).known.http1 = !shared);
         }
         if shared {
             return self.begin(transport, generation, end).await.map(Lease::Stream);
         }
         Ok(Lease::Connection(Link::new(transport, self.key, generation, &self.recorder)))
-    }
-
-    async fn make_for(self, opening: Rc<Opening<Lease>>, limit: Duration) {
-        let ending = Ending { key: self.key, opening };
-        let made = self.make(limit).await;
-        ending.opening.tell(made);
     }
 
     async fn begin(self, transport: Transport, generation: u32, end: Instant) -> Result<Stream, ConnectError> {
@@ -492,7 +422,7 @@ impl Maker {
             loss: Loss::default(),
             unread: Booking::new(Kind::Bodies, 0),
         });
-        GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
+        Session::with_groups(|groups| groups.of(self.key).sessions.push(session.clone()));
         let stream = Stream::of(&session);
         base_runtime::spawn(drive(session.clone(), connection, self.counters)).detach();
         pool::keep_sweeping();
@@ -503,9 +433,7 @@ impl Maker {
             session.close();
             return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()));
         }
-        GROUPS.with_borrow_mut(|groups| {
-            groups.entry(self.key).or_default().websockets = Some(session.takes_websockets());
-        });
+        Session::with_groups(|groups| groups.of(self.key).known.websockets = Some(session.takes_websockets()));
         Ok(stream)
     }
 }
@@ -576,29 +504,5 @@ async fn drive(session: Rc<Session>, mut connection: H2Connection, counters: Arc
     }
     session.close();
     session.tell_heard();
-    GROUPS.with_borrow_mut(|groups| {
-        if let Some(group) = groups.get_mut(&session.key) {
-            group.sessions.retain(|other| !Rc::ptr_eq(other, &session));
-        }
-    });
-}
-
-/// The end of a connect, however it comes: the group knows, and who waits is woken.
-struct Ending {
-    key: u64,
-    opening: Rc<Opening<Lease>>,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        GROUPS.with_borrow_mut(|groups| {
-            if let Some(group) = groups.get_mut(&self.key) {
-                group.openings = group.openings.saturating_sub(1);
-                if group.opening.as_ref().is_some_and(|last| Rc::ptr_eq(last, &self.opening)) {
-                    group.opening = None;
-                }
-            }
-        });
-        self.opening.end();
-    }
+    Session::with_groups(|groups| groups.forget(session.key, &session));
 }
