@@ -8,6 +8,7 @@
 //! Keys match without regard to case, numbers and booleans are taken where a text is wanted, and everything that ends
 //! on the wire is checked here.
 
+use crate::form::escape_into;
 use base_text::quoted;
 use edge_pipeline::template::{Form, MarkedPiece, RenderError, Rendered};
 use edge_pipeline::{Exchange, Template};
@@ -240,7 +241,7 @@ fn push_into_url(url: &mut String, text: &str, form: Form) -> Result<(), BuiltEr
         if form == Form::Query {
             url.push_str(text);
         } else {
-            escape_into(url, text, b"&#;");
+            escape_these(b"&#;", text, url);
         }
         return Ok(());
     }
@@ -260,15 +261,16 @@ fn push_into_url(url: &mut String, text: &str, form: Form) -> Result<(), BuiltEr
     }
     match form {
         Form::Target => url.push_str(text),
-        _ => escape_into(url, text, b"?#"),
+        _ => escape_these(b"?#", text, url),
     }
     Ok(())
 }
 
-fn escape_into(url: &mut String, text: &str, special: &[u8]) {
+/// Adds a text with the `special` characters escaped and all others as they are.
+fn escape_these(special: &[u8], text: &str, url: &mut String) {
     for c in text.chars() {
         match u8::try_from(c) {
-            Ok(b) if special.contains(&b) => url.push_str(&format!("%{b:02X}")),
+            Ok(b) if special.contains(&b) => escape_into(&[b], url),
             _ => url.push(c),
         }
     }
