@@ -58,11 +58,11 @@ mod gzip;
 mod heavy;
 mod kept;
 mod module_doc;
-mod quiet;
 mod ranking;
 mod redirect;
 mod remote;
 mod room_answers;
+mod side;
 mod source;
 mod spec;
 #[cfg(test)]

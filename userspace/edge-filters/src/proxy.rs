@@ -71,6 +71,7 @@ use crate::coding;
 use crate::grpc_proxy::GrpcProxy;
 use crate::module_doc::module_doc;
 use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
+use crate::side::keeping;
 use crate::websocket_proxy::WebSocketProxy;
 use base_model::{
     AdaptiveConcurrencySpec, CircuitBreakerSpec, Findings, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec,
@@ -101,7 +102,7 @@ use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Identity, RequestMatcher, Server};
 use following::Following;
 use hedged::Hedging;
-use held::{HeldBody, HeldDuplex};
+use held::HeldBody;
 use members::{Members, Recipe, Set, is_tagged};
 use memory_cache::MemoryCache;
 use placed::Placed;
@@ -843,7 +844,7 @@ impl Proxy {
         set.balancer.mark(stand.choice.get().index, known, tls, &mut response);
         let place = stand.place.take();
         match upgraded {
-            Some(upgraded) => exchange.upgraded = Some(HeldDuplex::hold(upgraded, place)),
+            Some(upgraded) => exchange.upgraded = Some(keeping(upgraded, place)),
             None => {
                 exchange.upgraded = None;
                 body = HeldBody::hold(body, place);

@@ -32,7 +32,7 @@ use crate::module_doc::module_doc;
 use crate::proxy::bounded::Bounded;
 use crate::proxy::timed::Timed;
 use crate::proxy::{CLIENT_ERROR, INTERNAL_ERROR, SERVER_ERROR, is_event_stream, merge};
-use crate::quiet::Quiet;
+use crate::side::quiet;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
 use base_model::proxy::CompressionSpec;
@@ -374,7 +374,7 @@ impl SimpleHttpProxy {
                     request_bytes: 0,
                     response_bytes: 0,
                 });
-                exchange.upgraded = Some(Quiet::limit(Box::new(stream), self.idle));
+                exchange.upgraded = Some(quiet(Box::new(stream), self.idle));
                 exchange.respond(Response::with_status(200), Body::Empty);
                 SUCCESS
             }
@@ -482,7 +482,7 @@ impl SimpleHttpProxy {
                 _ => {}
             }
         }
-        exchange.upgraded = upgraded.map(|destination| Quiet::limit(destination, self.idle));
+        exchange.upgraded = upgraded.map(|destination| quiet(destination, self.idle));
         exchange.respond(response, body);
         SUCCESS
     }

@@ -35,7 +35,7 @@
 
 use crate::module_doc::module_doc;
 use crate::proxy::{self, CLIENT_ERROR, INTERNAL_ERROR, Proxy, SERVER_ERROR};
-use crate::quiet::Quiet;
+use crate::side::quiet;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
 use base_model::proxy::{OutlierDetectionSpec, ServerScheme};
@@ -469,7 +469,7 @@ impl WebSocketProxy {
         }
         exchange.upgraded = Some(match rules.bounds.are_any() {
             true => Box::new(Watched::new(backend, rules.bounds, self.idle, self.faults.clone())),
-            false => Quiet::limit(backend, self.idle),
+            false => quiet(backend, self.idle),
         });
         SUCCESS
     }
