@@ -15,8 +15,10 @@
 //! A member that comes back without its file does not vote until the leader has forgotten it and copied everything to it
 //! anew; a lone member with a damaged file refuses to start, because nobody else has its data.
 #![forbid(unsafe_code)]
-// The errors are openraft's, and so is their size; none is on a path that counts nanoseconds.
-#![allow(clippy::result_large_err)]
+#![allow(
+    clippy::result_large_err,
+    reason = "the errors are openraft's, and so is their size; none is on a path that counts nanoseconds"
+)]
 
 mod admission;
 mod bounds;

@@ -116,7 +116,7 @@ fn custom(old: &Snapshot, new: &Snapshot, changes: &mut Vec<CustomChange>) {
 }
 
 /// Keys that are gone, and entries that are new or different.
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity, reason = "two lists are named by the line above")]
 fn maps<'a, V>(
     old: &'a BTreeMap<String, V>,
     new: &'a BTreeMap<String, V>,

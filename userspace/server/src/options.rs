@@ -345,7 +345,7 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
 }
 
 /// Options of a file, and the users of its `basic-auth`.
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity, reason = "two maps are named by the line above")]
 fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<(BTreeMap<String, String>, BTreeMap<String, String>)> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

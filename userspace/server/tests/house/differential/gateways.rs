@@ -28,7 +28,8 @@ pub struct Lane {
 
 enum Process {
     Ours(Box<Machine>),
-    Peer(Leashed, #[allow(dead_code)] tempfile::TempDir),
+    /// The process, and its files for as long.
+    Peer(Leashed, #[allow(dead_code, reason = "it is there to be dropped")] tempfile::TempDir),
 }
 
 /// Ours first, then the peers that are installed.
