@@ -32,6 +32,7 @@ on_both_drivers!(
     busy_tasks_do_not_starve_io,
     io_goes_first_where_a_task_yields,
     a_task_that_wakes_itself_is_polled_once_a_turn,
+    who_holds_the_worker_is_seen_in_its_longest_poll_and_turn,
     tasks_that_wake_each_other_let_io_go_first,
     tasks_woken_by_io_go_before_those_that_yielded,
     a_byte_does_not_wait_for_all_that_others_send,
@@ -348,6 +349,24 @@ fn a_task_that_wakes_itself_is_polled_once_a_turn(io: IoMode) {
             assert_eq!(now, last + 1, "one poll for each turn of the driver");
             last = now;
         }
+    });
+}
+
+fn who_holds_the_worker_is_seen_in_its_longest_poll_and_turn(io: IoMode) {
+    run(io, || async {
+        let worker = base_runtime::current_worker().expect("this is one");
+        let held = Duration::from_millis(20);
+        spawn(async move {
+            let began = Instant::now();
+            while began.elapsed() < held {}
+        });
+        // Until its turn is over, and one more.
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        let (stats, held) = (worker.stats(), held.as_nanos() as u64);
+        assert!(stats.longest_poll_ns >= held && stats.longest_turn_ns >= held, "{stats:?}");
+        assert!(worker.take_longest_turn() >= Duration::from_nanos(held));
     });
 }
 
