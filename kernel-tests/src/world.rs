@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abi::Slot;
 use abi::limit::Rate;
 use abi::limits::SLOTS;
-use edge_kernel::{Hash, Kernel, KernelError, Limits, Machine, Options, Protocol, Sizes, SourceLimit, Vip};
+use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, SourceLimit, Vip, VipLimits};
 
 /// This machine, two others over IPv4, one over IPv6.
 pub const OWN: u16 = 1;
@@ -137,16 +137,16 @@ pub fn vips() -> Vec<Vip> {
                 Fixture::ElsewhereNear => uniform([NEAR, 0, 0, 0]),
                 _ => spread.clone(),
             },
-            limits: if fixture == Fixture::SpreadSource { never_reached() } else { Limits::default() },
+            limits: if fixture == Fixture::SpreadSource { never_reached() } else { VipLimits::default() },
             earlier: None,
         })
         .to_vec()
 }
 
 /// Limits that no test comes near: they are looked at all the same.
-fn never_reached() -> Limits {
+fn never_reached() -> VipLimits {
     let rate = Rate::new(10_000_000, 10_000_000);
-    Limits { all: Some(rate), source: Some(SourceLimit { rate, v4: 16, v6: 40 }) }
+    VipLimits { all: Some(rate), source: Some(SourceLimit { rate, v4: 16, v6: 40 }) }
 }
 
 /// Every slot with these owners.

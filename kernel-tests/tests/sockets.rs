@@ -57,7 +57,7 @@ fn load() -> Result<Kernel, KernelError> {
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         hash: Hash::FiveTuple,
         slots: slots.clone(),
-        limits: edge_kernel::Limits::default(),
+        limits: edge_kernel::VipLimits::default(),
         earlier: None,
     };
     let own = Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, own: true };

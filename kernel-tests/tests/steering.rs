@@ -137,7 +137,7 @@ impl Edge {
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::FiveTuple,
             slots,
-            limits: edge_kernel::Limits::default(),
+            limits: edge_kernel::VipLimits::default(),
             earlier: None,
         };
         let kernel = self.kernel.as_mut().unwrap();
@@ -402,7 +402,7 @@ fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
                 slots: vec![abi::Slot::of(*owner); abi::limits::SLOTS as usize].into(),
-                limits: edge_kernel::Limits::default(),
+                limits: edge_kernel::VipLimits::default(),
                 earlier: None,
             })
             .collect();
@@ -619,7 +619,7 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
         protocols: vec![Protocol::Tcp],
         hash: Hash::FiveTuple,
         slots: world::uniform([1, 0, 0, 0]),
-        limits: edge_kernel::Limits::default(),
+        limits: edge_kernel::VipLimits::default(),
         earlier: None,
     };
     let own = Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
@@ -958,7 +958,7 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
                 slots: world::uniform([2, 0, 0, 0]),
-                limits: edge_kernel::Limits::default(),
+                limits: edge_kernel::VipLimits::default(),
                 earlier: None,
             };
             let kernel = edge.kernel.as_mut().unwrap();
@@ -1076,7 +1076,7 @@ fn connections_survive_that_something_else_chooses_their_machine() {
                 protocols: vec![Protocol::Tcp],
                 hash,
                 slots: slots.clone(),
-                limits: edge_kernel::Limits::default(),
+                limits: edge_kernel::VipLimits::default(),
                 earlier: earlier.clone(),
             };
             let kernel = edge.kernel.as_mut().unwrap();

@@ -6,7 +6,7 @@ use abi::config::lease;
 use abi::limit::Rate;
 use abi::limits::HOPS_MAX;
 use abi::{Reason, Switch, Verdict, gue};
-use edge_kernel::{AccessPrefix, AccessTables, Flow, Hook, Kernel, Limits, Protocol, SourceLimit, sys};
+use edge_kernel::{AccessPrefix, AccessTables, Flow, Hook, Kernel, Protocol, SourceLimit, VipLimits, sys};
 use kernel_tests::model::Model;
 use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
 use kernel_tests::ready;
@@ -244,8 +244,8 @@ fn connections_beyond_the_limits_are_dropped_when_they_begin() {
     let source = Some(SourceLimit { rate: hour(5), v4: 24, v6: 56 });
     for vip in &mut vips {
         match vip.id {
-            id if id == Fixture::Here as u16 => vip.limits = Limits { all: Some(hour(8)), source },
-            id if id == Fixture::Elsewhere as u16 => vip.limits = Limits { all: None, source },
+            id if id == Fixture::Here as u16 => vip.limits = VipLimits { all: Some(hour(8)), source },
+            id if id == Fixture::Elsewhere as u16 => vip.limits = VipLimits { all: None, source },
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
 use base_model::{AccessListSpec, Cidr, HashMode, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
 use edge_kernel::abi::limit::Rate;
-use edge_kernel::{AccessPrefix, Kernel, Limits, ListenerId, Slot, SourceLimit};
+use edge_kernel::{AccessPrefix, Kernel, ListenerId, Slot, SourceLimit, VipLimits};
 use edge_l4::maglev::Candidate;
 use edge_l4::steering;
 use edge_listeners::Traffic;
@@ -617,9 +617,9 @@ fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Slots) -> edge_kernel::
     }
 }
 
-fn limits(spec: &VipLimitsSpec) -> Limits {
+fn limits(spec: &VipLimitsSpec) -> VipLimits {
     let rate = |per_second: u32, burst: Option<u32>| Rate::new(per_second, burst.unwrap_or(per_second));
-    Limits {
+    VipLimits {
         all: spec.new_connections.map(|all| rate(all.per_second, all.burst)),
         source: spec.new_connections_per_source.map(|source| SourceLimit {
             rate: rate(source.per_second, source.burst),

@@ -4,7 +4,7 @@ use crate::exporter::{Exporter, Recipe, Target};
 use base_model::{ParentSampling, SpanLimitsSpec, TracingSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
-use proto_trace::{Formats, Limits, Recording, Resource, Sampler};
+use proto_trace::{Formats, Recording, Resource, Sampler, SpanLimits};
 use std::sync::Arc;
 
 /// See the module doc.
@@ -12,7 +12,7 @@ pub struct Tracer {
     pub sampler: Sampler,
     /// The form contexts are written in; where a request has several, the one that counts.
     pub format: Formats,
-    pub limits: Limits,
+    pub limits: SpanLimits,
     exporters: Vec<Arc<Exporter>>,
 }
 
@@ -80,9 +80,9 @@ fn resource(spec: &TracingSpec, machine: &str) -> Resource {
 }
 
 /// A negative bound is none.
-fn limits(spec: &SpanLimitsSpec) -> Limits {
+fn limits(spec: &SpanLimitsSpec) -> SpanLimits {
     let bound = |value: i64| usize::try_from(value).unwrap_or(usize::MAX);
-    Limits {
+    SpanLimits {
         attributes: bound(spec.attribute_count_limit),
         value_chars: bound(spec.attribute_value_length_limit),
         events: bound(spec.event_count_limit),

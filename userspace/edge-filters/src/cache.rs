@@ -45,7 +45,7 @@ use base_runtime::Boxed;
 use base_telemetry::Limit;
 use base_telemetry::cache::CacheResult;
 use edge_pipeline::{BuildError, Enclosed, Exchange, Filter, FilterKind, Outcome, Parts, Rest, SUCCESS, Step, Touches};
-use edge_upstream::cache::{self, Flights, Found, Key, Store, Stored, serve};
+use edge_upstream::cache::{self, CacheKey, Flights, Found, Store, Stored, serve};
 use fetch::{Fetch, Why};
 use proto_cache::control::SURROGATE;
 use proto_cache::key::{is_disguised, push_key};
@@ -403,7 +403,7 @@ impl Shared {
         Enclosed::Walked { ended }
     }
 
-    fn key_of(&self, exchange: &Exchange) -> Key {
+    fn key_of(&self, exchange: &Exchange) -> CacheKey {
         let mut text = Vec::with_capacity(128);
         push_key(exchange.request(), exchange.client.scheme, &self.key, &mut text);
         self.store.key(text)

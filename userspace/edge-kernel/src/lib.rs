@@ -54,7 +54,7 @@ pub use lease::Lease;
 pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;
-pub use steering::{Applied, Earlier, Hash, Limits, Machine, Protocol, SourceLimit, Vip};
+pub use steering::{Applied, Earlier, Hash, Machine, Protocol, SourceLimit, Vip, VipLimits};
 pub use trace::{Flow, Trace, Tunnel};
 pub use veth::pass_everything;
 

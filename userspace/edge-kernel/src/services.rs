@@ -133,7 +133,7 @@ mod tests {
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::SourcePrefix { v4: 24, v6: 56 },
             slots: vec![abi::Slot::of(1); SLOTS as usize].into(),
-            limits: crate::Limits::default(),
+            limits: crate::VipLimits::default(),
             earlier: None,
         }
     }

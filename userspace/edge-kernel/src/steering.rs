@@ -49,7 +49,7 @@ pub struct Vip {
     /// nothing is compared.
     pub slots: Arc<[Slot]>,
     /// How fast connections may begin at this machine.
-    pub limits: Limits,
+    pub limits: VipLimits,
     /// For connections that began when the flows were spread by something else.
     pub earlier: Option<Earlier>,
 }
@@ -65,7 +65,7 @@ pub struct Earlier {
 
 /// How fast TCP connections to a virtual IP may begin; where there is nothing said, as fast as they come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Limits {
+pub struct VipLimits {
     /// All of them together.
     pub all: Option<Rate>,
     pub source: Option<SourceLimit>,
@@ -80,10 +80,10 @@ pub struct SourceLimit {
     pub v6: u8,
 }
 
-impl Limits {
+impl VipLimits {
     /// As the programs have it; nothing where nothing is limited.
     pub fn element(&self) -> Option<abi::Limit> {
-        if *self == Limits::default() {
+        if *self == VipLimits::default() {
             return None;
         }
         let mask = |bits: u8, width: u32| u128::MAX.checked_shl(width - u32::from(bits).min(width)).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 client connection: requests one after another, until either side has had enough.
 //!
-//! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
+//! Between requests only its [`ClientConnection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
 use crate::accept::Share;
@@ -55,7 +55,7 @@ pub enum Phase {
 }
 
 /// A client connection as its server knows it. Thousands of them idle: what only a request needs has no place here.
-pub struct Connection {
+pub struct ClientConnection {
     pub stream: Transport,
     local: Rc<Local>,
     peer: Peer,
@@ -71,7 +71,7 @@ pub struct Connection {
     _seat: Seat,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Books a connection that was counted. It waits for its first request from now on.
     pub fn book(local: Rc<Local>, stream: Transport, peer: SocketAddr, seat: Seat) -> Presence {
         let (phase, since_ms) = (Cell::new(Phase::Idle), Cell::new(time::elapsed_ms()));
@@ -79,7 +79,7 @@ impl Connection {
         // A fresh connection gets the time of a head to begin; a kept one its idle time.
         deadline.set_after(local.timeouts().head);
         Presence(local.clone().book(|key| {
-            Rc::new(Connection { stream, local, peer, since_ms, deadline, key, phase, fresh, _seat: seat })
+            Rc::new(ClientConnection { stream, local, peer, since_ms, deadline, key, phase, fresh, _seat: seat })
         }))
     }
 
@@ -124,7 +124,7 @@ impl Connection {
     }
 }
 
-impl Carrier for Connection {
+impl Carrier for ClientConnection {
     fn peer(&self) -> SocketAddr {
         self.peer.address()
     }
@@ -170,10 +170,10 @@ impl Peer {
 }
 
 /// A connection among those of its server. Dropped, also where a request panics, it is counted no longer.
-pub struct Presence(Rc<Connection>);
+pub struct Presence(Rc<ClientConnection>);
 
 impl Presence {
-    pub fn connection(&self) -> &Rc<Connection> {
+    pub fn connection(&self) -> &Rc<ClientConnection> {
         &self.0
     }
 }
@@ -281,14 +281,14 @@ fn poll_receive(stream: &Transport, deadline: &Deadline, cx: &mut Context<'_>) -
     }
 }
 
-async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Then {
+async fn serve(local: &Rc<Local>, connection: &ClientConnection, first: Buf) -> Then {
     let mut exchange = local.take_exchange();
     let then = serve_with(local, connection, first, &mut exchange).await;
     local.give_back(exchange);
     then
 }
 
-async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Then {
+async fn serve_with(local: &Rc<Local>, connection: &ClientConnection, first: Buf, exchange: &mut Exchange) -> Then {
     let mut stream = H1Stream::new(local, connection);
     request::admit(local, &stream, exchange);
     let refusal = if memory::is_over() {
@@ -323,7 +323,7 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
 /// Reads until the head is whole. `Err(None)`: there is nobody to answer.
 async fn read_head(
     local: &Local,
-    connection: &Connection,
+    connection: &ClientConnection,
     mut buffer: Buf,
     request: &mut Request,
 ) -> Result<(RequestHead, Buf), Option<u16>> {
@@ -340,7 +340,7 @@ async fn read_head(
 /// Goes on where `buffer` holds the beginning of a head.
 async fn read_head_in_pieces(
     local: &Local,
-    connection: &Connection,
+    connection: &ClientConnection,
     buffer: Buf,
     request: &mut Request,
 ) -> Result<(RequestHead, Buf), Option<u16>> {
@@ -411,5 +411,5 @@ pub async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
 }
 
 /// What DESIGN allows an idle connection is 600 bytes; these, with two counts, and the task's header are part of them.
-const _: () = assert!(size_of::<Connection>() <= 80, "a connection has grown");
+const _: () = assert!(size_of::<ClientConnection>() <= 80, "a connection has grown");
 const _: () = assert!(size_of::<Visit>() <= 16, "the future of a connection's task has grown");

@@ -3,7 +3,7 @@
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::clock;
 use crate::h1_body::H1Body;
-use crate::h1_connection::{Connection, DRAIN_BYTES, PROMISED_DRAIN_BYTES};
+use crate::h1_connection::{ClientConnection, DRAIN_BYTES, PROMISED_DRAIN_BYTES};
 use crate::http_server::Local;
 use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody, Rest, Settled, Terms};
@@ -47,7 +47,7 @@ pub enum Next {
 /// See the module doc.
 pub struct H1Stream<'a> {
     local: &'a Rc<Local>,
-    connection: &'a Connection,
+    connection: &'a ClientConnection,
     /// `None` until a head was read: then nothing can follow the answer.
     head: Option<RequestHead>,
     /// What came with the head.
@@ -78,7 +78,7 @@ enum Asked {
 
 impl<'a> H1Stream<'a> {
     /// An exchange whose request has not been read, and may never be.
-    pub fn new(local: &'a Rc<Local>, connection: &'a Connection) -> H1Stream<'a> {
+    pub fn new(local: &'a Rc<Local>, connection: &'a ClientConnection) -> H1Stream<'a> {
         H1Stream {
             local,
             connection,

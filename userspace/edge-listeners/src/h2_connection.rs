@@ -5,7 +5,7 @@
 
 use crate::accept::Share;
 use crate::client_stream::Carrier;
-use crate::h1_connection::{Connection, Phase, Presence, linger};
+use crate::h1_connection::{ClientConnection, Phase, Presence, linger};
 use crate::h2_stream::H2Stream;
 use crate::http_server::Local;
 use crate::request::{self, Served};
@@ -282,7 +282,7 @@ enum Way {
 struct Drive<E: Engine> {
     engine: E,
     link: Rc<H2Link>,
-    connection: Rc<Connection>,
+    connection: Rc<ClientConnection>,
     local: Rc<Local>,
     streams: Rc<Streams>,
     streams_most: u32,

@@ -7,7 +7,7 @@ use crate::Timeouts;
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
 use crate::grpc::{self, Dialect, Life};
-use crate::h1_connection::{Connection, Phase, Presence, Visit};
+use crate::h1_connection::{ClientConnection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
 use crate::h3_front::H3Front;
@@ -402,7 +402,7 @@ pub struct Local {
     recorder: RefCell<Recorder>,
     sinks: RefCell<LogSinks>,
     log: RefCell<Option<LogWriter>>,
-    connections: RefCell<Table<Rc<Connection>>>,
+    connections: RefCell<Table<Rc<ClientConnection>>>,
     quic: RefCell<Table<Rc<H3Connection>>>,
     door: Door,
     made_room: Cell<Instant>,
@@ -478,7 +478,7 @@ async fn introduce(
             None
         }
         (Ok(client), _) if client != peer && local.denies(client.ip()) => None,
-        (Ok(client), None) => Some(place.pass_to(Connection::book(local.clone(), stream.into(), client, seat))),
+        (Ok(client), None) => Some(place.pass_to(ClientConnection::book(local.clone(), stream.into(), client, seat))),
         (Ok(client), Some(tls)) => handshake(place, local.clone(), tls.clone(), stream, client, seat).await,
     }
 }
@@ -508,7 +508,7 @@ async fn handshake(
     // What an established session holds it has booked itself.
     drop(booking);
     let http2 = h2_connection::is_agreed(&stream);
-    let presence = place.pass_to(Connection::book(local, stream, peer, seat));
+    let presence = place.pass_to(ClientConnection::book(local, stream, peer, seat));
     if http2 {
         // In a task of its own: this one keeps the size of a handshake.
         base_runtime::spawn(h2_connection::serve(presence)).detach();
@@ -637,7 +637,7 @@ impl Local {
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).
-    pub fn book(&self, make: impl FnOnce(u32) -> Rc<Connection>) -> Rc<Connection> {
+    pub fn book(&self, make: impl FnOnce(u32) -> Rc<ClientConnection>) -> Rc<ClientConnection> {
         self.connections.borrow_mut().insert_with(make).clone()
     }
 
@@ -808,7 +808,7 @@ impl Share for Local {
         }
         self.made_room.set(base_runtime::now());
         let connections = self.connections.borrow();
-        let mut idle: Vec<&Rc<Connection>> = connections
+        let mut idle: Vec<&Rc<ClientConnection>> = connections
             .iter()
             .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
             .collect();
@@ -832,7 +832,7 @@ impl Share for Local {
         }
         let (local, tls) = (self.clone(), self.live.borrow_mut().load().tls.clone());
         match tls {
-            None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
+            None => Visit::Waiting(Some(place.pass_to(ClientConnection::book(local, stream.into(), peer, seat)))),
             Some(tls) => Visit::Busy(Boxed::new(handshake(place, local, tls, stream, peer, seat))),
         }
     }

@@ -84,14 +84,14 @@ pub enum Found {
 
 /// A key with its hash. Made once for a request.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct CacheKey {
     text: Vec<u8>,
     hash: u64,
     /// Of the URL alone: the same where no lines follow it.
     url_hash: u64,
 }
 
-impl Key {
+impl CacheKey {
     pub fn hash(&self) -> u64 {
         self.hash
     }
@@ -161,27 +161,27 @@ impl Store {
         self.shards[0].read().unwrap_or_else(PoisonError::into_inner).capacity()
     }
 
-    pub fn key(&self, text: Vec<u8>) -> Key {
+    pub fn key(&self, text: Vec<u8>) -> CacheKey {
         let hash = self.hasher.hash_one(&text[..]);
         let url = url_of(&text);
         let url_hash = if url.len() == text.len() { hash } else { self.hasher.hash_one(url) };
-        Key { text, hash, url_hash }
+        CacheKey { text, hash, url_hash }
     }
 
     /// The hash of a key and of what requests say in the fields that another answer under it depends on.
-    pub fn hash_of_variant(&self, key: &Key, other: &Stored, request: &Headers) -> u64 {
+    pub fn hash_of_variant(&self, key: &CacheKey, other: &Stored, request: &Headers) -> u64 {
         SPARE.with_borrow_mut(|spare| {
             other.kept.vary.select(request, spare);
             self.hasher.hash_one((key.hash, &spare[..]))
         })
     }
 
-    fn shard(&self, key: &Key) -> &RwLock<Shard> {
+    fn shard(&self, key: &CacheKey) -> &RwLock<Shard> {
         &self.shards[(key.url_hash >> 48) as usize & (self.shards.len() - 1)]
     }
 
     /// Finds the answer for a request with these fields.
-    pub fn find(&self, key: &Key, request: &Headers) -> Found {
+    pub fn find(&self, key: &CacheKey, request: &Headers) -> Found {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let Some(variants) = shard.find(key.hash, &key.text) else { return Found::Nothing };
         SPARE.with_borrow_mut(|spare| {
@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// Keeps an answer in place of the one for the same requests. Not, when it was purged since it was asked for, or is too large.
-    pub fn keep(&self, key: &Key, request: &Headers, stored: Stored, ticket: Ticket) -> Option<Arc<Stored>> {
+    pub fn keep(&self, key: &CacheKey, request: &Headers, stored: Stored, ticket: Ticket) -> Option<Arc<Stored>> {
         let bytes = stored.bytes + key.text.len();
         if !self.has_room(bytes) {
             self.memory_limit.hit(base_runtime::worker_index());
@@ -231,7 +231,7 @@ impl Store {
     }
 
     /// Puts an answer in place of one that is still there; nothing, when that has gone.
-    pub fn replace(&self, key: &Key, old: &Arc<Stored>, new: Option<Stored>) -> Option<Arc<Stored>> {
+    pub fn replace(&self, key: &CacheKey, old: &Arc<Stored>, new: Option<Stored>) -> Option<Arc<Stored>> {
         let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
         let mut variants = shard.find(key.hash, &key.text)?.to_vec();
         let at = variants.iter().position(|stored| Arc::ptr_eq(stored, old))?;
@@ -276,7 +276,7 @@ impl Store {
         HELD.load(Relaxed) + bytes <= share && memory::booked() < ceiling / 5 * 4
     }
 
-    fn relieve_shard(&self, key: &Key, bytes: usize) {
+    fn relieve_shard(&self, key: &CacheKey, bytes: usize) {
         let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
         let before = shard.sums();
         // Twice as much as would have come in: what cannot be kept now may be next time.

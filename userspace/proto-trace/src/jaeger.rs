@@ -148,7 +148,7 @@ fn micros(nanos: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::Limits;
+    use crate::recording::SpanLimits;
     use crate::recording::tests::recording;
     use serde_json::{Map, Value as Json, json};
     use std::time::Duration;
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_read_by_thrift_in_both_encodings() {
-        let (mut trace, now) = recording(Limits::default());
+        let (mut trace, now) = recording(SpanLimits::default());
         let request = trace.request();
         trace.set(request, "http.response.status_code", 503);
         let asked = trace.begin_beside(&"pool".into(), SpanKind::Client, now);
@@ -242,7 +242,7 @@ mod tests {
     fn packets_are_as_long_as_they_may_be_and_no_longer() {
         let traces: Vec<Recording> = (0..40)
             .map(|at| {
-                let (mut trace, now) = recording(Limits::default());
+                let (mut trace, now) = recording(SpanLimits::default());
                 let request = trace.request();
                 trace.set(request, "text", if at == 7 { "x".repeat(3000) } else { format!("{at:0>100}") });
                 trace.close(now);

@@ -24,7 +24,7 @@ mod thrift;
 
 pub use id::{SpanId, TraceId};
 pub use propagation::{Formats, Incoming, Outgoing, extract, inject};
-pub use recording::{Beginning, Begun, Limits, Recording, Reserved, Span, SpanKind, Value};
+pub use recording::{Beginning, Begun, Recording, Reserved, Span, SpanKind, SpanLimits, Value};
 pub use sampling::Sampler;
 
 /// What every span of an exporter carries: OpenTelemetry's resource.

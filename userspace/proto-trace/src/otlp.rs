@@ -312,11 +312,11 @@ const STATUS_ERROR: u64 = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::Limits;
+    use crate::recording::SpanLimits;
     use crate::recording::tests::recording;
 
     fn one() -> Recording {
-        let (mut recording, now) = recording(Limits::default());
+        let (mut recording, now) = recording(SpanLimits::default());
         recording.state = Some("a=1".into());
         let request = recording.request();
         recording.set(request, "url.path", "/a\"b\n".to_owned());

@@ -11,7 +11,7 @@ pub const SPANS_MOST: usize = 256;
 
 /// Bounds of one span. Attributes beyond them are counted, values beyond them are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct SpanLimits {
     /// Attributes of a span.
     pub attributes: usize,
     /// Length of a text, in characters.
@@ -22,10 +22,10 @@ pub struct Limits {
     pub event_attributes: usize,
 }
 
-impl Default for Limits {
+impl Default for SpanLimits {
     /// OpenTelemetry's.
-    fn default() -> Limits {
-        Limits { attributes: 128, value_chars: usize::MAX, events: 128, event_attributes: 128 }
+    fn default() -> SpanLimits {
+        SpanLimits { attributes: 128, value_chars: usize::MAX, events: 128, event_attributes: 128 }
     }
 }
 
@@ -150,7 +150,7 @@ pub struct Recording {
     pub formats: Formats,
     /// Spans there was no room for.
     pub dropped: u32,
-    limits: Limits,
+    limits: SpanLimits,
     /// The same moment on both clocks.
     clock: (Instant, u64),
     seed: u64,
@@ -170,7 +170,7 @@ pub struct Beginning {
     pub debug: bool,
     pub random: bool,
     pub formats: Formats,
-    pub limits: Limits,
+    pub limits: SpanLimits,
     /// The name of the request's span.
     pub name: Arc<str>,
     pub span: SpanId,
@@ -391,7 +391,7 @@ impl Span {
         self.attributes.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 
-    fn set(&mut self, limits: &Limits, key: &'static str, value: Value) {
+    fn set(&mut self, limits: &SpanLimits, key: &'static str, value: Value) {
         let value = cut(value, limits.value_chars);
         match self.attributes.iter().position(|(known, _)| *known == key) {
             Some(at) => self.attributes[at].1 = value,
@@ -400,7 +400,7 @@ impl Span {
         }
     }
 
-    fn happened(&mut self, limits: &Limits, name: &'static str, at: u64, all: impl IntoIterator<Item = Attribute>) {
+    fn happened(&mut self, limits: &SpanLimits, name: &'static str, at: u64, all: impl IntoIterator<Item = Attribute>) {
         if self.events.len() >= limits.events {
             self.dropped_events += 1;
             if limits.events == 0 {
@@ -431,7 +431,7 @@ pub(crate) mod tests {
     use super::*;
     use std::time::Duration;
 
-    pub fn recording(limits: Limits) -> (Recording, Instant) {
+    pub fn recording(limits: SpanLimits) -> (Recording, Instant) {
         let now = Instant::now();
         let recording = Recording::new(Beginning {
             trace: TraceId(0xabc),
@@ -460,7 +460,7 @@ pub(crate) mod tests {
 
     #[test]
     fn steps_are_within_those_that_go_on() {
-        let (mut recording, now) = recording(Limits::default());
+        let (mut recording, now) = recording(SpanLimits::default());
         let later = |ms| now + Duration::from_millis(ms);
         let pipeline = recording.begin(&"pipeline".into(), SpanKind::Internal, later(1));
         let filter = recording.begin(&"filter".into(), SpanKind::Internal, later(1));
@@ -498,7 +498,7 @@ pub(crate) mod tests {
 
     #[test]
     fn bounds_hold_and_what_they_cost_is_counted() {
-        let limits = Limits { attributes: 2, value_chars: 3, events: 1, event_attributes: 1 };
+        let limits = SpanLimits { attributes: 2, value_chars: 3, events: 1, event_attributes: 1 };
         let (mut recording, now) = recording(limits);
         let request = recording.request();
         recording.set(request, "a", "äbcd".to_owned());
@@ -522,7 +522,7 @@ pub(crate) mod tests {
 
     #[test]
     fn branches_go_on_beside_each_other() {
-        let (mut recording, now) = recording(Limits::default());
+        let (mut recording, now) = recording(SpanLimits::default());
         let group = recording.begin(&"group".into(), SpanKind::Internal, now);
         let mut branches = ["a", "b"].map(|name| recording.branch(&name.into(), now));
         for branch in &mut branches {
@@ -560,7 +560,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_way_through_others_is_before_the_request() {
-        let (mut recording, now) = recording(Limits::default());
+        let (mut recording, now) = recording(SpanLimits::default());
         let cdn = recording.came_through(&"cloudflare".into(), 1_699_999_999_000_000_000);
         recording.close(now);
         let [request, before] = recording.spans() else { panic!("two spans") };

@@ -119,14 +119,14 @@ fn place(text: &str) -> Option<(IpAddr, Option<u16>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::Limits;
+    use crate::recording::SpanLimits;
     use crate::recording::tests::recording;
     use serde_json::json;
     use std::time::Duration;
 
     #[test]
     fn a_list_of_spans() {
-        let (mut trace, now) = recording(Limits::default());
+        let (mut trace, now) = recording(SpanLimits::default());
         let request = trace.request();
         trace.set(request, "client.address", "2001:db8::1");
         trace.set(request, "http.response.status_code", 503);

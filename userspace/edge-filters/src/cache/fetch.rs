@@ -3,7 +3,7 @@
 use super::{HIT, Shared};
 use base_telemetry::cache::CacheResult;
 use edge_pipeline::{Enclosed, Exchange, Rest};
-use edge_upstream::cache::{self, End, Found, Gathered, Joined, Key, Lead, Stored, Ticket, gather};
+use edge_upstream::cache::{self, CacheKey, End, Found, Gathered, Joined, Lead, Stored, Ticket, gather};
 use proto_cache::control::SURROGATE;
 use proto_cache::reuse::is_failure;
 use proto_cache::status::{CacheStatus, Forward};
@@ -32,7 +32,7 @@ pub struct Why {
 /// A request on its way to the stations behind.
 pub struct Fetch {
     pub shared: Arc<Shared>,
-    pub key: Key,
+    pub key: CacheKey,
     /// Of those that may share its answer.
     pub hash: u64,
     /// What is kept and may not be used without asking.
@@ -313,7 +313,7 @@ impl Asked {
 }
 
 /// Fetches anew what is stale beside the request that is answered with it, unless somebody does already.
-pub fn refresh(shared: &Arc<Shared>, key: &Key, stored: &Arc<Stored>, exchange: &Exchange, rest: &Rest) {
+pub fn refresh(shared: &Arc<Shared>, key: &CacheKey, stored: &Arc<Stored>, exchange: &Exchange, rest: &Rest) {
     let Joined::Lead(lead) = shared.flights.join(key.hash(), base_runtime::now()) else { return };
     let Some(place) = Refreshing::begin() else {
         shared.refreshing.hit(base_runtime::worker_index());

@@ -6,7 +6,7 @@
 use base_model::MemoryCacheSpec;
 use base_telemetry::cache::CacheResult;
 use edge_pipeline::{Exchange, Parts};
-use edge_upstream::cache::{self, Found, Gathered, Key, Store, Stored, Ticket, gather, serve};
+use edge_upstream::cache::{self, CacheKey, Found, Gathered, Store, Stored, Ticket, gather, serve};
 use proto_cache::key::{is_disguised, push_key};
 use proto_cache::{KeyRules, RequestControl, Times, keep_for};
 use proto_http::Known;
@@ -27,7 +27,7 @@ pub struct MemoryCache {
 
 /// A request whose answer may be kept.
 pub struct Asked {
-    key: Key,
+    key: CacheKey,
     ticket: Ticket,
     since: Instant,
 }

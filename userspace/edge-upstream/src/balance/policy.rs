@@ -35,14 +35,14 @@ pub enum Policy {
 #[derive(Debug)]
 pub struct ByTable {
     pub table: Table,
-    key: Key,
+    key: Hashed,
     /// How much more than its share of what is under way a server may have, in per cent of the share; 0: any.
     balance_factor: u64,
 }
 
 /// What is hashed.
 #[derive(Debug)]
-enum Key {
+enum Hashed {
     Address,
     Header(String),
     Cookie(String),
@@ -62,9 +62,9 @@ impl Policy {
             "maglev" => {
                 let names: Vec<(&str, u32)> = servers.iter().map(|s| (s.url.as_str(), s.weight)).collect();
                 let key = match (spec.header_hash_key.as_str(), spec.cookie_hash_key.as_str()) {
-                    ("", "") => Key::Address,
-                    ("", cookie) => Key::Cookie(cookie.to_owned()),
-                    (header, _) => Key::Header(header.to_owned()),
+                    ("", "") => Hashed::Address,
+                    ("", cookie) => Hashed::Cookie(cookie.to_owned()),
+                    (header, _) => Hashed::Header(header.to_owned()),
                 };
                 let balance_factor = spec.hash_balance_factor.into();
                 match Table::maglev(&names) {
@@ -104,9 +104,9 @@ impl Policy {
 impl ByTable {
     pub fn hash(&self, request: &Request, client: &Client) -> u64 {
         match &self.key {
-            Key::Address => spread64(0, client.real_ip_text().as_bytes()),
-            Key::Header(name) => spread64(0, request.headers.value(name).unwrap_or_default()),
-            Key::Cookie(name) => spread64(0, cookies(request, name).next().unwrap_or_default()),
+            Hashed::Address => spread64(0, client.real_ip_text().as_bytes()),
+            Hashed::Header(name) => spread64(0, request.headers.value(name).unwrap_or_default()),
+            Hashed::Cookie(name) => spread64(0, cookies(request, name).next().unwrap_or_default()),
         }
     }
 

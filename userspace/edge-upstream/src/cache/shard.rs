@@ -4,7 +4,7 @@
 //! leave, and only their hashes are remembered for a while; who comes back within that time enters the main queue at once. The main
 //! queue gives who was found since its last turn another one. Nothing moves on a hit.
 
-use crate::cache::{Key, Stored};
+use crate::cache::{CacheKey, Stored};
 use proto_cache::key::url_of;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -97,7 +97,7 @@ impl Shard {
     }
 
     #[cfg(test)]
-    pub fn lined_of(&self, url: &Key) -> usize {
+    pub fn lined_of(&self, url: &CacheKey) -> usize {
         self.lined.range((url.url_hash, 0)..=(url.url_hash, u32::MAX)).count()
     }
 
@@ -120,7 +120,7 @@ impl Shard {
     }
 
     /// Puts that under the key in place of what was there, nothing where there are none; says how many entries made room.
-    pub fn put(&mut self, at: &Key, variants: Vec<Arc<Stored>>) -> usize {
+    pub fn put(&mut self, at: &CacheKey, variants: Vec<Arc<Stored>>) -> usize {
         let (hash, key) = (at.hash, &at.text[..]);
         if variants.is_empty() {
             self.remove(hash, key);
@@ -148,7 +148,7 @@ impl Shard {
         self.evict(self.capacity)
     }
 
-    fn insert(&mut self, at: &Key, variants: Vec<Arc<Stored>>, bytes: usize) {
+    fn insert(&mut self, at: &CacheKey, variants: Vec<Arc<Stored>>, bytes: usize) {
         let (hash, url_hash, key) = (at.hash, at.url_hash, &at.text[..]);
         let is_main = self.ghost_set.remove(&hash);
         let index = self.free.pop().unwrap_or_else(|| {
@@ -193,7 +193,7 @@ impl Shard {
     }
 
     /// Removes all that is kept for a URL, whatever lines follow it; says how many entries that were. `url` is the key without lines.
-    pub fn remove_url(&mut self, url: &Key) -> usize {
+    pub fn remove_url(&mut self, url: &CacheKey) -> usize {
         let lined: Vec<u32> = self.lined.range((url.url_hash, 0)..=(url.url_hash, u32::MAX)).map(|(_, i)| *i).collect();
         let mut removed = self.remove(url.hash, &url.text);
         for index in lined {
