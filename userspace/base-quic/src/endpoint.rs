@@ -9,6 +9,7 @@ use crate::stats::{self, Count};
 use base_runtime::channel::{Receiver, Sender, mailbox};
 use base_runtime::memory;
 use base_runtime::net::udp::{Ecn, Received, UdpSocket};
+use base_runtime::time::Deadline;
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, ServerConfig};
 use std::cell::RefCell;
@@ -17,10 +18,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What new connections are for.
 pub trait Accepts: 'static {
@@ -65,7 +66,7 @@ struct Passed {
 }
 
 /// The endpoints of all workers on one port, which pass each other what came to the wrong one, and those before them what is for their
-/// connections.
+/// connections. They end together: the kernel shares out what comes among all their sockets, whoever reads those.
 #[derive(Clone)]
 pub struct Group {
     inboxes: Arc<[Sender<Passed>]>,
@@ -73,6 +74,8 @@ pub struct Group {
     machine: u16,
     epoch: u8,
     before: Arc<[Elders]>,
+    /// Endpoints that take connections, or have any.
+    busy: Arc<AtomicUsize>,
 }
 
 /// The endpoints of a port whose sockets others have taken over: what comes for their connections is passed to them for as long as
@@ -80,6 +83,8 @@ pub struct Group {
 #[derive(Clone)]
 pub struct Elders {
     epoch: u8,
+    /// That their ids are made with: there may be another by now.
+    keys: QuicKeys,
     inboxes: Weak<[Sender<Passed>]>,
 }
 
@@ -88,6 +93,17 @@ pub struct Endpoint {
     group: Group,
     worker: u8,
     inbox: Receiver<Passed>,
+    /// `None` once it takes no more connections and has none.
+    busy: Option<Busy>,
+}
+
+/// A place among the busy ones of a group, until it is dropped.
+struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Group {
@@ -105,27 +121,38 @@ impl Group {
             machine: connection_id::machine_number(machine),
             epoch,
             before: before.into(),
+            busy: Arc::new(AtomicUsize::new(workers)),
         };
-        let endpoint = |(worker, inbox)| Endpoint { group: group.clone(), worker: worker as u8, inbox };
+        let busy = || Some(Busy(group.busy.clone()));
+        let endpoint = |(worker, inbox)| Endpoint { group: group.clone(), worker: worker as u8, inbox, busy: busy() };
         receivers.into_iter().enumerate().map(endpoint).collect()
+    }
+}
+
+impl Group {
+    /// Whether anything may come for connections of the group, or of those before it.
+    fn is_needed(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0 || self.before.iter().any(|elders| elders.inboxes.strong_count() > 0)
     }
 }
 
 impl Endpoint {
     /// What it is to those that take its sockets over.
     pub fn elders(&self) -> Elders {
-        Elders { epoch: self.group.epoch, inboxes: Arc::downgrade(&self.group.inboxes) }
+        let (group, inboxes) = (&self.group, Arc::downgrade(&self.group.inboxes));
+        Elders { epoch: group.epoch, keys: group.keys.clone(), inboxes }
     }
 
-    /// Serves a socket of this worker until no more connections are taken and the last has ended.
+    /// Serves a socket of this worker until no more connections are taken and the last has ended, here and on the other workers and of
+    /// those before them.
     pub async fn serve<A: Accepts>(self, socket: UdpSocket, accepts: Rc<A>) {
         let place = Place { machine: self.group.machine, worker: self.worker, epoch: self.group.epoch };
         let config = settings::endpoint(&self.group.keys, place);
         let machine = quinn_proto::Endpoint::new(config, accepts.config(), true, None);
         let socket = Socket::new(socket, machine);
         let config = accepts.config();
-        let mut serving =
-            Serving { endpoint: self, socket, accepts, config, handshakes: Rc::default(), waiting: VecDeque::new() };
+        let (handshakes, waiting, look) = (Rc::default(), VecDeque::new(), Deadline::new());
+        let mut serving = Serving { endpoint: self, socket, accepts, config, handshakes, waiting, look };
         poll_fn(|cx| serving.poll(cx)).await;
     }
 }
@@ -229,6 +256,8 @@ struct Serving<A: Accepts> {
     handshakes: Rc<Handshakes>,
     /// First packets whose turn has not come.
     waiting: VecDeque<(Incoming, Handshake)>,
+    /// When to look again whether others have any connections left.
+    look: Deadline,
 }
 
 impl<A: Accepts> Serving<A> {
@@ -241,7 +270,13 @@ impl<A: Accepts> Serving<A> {
         if closed {
             self.waiting.drain(..).for_each(|(incoming, _)| self.socket.machine.borrow_mut().ignore(incoming));
             if !self.socket.has_connections() {
-                return Poll::Ready(());
+                self.endpoint.busy = None;
+                if !self.endpoint.group.is_needed() {
+                    return Poll::Ready(());
+                }
+                // Nobody says so when the last of the others has gone.
+                self.look.set_after(LOOK);
+                let _ = self.look.poll_expired(cx);
             }
         }
         self.refresh(closed);
@@ -324,7 +359,10 @@ impl<A: Accepts> Serving<A> {
         if id.get(3) == Some(&own) && connection_id::epoch_of(id[0]) == group.epoch {
             return Way::Here;
         }
-        let Some(place) = connection_id::decode(id, &group.keys) else { return Way::Here };
+        // Those that had the sockets before may have had other keys.
+        let elders = group.before.iter().find(|elders| elders.epoch == connection_id::epoch_of(id[0]));
+        let keys = elders.map_or(&group.keys, |elders| &elders.keys);
+        let Some(place) = connection_id::decode(id, keys) else { return Way::Here };
         let worker = usize::from(place.worker);
         if place.machine != group.machine {
             return Way::Here;
@@ -333,7 +371,6 @@ impl<A: Accepts> Serving<A> {
             let is_other = place.worker != own && worker < group.inboxes.len();
             return if is_other { Way::To(group.inboxes.clone(), worker) } else { Way::Here };
         }
-        let elders = group.before.iter().find(|elders| elders.epoch == place.epoch);
         match elders.and_then(|elders| elders.inboxes.upgrade()).filter(|inboxes| worker < inboxes.len()) {
             Some(inboxes) => Way::To(inboxes, worker),
             // It came before the sockets were left to others, to whom its connection belongs: a reset would end that.
@@ -448,6 +485,9 @@ const BEGUN: usize = 2;
 
 /// Receives in a turn.
 pub(crate) const RECEIVED: usize = 32;
+
+/// How often an endpoint that has no connections of its own any more looks whether others have.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Datagrams that may wait for a worker that another has received.
 const PASSED_MOST: usize = 256;

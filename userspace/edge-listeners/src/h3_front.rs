@@ -167,7 +167,10 @@ impl H3Front {
     pub fn stop(&self, workers: &[Worker]) {
         let state = std::mem::take(&mut *self.lock());
         if let Some((held, _)) = state.listening {
-            LEAVING.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+            let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.retain(|held| held.strong_count() > 0);
+            leaving.push(Arc::downgrade(&held));
+            drop(leaving);
             accept::close::<HttpServer>(workers, held.key);
         }
     }

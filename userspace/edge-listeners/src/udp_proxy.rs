@@ -234,7 +234,9 @@ impl UdpProxy {
     /// Its sockets are there for another one while sessions are left.
     fn leave(&self, listening: &Listening) {
         if !listening.held.sockets.is_empty() {
-            lock(&LEAVING).push(Arc::downgrade(&listening.held));
+            let mut leaving = lock(&LEAVING);
+            leaving.retain(|held| held.strong_count() > 0);
+            leaving.push(Arc::downgrade(&listening.held));
         }
         self.close(listening.key);
     }

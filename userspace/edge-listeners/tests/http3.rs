@@ -7,6 +7,7 @@ mod h3_client;
 
 use base_quic::proto::Dir;
 use base_runtime::IoMode;
+use base_tls::TicketKey;
 use edge_listeners::Timeouts;
 use h3_client::{Certificate, Client, any_frame, bound_socket, certificate, config, data, get, head, post};
 use std::net::UdpSocket;
@@ -34,6 +35,9 @@ on_both_drivers![
     a_port_in_use_is_told_and_tried_again,
     it_is_turned_on_and_off,
     a_port_is_taken_over_while_old_connections_live,
+    old_connections_live_on_when_those_that_took_over_have_stopped,
+    old_connections_live_on_when_keys_have_changed,
+    a_client_that_moves_is_heard_by_a_server_that_stops,
     idle_connections_end,
     only_http3_is_agreed_on,
 ];
@@ -533,15 +537,23 @@ fn it_is_turned_on_and_off(io: IoMode) {
     assert!(std::net::TcpStream::connect(("127.0.0.1", house.port)).is_ok());
 }
 
-/// HTTP/3 is turned off and on again, twice, with requests under way on connections of each time: all of them end well, and new
-/// connections are taken at once. Two workers pass on what comes to the wrong one.
 fn a_port_is_taken_over_while_old_connections_live(io: IoMode) {
+    take_over(io, |_| {}, true);
+}
+
+fn old_connections_live_on_when_those_that_took_over_have_stopped(io: IoMode) {
+    take_over(io, |_| {}, false);
+}
+
+fn old_connections_live_on_when_keys_have_changed(io: IoMode) {
+    take_over(io, |house| house.traffic.tickets().install(vec![TicketKey::generate()], 0), true);
+}
+
+/// HTTP/3 is turned off and on again, twice, with requests under way on connections of each time: all of them end well, whether it is
+/// on or off by then, and new connections are taken at once. Two workers pass on what comes to the wrong one.
+fn take_over(io: IoMode, meanwhile: fn(&House), ends_on: bool) {
     let backend = echo();
-    let certificate = certificate(&["a.test"]);
-    let lines = format!("http3: true\n{}", certificate.lines);
-    let timeouts =
-        Timeouts { body: Duration::from_secs(600), rate: 0, linger: Duration::from_millis(100), ..Timeouts::default() };
-    let house = House::with_workers(2, io, &lines, &proxy_to(backend.port), timeouts, edge_filters::kind);
+    let (house, certificate, lines) = house_of_two(io, &backend);
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut begun: Vec<_> = (0..4).map(|_| Client::connect(house.port, &certificate)).collect();
@@ -553,9 +565,14 @@ fn a_port_is_taken_over_while_old_connections_live(io: IoMode) {
         // Those without a request are told to go.
         house.server(&certificate.lines);
         assert!(begun.iter_mut().all(|client| client.closed() == Some(0x100)));
+        meanwhile(&house);
         house.server(&lines);
         assert_eq!(house.state(), "running");
         assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+    }
+    if !ends_on {
+        house.server(&certificate.lines);
+        house.everywhere();
     }
     for (client, id) in &mut clients {
         client.send(*id, &data(b"and ended"), true);
@@ -565,6 +582,40 @@ fn a_port_is_taken_over_while_old_connections_live(io: IoMode) {
     }
     house.server(&certificate.lines);
     eventually("it is free", || UdpSocket::bind(("127.0.0.1", house.port)).is_ok());
+}
+
+/// The kernel shares out what comes among the sockets of all workers, those included that have no connection left.
+fn a_client_that_moves_is_heard_by_a_server_that_stops(io: IoMode) {
+    let backend = echo();
+    let (house, certificate, _) = house_of_two(io, &backend);
+    let mut client = Client::connect(house.port, &certificate);
+    let id = client.open(Dir::Bi);
+    client.send(id, &[head(&post("/")), data(b"0")].concat(), false);
+    let mut idle = Client::connect(house.port, &certificate);
+    house.server(&certificate.lines);
+    assert_eq!(idle.closed(), Some(0x100));
+    client.drive_for(Duration::from_millis(100), |_| false);
+    for moved in 1..10 {
+        client.socket = bound_socket();
+        let heard = client.connection.stats().udp_rx.datagrams;
+        client.send(id, &data(&[b'0' + moved]), moved == 9);
+        assert!(client.drive(|client| client.connection.stats().udp_rx.datagrams > heard), "moved {moved} times");
+        client.drive_for(Duration::from_millis(20), |_| false);
+    }
+    let answer = client.answer(id);
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "0123456789"), "{:?}", client.lost);
+    assert_eq!(client.closed(), Some(0x100), "{:?}", client.lost);
+    eventually("it is free", || UdpSocket::bind(("127.0.0.1", house.port)).is_ok());
+}
+
+/// Of two workers, where bodies may take their time; with the lines that turn HTTP/3 on.
+fn house_of_two(io: IoMode, backend: &Backend) -> (House, Certificate, String) {
+    let certificate = certificate(&["a.test"]);
+    let lines = format!("http3: true\n{}", certificate.lines);
+    let timeouts =
+        Timeouts { body: Duration::from_secs(600), rate: 0, linger: Duration::from_millis(100), ..Timeouts::default() };
+    let house = House::with_workers(2, io, &lines, &proxy_to(backend.port), timeouts, edge_filters::kind);
+    (house, certificate, lines)
 }
 
 fn idle_connections_end(io: IoMode) {
