@@ -6,6 +6,7 @@
 mod support;
 
 use std::cell::Cell;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ on_both_drivers!(
     accept_goes_on_after_running_out_of_descriptors,
     clients_are_turned_away_when_descriptors_stay_short,
     without_descriptors_for_pipes_bytes_come_in_buffers,
+    pipes_leave_the_last_descriptors_to_others,
     pipes_nobody_needs_are_closed,
     shutdown_leaves_no_descriptor_and_no_thread,
 );
@@ -110,14 +112,33 @@ fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
 }
 
 fn without_descriptors_for_pipes_bytes_come_in_buffers(io: IoMode) {
+    // No number is left, whatever is closed meanwhile.
+    no_pipe_is_had(io, || (Vec::new(), Limit::lower_to(3)));
+}
+
+/// There are some left, which are set aside for what is no traffic.
+fn pipes_leave_the_last_descriptors_to_others(io: IoMode) {
+    no_pipe_is_had(io, || {
+        let open = || std::fs::File::open("/dev/null").expect("it is there");
+        let mut below = vec![open()];
+        while below.last().is_some_and(|file| file.as_raw_fd() < 64) {
+            below.push(open());
+        }
+        let limit = Limit::lower_to(below[below.len() - 1].as_raw_fd() as u64 + 5);
+        base_runtime::pressure::set_descriptors_aside();
+        (below, limit)
+    });
+    base_runtime::pressure::set_descriptors_aside();
+}
+
+fn no_pipe_is_had(io: IoMode, lower: impl FnOnce() -> (Vec<std::fs::File>, Limit) + Send + 'static) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = start(io);
     let worker = runtime.workers()[0].clone();
     run_on(&runtime, 0, || async move {
         let (far, source) = pair().await;
         let (target, near) = pair().await;
-        // No number is left, whatever is closed meanwhile.
-        let limit = Limit::lower_to(3);
+        let limit = lower();
         let sent = pattern(1 << 20);
         let (bytes, reader) = (sent.clone(), near.clone());
         spawn(async move { send_all(&far, &bytes).await.expect("sends") });

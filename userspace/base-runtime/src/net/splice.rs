@@ -26,6 +26,7 @@ use crate::driver::Driver;
 use crate::executor::poll_share;
 use crate::memory::{self, Booking, Kind};
 use crate::net::socket::{self, Life, Op, ReceiveEnd, SendOp, Splicing, error_of};
+use crate::pressure;
 
 /// What [`TcpStream::poll_recv_piece`] received.
 #[derive(Debug)]
@@ -98,6 +99,10 @@ impl Ends {
         }
         // SAFETY: the descriptors were just made.
         let (read, write) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+        // Buffers do as well: no pipe takes a descriptor that a connection would have to leave.
+        if pressure::pauses_at(read.as_raw_fd().max(write.as_raw_fd())) {
+            return Err(error_of(libc::EMFILE));
+        }
         // SAFETY: a plain system call on an open descriptor. Refused beyond fs.pipe-max-size and fs.pipe-user-pages-soft.
         let capacity = match unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES) } {
             // SAFETY: as above.
