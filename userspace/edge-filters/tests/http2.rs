@@ -325,6 +325,51 @@ fn websockets_go_over_http1_where_streams_are_not_offered() {
     assert_eq!(*kinds.lock().unwrap(), ["HTTP/2", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1"]);
 }
 
+/// WebSockets stay, and where a backend takes one request at a time each has a connection for itself: messages find room beside them.
+#[test]
+fn websockets_leave_room_for_messages() {
+    let (streams, http1) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (streams.clone(), http1.clone());
+    let backend = Backend::new(move |mut wire, _| {
+        let mut preface = [0; 24];
+        if wire.stream.read_exact(&mut preface[..3]).is_err() {
+            return;
+        }
+        if &preface[..3] != b"PRI" {
+            wire.head();
+            wire.send(format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPTED}\r\n\r\n"
+            ));
+            counts.1.fetch_add(1, SeqCst);
+            return wire.drain();
+        }
+        // WebSockets are taken (RFC 8441 section 3).
+        let settings =
+            [&3u16.to_be_bytes()[..], &1u32.to_be_bytes(), &8u16.to_be_bytes(), &1u32.to_be_bytes()].concat();
+        wire.send(frame(SETTINGS, 0, 0, &settings));
+        let mut frames = Frames::of(wire);
+        frames.read = preface[..3].to_vec();
+        while let Some(stream) = frames.request() {
+            // A message begins with GET, which is one byte (RFC 7541 appendix A).
+            let is_message = frames.payload().first() == Some(&0x82);
+            if !is_message {
+                counts.0.fetch_add(1, SeqCst);
+            }
+            frames.wire.send(frame(HEADERS, if is_message { 5 } else { 4 }, stream, &[STATUS_200]));
+        }
+    });
+    let house = House::new(1, &h2c(backend.port));
+    let _open: Vec<_> = (0..260).map(|_| house.begin_and_stop(0, websocket("/ws"))).collect();
+    let end = Instant::now() + Duration::from_secs(60);
+    let opened = || (streams.load(SeqCst), http1.load(SeqCst));
+    while opened() != (128, 132) {
+        assert!(Instant::now() < end, "over streams and HTTP/1.1: {:?}", opened());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = house.ask(get("/"));
+    assert_eq!(said.status, 200, "{}", said.notes);
+}
+
 /// What a backend has done nothing with is sent again, whatever it asks for; what it may have done is not.
 #[test]
 fn only_what_was_not_done_is_done_again() {
@@ -646,11 +691,13 @@ struct Frames {
     wire: Wire,
     read: Vec<u8>,
     at: usize,
+    /// Where the frame began that came last.
+    last: usize,
 }
 
 impl Frames {
     fn of(wire: Wire) -> Frames {
-        Frames { wire, read: Vec::new(), at: 24 }
+        Frames { wire, read: Vec::new(), at: 24, last: 24 }
     }
 
     /// `None` once the client has closed.
@@ -660,7 +707,7 @@ impl Frames {
             if let Some(&[a, b, c, kind, flags, s, t, u, v]) = self.read.get(self.at..self.at + 9) {
                 let end = self.at + 9 + u32::from_be_bytes([0, a, b, c]) as usize;
                 if self.read.len() >= end {
-                    self.at = end;
+                    self.last = std::mem::replace(&mut self.at, end);
                     return Some((kind, flags, u32::from_be_bytes([s, t, u, v])));
                 }
             }
@@ -669,6 +716,11 @@ impl Frames {
                 Ok(n) => self.read.extend_from_slice(&piece[..n]),
             }
         }
+    }
+
+    /// Of the frame that came last.
+    fn payload(&self) -> &[u8] {
+        &self.read[self.last + 9..self.at]
     }
 
     /// The stream of the next request.

@@ -23,6 +23,10 @@ pub const STREAMS_MOST: usize = 128;
 /// one request at a time would otherwise be given descriptors without end.
 pub const CONNECTIONS_MOST: usize = 256;
 
+/// Of those, how many there may be while WebSockets take places on them. Beyond it each has a connection of HTTP/1.1: they stay, and where a
+/// backend takes few requests at a time they would leave no room for messages.
+pub(crate) const WEBSOCKETS_WITHIN: usize = CONNECTIONS_MOST / 2;
+
 /// A connection that is shared.
 pub(crate) trait Shared: Sized + 'static {
     /// What a connect makes for its first request.
@@ -98,11 +102,16 @@ impl<S: Shared> Groups<S> {
 }
 
 impl<S: Shared> Group<S> {
+    /// Connections there are, or will be.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.len() + self.openings
+    }
+
     pub(crate) fn turn(&mut self) -> Turn<S::Lease> {
         if let Some(opening) = self.opening.as_ref().filter(|opening| opening.has_room()) {
             return Turn::Wait(opening.clone());
         }
-        if self.sessions.len() + self.openings >= CONNECTIONS_MOST {
+        if self.count() >= CONNECTIONS_MOST {
             return Turn::Refused;
         }
         self.openings += 1;

@@ -18,7 +18,7 @@
 use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_to};
 use crate::endpoint::{Protocols, Server};
-use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn};
+use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn, WEBSOCKETS_WITHIN};
 use crate::lease::{Lease, Need};
 use crate::loss::Loss;
 use crate::opening::Outcome;
@@ -302,7 +302,7 @@ thread_local! {
 pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
     Session::with_groups(|groups| {
         let group = groups.known(server)?;
-        if need == Need::WebSocket && group.known.websockets != Some(true) {
+        if need == Need::WebSocket && (group.known.websockets != Some(true) || group.count() >= WEBSOCKETS_WITHIN) {
             return None;
         }
         let sessions = &mut group.sessions;
@@ -324,13 +324,16 @@ pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
 }
 
 /// What a request has to do that found no room; `Err`: connect for itself, offering these.
-fn turn(server: &Server) -> Result<Turn<Lease>, Protocols> {
+fn turn(server: &Server, need: Need) -> Result<Turn<Lease>, Protocols> {
     Session::with_groups(|groups| {
         let group = groups.of(server.connections());
         let known = &mut group.known;
         known.used = Some(base_runtime::now());
         if known.http1 && server.protocols != Protocols::Http2 {
             return Err(if known.http1_asked { Protocols::Http1 } else { server.protocols });
+        }
+        if need == Need::WebSocket && group.count() >= WEBSOCKETS_WITHIN {
+            return Err(Protocols::Http1);
         }
         Ok(group.turn())
     })
@@ -361,14 +364,15 @@ pub(crate) async fn open(
         if need == Need::WebSocket && refuses_websockets(server) {
             return http1().await;
         }
-        let outcome = match turn(server) {
+        let outcome = match turn(server, need) {
             Ok(Turn::Wait(opening)) => groups::wait(opening, end).await?,
             Ok(Turn::Begin(opening)) => {
                 let maker = Maker::new(server, recorder, counters);
                 groups::begin::<Session>(maker.key, opening, maker.make(limit)).await
             }
             Err(protocols) => {
-                return Maker { protocols, ..Maker::new(server, recorder, counters) }.make(limit).await;
+                let left = end.saturating_duration_since(base_runtime::now());
+                return Maker { protocols, ..Maker::new(server, recorder, counters) }.make(left).await;
             }
             Ok(Turn::Refused) => {
                 counters.connections.hit(base_runtime::worker_index());
