@@ -26,9 +26,9 @@
 //! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams. WebSockets go over
 //! streams of such connections where the server offers that (RFC 8441), and each over a connection of HTTP/1.1 where it does not.
 //!
-//! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. Nothing falls back to
-//! TCP, so that one that is not reached on UDP counts as one that cannot be connected to; requests that ask to go on in another protocol
-//! go over HTTP/1.1 to the same port on TCP.
+//! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. One that is not reached
+//! on UDP counts as one that cannot be connected to: TCP is not tried for it. Over HTTP/1.1, to the same port on TCP, go requests that
+//! ask to go on in another protocol, and each that the server will not have over HTTP/3 (H3_VERSION_FALLBACK).
 //!
 //! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
@@ -738,7 +738,7 @@ impl Proxy {
                     silent < SILENT_MAX
                 }
                 AttemptError::Connect(_) => true,
-                AttemptError::Broken { stage: Stage::Untouched, .. } => {
+                AttemptError::Broken { stage: Stage::Untouched | Stage::OverHttp1, .. } => {
                     untouched += 1;
                     untouched < UNTOUCHED_MAX
                 }

@@ -3,7 +3,7 @@
 use crate::connect::ConnectError;
 use crate::endpoint::Server;
 use crate::groups::CONNECTIONS_MOST;
-use crate::lease::{self, Exchanger, Need};
+use crate::lease::{self, Exchanger, Lease, Need};
 use crate::loss::Loss;
 use crate::pool;
 use base_runtime::Boxed;
@@ -207,32 +207,45 @@ impl Attempt<'_> {
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
         let mut need = self.need();
-        if !self.repeated.get()
-            && let Some(lease) = pool::take(self.server, need, !repeatable, self.introduction)
-        {
-            match lease.exchange(self, body, self.keep_body || repeatable).await {
-                Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
-                Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) => need = Need::Http1,
-                Err(AttemptError::Broken { stage: Stage::Sent, .. }) if repeatable => self.repeated.set(true),
-                done => return done,
-            }
-        }
+        let mut looks = !self.repeated.get();
         let mut left = UNTOUCHED_MOST;
         loop {
-            self.connecting.set(true);
-            // Connecting is rare and takes room, which the future of every request would have.
-            let opening =
-                lease::open(self.server, need, self.connect_timeout, self.recorder, self.counters, self.introduction);
-            let opened = Boxed::new(opening).await;
-            self.connecting.set(false);
-            left -= 1;
-            match opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await {
+            let kept = std::mem::take(&mut looks)
+                .then(|| pool::take(self.server, need, !repeatable, self.introduction))
+                .flatten();
+            let is_kept = kept.is_some();
+            let lease = match kept {
+                Some(lease) => lease,
+                None => {
+                    left -= 1;
+                    self.open(need).await.map_err(AttemptError::Connect)?
+                }
+            };
+            match lease.exchange(self, body, self.keep_body || is_kept && repeatable).await {
                 // A connection that many share may have come to its end in the meantime.
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) if left > 0 => {}
-                Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) if left > 0 => need = Need::Http1,
+                // Once: over HTTP/1.1 nobody asks for that.
+                Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) if need != Need::Http1 => {
+                    need = Need::Http1;
+                    looks = !self.repeated.get();
+                    left = UNTOUCHED_MOST;
+                }
+                Err(AttemptError::Broken { stage: Stage::Sent, .. }) if is_kept && repeatable => {
+                    self.repeated.set(true);
+                }
                 done => return done,
             }
         }
+    }
+
+    async fn open(&self, need: Need) -> Result<Lease, ConnectError> {
+        self.connecting.set(true);
+        // Connecting is rare and takes room, which the future of every request would have.
+        let opening =
+            lease::open(self.server, need, self.connect_timeout, self.recorder, self.counters, self.introduction);
+        let opened = Boxed::new(opening).await;
+        self.connecting.set(false);
+        opened
     }
 
     fn need(&self) -> Need {

@@ -6,6 +6,7 @@ use crate::tls::serve_as;
 use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, get, mock, server};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -123,11 +124,18 @@ fn aioquic_is_understood() {
         assert_eq!((answer.status, answer.body.as_str()), (200, "second"), "{path}: {answer:?}");
     }
     // One that it cannot serve over HTTP/3 goes over HTTP/1.1 to its port on TCP; others go on as they did.
-    for _ in 0..2 {
+    let mut connections = HashSet::new();
+    for _ in 0..20 {
         let answer = ask("POST", "/fallback", "body").unwrap();
-        assert_eq!((answer.status, answer.body.as_str()), (200, "POST /fallback HTTP/1.1 body"), "{answer:?}");
+        let connection = answer.body.strip_prefix("POST /fallback HTTP/1.1 body on ");
+        assert!(answer.status == 200 && connection.is_some(), "{answer:?}");
+        connections.extend(connection.map(str::to_owned));
         assert_eq!(ask("GET", "/plain", "").unwrap().body, "plain");
     }
+    assert!(connections.len() < 5, "each worker keeps its connection: {connections:?}");
+    // It may say so after it has refused it for the moment, as often as that is borne.
+    let answer = ask("POST", "/rejected-first", "body").unwrap();
+    assert!(answer.status == 200 && answer.body.starts_with("POST /rejected-first HTTP/1.1 body"), "{answer:?}");
     // Something may have been done of it.
     let reset = ask("POST", "/reset", "body").unwrap();
     assert_eq!(reset.status, 503, "{reset:?}");
@@ -199,7 +207,9 @@ class Server(QuicConnectionProtocol):
         elif path == "/goaway" and times == 1:
             frame = encode_frame(FrameType.GOAWAY, encode_uint_var(id))
             quic.send_stream_data(self.http._local_control_stream_id, frame)
-        elif path == "/fallback":
+        elif path == "/rejected-first" and times < 3:
+            quic.reset_stream(id, 0x10b)
+        elif path in ("/fallback", "/rejected-first"):
             quic.reset_stream(id, 0x110)
         elif path == "/reset":
             quic.reset_stream(id, 0x102)
@@ -221,12 +231,20 @@ class Server(QuicConnectionProtocol):
         else:
             self.say(id, b"plain")
 
+connections = 0
+
 async def over_tcp(reader, writer):
-    head = await reader.readuntil(b"\r\n\r\n")
-    body = head.split(b"\r\n")[0] + b" " + await reader.readexactly(4)
-    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-    await writer.drain()
-    writer.close()
+    global connections
+    connections += 1
+    number = connections
+    while True:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return writer.close()
+        body = head.split(b"\r\n")[0] + b" " + await reader.readexactly(4) + b" on %d" % number
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
 
 async def main():
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
