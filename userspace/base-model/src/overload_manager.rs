@@ -115,8 +115,8 @@ impl Default for OverloadManagerSpec {
 #[schemars(extend("required" = ["name"]))]
 pub struct ResourceMonitorSpec {
     /// `workerBusy` (share of the time in which workers have work), `queueDelay` (longest time between two looks of a worker at what has
-    /// come), `memory` (of --memory-limit), `descriptors` (open files, of those that traffic may open: an eighth of what the process may,
-    /// and 256 at most, are set aside for the rest of it) or `acceptQueue` (connections the kernel has taken and nobody has accepted, of
+    /// come), `memory` (of --memory-limit), `descriptors` (open files, or before Linux 6.2 open connections alone, of those that traffic
+    /// may open: an eighth of what the process may, and 256 at most, are set aside for the rest of it) or `acceptQueue` (connections the kernel has taken and nobody has accepted, of
     /// the listener's queue).
     pub name: Resource,
     /// Of `queueDelay`: the delay that counts as all of it. Default 100ms.
