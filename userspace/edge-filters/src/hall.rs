@@ -3,8 +3,10 @@
 //! Filters find their desk here, whichever generation they are of; whoever carries messages to the cluster finds all desks. A desk
 //! lives as long as a filter has it.
 
+use crate::each_worker::EachWorker;
 use arc_swap::{ArcSwap, Guard};
 use base_telemetry::registry::Encoder;
+use edge_pipeline::Parts;
 use proto_admission::{Desk, Keys, Rules};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -22,8 +24,13 @@ pub struct Room {
     pub filter: String,
     pub kind: &'static str,
     pub desk: Desk,
-    counts: [AtomicU64; Came::ALL.len()],
+    counts: EachWorker<Counts>,
 }
+
+/// One worker's, in lines of memory that no other one writes to.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts([AtomicU64; Came::ALL.len()]);
 
 /// What became of a request; of those with a bad cookie, why that was bad as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +52,7 @@ pub enum Came {
 }
 
 impl Came {
+    /// In the order of the enum.
     const ALL: [(Came, &'static str, &'static str); 14] = [
         (Came::LetIn, REQUESTS, "admitted"),
         (Came::KnownPass, REQUESTS, "pass"),
@@ -79,10 +87,11 @@ impl Hall {
     pub fn room(
         &self,
         kind: &'static str,
-        (pipeline, filter): (&str, &str),
+        parts: &Parts<'_>,
         sale: &str,
         (rules, starts_ms): (Rules, u64),
     ) -> Arc<Room> {
+        let (pipeline, filter) = (parts.pipeline, parts.name);
         let mut rooms = lock(&self.rooms);
         rooms.retain(|room| room.strong_count() > 0);
         let name = format!("{pipeline}/{filter}");
@@ -96,7 +105,7 @@ impl Hall {
             filter: filter.to_owned(),
             kind,
             desk: Desk::new(&name, sale, rules, starts_ms),
-            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            counts: EachWorker::new(parts.telemetry.workers(), Counts::default),
         });
         rooms.push(Arc::downgrade(&room));
         room
@@ -125,21 +134,18 @@ impl Hall {
 
 impl Room {
     pub fn count(&self, came: Came) {
-        if let Some(count) = Came::ALL.iter().position(|(known, ..)| *known == came) {
-            self.counts[count].fetch_add(1, Ordering::Relaxed);
-        }
+        self.counts.own().0[came as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that it became so of.
     pub fn counted(&self, came: Came) -> u64 {
-        let count = Came::ALL.iter().position(|(known, ..)| *known == came);
-        count.map_or(0, |count| self.counts[count].load(Ordering::Relaxed))
+        self.counts.all().map(|counts| counts.0[came as usize].load(Ordering::Relaxed)).sum()
     }
 
     fn encode(&self, encoder: &mut Encoder) {
         let own = [("pipeline", self.pipeline.as_str()), ("filter", self.filter.as_str()), ("sale", self.desk.sale())];
-        for ((_, name, label), count) in Came::ALL.iter().zip(&self.counts) {
-            let count = count.load(Ordering::Relaxed) as f64;
+        for (came, name, label) in &Came::ALL {
+            let count = self.counted(*came) as f64;
             let (help, key) = match *name {
                 REQUESTS => ("Requests at a waiting room or lottery, by what became of them.", "outcome"),
                 COOKIES => (

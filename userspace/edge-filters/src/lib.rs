@@ -53,6 +53,7 @@ mod built;
 mod coding;
 mod disk;
 mod door;
+mod each_worker;
 mod form;
 mod gzip;
 mod heavy;

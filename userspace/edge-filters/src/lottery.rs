@@ -137,7 +137,7 @@ impl Lottery {
     fn new(spec: LotterySpec, parts: &Parts<'_>) -> Result<Lottery, BuildError> {
         let rules = Rules { stock: spec.max_permission, burst: 1, session_s: 1, grace_s: 5, ..Rules::default() };
         let start_ms = spec.start_time.as_ref().map_or(0, Moment::unix_ms);
-        let room = hall().room(KIND.kind, (parts.pipeline, parts.name), &spec.sale, (rules, start_ms));
+        let room = hall().room(KIND.kind, parts, &spec.sale, (rules, start_ms));
         let door = Door {
             room: room.clone(),
             cookie_name: spec.cookie_name.clone(),
@@ -151,7 +151,7 @@ impl Lottery {
                 sold_out_statuses: Vec::new(),
                 gone: taken_away(&spec.cookie_name, &spec.cookie_domain),
             }),
-            answers: Answers::new(parts.name, &spec.page),
+            answers: Answers::new(parts.name, &spec.page, parts.telemetry.workers()),
         };
         Ok(Lottery { door, spec, start_ms })
     }

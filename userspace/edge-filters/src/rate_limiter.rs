@@ -307,7 +307,13 @@ impl ByKey {
         let interval_ns = period_ns / u64::from(policy.limit_for_period.max(1));
         let burst = if policy.burst == 0 { policy.limit_for_period } else { policy.burst };
         let window_s = period_ns.div_ceil(1_000_000_000).max(1);
-        let told = Told::new(&policy.name, u64::from(policy.limit_for_period), window_s, policy.fields);
+        let told = Told::new(
+            &policy.name,
+            u64::from(policy.limit_for_period),
+            window_s,
+            policy.fields,
+            parts.telemetry.workers(),
+        );
         let limit = match known {
             Some(known) => known.limit.clone(),
             None => {
@@ -342,7 +348,7 @@ impl ByKey {
             return SUCCESS;
         }
         let told = &self.told;
-        exchange.tags.note_own(|| told.note.clone());
+        exchange.tags.note_own(|| told.note.own().clone());
         exchange.refused = Some(REFUSED);
         told.refuses(decided, &mut exchange.refuse(429).headers);
         RATE_LIMITED

@@ -3,6 +3,7 @@
 //! When a sale is sold out most requests are answered from here, so what is the same for all is made ready before anybody asks.
 
 use crate::door::Told;
+use crate::each_worker::EachWorker;
 use base_text::digits::write_number;
 use bytes::Bytes;
 use edge_pipeline::{Body, Exchange, Note, Space};
@@ -15,14 +16,14 @@ pub(crate) struct Answers {
     json: Form,
     page: Vec<Piece>,
     /// For the access log, by state.
-    notes: [(&'static str, Arc<str>); 4],
+    notes: EachWorker<[(&'static str, Arc<str>); 4]>,
     filter: Arc<str>,
 }
 
 /// Of one form of answer: the fields that are always there, and the body of those for whom it is over.
 struct Form {
     fields: Headers,
-    over: Bytes,
+    over: EachWorker<Bytes>,
 }
 
 /// A part of a page.
@@ -43,21 +44,21 @@ enum Mark {
 
 impl Answers {
     /// `page` is HTML with marks; empty: ours.
-    pub fn new(filter: &str, page: &str) -> Answers {
+    pub fn new(filter: &str, page: &str, workers: usize) -> Answers {
         let page = pieces(if page.is_empty() { PAGE } else { page });
         let form = |kind: &str, over: Vec<u8>| {
             let mut fields = Headers::new();
             fields.set("Cache-Control", "no-store");
             fields.set("Vary", "Accept, Cookie");
             fields.set("Content-Type", kind);
-            Form { fields, over: over.into() }
+            Form { fields, over: EachWorker::new(workers, || over.clone().into()) }
         };
         let note = |state: &'static str| (state, Arc::from(format!("{filter}: {state}")));
         Answers {
             html: form("text/html; charset=utf-8", html(&page, Told::SoldOut, 0)),
             json: form("application/json", json(Told::SoldOut, 0)),
             page,
-            notes: ["notStarted", "waiting", "soldOut", "unavailable"].map(note),
+            notes: EachWorker::new(workers, || ["notStarted", "waiting", "soldOut", "unavailable"].map(note)),
             filter: filter.into(),
         }
     }
@@ -67,7 +68,7 @@ impl Answers {
         if let Told::Waiting { ahead: Some(ahead), .. } = told {
             return format!("{}: waiting, {ahead} ahead", self.filter).into();
         }
-        let ready = self.notes.iter().find(|(state, _)| *state == told.state());
+        let ready = self.notes.own().iter().find(|(state, _)| *state == told.state());
         ready.map_or(Note::Fixed(told.state()), |(_, note)| note.clone().into())
     }
 
@@ -76,7 +77,7 @@ impl Answers {
         let takes_html = takes_html(&exchange.request().headers);
         let form = if takes_html { &self.html } else { &self.json };
         if told.is_over() {
-            begin(exchange.space(), status, &form.fields, Body::shared(form.over.clone()));
+            begin(exchange.space(), status, &form.fields, Body::shared(form.over.own().clone()));
             return;
         }
         let body = if takes_html { html(&self.page, told, refresh_s) } else { json(told, refresh_s) };
@@ -255,7 +256,7 @@ mod tests {
 
     fn given(told: Told, page: &str, accept: &str) -> (Option<String>, Option<String>, String) {
         let mut exchange = request("GET", "/", &[("Accept", accept)]);
-        Answers::new("room", page).give(&mut exchange, told, 503, 7, Some(b"a=b".to_vec()));
+        Answers::new("room", page, 1).give(&mut exchange, told, 503, 7, Some(b"a=b".to_vec()));
         let said = |name: &str| response_header(&exchange, name).map(str::to_owned);
         let body = String::from_utf8(body_of(&exchange).to_vec()).unwrap();
         assert_eq!(response_header(&exchange, "Cache-Control"), Some("no-store"));
@@ -307,7 +308,7 @@ mod tests {
             before.headers.add("Vary", "Origin");
             before.headers.add("Access-Control-Allow-Origin", "https://shop.example");
             before.headers.add("ETag", "x");
-            Answers::new("room", "").give(&mut exchange, told, 410, 7, None);
+            Answers::new("room", "", 1).give(&mut exchange, told, 410, 7, None);
             let said: Vec<_> = exchange.default_space_ref().response.as_ref().unwrap().headers.values("Vary").collect();
             assert_eq!(said, [&b"Origin"[..], b"Accept, Cookie"]);
             assert_eq!(response_header(&exchange, "Access-Control-Allow-Origin"), Some("https://shop.example"));

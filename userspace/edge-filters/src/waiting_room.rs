@@ -281,7 +281,7 @@ impl WaitingRoom {
         };
         let start_ms = spec.start_time.as_ref().map(Moment::unix_ms);
         let begins = (rules, start_ms.unwrap_or(0));
-        let room = hall().room(KIND.kind, (parts.pipeline, parts.name), &spec.sale, begins);
+        let room = hall().room(KIND.kind, parts, &spec.sale, begins);
         let door = Door {
             room: room.clone(),
             cookie_name: spec.cookie_name.clone(),
@@ -295,7 +295,7 @@ impl WaitingRoom {
                 sold_out_statuses: spec.sold_out_statuses.iter().map(|code| code.code()).collect(),
                 gone: taken_away(&spec.cookie_name, &spec.cookie_domain),
             }),
-            answers: Answers::new(parts.name, &spec.page),
+            answers: Answers::new(parts.name, &spec.page, parts.telemetry.workers()),
         };
         Ok(WaitingRoom {
             door,

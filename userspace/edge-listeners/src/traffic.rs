@@ -166,6 +166,11 @@ fn bounds(limits: &LimitHits) -> Box<[(&'static str, Limit)]> {
     names.into_iter().map(|name| (name, limits.register(name))).collect()
 }
 
+/// Requests that one worker has answered, in lines of memory that no other one writes to.
+#[derive(Default)]
+#[repr(align(128))]
+struct Answered(AtomicU64);
+
 /// What all servers of the process share.
 pub struct Shared {
     workers: Vec<Worker>,
@@ -182,7 +187,7 @@ pub struct Shared {
     kinds: Kinds,
     tickets: TicketKeys,
     /// Requests answered, by worker.
-    requests: Box<[AtomicU64]>,
+    requests: Box<[Answered]>,
     watch: Arc<Watch>,
     /// See [`Shared::idle_grace`], in milliseconds.
     idle_grace_ms: AtomicU32,
@@ -252,7 +257,7 @@ impl Shared {
 
     /// Counts a request answered by a worker; called by that worker alone.
     pub fn count_request(&self, worker: usize) {
-        if let Some(count) = self.requests.get(worker) {
+        if let Some(Answered(count)) = self.requests.get(worker) {
             count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
     }
@@ -329,7 +334,7 @@ impl Traffic {
         timeouts: Timeouts,
         kinds: Kinds,
     ) -> Traffic {
-        let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
+        let requests = workers.iter().map(|_| Answered::default()).collect();
         let bounds = bounds(telemetry.limits());
         debug_assert!(telemetry.limits().has_room(), "the table of limits is nearly full: hits would be nobody's");
         let watch = Watch::new(workers.len(), Keeps::default());
@@ -614,7 +619,7 @@ impl Traffic {
 
     /// Requests a worker has answered.
     pub fn requests_of(&self, worker: usize) -> u64 {
-        self.shared.requests.get(worker).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.shared.requests.get(worker).map_or(0, |count| count.0.load(Ordering::Relaxed))
     }
 
     /// Status of every object of this member, by name.

@@ -7,7 +7,7 @@
 use arc_swap::ArcSwap;
 use base_telemetry::registry::Encoder;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,36 +71,58 @@ pub const TAPS_MOST: usize = 16;
 /// See the module doc. One per process.
 pub struct Watch {
     keeps: Keeps,
+    /// What times are counted from.
+    since: Instant,
     /// By worker and sort.
-    rings: Box<[[Mutex<Ring>; Sort::ALL.len()]]>,
+    rings: Box<[[Ring; Sort::ALL.len()]]>,
     /// How many taps there are: what each request looks at.
     open: AtomicUsize,
     taps: ArcSwap<Vec<Arc<tap::Tap>>>,
-    /// By sort.
-    kept: [AtomicU64; Sort::ALL.len()],
-    left_out: [AtomicU64; Sort::ALL.len()],
     shown: AtomicU64,
     missed: AtomicU64,
 }
 
+/// What one worker keeps of one sort. It alone counts here, in lines of memory that no other one writes to and without locking anything:
+/// in a flood nearly every request comes no further than this.
 #[derive(Default)]
+#[repr(align(128))]
 struct Ring {
-    records: VecDeque<Arc<Record>>,
-    /// The second that is counted in, and the requests of it.
-    second: Option<Instant>,
-    taken: u32,
+    /// When the second began that is counted in, in nanoseconds, and the requests of it.
+    second_ns: AtomicU64,
+    taken: AtomicU32,
+    kept: AtomicU64,
+    left_out: AtomicU64,
+    records: Mutex<VecDeque<Arc<Record>>>,
 }
 
 impl Ring {
-    /// Whether there is room for another one in this second.
-    fn admits(&mut self, now: Instant) -> bool {
-        if self.second.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1)) {
-            (self.second, self.taken) = (Some(now), 0);
+    /// Whether there is room for another one in this second. One that finds none is counted.
+    #[inline]
+    fn admits(&self, now_ns: u64) -> bool {
+        let mut taken = self.taken.load(Relaxed);
+        if now_ns.saturating_sub(self.second_ns.load(Relaxed)) >= SECOND_NS {
+            self.second_ns.store(now_ns, Relaxed);
+            taken = 0;
         }
-        self.taken += 1;
-        self.taken <= A_SECOND_MOST
+        if taken < A_SECOND_MOST {
+            self.taken.store(taken + 1, Relaxed);
+            return true;
+        }
+        self.left_out.store(self.left_out.load(Relaxed) + 1, Relaxed);
+        false
+    }
+
+    fn keep(&self, record: Arc<Record>, most: usize) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        while records.len() >= most {
+            records.pop_front();
+        }
+        records.push_back(record);
+        self.kept.store(self.kept.load(Relaxed) + 1, Relaxed);
     }
 }
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// A tap that is open; it ends with this.
 pub struct Open {
@@ -125,11 +147,10 @@ impl Watch {
     pub fn new(workers: usize, keeps: Keeps) -> Arc<Watch> {
         Arc::new(Watch {
             keeps,
+            since: Instant::now(),
             rings: (0..workers).map(|_| Default::default()).collect(),
             open: AtomicUsize::new(0),
             taps: ArcSwap::default(),
-            kept: Default::default(),
-            left_out: Default::default(),
             shown: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         })
@@ -150,9 +171,17 @@ impl Watch {
     #[inline]
     pub fn over(&self, seen: &Seen<'_>) {
         let sort = self.sort_of(seen).filter(|_| self.keeps.each > 0);
-        if sort.is_some() || self.is_tapped() {
-            self.note(seen, sort);
+        let keeps = sort.and_then(|sort| self.room(seen, sort));
+        if keeps.is_some() || self.is_tapped() {
+            self.note(seen, sort, keeps);
         }
+    }
+
+    /// Where one of this sort is kept, if there is room for another one.
+    #[inline]
+    fn room(&self, seen: &Seen<'_>, sort: Sort) -> Option<&Ring> {
+        let ring = &self.rings.get(seen.worker)?[sort as usize];
+        ring.admits(seen.ended_at.saturating_duration_since(self.since).as_nanos() as u64).then_some(ring)
     }
 
     #[inline]
@@ -169,13 +198,12 @@ impl Watch {
     }
 
     #[cold]
-    fn note(&self, seen: &Seen<'_>, sort: Option<Sort>) {
-        let worker = seen.worker;
+    fn note(&self, seen: &Seen<'_>, sort: Option<Sort>, keeps: Option<&Ring>) {
         let now = seen.ended_at;
         let mut record = None;
         let mut made = |sort| record.get_or_insert_with(|| Arc::new(Record::of(seen, sort))).clone();
-        if let Some(sort) = sort {
-            self.keep(worker, sort, now, &mut made);
+        if let (Some(sort), Some(ring)) = (sort, keeps) {
+            ring.keep(made(sort), self.keeps.each);
         }
         let mut tapped = false;
         for tap in self.taps.load().iter().filter(|tap| tap.filter.passes(seen)) {
@@ -190,23 +218,18 @@ impl Watch {
                 self.missed.fetch_add(1, Relaxed);
             }
         }
-        if tapped && sort.is_none() {
-            self.keep(worker, Sort::Tapped, now, &mut made);
+        if tapped
+            && sort.is_none()
+            && self.keeps.each > 0
+            && let Some(ring) = self.room(seen, Sort::Tapped)
+        {
+            ring.keep(made(Sort::Tapped), self.keeps.each);
         }
     }
 
-    fn keep(&self, worker: usize, sort: Sort, now: Instant, made: &mut dyn FnMut(Sort) -> Arc<Record>) {
-        let Some(ring) = self.rings.get(worker).map(|rings| &rings[sort as usize]) else { return };
-        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.keeps.each == 0 || !ring.admits(now) {
-            self.left_out[sort as usize].fetch_add(1, Relaxed);
-            return;
-        }
-        while ring.records.len() >= self.keeps.each {
-            ring.records.pop_front();
-        }
-        ring.records.push_back(made(sort));
-        self.kept[sort as usize].fetch_add(1, Relaxed);
+    /// Of one sort, of all workers.
+    fn sum(&self, sort: Sort, of: fn(&Ring) -> &AtomicU64) -> u64 {
+        self.rings.iter().map(|rings| of(&rings[sort as usize]).load(Relaxed)).sum()
     }
 
     /// The requests of this id that are remembered, oldest first: a client may send many under one.
@@ -229,7 +252,7 @@ impl Watch {
         for rings in &self.rings {
             for (ring, _) in rings.iter().zip(Sort::ALL).filter(|(_, of)| sort.is_none_or(|sort| sort == *of)) {
                 // A worker waits for no more than this.
-                let records = ring.lock().unwrap_or_else(PoisonError::into_inner).records.clone();
+                let records = ring.records.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 found.extend(records.into_iter().filter(|record| takes(record)));
             }
         }
@@ -267,9 +290,9 @@ impl Watch {
         for sort in Sort::ALL {
             let labels = [("sort", sort.name())];
             let help = "Requests remembered for explain-request, by sort: failed, refused, slow, tapped.";
-            encoder.counter("weir_watch_kept_total", help, &labels, self.kept[sort as usize].load(Relaxed) as f64);
+            encoder.counter("weir_watch_kept_total", help, &labels, self.sum(sort, |ring| &ring.kept) as f64);
             let help = "Requests that would have been remembered and came too fast, by sort.";
-            let left_out = self.left_out[sort as usize].load(Relaxed) as f64;
+            let left_out = self.sum(sort, |ring| &ring.left_out) as f64;
             encoder.counter("weir_watch_left_out_total", help, &labels, left_out);
         }
         encoder.gauge("weir_taps", "Taps that are open.", &[], self.open.load(Relaxed) as f64);
@@ -351,10 +374,16 @@ mod tests {
         let exchange = exchange("x", b"/");
         let many = u64::from(A_SECOND_MOST) * 3;
         (0..many).for_each(|_| watch.over(&seen(&exchange, 503, SOON)));
-        let (kept, left_out) = (watch.kept[0].load(Relaxed), watch.left_out[0].load(Relaxed));
+        let counted = || (watch.sum(Sort::Failed, |ring| &ring.kept), watch.sum(Sort::Failed, |ring| &ring.left_out));
+        let (kept, left_out) = counted();
         assert_eq!(kept + left_out, many);
         assert!(left_out > 0 && kept >= u64::from(A_SECOND_MOST), "{kept} {left_out}");
         assert_eq!(watch.find("x").len() as u64, kept);
+        // Another second has room of its own, and so has another sort.
+        let later = Instant::now() + Duration::from_secs(2);
+        watch.over(&Seen { ended_at: later, ..seen(&exchange, 503, SOON) });
+        watch.over(&Seen { ended_at: later, ..seen(&exchange, 404, SOON) });
+        assert_eq!((counted(), watch.sum(Sort::Refused, |ring| &ring.kept)), ((kept + 1, left_out), 1));
     }
 
     #[test]

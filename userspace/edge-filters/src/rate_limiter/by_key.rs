@@ -1,5 +1,6 @@
 //! Limits that count by key: whose requests are counted together, and what they are told.
 
+use crate::each_worker::EachWorker;
 use crate::limits::{self, Limit};
 use crate::source;
 use crate::validator::token::{bearer, cookie};
@@ -179,11 +180,11 @@ pub(super) struct Told {
     /// What `RateLimit` begins with.
     name: Vec<u8>,
     /// Of a refusal, for the access log.
-    pub note: Arc<str>,
+    pub note: EachWorker<Arc<str>>,
 }
 
 impl Told {
-    pub(super) fn new(name: &str, limit: u64, window_s: u64, wanted: bool) -> Told {
+    pub(super) fn new(name: &str, limit: u64, window_s: u64, wanted: bool, workers: usize) -> Told {
         let shown: String = name.chars().filter(|c| c.is_ascii_graphic() && !"\"\\".contains(*c)).collect();
         let (mut same, mut refused) = (Headers::new(), Headers::new());
         if wanted {
@@ -192,7 +193,7 @@ impl Told {
         }
         refused.set("X-EG-Rate-Limiter", "too-many-requests");
         refused.set_all(&same);
-        let note = format!("rateLimiter: too many requests for {name}").into();
+        let note = EachWorker::new(workers, || format!("rateLimiter: too many requests for {name}").into());
         Told { wanted, limit, same, refused, name: format!("\"{shown}\";r=").into_bytes(), note }
     }
 
