@@ -29,7 +29,6 @@ use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::at;
 use base_model::{Findings, GoDuration, HttpCode, Moment, Problem};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
-use proto_admission::ticket::id_of;
 use proto_admission::{Carried, Pass, Rules, Turn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -176,15 +175,14 @@ impl Filter for Lottery {
             return Step::Done(NOT_STARTED);
         }
         let Some(key) = self.key(exchange) else { return self.unlucky(exchange) };
-        let seed = self.door.room.desk.view().seed;
         self.door.room.desk.visit(now);
-        if seed != 0 {
-            return match self.decide(seed, &key, now) {
-                Some(Turn::Asked) => Step::wait(self.settle(exchange, key, now)),
-                decided => self.tell(exchange, decided, self.id(seed, &key), now),
-            };
+        let Some(id) = self.door.room.desk.id_of(key.as_bytes()) else {
+            return Step::wait(self.settle(exchange, key, now));
+        };
+        match self.decide(id, now) {
+            Some(Turn::Asked) => Step::wait(self.settle(exchange, key, now)),
+            decided => self.tell(exchange, decided, id, now),
         }
-        Step::wait(self.settle(exchange, key, now))
     }
 
     fn status(&self) -> Option<Value> {
@@ -202,13 +200,8 @@ impl Lottery {
         headers.text(&self.spec.key_header).filter(|key| !key.is_empty()).map(str::to_owned)
     }
 
-    fn id(&self, seed: u64, key: &str) -> u64 {
-        id_of(seed, self.door.room.desk.room(), key.as_bytes())
-    }
-
     /// `None` for one who is not lucky.
-    fn decide(&self, seed: u64, key: &str, now: u64) -> Option<Turn> {
-        let id = self.id(seed, key);
+    fn decide(&self, id: u64, now: u64) -> Option<Turn> {
         // 53 bits are a fraction exactly.
         let drawn = (id >> 11) as f64 / (1_u64 << 53) as f64;
         (drawn >= self.spec.block_ratio).then(|| self.door.room.desk.ask(id, now))
@@ -219,12 +212,8 @@ impl Lottery {
         let desk = &self.door.room.desk;
         let mut asked = false;
         for _ in 0..LOOKS {
-            let seed = desk.view().seed;
-            if seed == 0 {
-                desk.visit(now_ms());
-            } else {
-                let id = self.id(seed, &key);
-                let turn = if asked { desk.answered(id, 0) } else { self.decide(seed, &key, now).or(Some(UNLUCKY)) };
+            if let Some(id) = desk.id_of(key.as_bytes()) {
+                let turn = if asked { desk.answered(id, 0) } else { self.decide(id, now).or(Some(UNLUCKY)) };
                 asked = true;
                 match turn {
                     Some(Turn::Asked) | None => {}
@@ -236,6 +225,8 @@ impl Lottery {
                         };
                     }
                 }
+            } else {
+                desk.visit(now_ms());
             }
             pause().await;
         }

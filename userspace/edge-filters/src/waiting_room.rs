@@ -32,7 +32,7 @@ use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::{at, nth};
 use base_model::{Findings, GoDuration, HttpCode, Moment, Problem};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
-use proto_admission::ticket::{bucket_of, id_of};
+use proto_admission::ticket::bucket_of;
 use proto_admission::{Carried, Pass, Rules, Ticket, Turn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -350,9 +350,11 @@ impl WaitingRoom {
         if self.spec.sold_out || now >= self.end_ms {
             return self.over(exchange, now);
         }
-        // Whoever shows nothing, and follows from nothing, needs no place to be told that it is over, nor any signature.
+        // Whoever shows nothing needs no place to be told that it is over, nor any signature: an id that is drawn has no past, and one
+        // that follows from a key none that would still let it in.
         let drawn = ticket.is_none() && self.spec.one_place_per == OnePlacePer::None;
-        if drawn && started && desk.view().over.is_some() {
+        let over = started && ticket.is_none();
+        if over && (drawn && desk.view().over.is_some() || desk.is_over_for_strangers(now)) {
             return self.over(exchange, now);
         }
         let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else { return self.unavailable(exchange) };
@@ -425,13 +427,12 @@ impl WaitingRoom {
         let id = match key {
             None => drawn()?,
             Some(key) => {
-                let seed = desk.view().seed;
+                let id = desk.id_of(key.as_bytes());
                 // Until the cluster has said how ids follow from keys, nobody has a place.
-                if seed == 0 {
+                if id.is_none() {
                     desk.visit(now);
-                    return None;
                 }
-                id_of(seed, desk.room(), key.as_bytes())
+                id?
             }
         };
         let bucket = self.bucket(now);

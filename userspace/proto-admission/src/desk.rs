@@ -6,8 +6,8 @@
 
 use crate::ledger::{Answer, CALL_MAX, Call, Candidate, LAW, Over, Rules};
 use crate::seen::Seen;
-use crate::ticket::Ticket;
-use arc_swap::{ArcSwap, Guard};
+use crate::ticket::{Ids, Ticket};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,6 +54,10 @@ pub struct Desk {
     view: ArcSwap<Answer>,
     /// When somebody asked last, in milliseconds since 1970; 0: never.
     asked_ms: AtomicU64,
+    /// When numbers were given here last, in milliseconds since 1970; 0: never.
+    given_ms: AtomicU64,
+    /// As the seed was last.
+    ids: ArcSwapOption<Ids>,
     work: Mutex<Work>,
     pub figures: Figures,
 }
@@ -113,6 +117,8 @@ impl Desk {
             rules: Mutex::new((rules, starts_ms)),
             view: ArcSwap::default(),
             asked_ms: AtomicU64::new(0),
+            given_ms: AtomicU64::new(0),
+            ids: ArcSwapOption::empty(),
             work: Mutex::new(work),
             figures: Figures::default(),
         }
@@ -129,6 +135,21 @@ impl Desk {
     /// The document has changed.
     pub fn set_rules(&self, rules: Rules, starts_ms: u64) {
         *lock(&self.rules) = (rules, starts_ms);
+    }
+
+    /// The id of whoever has this key; `None` until the cluster has said how ids follow from keys.
+    pub fn id_of(&self, key: &[u8]) -> Option<u64> {
+        let seed = self.view().seed;
+        if seed == 0 {
+            return None;
+        }
+        if let Some(ids) = self.ids.load().as_ref().filter(|ids| ids.seed() == seed) {
+            return Some(ids.of(key));
+        }
+        let ids = Arc::new(Ids::new(seed, &self.room));
+        let id = ids.of(key);
+        self.ids.store(Some(ids));
+        Some(id)
     }
 
     /// What the ledger said last.
@@ -206,6 +227,13 @@ impl Desk {
             Some(over) => Turn::Over(over),
             None => wait(&view, ticket),
         }
+    }
+
+    /// Whether it is over for whoever has nothing to show, whatever key they have: nobody has been given a number here so lately that it
+    /// would be told again without a ticket. When a shop is sold out nearly all who come are told from here, and neither a key is looked
+    /// up for that nor a lock taken that all workers share.
+    pub fn is_over_for_strangers(&self, now_ms: u64) -> bool {
+        self.view().over.is_some() && now_ms.saturating_sub(self.given_ms.load(Ordering::Relaxed)) >= NUMBER_MS
     }
 
     /// Where somebody with this ticket stands, without asking for its number.
@@ -355,6 +383,9 @@ impl Desk {
         let mut work = lock(&self.work);
         for candidate in &call.wanting {
             work.wanting.remove(&candidate.id);
+        }
+        if !answer.admitted.is_empty() {
+            self.given_ms.fetch_max(now_ms, Ordering::Relaxed);
         }
         for (id, number) in &answer.admitted {
             work.spent.remove(id);
@@ -522,6 +553,26 @@ mod tests {
         exchange(&desk, &mut ledger, 1_060);
         let turns = [desk.answered(9, 5), desk.answered(10, 5)];
         assert!(turns.contains(&Some(Turn::In(2))) && turns.contains(&Some(Turn::Over(Over::Stock))), "{turns:?}");
+    }
+
+    #[test]
+    fn when_it_is_over_strangers_are_told_so_once_no_number_is_fresh() {
+        let (desk, mut ledger) = (Desk::new("r", "", RULES, 0), Ledger::new(1));
+        assert!(!desk.is_over_for_strangers(1_000), "it has not begun");
+        desk.count(&ticket(0, 1 << 40), 1_000);
+        exchange(&desk, &mut ledger, 1_010);
+        assert_eq!(desk.turn(&ticket(0, 1 << 40), false, 1_020), Turn::Asked);
+        exchange(&desk, &mut ledger, 1_030);
+        assert!(!desk.is_over_for_strangers(9_000), "there is one left");
+        assert!(desk.signal(true, 1_040));
+        // Who has just been given one, and whose answer was lost, comes again with a key alone.
+        assert_eq!(desk.stands(&ticket(0, 1 << 40), 1_030 + NUMBER_MS - 1), Turn::In(1));
+        assert!(!desk.is_over_for_strangers(1_030 + NUMBER_MS - 1));
+        assert_eq!(desk.stands(&ticket(0, 1 << 40), 1_030 + NUMBER_MS), Turn::Over(Over::Signal));
+        assert!(desk.is_over_for_strangers(1_030 + NUMBER_MS));
+        assert!(desk.signal(false, 20_000));
+        exchange(&desk, &mut ledger, 20_000);
+        assert!(!desk.is_over_for_strangers(20_001), "it goes on");
     }
 
     #[test]

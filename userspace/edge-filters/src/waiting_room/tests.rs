@@ -419,6 +419,39 @@ fn bots_on_few_keys_have_few_places() {
 }
 
 #[test]
+fn who_shows_nothing_but_a_key_is_told_at_once_that_it_is_over() {
+    let mut world = World::new(
+        "{capacity: {stock: 1}, sale: strangers, onePlacePer: header, keyHeader: X-User, pollInterval: 1s, passWhenIdle: false}",
+    );
+    let (ann, ben) = (&[("X-User", "ann")][..], &[("X-User", "ben")][..]);
+    world.visit(None, &[]);
+    world.exchange();
+    let mut cookie = cookie_of(&world.visit(None, ann).1);
+    let mut outcome = WAITING;
+    for _ in 0..4 {
+        world.now += 1_500;
+        world.exchange();
+        let (came, exchange) = world.visit(Some(&cookie), ann);
+        (outcome, cookie) = (came, response_header(&exchange, "Set-Cookie").map_or(cookie, |_| cookie_of(&exchange)));
+        if outcome == SUCCESS {
+            break;
+        }
+    }
+    assert_eq!(outcome, SUCCESS);
+    // Her answer was lost: what she was given a moment ago she is given again, sold out or not.
+    world.exchange();
+    assert_eq!((world.visit(None, ben).0, world.visit(None, ann).0), (SOLD_OUT, SUCCESS));
+    // Later nothing is known of anybody without a cookie, of her who has left neither: nobody is told to wait for nothing.
+    let room = world.room().door.room.clone();
+    room.desk.leave(room.desk.id_of(b"ann").unwrap(), u32::MAX);
+    world.now += 6_000;
+    world.exchange();
+    for who in [ann, ben, &[]] {
+        assert_eq!(world.visit(None, who).0, SOLD_OUT, "{who:?}");
+    }
+}
+
+#[test]
 fn without_keys_nobody_is_let_in_and_the_document_can_end_it() {
     let mut world = World::new("{capacity: {stock: 1}, sale: ended, soldOut: true}");
     assert_eq!(world.visit(None, &[]).0, SOLD_OUT);
