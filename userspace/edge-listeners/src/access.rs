@@ -2,11 +2,11 @@
 
 use crate::clock;
 use base_telemetry::access_log::{Entry, Tags, tags};
+use base_text::digits::write_number;
 use base_text::escape::write_foreign;
 use base_text::redact;
 use base_text::time::write_duration;
 use edge_pipeline::{Exchange, Note, Try};
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// Tells what is to be logged of an exchange; `hide`: without credentials.
@@ -62,7 +62,8 @@ fn write_try(asked: &Try, out: &mut Vec<u8>) {
     out.extend_from_slice(b"#duration: ");
     write_duration(asked.took, out);
     if asked.status > 0 {
-        let _ = write!(out, " | status code: {}", asked.status);
+        out.extend_from_slice(b" | status code: ");
+        write_number(asked.status.into(), out);
     }
 }
 

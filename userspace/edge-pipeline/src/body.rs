@@ -416,8 +416,15 @@ const ANNOUNCED_MOST: u64 = 256 * 1024;
 /// A body of this size is gathered even when memory runs out, in bytes: it ends soon.
 pub const SPARED_MOST: usize = 64 * 1024;
 
+/// A body of no more than this is not in the books: what a request takes beside it is more, and bounded with the connections there may
+/// be, while every entry costs locked additions on lines of memory that all workers write to.
+const UNBOOKED_MOST: usize = 1024;
+
 /// Bytes that are in the books until nobody holds a part of them any more.
 pub fn booked(bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() <= UNBOOKED_MOST {
+        return bytes.into();
+    }
     if bytes.is_empty() {
         return Bytes::new();
     }
