@@ -15,25 +15,25 @@
 //! ```
 //!
 //! The limit follows what requests take from here to the end of the flow, beyond what they take when little is under way: it needs no
-//! number, and stops no traffic to find one. What is beyond it waits in a queue that is bounded in length and time, where routes and
-//! clients are served in turn, and the newest first once the queue stands. While too much comes, a threshold over priorities and clients
-//! rises with the delay, and those below are refused at once. A request whose client says (`X-Request-Deadline`, `grpc-timeout`) that it
-//! will not wait for the answer is refused before it costs anything.
+//! number, and stops no traffic to find one. Time in which a client is waited for is not counted, and streams (WebSockets, events, calls
+//! of gRPC) have a place until their answer begins. What is beyond the limit waits in a queue that is bounded in length and time, where
+//! routes and clients are served in turn, and the newest first once the queue stands. While too much comes, a threshold over priorities
+//! and clients rises with the delay, and those below are refused at once. A request whose client says (`X-Request-Deadline`,
+//! `grpc-timeout`) that it will not wait for the answer is refused before it costs anything.
 //!
 //! Outcomes: `overloaded`, with status 503 and Retry-After (1 to 3 times `retryAfter`, at random), or 504 where the deadline is too near;
 //! a client of gRPC gets UNAVAILABLE or DEADLINE_EXCEEDED. `{{Refused}}` of the access log says why: priority, queue_full, share, waited
 //! or deadline. Fits HTTPServer and GRPCServer. Costs two additions to numbers that workers share per request; who is refused by
 //! priority takes no lock and allocates nothing but its answer.
 
+use crate::arriving::Arriving;
 use crate::module_doc::module_doc;
-use crate::proxy::is_event_stream;
-use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
+use crate::ranking::{OVERLOADED, Ranking, is_telling, lasts, pushes_back};
 use crate::spec::{self, Spec, unexpected};
 use base_model::{AdaptiveConcurrencySpec, Findings};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Hold, Outcome, Parts, SUCCESS, Step, Touches, overload};
 use edge_upstream::adaptive::{Admission, Attended, Pass};
 use proto_http::Response;
-use proto_http::headers::Known;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -94,8 +94,9 @@ impl Filter for AdaptiveConcurrency {
 }
 
 impl AdaptiveConcurrency {
-    fn let_in(&self, exchange: &mut Exchange, pass: Pass, asks: bool) -> Outcome {
+    fn let_in(&self, exchange: &mut Exchange, mut pass: Pass, asks: bool) -> Outcome {
         Ranking::note_wait(exchange, pass.waited);
+        Arriving::watch(&mut exchange.space().request_body, &mut pass);
         let attended = pass.begin(0);
         exchange.hold(Box::new(Held { place: Some((attended, pass)), ranking: self.ranking.clone(), asks }));
         SUCCESS
@@ -117,7 +118,7 @@ impl Hold for Held {
         {
             attended.answered(pushes_back(response));
         }
-        if response.status == 101 || response.headers.known(Known::ContentType).is_some_and(is_event_stream) {
+        if lasts(response) {
             self.place = None;
         }
         self.ranking.hear(response);
@@ -164,6 +165,7 @@ mod tests {
         for (status, fields) in [
             (101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")][..]),
             (200, &[("Content-Type", "text/event-stream; charset=utf-8")]),
+            (200, &[("Content-Type", "application/grpc+proto")]),
         ] {
             for _ in 0..10 {
                 let mut exchange = request("GET", "/", &[]);

@@ -46,6 +46,7 @@ pub mod websocket_proxy;
 
 mod adapt;
 mod answers;
+mod arriving;
 mod builder;
 #[cfg(test)]
 mod builder_attacks;

@@ -67,10 +67,11 @@
 //! With `compression` answers of a server are packed with gzip as they pass, in the memory of one window each, where the client takes
 //! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
+use crate::arriving::Arriving;
 use crate::coding;
 use crate::grpc_proxy::GrpcProxy;
 use crate::module_doc::module_doc;
-use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
+use crate::ranking::{OVERLOADED, Ranking, is_telling, lasts, pushes_back};
 use crate::side::keeping;
 use crate::websocket_proxy::WebSocketProxy;
 use base_model::{
@@ -409,8 +410,9 @@ impl Proxy {
         };
         let outcome = match admitted {
             Err(reason) => return ranking.refuse(exchange, reason, asks),
-            Ok(pass) => {
+            Ok(mut pass) => {
                 Ranking::note_wait(exchange, pass.waited);
+                Arriving::watch(&mut exchange.space().request_body, &mut pass);
                 self.relay_within(pool, Some(pass), exchange).await
             }
         };
@@ -1178,12 +1180,11 @@ fn is_final(exchange: &Exchange) -> bool {
         .is_some_and(|response| response.headers.contains(overload::THRESHOLD))
 }
 
-/// A place is held until the answer has come, unless it goes on for as long as its client likes.
+/// A place is held until the answer has come, unless [it lasts](lasts).
 fn hold_place(pool: &Pool, exchange: &mut Exchange, attended: Option<Attended>, pass: Option<Pass>) {
     let Some(pass) = pass.filter(|_| pool.adaptive.is_some() && exchange.upgraded.is_none()) else { return };
     let space = exchange.space();
-    let endless = space.response.as_ref().and_then(|response| response.headers.known(Known::ContentType));
-    if !endless.is_some_and(is_event_stream) {
+    if !space.response.as_ref().is_some_and(lasts) {
         space.response_body = Placed::hold(std::mem::take(&mut space.response_body), attended, pass);
     }
 }

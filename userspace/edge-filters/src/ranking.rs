@@ -1,11 +1,13 @@
 //! Which requests go first where not all can be served: what the filter AdaptiveConcurrency and pools with `adaptiveConcurrency` share.
 
+use crate::proxy::is_event_stream;
 use base_model::{AdaptiveConcurrencySpec, Matcher, Priority, PriorityRule, UrlMatcher};
 use edge_pipeline::{Client, Exchange, Outcome, overload};
 use edge_upstream::adaptive::rank::TURN;
 use edge_upstream::adaptive::{Bounds, Passages, Rank, Reason, Who};
 use edge_upstream::matcher::matches_header;
 use edge_upstream::random;
+use proto_http::headers::Known;
 use proto_http::{Request, Response};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -168,6 +170,15 @@ pub(crate) fn pushes_back(response: &Response) -> bool {
 /// Whether what an answer took says how much its server has to do: one that fails at once has done nothing.
 pub(crate) fn is_telling(response: &Response) -> bool {
     response.status < 500 || pushes_back(response)
+}
+
+/// Whether an answer goes on for as long as its client likes, or has nothing more to wait for once it begins: how long the rest of it
+/// takes says nothing of what there is to do, and a place that it held would be kept from those who wait. A call of gRPC is one of
+/// these: where it has one answer, that is there when its head is, and where it has many nobody knows when the last one comes.
+pub(crate) fn lasts(response: &Response) -> bool {
+    response.status == 101
+        || response.headers.known(Known::ContentType).is_some_and(is_event_stream)
+        || edge_pipeline::grpc::is_grpc(&response.headers)
 }
 
 /// Alike on every machine.

@@ -300,6 +300,41 @@ fn a_line_serves_the_oldest_until_it_stands_and_nobody_waits_for_ever() {
     assert_eq!(first.recv().unwrap().status, 200);
 }
 
+/// A stream is no queue: as long as it is open, however many there are, calls that end have their places.
+#[test]
+fn what_lasts_gives_its_place_up_once_its_head_has_come() {
+    for kind in ["text/event-stream", "application/grpc", "application/grpc+proto"] {
+        let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+        let inside = gate.clone();
+        let backend = Backend::new(move |mut wire, _| {
+            while let Some(request) = wire.request() {
+                if !request.0.contains(" /stream ") {
+                    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned());
+                    continue;
+                }
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+                wire.send(format!("{head}5\r\nfirst\r\n"));
+                let open = inside.0.lock().unwrap();
+                drop(inside.1.wait_while(open, |open| !*open).unwrap());
+                wire.send("0\r\n\r\n".to_owned());
+            }
+        });
+        let limit = "adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 30ms}";
+        let server = format!("{{url: 'http://127.0.0.1:{}'}}", backend.port);
+        let house = House::new(1, &format!("pools: [{{servers: [{server}], {limit}}}]"));
+        let stream = house.begin(0, get("/stream"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while house.ask(get("/")).status != 200 {
+            assert!(Instant::now() < end, "{kind} holds its place");
+        }
+        assert!(stream.try_recv().is_err(), "it is open");
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        assert_eq!(stream.recv().unwrap().status, 200);
+        await_adaptive(&house, (1, 0, 0));
+    }
+}
+
 #[test]
 fn who_waits_for_a_server_is_told_when_the_deadline_has_passed() {
     let a = named("a");

@@ -6,8 +6,10 @@ use super::rank::Rank;
 use base_runtime::time::Deadline;
 use base_telemetry::registry::Encoder;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -114,7 +116,7 @@ impl Passages {
         let mut slot = None;
         let entered = self.gate.enter(self.since(now), worker, who, || InLine(slot.insert(Slot::new()).clone()));
         match (entered, slot) {
-            (Entered::Passes, _) => Admission::Passed(Pass { passages: self.clone(), waited: Duration::ZERO }),
+            (Entered::Passes, _) => Admission::Passed(Pass::new(self, Duration::ZERO)),
             (Entered::Waits(ticket), Some(slot)) => {
                 Admission::Waits(Waiting { passages: self.clone(), slot, ticket, since: now, patience, over: false })
             }
@@ -213,7 +215,7 @@ impl Waiting {
         };
         self.over = true;
         let waited = base_runtime::now().saturating_duration_since(self.since);
-        told.map(|()| Pass { passages: self.passages.clone(), waited })
+        told.map(|()| Pass::new(&self.passages, waited))
     }
 }
 
@@ -232,18 +234,33 @@ impl Drop for Waiting {
     }
 }
 
+/// When something of a request came last that its client had let us wait for.
+pub type LastCame = Rc<Cell<Instant>>;
+
 /// A place among those that may be under way; dropped, it is free for another.
 pub struct Pass {
     passages: Arc<Passages>,
     /// How long it was waited for.
     pub waited: Duration,
+    /// `None`: the whole request was there from the beginning.
+    last: Option<LastCame>,
 }
 
 impl Pass {
+    fn new(passages: &Arc<Passages>, waited: Duration) -> Pass {
+        Pass { passages: passages.clone(), waited, last: None }
+    }
+
+    /// The request comes by and by: servers are held to account from what is noted here.
+    pub fn comes(&mut self) -> LastCame {
+        self.last.insert(Rc::new(Cell::new(base_runtime::now()))).clone()
+    }
+
     /// The request goes to this server now.
     pub fn begin(&self, server: usize) -> Attended {
         let under_way = self.passages.gate.begin(server);
-        Attended { passages: self.passages.clone(), server, under_way, began: base_runtime::now() }
+        let (began, last) = (base_runtime::now(), self.last.clone());
+        Attended { passages: self.passages.clone(), server, under_way, began, last }
     }
 }
 
@@ -259,15 +276,23 @@ pub struct Attended {
     server: usize,
     under_way: u32,
     began: Instant,
+    last: Option<LastCame>,
 }
 
 impl Attended {
     /// It has an answer, or has waited in vain. `pushed_back`: the server said that this is too much.
     pub fn answered(&self, pushed_back: bool) {
         let now = base_runtime::now();
-        let taken = now.saturating_duration_since(self.began);
+        let taken = now.saturating_duration_since(self.since());
         let at = self.passages.since(now);
         self.passages.gate.answered(at, worker(), self.server, taken, self.under_way, pushed_back);
+    }
+}
+
+impl Attended {
+    /// Since when the server is what is waited for: as long as a client has not said all, it takes no time.
+    pub fn since(&self) -> Instant {
+        self.last.as_ref().map_or(self.began, |last| last.get().max(self.began))
     }
 }
 
