@@ -14,20 +14,28 @@ pub enum Resource {
     #[default]
     WorkerBusy,
     QueueDelay,
+    RingQueue,
     Memory,
     Descriptors,
     AcceptQueue,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 5] =
-        [Resource::WorkerBusy, Resource::QueueDelay, Resource::Memory, Resource::Descriptors, Resource::AcceptQueue];
+    pub const ALL: [Resource; 6] = [
+        Resource::WorkerBusy,
+        Resource::QueueDelay,
+        Resource::RingQueue,
+        Resource::Memory,
+        Resource::Descriptors,
+        Resource::AcceptQueue,
+    ];
 
     /// As documents and metrics name it.
     pub const fn name(self) -> &'static str {
         match self {
             Resource::WorkerBusy => "workerBusy",
             Resource::QueueDelay => "queueDelay",
+            Resource::RingQueue => "ringQueue",
             Resource::Memory => "memory",
             Resource::Descriptors => "descriptors",
             Resource::AcceptQueue => "acceptQueue",
@@ -115,9 +123,11 @@ impl Default for OverloadManagerSpec {
 #[schemars(extend("required" = ["name"]))]
 pub struct ResourceMonitorSpec {
     /// `workerBusy` (share of the time in which workers have work), `queueDelay` (longest time between two looks of a worker at what has
-    /// come), `memory` (of --memory-limit), `descriptors` (open files, or before Linux 6.2 open connections alone, of those that traffic
-    /// may open: an eighth of what the process may, and 256 at most, are set aside for the rest of it) or `acceptQueue` (connections the kernel has taken and nobody has accepted, of
-    /// the listener's queue).
+    /// come), `ringQueue` (the most that waited for a worker when it looked, of what its queue with the kernel holds: completions of
+    /// io_uring, or operations beyond its ring; with `--io epoll` events of those that one look brings), `memory` (of --memory-limit),
+    /// `descriptors` (open files, or before Linux 6.2 open connections alone, of those that traffic may open: an eighth of what the
+    /// process may, and 256 at most, are set aside for the rest of it) or `acceptQueue` (connections the kernel has taken and nobody has
+    /// accepted, of the listener's queue).
     pub name: Resource,
     /// Of `queueDelay`: the delay that counts as all of it. Default 100ms.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -260,6 +270,7 @@ mod tests {
         let action = |trigger: &str| format!("{{actions: [{{name: shedLowPriority, triggers: [{trigger}]}}]}}");
         for (text, wanted) in [
             (action("{name: memory, threshold: {value: 0.9}}"), &[][..]),
+            (action("{name: ringQueue, threshold: {value: 0.5}}"), &[]),
             (action("{name: queueDelay, scaled: {scalingThreshold: 0.2, saturationThreshold: 1}}"), &[]),
             (action("{name: memory, threshold: {value: 0}}"), &["actions[0].triggers[0].threshold.value"]),
             (action("{name: memory}"), &["actions[0].triggers[0]"]),

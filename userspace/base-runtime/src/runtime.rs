@@ -275,6 +275,12 @@ impl Worker {
         Duration::from_nanos(self.shared.counters.recent_turn_ns.take())
     }
 
+    /// How full its queue of events, or of operations to begin, was at most since this was asked last: 1 where there was no room for
+    /// more. For one who asks.
+    pub fn take_fullest_ring(&self) -> f64 {
+        self.shared.counters.recent_ring_permille.take() as f64 / 1000.0
+    }
+
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
     pub fn stats(&self) -> WorkerStats {
         self.shared.read_clocks();

@@ -32,6 +32,19 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
+    /// Raises it to a part of a whole in thousandths, where it is below.
+    #[inline]
+    pub fn saw_part(&self, part: usize, whole: usize) {
+        // Mostly a few of thousands wait: nobody is told of less than a hundredth.
+        if part * 100 < whole {
+            return;
+        }
+        let permille = (part.min(whole) * 1000 / whole.max(1)) as u64;
+        if permille > self.value() {
+            self.set(permille);
+        }
+    }
+
     /// Starts anew; says what it was. For one reader. What its writer adds at that very moment may be lost.
     pub fn take(&self) -> u64 {
         self.0.swap(0, Relaxed)
@@ -101,6 +114,9 @@ counters! {
     longest_turn_ns,
     /// The longest turn since whoever watches the machine looked last, in nanoseconds.
     recent_turn_ns,
+    /// The most that waited in the kernel's queues of events and operations when the worker looked, since whoever watches the machine
+    /// looked last, in thousandths of what has room there.
+    recent_ring_permille,
     /// The longest poll of one task in that time, in nanoseconds.
     longest_poll_ns,
     /// Times the worker slept: until something happened, or to let events gather.

@@ -41,6 +41,7 @@ on_both_drivers!(
     listener_dropped_elsewhere_stops_listening,
     starved_of_buffers_then_fed,
     more_sockets_ready_than_receive_buffers,
+    what_waits_for_a_worker_is_seen,
 );
 
 fn echo_of_every_size(io: IoMode) {
@@ -681,4 +682,34 @@ fn more_sockets_ready_than_receive_buffers(io: IoMode) {
     if io == IoMode::Uring {
         assert!(runtime.workers()[0].stats().enobufs > 0);
     }
+}
+
+/// However long the worker was away: what came meanwhile waits with the kernel, and how much of its room that takes is told once.
+fn what_waits_for_a_worker_is_seen(io: IoMode) {
+    let mut config = config(io);
+    config.ring_entries = 16;
+    let runtime = base_runtime::Runtime::start(config).expect("the driver works here");
+    let worker = runtime.workers()[0].clone();
+    run_on(&runtime, 0, move || async move {
+        let mut pairs = Vec::new();
+        for _ in 0..100 {
+            pairs.push(pair().await);
+        }
+        sleep(Duration::from_millis(20)).await;
+        worker.take_fullest_ring();
+        // One after another takes no room to speak of.
+        pairs[0].0.send(Buf::copy_from(&[7]));
+        sleep(Duration::from_millis(20)).await;
+        let alone = worker.take_fullest_ring();
+        for (client, _) in &pairs[1..] {
+            client.send(Buf::copy_from(&[7]));
+        }
+        for (_, server) in &pairs {
+            assert_eq!(recv_exactly(server, 1).await.expect("receives"), [7]);
+        }
+        let crowd = worker.take_fullest_ring();
+        assert!(alone < 0.2 && crowd > 0.2 && crowd <= 1.0, "{alone} and {crowd}");
+        assert_eq!(worker.take_fullest_ring(), 0.0, "it was told");
+    });
+    runtime.shutdown();
 }

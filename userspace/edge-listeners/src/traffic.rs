@@ -524,6 +524,7 @@ impl Traffic {
         });
         let busy = busy.sum::<f64>() / workers.len().max(1) as f64;
         let delay = workers.iter().map(Worker::take_longest_turn).max().unwrap_or_default();
+        let ring = workers.iter().map(Worker::take_fullest_ring).fold(0.0, f64::max);
         let sockets: u64 = now.iter().map(|now| now.connections_open + now.datagram_sockets_open).sum();
         let open = pressure::descriptors_open().unwrap_or(sockets);
         let waiting =
@@ -536,6 +537,7 @@ impl Traffic {
         pressures[Resource::WorkerBusy as usize] = busy.min(1.0);
         pressures[Resource::QueueDelay as usize] =
             delay.as_secs_f64() / self.shared.overload.max_delay().as_secs_f64().max(1e-9);
+        pressures[Resource::RingQueue as usize] = ring;
         pressures[Resource::Memory as usize] = memory::ceiling().map_or(0.0, |most| share(memory::booked(), most));
         pressures[Resource::Descriptors as usize] =
             pressure::descriptors_for_traffic().map_or(0.0, |most| share(open, most));

@@ -406,6 +406,8 @@ impl Driver for Epoll {
         cx.shared.counters.enters.add(1);
         // SAFETY: the kernel writes at most `len` events into the vector.
         let n = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout_ms) };
+        // What one look cannot bring waits for the next turn, and for all that is done in this one.
+        cx.shared.counters.recent_ring_permille.saw_part(n.max(0) as usize, events.len());
         for event in &events[..n.max(0) as usize] {
             let (data, events) = (event.u64, event.events);
             if data == WAKEUP {

@@ -142,6 +142,11 @@ impl Uring {
     }
 
     fn reap(&self, cx: &Context) {
+        {
+            // SAFETY: the queue is used on this thread only, and this handle is gone before anything else runs.
+            let queue = unsafe { self.ring.completion_shared() };
+            cx.shared.counters.recent_ring_permille.saw_part(queue.len(), queue.capacity());
+        }
         let mut entries = [const { MaybeUninit::<cqueue::Entry>::uninit() }; 64];
         loop {
             // SAFETY: the queue is used on this thread only, and this handle is gone before anything else runs.
@@ -414,6 +419,14 @@ impl Uring {
         }
     }
 
+    /// More is to be begun than the submission queue has room for, or more has ended than the completion queue has.
+    #[cold]
+    fn saw_no_room(&self, cx: &Context, beyond: usize, overflow: bool) {
+        let entries = self.ring.params().cq_entries() as usize;
+        let part = if overflow { entries } else { beyond };
+        cx.shared.counters.recent_ring_permille.saw_part(part, entries);
+    }
+
     fn submission(&self) -> (usize, bool, bool) {
         // SAFETY: the queue is used on this thread only and no other handle to it is alive.
         let queue = unsafe { self.ring.submission_shared() };
@@ -566,7 +579,11 @@ impl Driver for Uring {
         self.report_expected.set(false);
         let all_taken = loop {
             let (queued, work_waits, overflow) = self.submission();
-            let backlog = !self.backlog.borrow().is_empty();
+            let beyond = self.backlog.borrow().len();
+            let backlog = beyond > 0;
+            if backlog || overflow {
+                self.saw_no_room(cx, beyond, overflow);
+            }
             let wait = if backlog { Wait::Not } else { wait };
             if queued > 0 || work_waits || overflow || matches!(wait, Wait::Upto(_)) {
                 self.enter(cx, queued as u32, wait);
