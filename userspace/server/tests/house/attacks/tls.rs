@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 #[test]
 fn handshakes_that_are_never_finished() {
@@ -252,10 +253,11 @@ impl Front {
         let front = Front { port: self.port, certificate: self.certificate.clone(), settings: self.settings.clone() };
         let mut stream = front.open_client(front.client()).unwrap();
         Honest::asking(move |served| {
+            let began = Instant::now();
             if served % 50 == 49 {
                 stream = front.open_client(front.client())?;
             }
-            get(&mut stream)
+            get(&mut stream).map(|()| began)
         })
     }
 }
