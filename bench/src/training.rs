@@ -96,12 +96,24 @@ fn loads(setup: &Setup) -> Vec<(&'static str, generator::Options)> {
         ("rate", generator::Options { rate: Some(4_000), ..base(8_000) }),
         ("alone", generator::Options { connections: 1, ..base(4_000) }),
     ];
+    // What no load comes to is built for size and set aside: a refusal would cost more than what it spares.
+    let refused = |path: &str, status| generator::Options {
+        connections: 32,
+        path: path.to_owned(),
+        refused: Some(status),
+        ..base(5_000)
+    };
+    let refused = [
+        ("limited", refused("/limited/", 429)),
+        ("sold-out", refused("/sold-out/", 410)),
+        ("waiting", refused("/waiting/", 503)),
+    ];
     let fresh = |tls, requests| generator::Options { connections: 16, close: true, tls, ..base(requests) };
     let fresh = match tls {
         None => vec![("close", fresh(None, 8_000))],
         Some(_) => vec![("full", fresh(Some(Tls::Full), 1_000)), ("resumed", fresh(Some(Tls::Resumed), 2_000))],
     };
-    kept.into_iter().chain(fresh).collect()
+    kept.into_iter().chain(refused).chain(fresh).collect()
 }
 
 /// A load that is not through by then ends; an instrumented weir on a slow machine needs a tenth of it.
@@ -137,5 +149,9 @@ mod tests {
         assert!(plain.iter().all(|(_, load)| load.tls.is_none()));
         assert!(tls.iter().all(|(_, load)| load.tls.is_some() && load.certificate.is_some()));
         assert!(tls.iter().any(|(_, load)| load.close && load.tls == Some(Tls::Resumed)));
+        for loads in [plain, tls] {
+            let refused = loads.iter().filter_map(|(_, load)| load.refused);
+            assert_eq!(refused.collect::<Vec<_>>(), [429, 410, 503], "what is refused is hot, too");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cargo::{self, Profile, cargo, root};
+use crate::cargo::{self, Build, cargo, root};
 use crate::tools::{self, HAPROXY, NGINX, VALGRIND};
 use crate::{pgo, progress};
 
@@ -55,12 +55,6 @@ pub struct Options {
     /// dist: build ours without a profile of itself, for a quick look, as micro always does; what is shipped has one
     #[arg(long)]
     no_pgo: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Build {
-    Dist,
-    Release,
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -240,20 +234,4 @@ fn pingora() -> Result<PathBuf, String> {
     cargo::run(&mut command)?;
     step.done("built");
     Ok(target.join("release/pingora-peer"))
-}
-
-impl Build {
-    fn profile(self) -> Profile {
-        match self {
-            Self::Dist => Profile::Dist,
-            Self::Release => Profile::Release,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Dist => "dist",
-            Self::Release => "release",
-        }
-    }
 }

@@ -30,10 +30,35 @@ fn is_of_us(name: &str) -> bool {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Profile {
     Debug,
-    /// Quick to build and nearly as fast: what the demo runs and the bench measures.
+    /// Quick to build and nearly as fast: what the demo runs.
     Release,
     /// Optimised across crates; what is shipped has a profile besides, see [`crate::pgo`].
     Dist,
+}
+
+/// Which of ours is measured: `--profile` of what measures.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Build {
+    /// What is shipped.
+    Dist,
+    /// Quicker to build.
+    Release,
+}
+
+impl Build {
+    pub fn profile(self) -> Profile {
+        match self {
+            Self::Dist => Profile::Dist,
+            Self::Release => Profile::Release,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dist => "dist",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// Builds packages, cargo's own progress on the terminal; the folder of the binaries comes back.

@@ -21,8 +21,9 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::cargo::{self, Profile};
+use crate::cargo::{self, Build, Profile};
 use crate::fleet::Fleet;
+use crate::pgo;
 use crate::progress::{self, Colour, note, paint, title, warn};
 use crate::tools::{self, ETHTOOL, IP, NSENTER};
 use goals::{Goal, Run, goodput, percentile};
@@ -39,6 +40,9 @@ pub struct Options {
     /// Sell through the weir, weirctl and sale of this folder instead of building them
     #[arg(long)]
     binaries: Option<PathBuf>,
+    /// dist sells through what is shipped; release is quicker to build
+    #[arg(long, value_enum, default_value = "dist")]
+    profile: Build,
     /// Folder of the report
     #[arg(long, default_value = "target/flash-sale")]
     out: PathBuf,
@@ -69,7 +73,8 @@ pub const PEOPLE_A_SECOND: u64 = CAPACITY / 2;
 /// A small sale with binaries that are there: what must hold on any machine, however busy.
 pub fn quick(binaries: &Path) -> Result<(), String> {
     let out = cargo::target()?.join("flash-sale-quick");
-    run(&Options { quick: true, loopback: false, binaries: Some(binaries.to_owned()), out })
+    let binaries = Some(binaries.to_owned());
+    run(&Options { quick: true, loopback: false, binaries, profile: Build::Dist, out })
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -93,7 +98,10 @@ fn sell(options: &Options, id: &str, folder: &Path) -> Result<usize, String> {
     title("A flash sale at ten times the shop's capacity");
     let binaries = match &options.binaries {
         Some(folder) => std::path::absolute(folder).map_err(|error| format!("{}: {error}", folder.display()))?,
-        None => cargo::build(&["server", "cli", "bench"], Profile::Release)?,
+        None => match options.profile {
+            Build::Dist => pgo::build()?,
+            Build::Release => cargo::build(&["server", "cli", "bench"], Profile::Release)?,
+        },
     };
     let rate = PEOPLE_A_SECOND * 10;
     let size = if options.quick {
