@@ -441,6 +441,15 @@ pub struct MtlsSpec {
     pub root_cert_base64: String,
     /// Accept any server certificate. Default false.
     pub insecure_skip_verify: bool,
+    /// The name that servers are asked for (SNI) and that their certificates have to be for: `orders.test`. Default: of each the host in
+    /// its URL, or as its registry has it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub server_name: String,
+    /// Certificates of servers have to have one of these names, instead of the one that is asked for: a DNS name, or a URI
+    /// (`spiffe://cluster.test/ns/shop/sa/orders`). Default: the one that is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
+    pub subject_alt_names: Vec<String>,
 }
 
 /// Which servers a pool may have.
@@ -656,10 +665,41 @@ impl ProxySpec {
     }
 }
 
+/// A DNS name without wildcards, or an address without brackets.
+fn is_server_name(text: &str) -> bool {
+    let fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.parse::<std::net::IpAddr>().is_ok() || text.len() <= 253 && text.split('.').all(fits)
+}
+
 impl MtlsSpec {
     pub(crate) fn validate(&self, path: &str, findings: &mut Findings) {
         if self.cert_base64.is_empty() != self.key_base64.is_empty() {
             findings.problem(Problem::new(path, "certBase64 and keyBase64 go together").advice("give both or none"));
+        }
+        if !self.server_name.is_empty() && !is_server_name(&self.server_name) {
+            let problem =
+                Problem::new(at(path, "serverName"), "no name of a server").value(&self.server_name.as_str().into());
+            findings.problem(problem.advice("write a DNS name or an address, such as orders.test"));
+        }
+        for (n, name) in self.subject_alt_names.iter().enumerate() {
+            let is_uri = name.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+            if !is_uri && !is_server_name(name) {
+                let place = nth(&at(path, "subjectAltNames"), n);
+                let problem = Problem::new(place, "neither a DNS name nor a URI").value(&name.as_str().into());
+                findings.problem(problem.advice("write orders.test or spiffe://cluster.test/ns/shop/sa/orders"));
+            }
+        }
+        let named = !self.server_name.is_empty() || !self.subject_alt_names.is_empty();
+        if self.insecure_skip_verify && !self.subject_alt_names.is_empty() {
+            findings.warn(at(path, "subjectAltNames"), "has no effect: insecureSkipVerify takes any certificate");
+        } else if self.insecure_skip_verify && named {
+            findings
+                .warn(at(path, "serverName"), "certificates are not compared with it: insecureSkipVerify takes any");
         }
     }
 

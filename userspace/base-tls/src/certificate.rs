@@ -295,6 +295,14 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
     names
 }
 
+/// The URIs among the names of a certificate; none of one that cannot be read.
+pub(crate) fn uris_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, read)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let alternative = read.subject_alternative_name().ok().flatten();
+    let names = alternative.iter().flat_map(|extension| &extension.value.general_names);
+    names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect()
+}
+
 /// RFC 5280 section 4.2.1.6: four octets or sixteen. As the host of a URL, so that it can be compared with one.
 fn address(octets: &[u8]) -> Option<String> {
     let v4 = || <[u8; 4]>::try_from(octets).ok().map(|octets| Ipv4Addr::from(octets).to_string());

@@ -14,7 +14,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::certificate::{Certificate, CertificateError, Part};
+use crate::certificate::{self, Certificate, CertificateError, Part};
 use crate::gate;
 use crate::handshake::{Incoming, refused, shake};
 use crate::provider::provider;
@@ -30,10 +30,21 @@ pub struct ClientTlsSettings {
     pub roots: Option<Vec<CertificateDer<'static>>>,
     /// Take any certificate. Default false.
     pub insecure_skip_verify: bool,
+    /// What servers are asked for, and have to be, whatever they are connected to as. Default: their own names or addresses.
+    pub server_name: Option<String>,
+    /// A server's certificate has to have one of these names, in place of the one that it is asked for. Default: that one.
+    pub alternative_names: Vec<AlternativeName>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Certificate>,
     /// Protocols offered, best first.
     pub alpn: Vec<Vec<u8>>,
+}
+
+/// One of the names in a certificate (RFC 5280 section 4.2.1.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AlternativeName {
+    Dns(String),
+    Uri(String),
 }
 
 /// Ready to connect; cheap to clone, shared by all workers. Sessions are taken up again: tickets of the 256 servers last spoken to
@@ -43,6 +54,7 @@ pub struct ClientTls {
     tcp: Arc<ClientConfig>,
     /// The same within QUIC. Its sessions are its own: a ticket says what was agreed over which of the two.
     quic: Arc<ClientConfig>,
+    server_name: Option<Arc<str>>,
 }
 
 impl ClientTls {
@@ -54,9 +66,13 @@ impl ClientTls {
                 Some(roots) => Arc::new(root_store(roots)?),
                 None => system_roots()?,
             };
-            WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(|error| {
+            let chain = WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(|error| {
                 CertificateError::new(Part::Authorities, format!("the authorities cannot be used: {error}"))
-            })?
+            })?;
+            match settings.alternative_names.as_slice() {
+                [] => chain,
+                names => Arc::new(OneOf::new(chain, names)),
+            }
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -75,7 +91,13 @@ impl ClientTls {
         quic.alpn_protocols = vec![b"h3".to_vec()];
         quic.enable_secret_extraction = false;
         quic.resumption = Resumption::in_memory_sessions(QUIC_SERVERS);
-        Ok(ClientTls { tcp: Arc::new(config), quic: Arc::new(quic) })
+        let server_name = settings.server_name.as_deref().map(Arc::from);
+        Ok(ClientTls { tcp: Arc::new(config), quic: Arc::new(quic), server_name })
+    }
+
+    /// What a server is asked for, and has to be, that is connected to as `name`.
+    pub fn name_for<'n>(&'n self, name: &'n str) -> &'n str {
+        self.server_name.as_deref().unwrap_or(name)
     }
 
     /// What handshakes within QUIC are made with: the same trust and the same certificate, HTTP/3 offered (RFC 9114 section 3.1).
@@ -83,8 +105,8 @@ impl ClientTls {
         &self.quic
     }
 
-    /// Shakes hands within `limit`. `server_name`, a DNS name or an address without brackets, is what the certificate must be for;
-    /// the server is told it where it is a DNS name. Nothing is sent or taken as an answer before the handshake is complete.
+    /// Shakes hands within `limit`. `server_name`, a DNS name or an address without brackets, is what the certificate must be for,
+    /// unless the settings say another one; the server is told it where it is a DNS name. Nothing is sent or taken as an answer before the handshake is complete.
     pub async fn connect(
         &self,
         stream: TcpStream,
@@ -129,6 +151,7 @@ impl ClientTls {
         server_name: &str,
         protocols: Vec<Vec<u8>>,
     ) -> Result<Transport, HandshakeError> {
+        let server_name = self.name_for(server_name);
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             refused(&Error::General(format!(
                 "{server_name} is neither a DNS name nor an address without brackets",
@@ -179,6 +202,86 @@ fn system_roots() -> Result<Arc<RootCertStore>, CertificateError> {
     let store = Arc::new(store);
     *known = Arc::downgrade(&store);
     Ok(store)
+}
+
+/// Takes certificates that have one of some names.
+#[derive(Debug)]
+struct OneOf {
+    chain: Arc<WebPkiServerVerifier>,
+    names: Vec<ServerName<'static>>,
+    uris: Vec<String>,
+}
+
+impl OneOf {
+    fn new(chain: Arc<WebPkiServerVerifier>, wanted: &[AlternativeName]) -> OneOf {
+        let mut one_of = OneOf { chain, names: Vec::new(), uris: Vec::new() };
+        for name in wanted {
+            match name {
+                // One that is no name is no certificate's.
+                AlternativeName::Dns(name) => one_of.names.extend(ServerName::try_from(name.clone()).ok()),
+                AlternativeName::Uri(uri) => one_of.uris.push(uri.clone()),
+            }
+        }
+        one_of
+    }
+}
+
+impl ServerCertVerifier for OneOf {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let asked =
+            |name: &ServerName<'_>| self.chain.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
+        // The name is looked at once the chain has been found good, so that this error says that it is.
+        let mut refused = match asked(self.names.first().unwrap_or(server_name)) {
+            Ok(verified) if !self.names.is_empty() => return Ok(verified),
+            Ok(_) => Error::InvalidCertificate(rustls::CertificateError::NotValidForName),
+            Err(error) if is_about_the_name(&error) => error,
+            Err(error) => return Err(error),
+        };
+        for name in self.names.iter().skip(1) {
+            match asked(name) {
+                Ok(verified) => return Ok(verified),
+                Err(error) => refused = error,
+            }
+        }
+        match certificate::uris_of(end_entity).iter().any(|uri| self.uris.contains(uri)) {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(refused),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+fn is_about_the_name(error: &Error) -> bool {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(error, Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
 }
 
 /// Takes any certificate, as long as the server has its key.

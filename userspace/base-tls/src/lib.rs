@@ -28,7 +28,7 @@ pub mod tickets;
 pub mod transport;
 
 pub use certificate::{Certificate, CertificateError};
-pub use client::{ClientTls, ClientTlsSettings};
+pub use client::{AlternativeName, ClientTls, ClientTlsSettings};
 pub use gate::set_handshakes_waiting_max;
 pub use server::{ClientAuth, ServerTls, ServerTlsSettings};
 pub use stream::{HandshakeError, ParkedTls, Session, TlsStream};

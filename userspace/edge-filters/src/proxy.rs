@@ -18,7 +18,8 @@
 //! with Retry-After). A request whose client no longer waits, as its `X-Request-Deadline` says, is not sent: `timeout` (504).
 //!
 //! Servers are `http://`, `https://` or `unix://` URLs. The certificate of an `https://` server must be for the URL's host and signed
-//! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise. Names are
+//! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise; with
+//! `mtls.serverName` it must be for that name, whatever the URL says, and with `mtls.subjectAltNames` have one of those. Names are
 //! looked up again when their time to live is over, and all addresses of a name are tried.
 //!
 //! `https://` servers are asked whether they speak HTTP/2 (ALPN), others are spoken to in it where their `http2` or that of their pool

@@ -627,11 +627,14 @@ mod tls {
             Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
         }
 
-        /// Chain and key as PEM.
+        /// Chain and key as PEM. A name with a scheme is a URI.
         fn issue(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
-            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            let (uris, names): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("://"));
             let key = KeyPair::generate().unwrap();
-            (CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap(), key)
+            let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+            let uris = uris.into_iter().map(|uri| rcgen::SanType::URI(uri.try_into().unwrap()));
+            params.subject_alt_names.extend(uris);
+            (params.signed_by(&key, &self.0).unwrap(), key)
         }
 
         fn pem(&self) -> String {
@@ -700,6 +703,9 @@ mod tls {
         let (authority, other) = (Authority::new(), Authority::new());
         let (good, _) = backend(&authority, &["127.0.0.1", "localhost"], None);
         let (misnamed, _) = backend(&authority, &["other.test"], None);
+        let (identified, _) = backend(&authority, &["127.0.0.1", "spiffe://test/orders"], None);
+        let with = |more: &str| format!("{}  {more}\n", trusting(&authority));
+        let others = |more: &str| format!("{}  {more}\n", trusting(&other));
         let at = |port: u16| format!("https://127.0.0.1:{port}");
         let named = format!("https://localhost:{}", good.port);
         let cases = [
@@ -708,6 +714,15 @@ mod tls {
             (at(good.port), trusting(&other), Some("UnknownIssuer")),
             (at(misnamed.port), trusting(&authority), Some("not valid for")),
             (at(misnamed.port), "mtls: {insecureSkipVerify: true}".to_owned(), None),
+            (at(misnamed.port), with("serverName: other.test"), None),
+            (at(misnamed.port), with("serverName: another.test"), Some("not valid for")),
+            (at(misnamed.port), with("subjectAltNames: [another.test, other.test]"), None),
+            (at(misnamed.port), with("serverName: another.test\n  subjectAltNames: [other.test]"), None),
+            // The name that is asked for is none that is wanted.
+            (at(good.port), with("subjectAltNames: [other.test]"), Some("not valid for")),
+            (at(identified.port), with("subjectAltNames: [other.test, 'spiffe://test/orders']"), None),
+            (at(identified.port), with("subjectAltNames: ['spiffe://test/users']"), Some("not valid for")),
+            (at(identified.port), others("subjectAltNames: ['spiffe://test/orders']"), Some("UnknownIssuer")),
         ];
         for (url, mtls, why_not) in cases {
             let house = House::new(1, &spec(&url, &mtls));

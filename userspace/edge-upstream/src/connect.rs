@@ -148,14 +148,15 @@ pub(crate) async fn connect_quic(
     identity: Option<&Identity>,
     limit: Duration,
 ) -> Result<Driver, ConnectError> {
-    let Some(client) = identity.and_then(Identity::quic) else {
+    let Some((identity, client)) = identity.and_then(|identity| Some((identity, identity.quic()?))) else {
         return Err(ConnectError::Tcp(io::Error::other("QUIC needs TLS 1.3, which is not set up for this server")));
     };
     let addresses = endpoint.addresses();
     if addresses.is_empty() {
         return Err(ConnectError::Unresolved);
     }
-    let racing = race(&addresses, |address| shake(client, address, endpoint.name()));
+    let name = identity.tls.name_for(endpoint.name());
+    let racing = race(&addresses, |address| shake(client, address, name));
     let (shaken, address) = match timeout(limit, racing).await {
         Ok(raced) => raced.map_err(ConnectError::Tcp)?,
         Err(_) => return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into())),

@@ -3,7 +3,7 @@
 use base_model::MtlsSpec;
 use base_quic::{Client, QuicSettings};
 use base_tls::certificate::read_authorities_undated;
-use base_tls::{Certificate, CertificateError, ClientTls, ClientTlsSettings};
+use base_tls::{AlternativeName, Certificate, CertificateError, ClientTls, ClientTlsSettings};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -55,6 +55,15 @@ fn settings(spec: &MtlsSpec) -> Result<ClientTlsSettings, CertificateError> {
         },
         insecure_skip_verify: spec.insecure_skip_verify,
         certificate: given.then(|| Certificate::read_undated(&spec.cert_base64, &spec.key_base64)).transpose()?,
+        server_name: Some(spec.server_name.clone()).filter(|name| !name.is_empty()),
+        alternative_names: spec.subject_alt_names.iter().map(|name| alternative(name)).collect(),
         alpn: vec![b"http/1.1".to_vec()],
     })
+}
+
+fn alternative(name: &str) -> AlternativeName {
+    match name.contains("://") {
+        true => AlternativeName::Uri(name.to_owned()),
+        false => AlternativeName::Dns(name.to_owned()),
+    }
 }

@@ -96,6 +96,7 @@ impl LdapSpec {
             key_base64: self.key_base64.clone(),
             root_cert_base64: self.root_cert_base64.clone(),
             insecure_skip_verify: self.insecure,
+            ..MtlsSpec::default()
         }
     }
 }
