@@ -56,6 +56,15 @@ pub struct L4PoolSpec {
     /// listener's `proxyProtocol` says where that is `v1` or `v2`, else off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Of a thousand connections (with UDP, sessions) so many are refused, drawn anew for each: the share of servers that are not there,
+    /// which the others shall not take over. 0 to 1000. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub refused_permil: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A server of such a pool.
@@ -138,6 +147,10 @@ impl L4PoolSpec {
             let text =
                 "weights have no effect: only loadBalance.policy weightedRandom, leastRequest and maglev look at them";
             findings.warn(at(path, "servers"), text);
+        }
+        if self.refused_permil > 1000 {
+            let problem = Problem::new(at(path, "refusedPermil"), "of a thousand connections no more can be refused");
+            findings.problem(problem.value(&self.refused_permil.into()).accepted("0 to 1000"));
         }
         if self.connect_timeout.is_some_and(|t| t.is_zero()) {
             let problem = Problem::new(at(path, "connectTimeout"), "no connection could be made");

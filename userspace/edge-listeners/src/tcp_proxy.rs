@@ -470,7 +470,7 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
     let preamble = preamble(pool.told(), told, client.session(), client.local_addr().ok());
     let connected = match pool.connect(&asks, &preamble).await {
         Ok(connected) => connected,
-        Err(NoServer::Full | NoServer::Unreachable) => return Err(TcpEnd::NoServer),
+        Err(NoServer::Full | NoServer::Unreachable | NoServer::Refused) => return Err(TcpEnd::NoServer),
     };
     told.server = Some(pool.server(connected.choice).url.clone());
     Ok(Begun { client, unintroduced, pool: pool.clone(), connected, idle: live.idle, _ip_seat: ip_seat })

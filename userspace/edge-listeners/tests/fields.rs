@@ -829,6 +829,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("L4ServerSpec.weight", "edge-upstream/src/l4_pool.rs", "servers_are_chosen_as_the_document_says"),
     ("L4PoolSpec.mtls", "edge-listeners/tests/tcp_proxy.rs", "headers_go_before_tls_in_and_out"),
     ("L4PoolSpec.tls", "edge-listeners/tests/tcp_proxy.rs", "headers_go_before_tls_in_and_out"),
+    ("L4PoolSpec.refusedPermil", "edge-upstream/src/l4_pool.rs", "as_many_are_refused_as_the_document_says"),
     ("L4PoolSpec.name", "edge-listeners/tests/tcp_proxy.rs", "tls_ends_here_and_the_rules_go_by_what_was_agreed"),
     (
         "L4PoolSpec.outlierDetection",

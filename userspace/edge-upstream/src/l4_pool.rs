@@ -11,6 +11,7 @@ use crate::endpoint::Server;
 use crate::health::Heard;
 use crate::outlier::Change;
 use crate::patience;
+use crate::random;
 use crate::tls::Identity;
 use base_model::{L4PoolSpec, MtlsSpec, Protocol, ProxyProtocol};
 use base_telemetry::proxy::{PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
@@ -39,6 +40,7 @@ pub struct L4Pool {
     balancer: Balancer,
     /// By server, in the order of the balancer.
     seats: Vec<Arc<Seats>>,
+    refused_permil: u32,
     connect_timeout: Duration,
     told: ProxyProtocol,
     counts_ends: bool,
@@ -84,6 +86,8 @@ pub enum NoServer {
     Full,
     /// None could be connected to.
     Unreachable,
+    /// It is one of those that the document has refused.
+    Refused,
 }
 
 impl L4Pool {
@@ -159,6 +163,7 @@ impl L4Pool {
                 previous.map(|pool| &pool.balancer),
             ),
             seats,
+            refused_permil: spec.refused_permil,
             connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
             told: spec.speaks(listener),
             counts_ends: spec.outlier_detection.is_some(),
@@ -213,7 +218,8 @@ impl L4Pool {
 
     /// Servers for this client, one after the other, each with a place among its connections.
     pub fn search<'p>(&'p self, client: &'p Client) -> Search<'p> {
-        Search { pool: self, client, first: None, tried: Vec::new(), full: 0 }
+        let refused = self.refused_permil > 0 && random::below(1000) < u64::from(self.refused_permil);
+        Search { pool: self, client, refused, first: None, tried: Vec::new(), full: 0 }
     }
 
     fn take(&self, choice: Choice) -> Option<Seat> {
@@ -289,6 +295,8 @@ impl L4Pool {
 pub struct Search<'p> {
     pool: &'p L4Pool,
     client: &'p Client,
+    /// It is given none.
+    refused: bool,
     first: Option<Choice>,
     tried: Vec<usize>,
     full: usize,
@@ -299,6 +307,9 @@ impl Search<'_> {
     #[expect(clippy::should_implement_trait, reason = "what follows depends on what became of the one before")]
     pub fn next(&mut self) -> Option<(Choice, Seat)> {
         let pool = self.pool;
+        if self.refused {
+            return None;
+        }
         loop {
             let worker = base_runtime::worker_index();
             let choice = match self.first {
@@ -338,7 +349,11 @@ impl Search<'_> {
     pub fn failed(&self) -> NoServer {
         let worker = base_runtime::worker_index().min(self.pool.recorders.len() - 1);
         self.pool.recorders[worker].0.no_server();
-        if self.full == self.tried.len() && self.full > 0 { NoServer::Full } else { NoServer::Unreachable }
+        match self.refused {
+            true => NoServer::Refused,
+            false if self.full == self.tried.len() && self.full > 0 => NoServer::Full,
+            false => NoServer::Unreachable,
+        }
     }
 }
 
@@ -376,6 +391,22 @@ mod tests {
             blue.balancer.servers().iter().map(|server| server.url.as_str()).collect::<Vec<_>>(),
             ["127.0.0.1:2"]
         );
+    }
+
+    #[test]
+    fn as_many_are_refused_as_the_document_says() {
+        let one = "servers: [{url: '127.0.0.1:1'}]";
+        let refused = |more: &str| {
+            let (pool, client) = (pool(&format!("{{{more}{one}}}")), Client::default());
+            (0..2000).filter(|_| pool.search(&client).refused).count()
+        };
+        assert_eq!((refused(""), refused("refusedPermil: 1000, ")), (0, 2000));
+        // A quarter of 2,000 with a standard deviation of 19.
+        let some = refused("refusedPermil: 250, ");
+        assert!((350..650).contains(&some), "{some}");
+        let pool = pool(&format!("{{refusedPermil: 1000, {one}}}"));
+        let client = Client::default();
+        assert!(pool.search(&client).next().is_none(), "it is given no server");
     }
 
     #[test]
