@@ -74,7 +74,10 @@ impl Provider for Azure {
         Box::pin(async move {
             let token = self.token().await?;
             let mut texts = self.texts(&token, record).await?;
-            texts.push(json!({"value": [record.value]}));
+            let ours = json!({"value": [record.value]});
+            if !texts.contains(&ours) {
+                texts.push(ours);
+            }
             self.write(&token, record, texts).await.map(|()| String::new())
         })
     }

@@ -36,10 +36,15 @@ impl Route53 {
     }
 
     async fn zone(&self, zone: &str) -> Result<String, Fault> {
-        let query = format!("dnsname={}&maxitems=1", encoded(&format!("{zone}.")));
+        let query = format!("dnsname={}&maxitems=100", encoded(&format!("{zone}.")));
         let found = self.call(Method::GET, &format!("/{VERSION}/hostedzonesbyname"), &query, String::new()).await?;
-        let is_it = within(&found, "Name").is_some_and(|name| name == format!("{zone}."));
-        let id = within(&found, "Id").filter(|_| is_it).ok_or_else(|| self.http.no_zone(zone))?;
+        // Of the same name there may be private ones, which nobody outside sees.
+        let is_it = |one: &&str| {
+            within(one, "Name").is_some_and(|name| name == format!("{zone}."))
+                && within(one, "PrivateZone") != Some("true")
+        };
+        let id = found.split("<HostedZone>").skip(1).find(is_it).and_then(|one| within(one, "Id"));
+        let id = id.ok_or_else(|| self.http.no_zone(zone))?;
         Ok(id.trim_start_matches("/hostedzone/").to_owned())
     }
 
@@ -110,7 +115,11 @@ impl Provider for Route53 {
         Box::pin(async move {
             let zone = self.zone(&record.zone).await?;
             let mut texts = self.texts(&zone, record).await?;
-            texts.push(format!("\"{}\"", record.value));
+            // Twice the same is refused: it is there already where an earlier try was not heard to end.
+            let ours = format!("\"{}\"", record.value);
+            if !texts.contains(&ours) {
+                texts.push(ours);
+            }
             self.change(&zone, record, "UPSERT", &texts).await?;
             Ok(zone)
         })

@@ -227,8 +227,18 @@ async fn azure_keeps_what_others_have_put_there() {
 
 #[tokio::test]
 async fn route53_keeps_what_others_have_put_there() {
-    let zones = "<ListHostedZonesByNameResponse><HostedZones><HostedZone><Id>/hostedzone/Z1</Id><Name>shop.test.</Name></HostedZone>\
-                 </HostedZones></ListHostedZonesByNameResponse>";
+    let zone = |id: &str, private: bool| {
+        format!(
+            "<HostedZone><Id>/hostedzone/{id}</Id><Name>shop.test.</Name><Config><PrivateZone>{private}</PrivateZone></Config></HostedZone>"
+        )
+    };
+    // One of the same name is for a network of their own.
+    let zones = format!(
+        "<ListHostedZonesByNameResponse><HostedZones>{}{}</HostedZones></ListHostedZonesByNameResponse>",
+        zone("Z0", true),
+        zone("Z1", false)
+    );
+    let zones = zones.as_str();
     let set = |texts: &str| {
         format!(
             "<ListResourceRecordSetsResponse><ResourceRecordSets><ResourceRecordSet><Name>_acme-challenge.www.shop.test.</Name>\
@@ -241,7 +251,7 @@ async fn route53_keeps_what_others_have_put_there() {
     let recorded = Recorded::answers(&[(200, zones), (200, &others), (200, "<a/>"), (200, &both), (200, "<a/>")]).await;
     let seen = rounds(&spec("route53", json!({"accessKeyId": "AK", "secretAccessKey": "s"})), &recorded).await;
     let begins = [
-        "GET /2013-04-01/hostedzonesbyname?dnsname=shop.test.&maxitems=1 [authorization: AWS4-HMAC-SHA256 Credential=AK/",
+        "GET /2013-04-01/hostedzonesbyname?dnsname=shop.test.&maxitems=100 [authorization: AWS4-HMAC-SHA256 Credential=AK/",
         "GET /2013-04-01/hostedzone/Z1/rrset?maxitems=1&name=_acme-challenge.www.shop.test.&type=TXT [authorization: ",
         "POST /2013-04-01/hostedzone/Z1/rrset/ [authorization: ",
         "GET /2013-04-01/hostedzone/Z1/rrset?maxitems=1&name=_acme-challenge.www.shop.test.&type=TXT [authorization: ",
@@ -259,6 +269,10 @@ async fn route53_keeps_what_others_have_put_there() {
     let plain = |text: &str| format!("<ResourceRecord><Value>\"{text}\"</Value></ResourceRecord>");
     assert!(seen[2].contains(&change(&(plain("other") + &plain("VAL")))), "{}", seen[2]);
     assert!(seen[4].contains(&change(&plain("other"))), "{}", seen[4]);
+    // An earlier try has put it there, and nobody heard of that.
+    let recorded = Recorded::answers(&[(200, zones), (200, &both), (200, "<a/>"), (200, &both), (200, "<a/>")]).await;
+    let seen = rounds(&spec("route53", json!({"accessKeyId": "AK", "secretAccessKey": "s"})), &recorded).await;
+    assert!(seen[2].contains(&change(&(plain("other") + &plain("VAL")))), "once: {}", seen[2]);
 }
 
 /// With the keys and times of Amazon's and Alibaba's documentation; the signatures are another program's.
