@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use base_text::quoted;
 use control_api::time::rfc3339;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -37,6 +38,10 @@ pub struct Entry {
     pub refused: BTreeMap<String, Vec<String>>,
     /// Why a service keeps servers that the registry does not have any more.
     pub held: BTreeMap<String, String>,
+    /// Services that pools ask for and that what it observes does not have: the pools have no servers of it.
+    pub lacking: BTreeSet<String>,
+    /// Services beyond the bound of how many are watched, which are not.
+    pub left_out: BTreeSet<String>,
     /// Of objects of Kubernetes: what became of each, by kind and name.
     pub reports: BTreeMap<String, Value>,
     /// How many of them, by kind and by what became of them.
@@ -160,6 +165,18 @@ impl Entry {
         if !self.held.is_empty() {
             status["held"] = json!(self.held);
         }
+        if !self.lacking.is_empty() {
+            status["lacking"] = json!(told(&self.lacking, |service| format!(
+                "pools ask for {}, which the registry does not have; they answer 503 unless they have servers of their own",
+                quoted(service)
+            )));
+        }
+        if !self.left_out.is_empty() {
+            status["leftOut"] = json!(told(&self.left_out, |service| format!(
+                "{} is not watched: {SERVICES_MAX} services are the most of one registry; put the others into a second one",
+                quoted(service)
+            )));
+        }
         for ((kind, state), count) in &self.states {
             status["states"][kind][state] = json!(count);
         }
@@ -173,6 +190,19 @@ impl Entry {
     }
 }
 
+/// The first of many, each in words, and how many more there are.
+fn told(services: &BTreeSet<String>, words: impl Fn(&str) -> String) -> Vec<String> {
+    let mut told: Vec<String> = services.iter().take(SERVICES_TOLD).map(|service| words(service)).collect();
+    let more = services.len() - told.len();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
+}
+
+/// Services of one registry that are watched; those beyond it, by name, are told of and left out.
+pub(crate) const SERVICES_MAX: usize = 4096;
+const SERVICES_TOLD: usize = 16;
 /// Names that are asked for between two looks.
 const WANTED_MAX: usize = 1024;
 
@@ -189,7 +219,14 @@ mod tests {
         let status = entry.json(good + Duration::from_secs(7));
         assert_eq!(status["health"], "ready");
         assert_eq!((&status["instancesNum"]["orders"], &status["lastGoodAgeSeconds"]), (&json!(2), &json!(7.0)));
-        assert!(status.get("refused").is_none() && status.get("held").is_none());
+        assert!(["refused", "held", "lacking", "leftOut"].iter().all(|name| status.get(name).is_none()), "{status}");
+        entry.lacking = (0..20).map(|n| format!("s{n:02}")).collect();
+        entry.left_out.insert("z".into());
+        let status = entry.json(good);
+        let lacking = status["lacking"].as_array().unwrap();
+        assert!(lacking[0].as_str().unwrap().starts_with("pools ask for \"s00\", which"), "{status}");
+        assert_eq!((lacking.len(), &lacking[SERVICES_TOLD]), (SERVICES_TOLD + 1, &json!("and 4 more")));
+        assert!(status["leftOut"][0].as_str().unwrap().contains("4096 services are the most"), "{status}");
         entry.fault = Some("etcd at http://a: refused".into());
         assert_eq!(entry.json(good)["health"], "etcd at http://a: refused");
     }

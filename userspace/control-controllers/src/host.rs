@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::auto_cert;
-use crate::board::Board;
+use crate::board::{Board, SERVICES_MAX};
 use crate::gateway::GatewayMaker;
 use crate::ingress::IngressMaker;
 use crate::keys::Keys;
@@ -196,8 +196,7 @@ impl<C: Cluster> Leader<C> {
         while self.cluster.leads() == Some(self.term) {
             let state = self.cluster.state();
             let changed = self.objects.look(&state.view.objects);
-            let due = self.later.values().any(|(at, _)| *at <= Instant::now());
-            if (changed || due) && self.reconcile().await.is_err() {
+            if (changed || self.is_due(Instant::now())) && self.reconcile().await.is_err() {
                 return;
             }
             if keys_looked_at.elapsed() > KEYS_LOOKED_AT {
@@ -214,6 +213,11 @@ impl<C: Cluster> Leader<C> {
                 },
             }
         }
+    }
+
+    /// Whether one that was put off is to be started. One that runs again is not, however long ago that was.
+    fn is_due(&self, now: Instant) -> bool {
+        self.later.iter().any(|(name, (at, _))| *at <= now && !self.running.contains_key(name))
     }
 
     /// Starts and stops controllers, and tells them what is asked of them.
@@ -249,7 +253,7 @@ impl<C: Cluster> Leader<C> {
             self.start(name, document).await?;
         }
         for (name, running) in &self.running {
-            let wanted = self.objects.services_of(name);
+            let wanted = self.objects.services_of(name, &self.board);
             running.wanted.send_if_modified(|known| {
                 let differs = *known != wanted;
                 if differs {
@@ -276,7 +280,7 @@ impl<C: Cluster> Leader<C> {
                 return Ok(());
             }
         };
-        let (wanted, asked) = watch::channel(self.objects.services_of(&name));
+        let (wanted, asked) = watch::channel(self.objects.services_of(&name, &self.board));
         let (cluster, board) = (self.cluster.clone(), self.board.clone());
         tracing::info!(object = name, "its controller runs on this member");
         let task = match spec {
@@ -377,10 +381,17 @@ impl Objects {
         changed
     }
 
-    /// The services that pools ask this registry for.
-    fn services_of(&self, registry: &str) -> BTreeSet<String> {
+    /// The services that pools ask this registry for: the first of them by name, whatever order they are seen in. The others are told.
+    fn services_of(&self, registry: &str, board: &Board) -> BTreeSet<String> {
         let all = self.asks.values().flat_map(|(_, asks)| asks);
-        all.filter(|(of, _)| of == registry).map(|(_, service)| service.clone()).take(SERVICES_MAX).collect()
+        let mut services: BTreeSet<String> =
+            all.filter(|(of, _)| of == registry).map(|(_, service)| service.clone()).collect();
+        let left_out = match services.iter().nth(SERVICES_MAX).cloned() {
+            Some(first) => services.split_off(&first),
+            None => BTreeSet::new(),
+        };
+        board.update(registry, |entry| entry.left_out = left_out);
+        services
     }
 }
 
@@ -442,8 +453,6 @@ const KEYS_LOOKED_AT: Duration = Duration::from_secs(1);
 /// Pauses before a controller is started again: the first, twice as long each time, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(15);
-/// Services of one registry that are asked for; those beyond it, by name, are not.
-const SERVICES_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests;

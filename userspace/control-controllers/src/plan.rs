@@ -19,6 +19,8 @@ pub struct Observed {
     pub faulty: bool,
     /// The same of single services.
     pub troubles: BTreeMap<String, String>,
+    /// Services that are lacking, as it was told last.
+    pub told: BTreeSet<String>,
     /// Since when a service is said to be empty.
     empty_since: BTreeMap<String, Instant>,
     /// Since when no pool asks for a service that the cluster knows.
@@ -32,6 +34,8 @@ pub struct Plan {
     pub deletes: Vec<String>,
     /// Services that keep servers that the registry does not have, and why.
     pub held: BTreeMap<String, String>,
+    /// Services that pools ask for and that the registry has never had: whoever misspells a name is told so.
+    pub lacking: BTreeSet<String>,
     /// When to look again although nothing is heard.
     pub due: Option<Instant>,
 }
@@ -87,6 +91,9 @@ impl Observed {
                 continue;
             }
             if has.is_empty() {
+                if judged.refused.is_empty() {
+                    plan.lacking.insert(service.clone());
+                }
                 continue;
             }
             if !judged.refused.is_empty() {
@@ -159,9 +166,28 @@ mod tests {
         observed.services.insert("b".into(), said(&["1"], &[]));
         let now = Instant::now();
         let plan = observed.plan(&wanted(&["a", "c"]), &knows(&[]), AFTER, now);
-        assert_eq!(plan, Plan { puts: knows(&[("a", &["1", "2"])]), ..Plan::default() });
-        let plan = observed.plan(&wanted(&["a", "c"]), &knows(&[("a", &["1", "2"])]), AFTER, now);
+        assert_eq!(plan, Plan { puts: knows(&[("a", &["1", "2"])]), lacking: wanted(&["c"]), ..Plan::default() });
+        let plan = observed.plan(&wanted(&["a"]), &knows(&[("a", &["1", "2"])]), AFTER, now);
         assert_eq!(plan, Plan::default(), "nothing is different");
+    }
+
+    #[test]
+    fn a_service_that_the_registry_never_had_is_named_once_it_has_said_so() {
+        let (a, now) = (wanted(&["a"]), Instant::now());
+        let mut observed = Observed::default();
+        assert_eq!(observed.plan(&a, &knows(&[]), AFTER, now), Plan::default(), "it has not said anything yet");
+        observed.services.insert("a".into(), said(&[], &[]));
+        assert_eq!(observed.plan(&a, &knows(&[]), AFTER, now).lacking, a);
+        observed.services.insert("a".into(), said(&[], &["port 0"]));
+        assert_eq!(
+            observed.plan(&a, &knows(&[]), AFTER, now).lacking,
+            wanted(&[]),
+            "why it has none is told otherwise"
+        );
+        let mut observed = Observed { whole: true, ..Observed::default() };
+        assert_eq!(observed.plan(&a, &knows(&[]), AFTER, now).lacking, a);
+        observed.went_wrong();
+        assert_eq!(observed.plan(&a, &knows(&[]), AFTER, now), Plan::default(), "it says nothing now");
     }
 
     #[test]

@@ -125,8 +125,13 @@ impl<C: Cluster> Controller<C> {
         let wanted: BTreeSet<String> = self.wanted.borrow().clone();
         let current = self.current();
         let plan = observed.plan(&wanted, &current, self.spec.empty_after(), Instant::now());
-        let held = plan.held.clone();
-        self.board.update(&self.name, |entry| entry.held = held);
+        let (held, lacking) = (plan.held.clone(), plan.lacking.clone());
+        let new: Vec<&String> = lacking.difference(&observed.told).take(LACKING_LOGGED).collect();
+        for service in new {
+            tracing::warn!(registry = self.name, service, "pools ask for a service that the registry does not have");
+        }
+        observed.told = lacking.clone();
+        self.board.update(&self.name, |entry| (entry.held, entry.lacking) = (held, lacking));
         if plan.puts.is_empty() && plan.deletes.is_empty() {
             return Ok(plan.due);
         }
@@ -264,6 +269,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Between two writes at least, and how many times as long as the first of them took; a change that comes alone waits for nothing.
 const REST: Duration = Duration::from_millis(50);
 const RESTS_FOR: u32 = 4;
+/// Names written to the log at once; the status has more of them.
+const LACKING_LOGGED: usize = 16;
 /// After a write that was not decided; no two writes are further apart.
 const AGAIN: Duration = Duration::from_secs(1);
 

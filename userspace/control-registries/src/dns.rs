@@ -1,6 +1,7 @@
 //! DNS: a service is a name, looked up again when its time to live is over. `_service._proto.name` is asked for SRV records, which say
 //! where its servers are; any other for its addresses, and the port is the document's, or stands behind it as `name:port`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ use crate::{Heard, Wanted, each, tell};
 /// See [`crate::watch`]. What goes wrong with one name is told, and the others go on.
 pub async fn watch(spec: &DnsServiceRegistrySpec, wanted: Wanted, heard: &mpsc::Sender<Heard>) -> Result<(), String> {
     let resolver = resolver(spec)?;
-    let start = |name| Name { resolver: resolver.clone(), spec: spec.clone(), name, heard: heard.clone() }.run();
+    let start = |name| {
+        Name { resolver: resolver.clone(), spec: spec.clone(), name, heard: heard.clone(), last: BTreeMap::new() }.run()
+    };
     let idle = || {
         let heard = heard.clone();
         async move { tell(&heard, Heard::Well).await }
@@ -58,11 +61,13 @@ struct Name {
     spec: DnsServiceRegistrySpec,
     name: String,
     heard: mpsc::Sender<Heard>,
+    /// What each type of record was when it was told last.
+    last: BTreeMap<RecordType, Vec<Record>>,
 }
 
 impl Name {
     /// Ends when nobody listens any more.
-    async fn run(self) {
+    async fn run(mut self) {
         let mut again = AGAIN_FIRST;
         loop {
             let (told, pause) = match self.look_up().await {
@@ -85,8 +90,9 @@ impl Name {
         }
     }
 
-    /// What the name has, and how long that holds.
-    async fn look_up(&self) -> Result<(Service, Duration), String> {
+    /// What the name has, and how long that holds. Of a type that DNS does not tell, where it tells another one, what it told last is true
+    /// on: many a server fails for AAAA, and the addresses of the other family are good all the same.
+    async fn look_up(&mut self) -> Result<(Service, Duration), String> {
         let (name, port) = match self.name.rsplit_once(':') {
             Some((name, port)) => (name, port.parse().map_err(|_| format!("{}: no port", quoted(&self.name)))?),
             None => (self.name.as_str(), i64::from(self.spec.port)),
@@ -95,8 +101,20 @@ impl Name {
         let mut holds = Duration::from(self.spec.sync_interval);
         let kinds: &[RecordType] =
             if name.starts_with('_') { &[RecordType::SRV] } else { &[RecordType::A, RecordType::AAAA] };
+        let mut faults = Vec::new();
         for kind in kinds {
-            let Some(found) = self.ask(name, *kind).await? else { continue };
+            let found = match self.ask(name, *kind).await {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.last.remove(kind);
+                    continue;
+                }
+                Err(why) => {
+                    faults.push(why);
+                    continue;
+                }
+            };
+            let mut records = Vec::new();
             holds = holds.min(found.valid_until().saturating_duration_since(Instant::now()));
             let first = found.answers().iter().filter_map(|record| match &record.data {
                 RData::SRV(srv) => Some(srv.priority),
@@ -118,9 +136,19 @@ impl Name {
                 };
                 let id = format!("{address}:{port}");
                 let scheme = self.spec.scheme.clone();
-                service.records.push(Record { id, address, port, scheme, tags: Vec::new(), weight });
+                records.push(Record { id, address, port, scheme, tags: Vec::new(), weight });
             }
+            self.last.insert(*kind, records);
         }
+        if faults.len() == kinds.len() {
+            return Err(faults.swap_remove(0));
+        }
+        if !faults.is_empty() {
+            // It is asked again soon.
+            holds = holds.min(AGAIN);
+        }
+        service.records = self.last.values().flatten().cloned().collect();
+        service.unread = faults;
         Ok((service, holds))
     }
 
@@ -151,6 +179,16 @@ mod tests {
 
     /// Answers every query of this type with these records (RFC 1035 section 4), and every other with nothing; `None`: SERVFAIL.
     async fn server(kind: u16, records: Option<Vec<Vec<u8>>>) -> String {
+        answering(move |asked| match &records {
+            None => (SERVFAIL, Vec::new()),
+            Some(records) if asked == kind => (0, records.clone()),
+            Some(_) => (0, Vec::new()),
+        })
+        .await
+    }
+
+    /// A code and records for each type that is asked for.
+    async fn answering(answer: impl Fn(u16) -> (u8, Vec<Vec<u8>>) + Send + 'static) -> String {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let place = socket.local_addr().unwrap().to_string();
         tokio::spawn(async move {
@@ -159,11 +197,7 @@ mod tests {
                 let query = &query[..n];
                 let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap() + 5;
                 let asked = u16::from_be_bytes([query[end - 4], query[end - 3]]);
-                let (code, list) = match &records {
-                    None => (2, Vec::new()),
-                    Some(records) if asked == kind => (0, records.clone()),
-                    Some(_) => (0, Vec::new()),
-                };
+                let (code, list) = answer(asked);
                 let mut out = query[..2].to_vec();
                 out.extend([0x84, 0x80 | code, 0, 1, 0, list.len() as u8, 0, 0, 0, 0]);
                 out.extend(&query[12..end]);
@@ -186,13 +220,16 @@ mod tests {
         data
     }
 
+    fn name_of(spec: DnsServiceRegistrySpec, name: &str) -> Name {
+        let (heard, _) = mpsc::channel(1);
+        Name { resolver: resolver(&spec).unwrap(), spec, name: name.to_owned(), heard, last: BTreeMap::new() }
+    }
+
     async fn found(server: String, name: &str) -> Result<Vec<String>, String> {
         let text = serde_json::json!({"nameservers": [server], "port": 8080, "scheme": "https", "syncInterval": "20s", "emptyAfter": "1m"});
         let spec: DnsServiceRegistrySpec = base_model::decode(&text, "").unwrap().value;
         assert_eq!(base_model::ServiceRegistrySpec::Dns(spec.clone()).empty_after(), Duration::from_secs(60));
-        let (heard, _) = mpsc::channel(1);
-        let name = Name { resolver: resolver(&spec).unwrap(), spec, name: name.to_owned(), heard };
-        let (service, holds) = name.look_up().await?;
+        let (service, holds) = name_of(spec, name).look_up().await?;
         assert!(holds <= Duration::from_secs(20), "syncInterval");
         Ok(service.records.iter().map(|r| format!("{} {}:{} {}", r.scheme, r.address, r.port, r.weight)).collect())
     }
@@ -216,6 +253,36 @@ mod tests {
         let found = found(server(33, Some(records)).await, "_http._tcp.orders.test").await.unwrap();
         assert_eq!(found, ["https a.test:81 3", "https b.test:82 1"]);
     }
+
+    #[tokio::test]
+    async fn addresses_of_one_family_are_used_while_the_other_is_not_told() {
+        use std::sync::atomic::{AtomicU16, Ordering};
+        let (failing, asked_of) = (std::sync::Arc::new(AtomicU16::new(28)), std::sync::Arc::new(AtomicU16::new(0)));
+        let (fails, counted) = (failing.clone(), asked_of.clone());
+        let place = answering(move |asked| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            match asked {
+                asked if asked == fails.load(Ordering::Relaxed) => (SERVFAIL, Vec::new()),
+                1 => (0, vec![vec![10, 0, 0, 1]]),
+                _ => (0, vec![vec![0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]),
+            }
+        })
+        .await;
+        let text = serde_json::json!({"nameservers": [place], "port": 80});
+        let mut name = name_of(base_model::decode(&text, "").unwrap().value, "orders.test");
+        let addresses = |service: &Service| service.records.iter().map(|r| r.address.clone()).collect::<Vec<_>>();
+        let (service, _) = name.look_up().await.unwrap();
+        assert_eq!(addresses(&service), ["10.0.0.1"], "AAAA fails");
+        assert!(service.unread[0].contains("AAAA"), "{:?}", service.unread);
+        failing.store(0, Ordering::Relaxed);
+        assert_eq!(addresses(&name.look_up().await.unwrap().0), ["10.0.0.1", "fd00::1"]);
+        failing.store(1, Ordering::Relaxed);
+        let (service, _) = name.look_up().await.unwrap();
+        assert_eq!(addresses(&service), ["10.0.0.1", "fd00::1"], "those that it told last are not gone");
+        assert!(!service.unread.is_empty() && asked_of.load(Ordering::Relaxed) >= 6);
+    }
+
+    const SERVFAIL: u8 = 2;
 
     #[tokio::test]
     async fn a_server_that_is_sick_says_nothing() {

@@ -104,6 +104,11 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
             encoder.counter("weir_registry_changes_total", help, &labels, entry.changes_total as f64);
             let help = "Services that keep servers the registry does not have, because that is not believed yet.";
             encoder.gauge("weir_registry_held_services", help, &labels, entry.held.len() as f64);
+            let help =
+                "Services that pools ask for and that the registry does not have: the pools have no servers of them.";
+            encoder.gauge("weir_registry_lacking_services", help, &labels, entry.lacking.len() as f64);
+            let help = "Services that are not watched, because a registry is asked for so many at most.";
+            encoder.gauge("weir_registry_left_out_services", help, &labels, entry.left_out.len() as f64);
             for ((of, state), count) in &entry.states {
                 let labels = [("controller", registry.as_str()), ("kind", of.as_str()), ("state", state.as_str())];
                 let help = "Objects of Kubernetes by what became of them: honoured (served as they are written), approximated or refused \

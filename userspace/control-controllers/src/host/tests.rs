@@ -239,6 +239,39 @@ async fn one_that_was_deposed_without_hearing_of_it_writes_nothing() {
     assert!(refused.message.contains("is held by member"), "{refused}");
 }
 
+#[test]
+fn of_too_many_services_the_first_are_watched_and_the_others_are_told() {
+    let (mut objects, board) = (Objects::default(), Board::default());
+    let pipeline = |n: usize| {
+        let mut document = pipeline();
+        document["filters"][0]["pools"][0]["serviceName"] = format!("s{n:05}").into();
+        (format!("p{n}"), Document::new(document))
+    };
+    objects.look(&Arc::new((0..SERVICES_MAX + 3).map(pipeline).collect()));
+    let watched = objects.services_of("consul", &board);
+    assert_eq!((watched.len(), watched.last().unwrap().as_str()), (SERVICES_MAX, "s04095"));
+    let left_out = board.entries()["consul"].left_out.clone();
+    assert_eq!(left_out.into_iter().collect::<Vec<_>>(), ["s04096", "s04097", "s04098"]);
+}
+
+#[tokio::test]
+async fn one_that_runs_again_after_it_was_put_off_costs_nothing() {
+    let says = Arc::new(Mutex::new((200, instances(&["10.0.0.1"]), 7)));
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    world.put(registry(&consul(says).await));
+    world.put(pipeline());
+    let (checks, term) = (Arc::new(Anything), world.leads().unwrap());
+    let mut leader = Leader::new(world.clone(), board, checks, keys(), term);
+    leader.objects.look(&world.state().view.objects);
+    leader.put_off("consul", "for a test".to_owned());
+    assert!(!leader.is_due(Instant::now()), "its pause is not over");
+    let later = Instant::now() + PAUSE;
+    assert!(leader.is_due(later));
+    leader.later.get_mut("consul").unwrap().0 = Instant::now();
+    leader.reconcile().await.unwrap();
+    assert!(leader.running.contains_key("consul") && !leader.is_due(later), "it runs, and there is nothing to do");
+}
+
 /// etcd whose only key is written anew every few milliseconds, so many times.
 async fn restless_etcd(times: u64) -> String {
     use base64::Engine;

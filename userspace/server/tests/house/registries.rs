@@ -405,6 +405,10 @@ fn servers_come_from_eureka_as_recorded() {
     let whole = answer(vec![instance(&first, "DOWN", "MODIFIED"), instance(&second, "UP", "ADDED")], "DOWN_1_UP_1_");
     say(whole, answer(vec![instance(&second, "UP", "ADDED")], "DOWN_1_UP_1_"));
     served_by(port, &["second"]);
+    // Everything, of which a part is missing.
+    say(answer(vec![instance(&first, "UP", "ADDED")], "UP_2_"), answer(vec![], "UP_2_"));
+    status_says(&machine, "eureka", "its hash code says \"UP_2_\"");
+    assert_eq!(who(port), BTreeSet::from(["second".to_owned()]));
     say("<html>login</html>".into(), "<html>login</html>".into());
     status_says(&machine, "eureka", "a page");
     assert_eq!(who(port), BTreeSet::from(["second".to_owned()]));
