@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use base_text::quoted;
 use control_api::time::rfc3339;
+use control_kubernetes::report::Report;
+use control_kubernetes::{Key, Kind};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -42,8 +44,8 @@ pub struct Entry {
     pub lacking: BTreeSet<String>,
     /// Services beyond the bound of how many are watched, which are not.
     pub left_out: BTreeSet<String>,
-    /// Of objects of Kubernetes: what became of each, by kind and name.
-    pub reports: BTreeMap<String, Value>,
+    /// Of objects of Kubernetes: what became of each.
+    pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
     /// How many of them, by kind and by what became of them.
     pub states: BTreeMap<(String, String), usize>,
     /// What is not well with all of it.
@@ -120,7 +122,12 @@ impl Board {
         let json = |entry: &Entry| {
             let mut status = entry.json(now);
             if name.is_some() && !entry.reports.is_empty() {
-                status["objects"] = json!(entry.reports);
+                let object = |((kind, key), report): (&(Kind, Key), &Report)| {
+                    let mut value = report.json();
+                    value["kind"] = json!(kind.name());
+                    (format!("{} {key}", kind.plural()), value)
+                };
+                status["objects"] = Value::Object(entry.reports.iter().map(object).collect());
             }
             status
         };

@@ -1,9 +1,11 @@
 //! The controller of a GatewayController: servers and pipelines of the Gateway API, and the status of each of its objects.
 
+use std::sync::Arc;
+
 use base_model::GatewayControllerSpec;
-use control_kubernetes::Kind;
 use control_kubernetes::gateway::{self, Settings};
 use control_kubernetes::reflect::Place;
+use control_kubernetes::{Kind, Store};
 
 use crate::ingress::virtual_addresses;
 use crate::kubernetes::{Maker, Outcome, Seen};
@@ -28,6 +30,9 @@ impl Maker for GatewayMaker {
             Kind::GatewayClass,
             Kind::Namespace,
             Kind::ReferenceGrant,
+            Kind::ListenerSet,
+            Kind::BackendTlsPolicy,
+            Kind::ConfigMap,
             Kind::FilterSpec,
             Kind::Service,
             Kind::EndpointSlice,
@@ -42,16 +47,22 @@ impl Maker for GatewayMaker {
         kinds.into_iter().flat_map(|kind| Place::all(kind, &self.spec.namespaces)).collect()
     }
 
+    fn names_servers(&self, store: &Store) -> bool {
+        // TCPProxies and UDPProxies have servers, and no services.
+        [Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute].iter().any(|kind| store.count(*kind) > 0)
+    }
+
     fn make(&mut self, seen: Seen<'_>) -> Outcome {
         let published = &self.spec.publish_addresses;
         let shared = if published.is_empty() { virtual_addresses(seen.objects, None) } else { published.clone() };
         let settings = Settings { name: &self.name, addresses: &self.spec.addresses, shared: &shared, now: seen.now };
         let plan = gateway::plan(seen.store, settings, seen.check);
         Outcome {
-            documents: plan.documents,
+            documents: plan.documents.into_iter().map(|(name, document)| (name, Arc::new(document))).collect(),
             services: plan.services,
-            reports: plan.reports,
+            reports: Arc::new(plan.reports),
             statuses: plan.statuses,
+            kept: plan.refused,
             remarks: Vec::new(),
         }
     }

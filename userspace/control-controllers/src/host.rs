@@ -12,6 +12,7 @@ use base_model::{
 use base_text::quoted;
 use bytes::Bytes;
 use control_api::{Document, EdgeReport, Member, Principal, PrincipalKind};
+use control_kubernetes::ingress::Known;
 use control_raft::Control;
 use control_state::{Action, Answer, Fence, State};
 use hyper::Method;
@@ -413,7 +414,9 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
     let asked = match parsed.kind.as_str() {
         "IngressController" => {
             let spec: Option<IngressControllerSpec> = findings.take(decode(&parsed.spec, ""));
-            spec.map(|spec| Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec })))
+            spec.map(|spec| {
+                Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec, known: Known::default() }))
+            })
         }
         "GatewayController" => {
             let spec: Option<GatewayControllerSpec> = findings.take(decode(&parsed.spec, ""));

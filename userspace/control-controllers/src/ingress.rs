@@ -1,11 +1,12 @@
 //! The controller of an IngressController: an HTTPServer or two, a Pipeline for each backend, and the status of each Ingress.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base_model::{HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
 use control_api::Document;
 use control_kubernetes::certificates::secret_of;
-use control_kubernetes::ingress::{self, Settings};
+use control_kubernetes::ingress::{self, Known, Settings};
 use control_kubernetes::object::LoadBalancerPlace;
 use control_kubernetes::reflect::Place;
 use control_kubernetes::{Key, Kind, Store};
@@ -17,6 +18,8 @@ use crate::kubernetes::{Maker, Outcome, Seen, made, named_in_words};
 pub struct IngressMaker {
     pub name: String,
     pub spec: IngressControllerSpec,
+    /// What was made of each Ingress.
+    pub known: Known,
 }
 
 impl Maker for IngressMaker {
@@ -33,26 +36,33 @@ impl Maker for IngressMaker {
         kinds.into_iter().flat_map(|kind| Place::all(kind, &self.spec.namespaces)).collect()
     }
 
+    fn names_servers(&self, _: &Store) -> bool {
+        false
+    }
+
     fn make(&mut self, seen: Seen<'_>) -> Outcome {
-        let (spec, name) = (&self.spec, self.name.as_str());
+        let (spec, name) = (self.spec.clone(), self.name.clone());
+        let name = name.as_str();
         let (http_name, https_name) = (format!("{name}.http"), format!("{name}.https"));
         let server = |called: &str| made(seen.objects, (self.kind(), name), called);
         let mut kept = certificates(server(&http_name));
         kept.extend(certificates(server(&https_name)));
         let https_port = spec.https_server.as_ref().map(|server| server.port);
         let settings = Settings { name, class: &spec.ingress_class, https_port };
-        let plan = ingress::plan(seen.store, settings, &kept, seen.check);
+        let mut plan = ingress::plan(seen.store, settings, &kept, seen.check, &mut self.known);
         let mut outcome = Outcome { services: plan.services, documents: plan.pipelines, ..Outcome::default() };
-        let rules = if spec.http_server.https { &plan.https_rules } else { &plan.rules };
+        let second = https_port.is_some();
+        let rules =
+            if spec.http_server.https && second { plan.https_rules.clone() } else { std::mem::take(&mut plan.rules) };
         let mut put =
-            |called: &str, server: &HttpServerSpec, rules: &[Value]| {
+            |called: &str, server: &HttpServerSpec, rules: Vec<Value>| {
                 match document(
             called,
             server,
             rules,
             &plan.certificates,
         ) {
-            Some(document) => drop(outcome.documents.insert(called.to_owned(), document)),
+            Some(document) => drop(outcome.documents.insert(called.to_owned(), Arc::new(document))),
             None => outcome.remarks.push(format!(
                 "server {} waits for a certificate: no TLS secret of an Ingress holds one, and its document has none",
                 named_in_words(called)
@@ -61,12 +71,13 @@ impl Maker for IngressMaker {
             };
         put(&http_name, &spec.http_server, rules);
         if let Some(server) = &spec.https_server {
-            put(&https_name, server, &plan.https_rules);
+            put(&https_name, server, std::mem::take(&mut plan.https_rules));
         }
         let places = self.places_of(seen.store, seen.objects);
+        let mut reports = BTreeMap::new();
         for ingress in seen.store.ingresses() {
             let key = ingress.metadata.key();
-            let Some(report) = plan.reports.get(&key) else { continue };
+            let Some(report) = plan.reports.remove(&key) else { continue };
             let mut known = ingress.status.load_balancer.ingress.clone();
             known.sort();
             // Nothing is said where nothing is known.
@@ -74,8 +85,9 @@ impl Maker for IngressMaker {
                 let places: Vec<Value> = places.iter().map(place_json).collect();
                 outcome.statuses.insert((Kind::Ingress, key.clone()), json!({"loadBalancer": {"ingress": places}}));
             }
-            outcome.reports.insert((Kind::Ingress, key), report.clone());
+            reports.insert((Kind::Ingress, key), report);
         }
+        outcome.reports = Arc::new(reports);
         outcome
     }
 }
@@ -138,7 +150,7 @@ fn certificates(server: Option<&Document>) -> BTreeMap<String, (String, String)>
 fn document(
     name: &str,
     spec: &HttpServerSpec,
-    rules: &[Value],
+    rules: Vec<Value>,
     certificates: &BTreeMap<String, (String, String)>,
 ) -> Option<Value> {
     let mut spec = spec.clone();
@@ -156,6 +168,6 @@ fn document(
     let fields = document.as_object_mut()?;
     fields.insert("name".to_owned(), name.into());
     fields.insert("kind".to_owned(), "HTTPServer".into());
-    fields.insert("rules".to_owned(), rules.into());
+    fields.insert("rules".to_owned(), Value::Array(rules));
     Some(document)
 }

@@ -3,6 +3,9 @@
 //!
 //! What is made is decided by a [`Maker`], which knows neither time nor sockets. Nothing is written before everything has been listed
 //! once: half of a list says nothing of the other half.
+//!
+//! Most of what changes in a cluster are pods that come and go: servers of services, which no document names. Those are written without
+//! anything being made anew, and so is a status heard of that is the one that was told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,6 +45,8 @@ pub trait Maker: Send {
     fn api(&self) -> (&str, &str);
     /// What has to be known before anything is made.
     fn places(&self) -> Vec<Place>;
+    /// Whether what is made depends on where the servers of services are.
+    fn names_servers(&self, store: &Store) -> bool;
     fn make(&mut self, seen: Seen<'_>) -> Outcome;
 }
 
@@ -59,12 +64,14 @@ pub struct Seen<'s> {
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// By name. Servers come after what they lead to, whatever their names are.
-    pub documents: BTreeMap<String, Value>,
+    pub documents: BTreeMap<String, Arc<Value>>,
     /// Services that the documents' pools ask for.
     pub services: BTreeSet<String>,
-    pub reports: BTreeMap<(Kind, Key), Report>,
+    pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
     /// Statuses that are to be others than they are.
     pub statuses: BTreeMap<(Kind, Key), Value>,
+    /// Servers that could not be made as they are to be: what there is of them stays, and what it leads to.
+    pub kept: BTreeSet<String>,
     /// What is not well with all of it, in words.
     pub remarks: Vec<String>,
 }
@@ -97,6 +104,17 @@ struct Work<C> {
     /// What the cluster knows of its services, as it was written last.
     servers: BTreeMap<String, Vec<Instance>>,
     servers_read: Option<Instant>,
+    /// Services that what was made asks for, and those that were looked at last.
+    services: BTreeSet<String>,
+    looked_at: BTreeSet<String>,
+    /// What was to be written of the servers of these, and is not known to be.
+    unwritten_services: BTreeSet<Key>,
+    /// Statuses that were to be others when something was made last, and are not yet.
+    statuses: BTreeMap<(Kind, Key), Value>,
+    /// Documents as they were made, and as the cluster has them, where that is the same.
+    alike: HashMap<String, (Arc<Value>, Document)>,
+    /// Something is to be made anew.
+    stale: bool,
     /// Objects as they were looked at last, and the cluster's feature level then.
     seen: Option<(Arc<BTreeMap<String, Document>>, u32)>,
     teller: Teller,
@@ -148,6 +166,12 @@ impl<C: Cluster> Controller<C> {
             checked,
             servers: BTreeMap::new(),
             servers_read: None,
+            services: BTreeSet::new(),
+            looked_at: BTreeSet::new(),
+            unwritten_services: BTreeSet::new(),
+            statuses: BTreeMap::new(),
+            alike: HashMap::new(),
+            stale: true,
             seen: None,
             teller,
             faults: 0,
@@ -173,7 +197,9 @@ impl<C: Cluster> Controller<C> {
                 }
                 () = tokio::time::sleep(wait) => {}
             }
-            dirty |= work.is_changed();
+            if work.is_changed() {
+                (dirty, work.stale) = (true, true);
+            }
             if !dirty || Instant::now() < not_before {
                 continue;
             }
@@ -194,7 +220,7 @@ impl<C: Cluster> Controller<C> {
 impl<C: Cluster> Work<C> {
     /// Says whether there may be something to do.
     fn hear(&mut self, said: Said) -> bool {
-        let (name, board) = (&self.controller.name, &self.controller.board);
+        let (name, board) = (self.controller.name.clone(), self.controller.board.clone());
         let changed = match said {
             Said::Heard(place, heard) => {
                 if let Heard::Fault(why) = &heard {
@@ -202,7 +228,11 @@ impl<C: Cluster> Work<C> {
                     tracing::warn!(object = name, "{why}; what was known last is served on");
                 }
                 let first = matches!(heard, Heard::Listed(..));
+                let told = self.was_told(&heard);
                 let changes = self.store.hear(&place, heard);
+                let of_servers =
+                    |kind: Kind| kind == Kind::EndpointSlice && !self.controller.maker.names_servers(&self.store);
+                self.stale |= first || !told && changes.iter().any(|(kind, _)| !of_servers(*kind));
                 !changes.is_empty() || first
             }
             Said::Alive(alive) => {
@@ -220,7 +250,7 @@ impl<C: Cluster> Work<C> {
                 if let Some(why) = &why {
                     tracing::warn!(object = name, "{why}");
                     self.faults += 1;
-                    board.update(name, |entry| entry.untold = Some(why.clone()));
+                    board.update(&name, |entry| entry.untold = Some(why.clone()));
                 }
                 // What was heard meanwhile may have been planned for already; what is yet to be heard is planned for then.
                 let written = |tell: &Tell| match tell {
@@ -229,12 +259,14 @@ impl<C: Cluster> Work<C> {
                     }
                     Tell::Event { .. } => false,
                 };
-                why.is_none() && written(&what)
+                let again = why.is_none() && written(&what);
+                self.stale |= again;
+                again
             }
         };
         let fault = self.store.faults().next().map(str::to_owned).or_else(|| self.alive.clone());
         let faults = self.faults;
-        board.update(name, |entry| {
+        board.update(&name, |entry| {
             if fault.is_none() {
                 entry.last_good = Some(SystemTime::now());
             }
@@ -244,11 +276,39 @@ impl<C: Cluster> Work<C> {
         changed
     }
 
-    /// Whether the cluster's objects are others than when they were looked at.
-    fn is_changed(&self) -> bool {
+    /// Whether this is no more than the status that was told.
+    fn was_told(&mut self, heard: &Heard) -> bool {
+        let Heard::Put(object) = heard else { return false };
+        let place = (object.kind(), object.key());
+        let Some(was) = self.store.get(place.0, &place.1) else { return false };
+        let told =
+            object.differs_in_status(was) && self.statuses.get(&place).is_some_and(|wanted| object.has_status(wanted));
+        if told {
+            self.statuses.remove(&place);
+        }
+        told
+    }
+
+    /// Whether objects of the cluster that matter here are others than when they were looked at: those that were made here, and virtual
+    /// addresses.
+    fn is_changed(&mut self) -> bool {
         let state = self.controller.cluster.state();
         let (objects, level) = (&state.view.objects, state.level());
-        self.seen.as_ref().is_none_or(|(seen, then)| *then != level || !Arc::ptr_eq(seen, objects))
+        let Some((seen, then)) = &self.seen else { return true };
+        if *then == level && Arc::ptr_eq(seen, objects) {
+            return false;
+        }
+        let parent = format!("{}:{}", self.controller.maker.kind(), self.controller.name);
+        let matters = |document: &Document| owner(document) == parent || document["kind"] == "VirtualIP";
+        let others = |some: &BTreeMap<String, Document>, than: &BTreeMap<String, Document>| {
+            let differs = |name: &String, one: &Document| than.get(name).is_none_or(|other| !Arc::ptr_eq(one, other));
+            some.iter().any(|(name, one)| differs(name, one) && matters(one))
+        };
+        let changed = *then != level || others(objects, seen) || others(seen, objects);
+        if !changed {
+            self.seen = Some((objects.clone(), level));
+        }
+        changed
     }
 
     /// Writes what is different. Says whether all of it is written.
@@ -256,6 +316,20 @@ impl<C: Cluster> Work<C> {
         if !self.store.has_all(&self.controller.maker.places()) {
             return Ok(true);
         }
+        if !self.stale && self.unwritten.is_none() {
+            let (puts, deletes) = self.servers();
+            let written = async {
+                self.put_servers(puts, Vec::new()).await?;
+                self.put_servers(Vec::new(), deletes).await
+            };
+            let written = written.await;
+            let told = self.told(written, &Refused::default())?;
+            self.unwritten = told.clone();
+            self.tell_servers();
+            return Ok(told.is_none());
+        }
+        // What is not written down now is looked at anew the next time.
+        self.stale = false;
         let state = self.controller.cluster.state();
         let (objects, level) = (state.view.objects.clone(), state.level());
         let now = rfc3339(SystemTime::now());
@@ -263,17 +337,11 @@ impl<C: Cluster> Work<C> {
         let outcome = self.controller.maker.make(seen);
         self.checked.forget_unused();
         self.seen = Some((objects.clone(), level));
+        self.services.clone_from(&outcome.services);
+        self.statuses.clone_from(&outcome.statuses);
         let mut refused = Refused::default();
         let written = self.write(&objects, level, &outcome, &mut refused).await;
-        let told = match written {
-            Ok(()) => refused.told(),
-            Err(refusal) if refusal.kind == RefusalKind::Stale => {
-                self.controller.board.fenced_out();
-                tracing::info!(object = self.controller.name, %refusal, "another member leads");
-                return Err(Deposed);
-            }
-            Err(refusal) => Some(format!("what is made of it could not be written down: {refusal}")),
-        };
+        let told = self.told(written, &refused)?;
         match &told {
             // It is tried again and again, and told once.
             Some(told) if self.unwritten.as_ref() == Some(told) => {}
@@ -287,28 +355,40 @@ impl<C: Cluster> Work<C> {
         Ok(told.is_none())
     }
 
+    /// What is told of how the writing went, in words, where that was not well.
+    fn told(&self, written: Result<(), Refusal>, refused: &Refused) -> Result<Option<String>, Deposed> {
+        match written {
+            Ok(()) => Ok(refused.told()),
+            Err(refusal) if refusal.kind == RefusalKind::Stale => {
+                self.controller.board.fenced_out();
+                tracing::info!(object = self.controller.name, %refusal, "another member leads");
+                Err(Deposed)
+            }
+            Err(refusal) => Ok(Some(format!("what is made of it could not be written down: {refusal}"))),
+        }
+    }
+
+    fn tell_servers(&self) {
+        let instances = self.servers.iter().map(|(service, servers)| (service.clone(), servers.len()));
+        self.controller.board.update(&self.controller.name, |entry| entry.instances = instances.collect());
+    }
+
     fn report(&self, outcome: &Outcome, unwritten: Option<String>) {
         let mut remarks = outcome.remarks.clone();
         let unread = self.store.unread().map(|(kind, key, why)| format!("{kind} {key} cannot be read: {why}"));
         remarks.extend(unread.take(REMARKS_TOLD));
         remarks.extend(unwritten);
         let mut states: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for ((kind, _), report) in &outcome.reports {
+        for ((kind, _), report) in &*outcome.reports {
             *states.entry((kind.name(), report.grade().word())).or_default() += 1;
         }
         let states = states.into_iter().map(|((kind, state), count)| ((kind.to_owned(), state.to_owned()), count));
-        let reports = outcome.reports.iter().map(|((kind, key), report)| {
-            let mut value = report.json();
-            value["kind"] = json!(kind.name());
-            (format!("{} {key}", kind.plural()), value)
-        });
-        let instances = self.servers.iter().map(|(service, servers)| (service.clone(), servers.len()));
         self.controller.board.update(&self.controller.name, |entry| {
             entry.remarks = remarks;
             entry.states = states.collect();
-            entry.reports = reports.collect();
-            entry.instances = instances.collect();
+            entry.reports = outcome.reports.clone();
         });
+        self.tell_servers();
     }
 
     /// Servers come before whoever asks for them, pipelines before whoever leads to them; what goes, goes in the other order.
@@ -319,74 +399,87 @@ impl<C: Cluster> Work<C> {
         outcome: &Outcome,
         refused: &mut Refused,
     ) -> Result<(), Refusal> {
-        let (puts, deletes) = self.servers(outcome);
+        let (puts, deletes) = self.servers();
         self.put_servers(puts, Vec::new()).await?;
         let (kind, name) = (self.controller.maker.kind(), self.controller.name.as_str());
         let parent = format!("{kind}:{name}");
         let namespace = namespace_of(kind, name, level);
-        let documents: BTreeMap<String, Value> = outcome
-            .documents
-            .iter()
-            .map(|(name, document)| (namespaces::key(&namespace, name), placed(document, &namespace)))
-            .collect();
+        let documents: BTreeMap<String, &Arc<Value>> =
+            outcome.documents.iter().map(|(name, document)| (namespaces::key(&namespace, name), document)).collect();
+        // What is as it was is not compared again.
+        let alike = std::mem::take(&mut self.alike);
         let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
-        let differs = |(key, document): &(&String, &Value)| {
-            !objects.get(*key).is_some_and(|stored| is_stored(document, stored) && owner(stored) == parent)
+        let mut same = HashMap::new();
+        let mut differs = |(key, document): &(&String, &&Arc<Value>)| {
+            let Some(stored) = objects.get(*key).filter(|stored| owner(stored) == parent) else { return true };
+            let is_known =
+                alike.get(*key).is_some_and(|(made, then)| Arc::ptr_eq(made, document) && Arc::ptr_eq(then, stored));
+            if !is_known && !is_stored(document, stored) {
+                return true;
+            }
+            same.insert((*key).clone(), (Arc::clone(**document), stored.clone()));
+            false
         };
-        let mut pipelines: Vec<&Value> = documents.iter().filter(differs).map(|(_, document)| document).collect();
-        let servers: Vec<&Value> = pipelines.extract_if(.., |document| is_server(document)).collect();
+        let mut pipelines: Vec<Document> = documents
+            .iter()
+            .filter(&mut differs)
+            .map(|(_, document)| Document::new(placed(document, &namespace)))
+            .collect();
+        let servers: Vec<Document> = pipelines.extract_if(.., |document| is_server(document)).collect();
+        self.alike = same;
+        let kept: BTreeSet<String> = outcome.kept.iter().map(|name| namespaces::key(&namespace, name)).collect();
         let mut gone: Vec<String> = objects
             .iter()
             .filter(|(key, stored)| !documents.contains_key(*key) && owner(stored) == parent)
             .map(|(key, _)| key.clone())
             .collect();
-        // A server that goes leaves its port to one that comes.
         let gone_servers: Vec<String> =
             gone.extract_if(.., |key| objects.get(key).is_some_and(|d| is_server(d))).collect();
-        self.put_documents(pipelines, Vec::new(), refused).await?;
-        self.put_documents(servers, gone_servers, refused).await?;
-        if refused.count > 0 {
+        // A server that goes leaves its port to one that comes, in the same change; others go by themselves.
+        let (servers, left) = paired(servers, gone_servers.into_iter().filter(|key| !kept.contains(key)), objects);
+        self.put_documents(pipelines.into_iter().map(|document| (document, Vec::new())).collect(), refused).await?;
+        self.put_documents(servers, refused).await?;
+        self.delete_documents(left).await?;
+        if refused.count > 0 || !kept.is_empty() {
             // A server that stays as it was leads on to what was there.
             return Ok(());
         }
-        self.put_documents(Vec::new(), gone, refused).await?;
+        self.delete_documents(gone).await?;
         self.put_servers(Vec::new(), deletes).await
     }
 
-    /// In parts; of a part that is refused each half by itself, down to the documents that it is refused for: what one namespace asks for
-    /// and cannot have keeps nothing from the others.
-    async fn put_documents(
-        &mut self,
-        puts: Vec<&Value>,
-        mut deletes: Vec<String>,
-        refused: &mut Refused,
-    ) -> Result<(), Refusal> {
-        let mut parts: VecDeque<Vec<&Value>> = VecDeque::new();
+    async fn delete_documents(&mut self, gone: Vec<String>) -> Result<(), Refusal> {
+        for part in gone.chunks(BATCH) {
+            self.put_generated(&[], part.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// In parts, each document with what goes when it comes; of a part that is refused each half by itself, down to the documents that it
+    /// is refused for: what one namespace asks for and cannot have keeps nothing from the others.
+    async fn put_documents(&mut self, puts: Vec<Put>, refused: &mut Refused) -> Result<(), Refusal> {
+        let mut parts: VecDeque<Vec<Put>> = VecDeque::new();
         let mut bytes = 0;
-        for document in puts {
-            let length = document.to_string().len();
+        for put in puts {
+            let length = length_of(&put.0);
             match parts.back_mut() {
-                Some(part) if part.len() < BATCH && bytes + length <= BATCH_BYTES => part.push(document),
+                Some(part) if part.len() < BATCH && bytes + length <= BATCH_BYTES => part.push(put),
                 _ => {
-                    parts.push_back(vec![document]);
+                    parts.push_back(vec![put]);
                     bytes = 0;
                 }
             }
             bytes += length;
         }
-        while !parts.is_empty() || !deletes.is_empty() {
-            let part = parts.pop_front().unwrap_or_default();
-            let gone: Vec<String> = deletes.drain(..deletes.len().min(BATCH)).collect();
-            match self.put_generated(&part, gone.clone()).await {
+        while let Some(part) = parts.pop_front() {
+            let documents: Vec<Document> = part.iter().map(|(document, _)| document.clone()).collect();
+            let gone = part.iter().flat_map(|(_, gone)| gone).cloned().collect();
+            match self.put_generated(&documents, gone).await {
                 Ok(()) => {}
                 Err(refusal) if !matches!(refusal.kind, RefusalKind::Conflict | RefusalKind::Invalid) => {
                     return Err(refusal);
                 }
-                Err(_) if !gone.is_empty() && !part.is_empty() => {
-                    self.put_generated(&[], gone).await?;
-                    parts.push_front(part);
-                }
-                Err(refusal) if part.len() < 2 || refused.is_full() => refused.take(&part, &refusal),
+                Err(refusal) if part.len() < 2 || refused.is_full() => refused.take(part.len(), &refusal),
                 Err(_) => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.push_front(second.to_vec());
@@ -397,12 +490,12 @@ impl<C: Cluster> Work<C> {
         Ok(())
     }
 
-    async fn put_generated(&mut self, puts: &[&Value], deletes: Vec<String>) -> Result<(), Refusal> {
+    async fn put_generated(&mut self, puts: &[Document], deletes: Vec<String>) -> Result<(), Refusal> {
         let changes = puts.len() + deletes.len();
         let action = Action::PutGenerated {
             owner: self.controller.name.clone(),
             fence: Some(self.controller.fence.clone()),
-            puts: puts.iter().map(|put| Entry::new(Document::new(Value::clone(put)), Vec::new())).collect(),
+            puts: puts.iter().map(|put| Entry::new(put.clone(), Vec::new())).collect(),
             deletes,
         };
         self.controller.cluster.propose(action, &self.controller.name).await?;
@@ -411,23 +504,46 @@ impl<C: Cluster> Work<C> {
     }
 
     /// Services whose servers are others than the cluster knows, and services that nobody asks for any more.
-    fn servers(&mut self, outcome: &Outcome) -> (Vec<(String, Vec<Instance>)>, Vec<String>) {
+    fn servers(&mut self) -> (Vec<(String, Vec<Instance>)>, Vec<String>) {
+        let mut touched = self.store.take_touched();
         if self.servers_read.is_none_or(|read| read.elapsed() > SERVERS_READ_AGAIN) {
             self.servers = self.known_servers();
             self.servers_read = Some(Instant::now());
+            self.looked_at.clear();
         }
-        let wanted: BTreeSet<String> = outcome.services.union(&self.controller.wanted.borrow()).cloned().collect();
-        let mut puts = Vec::new();
+        touched.append(&mut self.unwritten_services);
+        let asked = self.controller.wanted.borrow().clone();
+        let wanted: BTreeSet<String> = self.services.union(&asked).cloned().collect();
+        let (mut puts, mut lacking) = (Vec::new(), Vec::new());
         for service in &wanted {
-            // What cannot be told of it is told by whoever asks for it.
-            let servers = ServiceName::parse(service).and_then(|name| endpoints::servers(&self.store, &name));
+            let name = ServiceName::parse(service);
+            let is_touched = name.as_ref().is_ok_and(|name| touched.contains(&name.service));
+            if !is_touched && self.looked_at.contains(service) {
+                continue;
+            }
+            let servers = name.and_then(|name| endpoints::servers(&self.store, &name));
+            // Of what an object of Kubernetes asks for it is told with that.
+            let told = servers.as_ref().err().filter(|_| asked.contains(service)).cloned();
+            lacking.push((service.clone(), told));
             let instances = servers.map(|servers| instances(&servers)).unwrap_or_default();
             if self.servers.get(service).map_or(!instances.is_empty(), |known| *known != instances) {
                 puts.push((service.clone(), instances));
             }
         }
-        let gone = self.servers.keys().filter(|service| !wanted.contains(*service));
-        (puts, gone.cloned().collect())
+        let gone = self.servers.keys().filter(|service| !wanted.contains(*service)).cloned().collect();
+        self.unwritten_services =
+            puts.iter().filter_map(|(service, _)| Some(ServiceName::parse(service).ok()?.service)).collect();
+        self.controller.board.update(&self.controller.name, |entry| {
+            entry.refused.retain(|service, _| wanted.contains(service));
+            for (service, told) in lacking {
+                match told {
+                    Some(why) => drop(entry.refused.insert(service, vec![why])),
+                    None => drop(entry.refused.remove(&service)),
+                }
+            }
+        });
+        self.looked_at = wanted;
+        (puts, gone)
     }
 
     fn known_servers(&self) -> BTreeMap<String, Vec<Instance>> {
@@ -462,10 +578,36 @@ impl<C: Cluster> Work<C> {
         }
         let changes = puts.len() + deletes.len();
         self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
+        for (service, _) in &puts {
+            if let Ok(name) = ServiceName::parse(service) {
+                self.unwritten_services.remove(&name.service);
+            }
+        }
         self.servers.extend(puts);
         deletes.iter().for_each(|service| drop(self.servers.remove(service)));
         Ok(())
     }
+}
+
+/// A document, and what goes when it comes.
+type Put = (Document, Vec<String>);
+
+/// Servers with those that they take the place of, since they listen on the same port; and what else goes.
+fn paired(
+    servers: Vec<Document>,
+    gone: impl Iterator<Item = String>,
+    objects: &BTreeMap<String, Document>,
+) -> (Vec<Put>, Vec<String>) {
+    let mut servers: Vec<Put> = servers.into_iter().map(|server| (server, Vec::new())).collect();
+    let mut left = Vec::new();
+    for key in gone {
+        let port = objects.get(&key).and_then(|document| document["port"].as_u64());
+        match servers.iter_mut().find(|(server, _)| port.is_some() && server["port"].as_u64() == port) {
+            Some((_, goes)) => goes.push(key),
+            None => left.push(key),
+        }
+    }
+    (servers, left)
 }
 
 /// Documents that the cluster does not take, and why.
@@ -476,8 +618,8 @@ struct Refused {
 }
 
 impl Refused {
-    fn take(&mut self, part: &[&Value], refusal: &Refusal) {
-        self.count += part.len();
+    fn take(&mut self, documents: usize, refusal: &Refusal) {
+        self.count += documents;
         if self.told.len() < REFUSED_TOLD {
             self.told.push(refusal.to_string());
         }
@@ -537,6 +679,25 @@ pub(crate) fn made<'o>(
     let parent = format!("{kind}:{controller}");
     let keys = [namespaces::key(&namespaces::of_controller(kind, controller), name), name.to_owned()];
     keys.iter().filter_map(|key| objects.get(key)).find(|document| owner(document) == parent)
+}
+
+/// How many bytes its text has.
+fn length_of(document: &Value) -> usize {
+    struct Counted(usize);
+    impl std::io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // Nothing of a document cannot be written, and counting does not fail.
+    let _ = serde_json::to_writer(&mut counted, document);
+    counted.0
 }
 
 /// Whether the cluster has this document already: what it keeps beside it does not count.
@@ -651,3 +812,29 @@ const REMARKS_TOLD: usize = 16;
 const REFUSED_TOLD: usize = 8;
 /// So many are looked for one by one in a turn.
 const REFUSED_SOUGHT: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(name: &str, port: u16) -> Document {
+        Document::new(json!({"name": name, "kind": "HTTPServer", "port": port}))
+    }
+
+    #[test]
+    fn a_server_goes_with_the_one_that_takes_its_port_and_with_no_other() {
+        let objects: BTreeMap<String, Document> =
+            [("old", 80), ("other", 81), ("last", 82)].map(|(name, port)| (name.to_owned(), server(name, port))).into();
+        let gone = ["old", "other", "last"].map(str::to_owned).into_iter();
+        let (puts, left) = paired(vec![server("a", 443), server("b", 80), server("c", 82)], gone, &objects);
+        let goes: Vec<Vec<String>> = puts.into_iter().map(|(_, goes)| goes).collect();
+        assert_eq!(goes, [vec![], vec!["old".to_owned()], vec!["last".to_owned()]]);
+        assert_eq!(left, ["other"]);
+    }
+
+    #[test]
+    fn a_document_is_as_long_as_its_text() {
+        let document = json!({"name": "ä\"", "list": [1, 2.5, null, {"a": true}]});
+        assert_eq!(length_of(&document), document.to_string().len());
+    }
+}

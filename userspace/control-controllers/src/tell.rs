@@ -86,15 +86,14 @@ impl Teller {
                 &status.to_string(),
             );
         }
-        for ((kind, key), report) in &outcome.reports {
-            let lines = report.lines().join("\n");
+        for ((kind, key), report) in &*outcome.reports {
             let before = self.told.contains_key(&(*kind, key.clone(), false));
             if !warns(report) && !before {
                 continue;
             }
             let Some(object) = store.get(*kind, key) else { continue };
             let (reason, of, text) = match warns(report) {
-                true => ("NotAsWritten", "Warning", lines),
+                true => ("NotAsWritten", "Warning", report.lines().join("\n")),
                 false => ("Served", "Normal", "it is served as it is written".to_owned()),
             };
             let said = format!("{}{reason}{text}", object.meta().uid);

@@ -11,15 +11,17 @@ use serde_json::{Value, json};
 use crate::endpoints::{self, ServiceName};
 use crate::ingress::{Check, usable_certificate};
 use crate::kinds::Kind;
-use crate::object::{Key, Object};
+use crate::object::{Key, Meta, Object};
 use crate::report::Report;
 use crate::store::Store;
-use object::{Gateway, Listener, ParentRef, Reference, Route, RouteKind};
+use object::{AllowedNamespaces, Gateway, Listener, ListenerSet, ParentRef, Reference, Route, RouteKind};
+use policy::Policies;
 use status::{Condition, changed, conditions};
 
 mod http;
 mod l4;
 pub mod object;
+mod policy;
 mod status;
 
 /// Who asks.
@@ -45,6 +47,8 @@ pub struct Plan {
     /// That are to be others than they are.
     pub statuses: BTreeMap<(Kind, Key), Value>,
     pub reports: BTreeMap<(Kind, Key), Report>,
+    /// Servers that could not be made as they are to be: what there is of them serves on.
+    pub refused: BTreeSet<String>,
 }
 
 /// What a GatewayClass names as its controller: Easegress's.
@@ -56,13 +60,41 @@ struct Ours<'s> {
     gateway: &'s Gateway,
     /// Empty: every one of the machine.
     address: String,
+    /// Its own, and then those of its ListenerSets, oldest first.
     listeners: Vec<Heard<'s>>,
+    sets: Vec<Set<'s>>,
     problem: Option<Condition>,
+}
+
+/// A ListenerSet that names one of our Gateways.
+struct Set<'s> {
+    set: &'s ListenerSet,
+    /// The Gateway lets it add listeners.
+    allowed: bool,
+}
+
+impl Ours<'_> {
+    /// The listeners of one of its sets; without one, its own.
+    fn of(&self, set: Option<usize>) -> impl Iterator<Item = &Heard<'_>> {
+        self.listeners.iter().filter(move |heard| heard.set == set)
+    }
+
+    /// Whose a listener is, in words that are nobody else's.
+    fn holder(&self, heard: &Heard<'_>) -> String {
+        match heard.set {
+            Some(at) => format!("{} {}", Kind::ListenerSet, self.sets[at].set.metadata.key()),
+            None => self.gateway.metadata.key().to_string(),
+        }
+    }
 }
 
 /// One of its listeners.
 struct Heard<'s> {
     listener: &'s Listener,
+    /// The ListenerSet that it is of; absent: the Gateway's own.
+    set: Option<usize>,
+    /// The namespace of what it is written in.
+    namespace: &'s str,
     /// Kinds of routes it takes.
     kinds: Vec<&'static str>,
     accepted: Condition,
@@ -71,6 +103,8 @@ struct Heard<'s> {
     /// By their secrets, in the order in which they are named.
     certificates: Vec<Certificate>,
     attached: usize,
+    /// Why no server could be made for it.
+    unserved: Option<String>,
 }
 
 impl Heard<'_> {
@@ -111,15 +145,24 @@ pub fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check) -> Pla
         routes
             .sort_by_key(|route| (&route.metadata.creation_timestamp, &route.metadata.namespace, &route.metadata.name));
         for route in routes {
-            attached.extend(attach(store, settings, kind, route, &mut ours, &mut plan));
+            attached.extend(attach(store, settings, check, (kind, route), &mut ours, &mut plan));
         }
     }
-    let mut made = Made { store, settings, check, plan };
+    let mut policies = Policies::read(store);
+    policies.note(&ours, &attached);
+    let mut made = Made { store, settings, check, plan, policies, unserved: Vec::new() };
     http::servers(&mut made, &ours, &attached);
     l4::servers(&mut made, &ours, &attached);
-    let Made { mut plan, .. } = made;
+    let Made { mut plan, policies, unserved, .. } = made;
+    for ((g, l), why) in unserved {
+        ours[g].listeners[l].unserved = Some(why);
+    }
+    policies.statuses(settings, &mut plan);
     for one in &ours {
         gateway_status(settings, one, &mut plan);
+        for at in 0..one.sets.len() {
+            set_status(settings, one, at, &mut plan);
+        }
     }
     plan
 }
@@ -130,6 +173,9 @@ struct Made<'a> {
     settings: Settings<'a>,
     check: &'a mut dyn Check,
     plan: Plan,
+    policies: Policies<'a>,
+    /// Gateways and listeners whose server could not be made, and why.
+    unserved: Vec<((usize, usize), String)>,
 }
 
 impl Made<'_> {
@@ -141,18 +187,19 @@ impl Made<'_> {
     }
 
     /// Keeps a document that passes; the others are told of.
-    fn put(&mut self, document: Value, of: (Kind, Key)) -> bool {
+    fn put(&mut self, document: Value, of: (Kind, Key)) -> Result<(), String> {
         let name = document["name"].as_str().unwrap_or_default().to_owned();
-        match self.check.check(&document) {
-            Ok(()) => {
-                self.plan.documents.insert(name, document);
-                true
-            }
+        let checked = self.check.check(&document);
+        match &checked {
+            Ok(()) => drop(self.plan.documents.insert(name, document)),
             Err(why) => {
                 self.plan.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
-                false
+                if document["kind"] != "Pipeline" {
+                    self.plan.refused.insert(name);
+                }
             }
         }
+        checked
     }
 
     /// A pipeline that says no more than a status.
@@ -239,14 +286,38 @@ fn gateways<'s>(
     let mut ours: Vec<Ours<'s>> = all
         .into_iter()
         .map(|gateway| {
-            let listeners =
-                gateway.spec.listeners.iter().map(|listener| heard(store, gateway, listener, check)).collect();
-            Ours { gateway, address: String::new(), listeners, problem: None }
+            let own = Owner { kind: "Gateway", set: None, namespace: &gateway.metadata.namespace };
+            let listeners = gateway.spec.listeners.iter().map(|listener| heard(store, own, listener, check)).collect();
+            Ours { gateway, address: String::new(), listeners, sets: Vec::new(), problem: None }
         })
         .collect();
+    listener_sets(store, &mut ours, check);
     addresses(settings, &mut ours);
     conflicts(&mut ours);
     ours
+}
+
+/// Adds the listeners of ListenerSets to the Gateways that let them.
+fn listener_sets<'s>(store: &'s Store, ours: &mut [Ours<'s>], check: &mut dyn Check) {
+    let mut all: Vec<&ListenerSet> = store.listener_sets().collect();
+    all.sort_by_key(|set| (&set.metadata.creation_timestamp, &set.metadata.namespace, &set.metadata.name));
+    for set in all {
+        let (parent, namespace) = (&set.spec.parent_ref, &set.metadata.namespace);
+        let is_gateway = parent.group.as_deref().is_none_or(|group| group == GROUP)
+            && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+        let key = Key::new(parent.namespace.as_ref().unwrap_or(namespace), &parent.name);
+        let Some(one) = ours.iter_mut().find(|one| is_gateway && one.gateway.metadata.key() == key) else { continue };
+        let allowed = one.gateway.spec.allowed_listeners.as_ref().is_some_and(|allowed| {
+            // Unlike routes, sets are let in by those who say so alone.
+            let from = &allowed.namespaces;
+            !from.from.is_empty() && lets_in(store, from, &one.gateway.metadata.namespace, namespace)
+        });
+        if allowed {
+            let owner = Owner { kind: "ListenerSet", set: Some(one.sets.len()), namespace };
+            one.listeners.extend(set.spec.listeners.iter().map(|listener| heard(store, owner, listener, check)));
+        }
+        one.sets.push(Set { set, allowed });
+    }
 }
 
 /// Those that name an address have it; the others keep the one that they were told, or get a free one.
@@ -299,8 +370,16 @@ fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
     }
 }
 
+/// What a listener is written in.
+#[derive(Clone, Copy)]
+struct Owner<'s> {
+    kind: &'static str,
+    set: Option<usize>,
+    namespace: &'s str,
+}
+
 /// What one listener is by itself.
-fn heard<'s>(store: &Store, gateway: &Gateway, listener: &'s Listener, check: &mut dyn Check) -> Heard<'s> {
+fn heard<'s>(store: &Store, owner: Owner<'s>, listener: &'s Listener, check: &mut dyn Check) -> Heard<'s> {
     let passthrough = listener.tls.as_ref().is_some_and(|tls| tls.mode == "Passthrough");
     let known: &[&'static str] = match (listener.protocol.as_str(), passthrough) {
         ("HTTP", _) | ("HTTPS", false) => &["HTTPRoute", "GRPCRoute"],
@@ -340,7 +419,7 @@ fn heard<'s>(store: &Store, gateway: &Gateway, listener: &'s Listener, check: &m
         let mut told =
             references.is_empty().then(|| ("InvalidCertificateRef", "there is no certificateRefs".to_owned()));
         for reference in references {
-            match certificate(store, gateway, reference, check) {
+            match certificate(store, owner, reference, check) {
                 Ok(one) if certificates.contains(&one) => {}
                 Ok(one) => certificates.push(one),
                 Err(why) => told = Some(why),
@@ -351,14 +430,15 @@ fn heard<'s>(store: &Store, gateway: &Gateway, listener: &'s Listener, check: &m
         }
     }
     let conflicted = Condition::new("Conflicted", false, "NoConflicts", "");
-    Heard { listener, kinds, accepted, resolved, conflicted, certificates, attached: 0 }
+    let Owner { set, namespace, .. } = owner;
+    Heard { listener, set, namespace, kinds, accepted, resolved, conflicted, certificates, attached: 0, unserved: None }
 }
 
 type Certificate = (String, (String, String));
 
 fn certificate(
     store: &Store,
-    gateway: &Gateway,
+    owner: Owner<'_>,
     reference: &Reference,
     check: &mut dyn Check,
 ) -> Result<Certificate, (&'static str, String)> {
@@ -368,12 +448,12 @@ fn certificate(
     {
         return Err(invalid("a certificate is in a Secret".to_owned()));
     }
-    let own = &gateway.metadata.namespace;
-    let key = Key::new(reference.namespace.as_ref().unwrap_or(own), &reference.name);
-    if !granted(store, ("Gateway", own), ("", "Secret", &key)) {
+    let (kind, own) = (owner.kind, owner.namespace);
+    let key = Key::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    if !granted(store, (kind, own), ("", "Secret", &key)) {
         return Err((
             "RefNotPermitted",
-            format!("no ReferenceGrant of namespace {} lets a Gateway of {own} use secret {}", key.namespace, key.name),
+            format!("no ReferenceGrant of namespace {} lets a {kind} of {own} use secret {}", key.namespace, key.name),
         ));
     }
     let pair = usable_certificate(store, &key, check).map_err(invalid)?;
@@ -397,45 +477,36 @@ fn granted(store: &Store, (kind, namespace): (&str, &str), (to_group, to_kind, t
     })
 }
 
-/// Listeners that cannot be told apart: all of them in one Gateway; of several Gateways the oldest has the place.
+/// Listeners that cannot be told apart. Of two of one owner neither has the place; of several owners the first, which is the older
+/// Gateway, and a Gateway before its ListenerSets.
 fn conflicts(ours: &mut [Ours<'_>]) {
+    // By address and port, datagrams apart: those that have their place, by Gateway and listener.
+    let mut placed: BTreeMap<(String, i64, bool), Vec<(usize, usize)>> = BTreeMap::new();
     let mut told: Vec<(usize, usize, &'static str)> = Vec::new();
-    let flat: Vec<(usize, usize, String, i64, String, String)> = ours
-        .iter()
-        .enumerate()
-        .flat_map(|(g, one)| {
-            let address = one.address.clone();
-            one.listeners.iter().enumerate().filter(|(_, heard)| heard.accepted.holds).map(move |(l, heard)| {
-                let listener = heard.listener;
-                (
-                    g,
-                    l,
-                    address.clone(),
-                    listener.port,
-                    listener.protocol.clone(),
-                    listener.hostname.to_ascii_lowercase(),
-                )
-            })
-        })
-        .collect();
-    for (n, a) in flat.iter().enumerate() {
-        for (m, b) in flat.iter().enumerate() {
-            let udp = |protocol: &str| protocol == "UDP";
-            if n == m || (&a.2, a.3) != (&b.2, b.3) || udp(&a.4) != udp(&b.4) {
-                continue;
+    // One that is not served takes no place of another.
+    for (g, one) in ours.iter().enumerate().filter(|(_, one)| one.problem.is_none()) {
+        for set in std::iter::once(None).chain((0..one.sets.len()).map(Some)) {
+            let of = |l: &usize| one.listeners[*l].set == set && one.listeners[*l].accepted.holds;
+            let place = |l: usize| {
+                let listener = one.listeners[l].listener;
+                (one.address.clone(), listener.port, listener.protocol == "UDP")
+            };
+            let mut own: BTreeMap<(String, i64, bool), Vec<(usize, usize)>> = BTreeMap::new();
+            for l in (0..one.listeners.len()).filter(of) {
+                let others = placed.get(&place(l)).into_iter().flatten();
+                match others.filter_map(|other| clash(ours, (g, l), *other)).next() {
+                    Some(reason) => told.push((g, l, reason)),
+                    None => own.entry(place(l)).or_default().push((g, l)),
+                }
             }
-            // Of another Gateway, the earlier one has it.
-            if a.0 != b.0 && m > n {
-                continue;
-            }
-            // Of what is relayed without being read, and of TLS that several Gateways would end, one has the port.
-            let shares = matches!(a.4.as_str(), "HTTP" | "HTTPS") || a.4 == "TLS" && a.0 == b.0;
-            // What ends TLS and what passes it on both wait for the first bytes.
-            let ends = |n: usize, m: usize| ours[n].listeners[m].is_passthrough();
-            if a.4 != b.4 || ends(a.0, a.1) != ends(b.0, b.1) {
-                told.push((a.0, a.1, "ProtocolConflict"));
-            } else if a.5 == b.5 || !shares {
-                told.push((a.0, a.1, "HostnameConflict"));
+            for (place, listeners) in own {
+                for at in &listeners {
+                    let others = listeners.iter().filter(|other| *other != at);
+                    match others.filter_map(|other| clash(ours, *at, *other)).next() {
+                        Some(reason) => told.push((at.0, at.1, reason)),
+                        None => placed.entry(place.clone()).or_default().push(*at),
+                    }
+                }
             }
         }
     }
@@ -447,12 +518,28 @@ fn conflicts(ours: &mut [Ours<'_>]) {
     }
 }
 
+/// Why two listeners of one address and port cannot both be, as the API calls it.
+fn clash(ours: &[Ours<'_>], a: (usize, usize), b: (usize, usize)) -> Option<&'static str> {
+    let (one, other) = (&ours[a.0].listeners[a.1], &ours[b.0].listeners[b.1]);
+    let (protocol, hosts) = (one.listener.protocol.as_str(), (&one.listener.hostname, &other.listener.hostname));
+    // Of what is relayed without being read, and of TLS that several Gateways would end, one has the port.
+    let shares = matches!(protocol, "HTTP" | "HTTPS") || protocol == "TLS" && a.0 == b.0;
+    // What ends TLS and what passes it on both wait for the first bytes.
+    if protocol != other.listener.protocol || one.is_passthrough() != other.is_passthrough() {
+        Some("ProtocolConflict")
+    } else if hosts.0.eq_ignore_ascii_case(hosts.1) || !shares {
+        Some("HostnameConflict")
+    } else {
+        None
+    }
+}
+
 /// Finds the listeners that take a route, and writes down its status.
 fn attach<'s>(
     store: &Store,
     settings: Settings<'_>,
-    kind: Kind,
-    route: &'s Route,
+    check: &mut dyn Check,
+    (kind, route): (Kind, &'s Route),
     ours: &mut [Ours<'_>],
     plan: &mut Plan,
 ) -> Option<Attached<'s>> {
@@ -463,9 +550,16 @@ fn attach<'s>(
     let hosts = if route.spec.hostnames.is_empty() { vec!["*".to_owned()] } else { route.spec.hostnames.clone() };
     let mut report = Report { hosts, ..Report::default() };
     let (unsupported, resolved) = http::judge(store, settings.name, kind, route);
+    let is_ours = route.spec.parent_refs.iter().any(|parent| target_of(parent, route, ours).is_some());
+    let unsupported = match unsupported {
+        None if is_ours => {
+            http::untakeable(check, settings, kind, route).map(|why| format!("no server takes it: {why}"))
+        }
+        unsupported => unsupported,
+    };
     for parent in &route.spec.parent_refs {
-        let Some(g) = gateway_of(parent, route, ours) else { continue };
-        let mut accepted = listeners_for(store, kind, route, parent, g, ours, &mut places);
+        let Some(target) = target_of(parent, route, ours) else { continue };
+        let mut accepted = listeners_for(store, kind, route, parent, target, ours, &mut places);
         if let (true, Some(told)) = (accepted.holds, &unsupported) {
             accepted = Condition::new("Accepted", false, "UnsupportedValue", told.clone());
         }
@@ -501,11 +595,20 @@ fn attach<'s>(
     Some(Attached { kind, route, places })
 }
 
-fn gateway_of(parent: &ParentRef, route: &Route, ours: &[Ours<'_>]) -> Option<usize> {
-    let is_gateway = parent.group.as_deref().is_none_or(|group| group == GROUP)
-        && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+/// A Gateway of ours, and one of its ListenerSets where a route names that.
+fn target_of(parent: &ParentRef, route: &Route, ours: &[Ours<'_>]) -> Option<(usize, Option<usize>)> {
+    if parent.group.as_deref().is_some_and(|group| group != GROUP) {
+        return None;
+    }
     let key = Key::new(parent.namespace.as_ref().unwrap_or(&route.metadata.namespace), &parent.name);
-    ours.iter().position(|one| is_gateway && one.gateway.metadata.key() == key)
+    match parent.kind.as_deref().unwrap_or("Gateway") {
+        "Gateway" => Some((ours.iter().position(|one| one.gateway.metadata.key() == key)?, None)),
+        "ListenerSet" => ours.iter().enumerate().find_map(|(g, one)| {
+            let at = one.sets.iter().position(|set| set.set.metadata.key() == key)?;
+            Some((g, Some(at)))
+        }),
+        _ => None,
+    }
 }
 
 /// As it was written, which is how it is found again.
@@ -530,20 +633,30 @@ fn listeners_for(
     kind: Kind,
     route: &Route,
     parent: &ParentRef,
-    g: usize,
+    (g, set): (usize, Option<usize>),
     ours: &[Ours<'_>],
     places: &mut Vec<(usize, usize, Vec<String>)>,
 ) -> Condition {
     let one = &ours[g];
+    if set.is_some_and(|at| !one.sets[at].allowed) {
+        let told = "the Gateway does not let this ListenerSet add listeners";
+        return Condition::new("Accepted", false, "NoMatchingParent", told);
+    }
+    if let Some(problem) = one.problem.as_ref().filter(|problem| problem.kind == "Accepted") {
+        let told = format!("the Gateway is not accepted: {}", problem.message);
+        return Condition::new("Accepted", false, "NoMatchingParent", told);
+    }
     let named = |heard: &Heard<'_>| {
-        parent.section_name.as_ref().is_none_or(|name| *name == heard.listener.name)
+        heard.set == set
+            && parent.section_name.as_ref().is_none_or(|name| *name == heard.listener.name)
             && parent.port.is_none_or(|port| port == heard.listener.port)
     };
-    let mut refusal = ("NoMatchingParent", "the Gateway has no such listener");
+    let mut refusal = ("NoMatchingParent", "there is no such listener");
     let mut taken = false;
     for (l, heard) in one.listeners.iter().enumerate().filter(|(_, heard)| named(heard)) {
-        if !heard.kinds.contains(&kind.name()) || !allows(store, one.gateway, heard.listener, &route.metadata.namespace)
-        {
+        let allowed = &heard.listener.allowed_routes.namespaces;
+        let lets_in = lets_in(store, allowed, heard.namespace, &route.metadata.namespace);
+        if !heard.kinds.contains(&kind.name()) || !lets_in {
             if refusal.0 == "NoMatchingParent" {
                 refusal =
                     ("NotAllowedByListeners", "allowedRoutes of the listener lets no such route of this namespace in");
@@ -573,8 +686,8 @@ fn listeners_for(
     }
 }
 
-fn allows(store: &Store, gateway: &Gateway, listener: &Listener, namespace: &str) -> bool {
-    let allowed = &listener.allowed_routes.namespaces;
+/// Whether what is written in a namespace lets in what is in another.
+fn lets_in(store: &Store, allowed: &AllowedNamespaces, own: &str, namespace: &str) -> bool {
     match allowed.from.as_str() {
         "All" => true,
         "Selector" => {
@@ -583,7 +696,7 @@ fn allows(store: &Store, gateway: &Gateway, listener: &Listener, namespace: &str
             allowed.selector.as_ref().is_some_and(|selector| selector.takes(&labels))
         }
         "None" => false,
-        _ => gateway.metadata.namespace == namespace,
+        _ => own == namespace,
     }
 }
 
@@ -643,8 +756,8 @@ fn service_of(
 
 fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
     let (meta, before) = (&one.gateway.metadata, &one.gateway.status);
-    let serving = one.listeners.iter().filter(|heard| heard.serves()).count();
-    let all = serving == one.listeners.len();
+    let serving = one.of(None).filter(|heard| heard.serves()).count();
+    let all = serving == one.of(None).count();
     let told: Vec<&String> = if one.address.is_empty() { settings.shared.iter().collect() } else { vec![&one.address] };
     let addresses: Vec<Value> = told
         .iter()
@@ -678,17 +791,53 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
             programmed = problem.clone();
         }
     }
-    let listeners: Vec<Value> = one
-        .listeners
-        .iter()
+    let listeners = listener_statuses(settings, one, None, (meta, before), &mut report);
+    let sets = (0..one.sets.len()).filter(|at| set_condition(one, *at).holds).count();
+    let status = json!({
+        "attachedListenerSets": sets,
+        "addresses": addresses,
+        "conditions": conditions(&[accepted, programmed], meta, settings.now, &before["conditions"]),
+        "listeners": listeners,
+    });
+    if let Some(status) = changed(status, before) {
+        plan.statuses.insert((Kind::Gateway, meta.key()), status);
+    }
+    report.hosts = hosts_of(one.of(None));
+    plan.reports.insert((Kind::Gateway, meta.key()), report);
+}
+
+fn hosts_of<'h>(listeners: impl Iterator<Item = &'h Heard<'h>>) -> Vec<String> {
+    let shown = |host: &str| if host.is_empty() { "*".to_owned() } else { host.to_owned() };
+    let mut hosts: Vec<String> = listeners.map(|heard| shown(&heard.listener.hostname)).collect();
+    hosts.dedup();
+    hosts
+}
+
+/// What is told of the listeners of a Gateway, or of one of its sets.
+fn listener_statuses(
+    settings: Settings<'_>,
+    one: &Ours<'_>,
+    set: Option<usize>,
+    (meta, before): (&Meta, &Value),
+    report: &mut Report,
+) -> Vec<Value> {
+    one.of(set)
         .map(|heard| {
             let name = &heard.listener.name;
             let was = before["listeners"].as_array().into_iter().flatten().find(|was| was["name"] == **name);
             let was = was.map_or(Value::Null, |was| was["conditions"].clone());
-            let programmed = match heard.serves() && one.problem.is_none() {
-                true => Condition::new("Programmed", true, "Programmed", ""),
-                false => {
-                    Condition::new("Programmed", false, "Invalid", "it cannot be served; the other conditions say why")
+            let programmed = match (heard.serves() && one.problem.is_none(), &heard.unserved) {
+                (true, None) => Condition::new("Programmed", true, "Programmed", ""),
+                (true, Some(why)) => {
+                    let told =
+                        format!("what is served of it is as it was before, for no server can be made of it now: {why}");
+                    report.refused(&format!("listener {name}"), told.clone());
+                    Condition::new("Programmed", false, "Invalid", told)
+                }
+                (false, _) => {
+                    let conflict = heard.conflicted.holds && set.is_some();
+                    let reason = if conflict { heard.conflicted.reason } else { "Invalid" };
+                    Condition::new("Programmed", false, reason, "it cannot be served; the other conditions say why")
                 }
             };
             let of = [heard.accepted.clone(), programmed, heard.resolved.clone(), heard.conflicted.clone()];
@@ -701,22 +850,50 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
             json!({"name": name, "supportedKinds": kinds, "attachedRoutes": heard.attached,
                    "conditions": conditions(&of, meta, settings.now, &was)})
         })
-        .collect();
+        .collect()
+}
+
+/// Whether a ListenerSet is accepted.
+fn set_condition(one: &Ours<'_>, at: usize) -> Condition {
+    if !one.sets[at].allowed {
+        let told = "allowedListeners of the Gateway lets no ListenerSet of this namespace add to it";
+        return Condition::new("Accepted", false, "NotAllowed", told);
+    }
+    if one.problem.as_ref().is_some_and(|problem| problem.kind == "Accepted") {
+        return Condition::new("Accepted", false, "ParentNotAccepted", "the Gateway is not accepted");
+    }
+    let (all, serving) = (one.of(Some(at)).count(), one.of(Some(at)).filter(|heard| heard.serves()).count());
+    match serving {
+        0 => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
+        some if some < all => {
+            Condition::new("Accepted", true, "ListenersNotValid", "some of its listeners cannot be served")
+        }
+        _ => Condition::new("Accepted", true, "Accepted", ""),
+    }
+}
+
+fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, plan: &mut Plan) {
+    let Set { set, .. } = &one.sets[at];
+    let (meta, before) = (&set.metadata, &set.status);
+    let mut report = Report { hosts: hosts_of(one.of(Some(at))), ..Report::default() };
+    let listeners = listener_statuses(settings, one, Some(at), (meta, before), &mut report);
+    let accepted = set_condition(one, at);
+    let programmed = match (&one.problem, accepted.holds) {
+        (_, false) => Condition::new("Programmed", false, accepted.reason, accepted.message.clone()),
+        (Some(problem), true) => Condition::new("Programmed", false, "Pending", problem.message.clone()),
+        (None, true) => Condition::new("Programmed", true, "Programmed", ""),
+    };
+    if !accepted.holds {
+        report.refused("spec.parentRef", format!("{} ({})", accepted.message, accepted.reason));
+    }
     let status = json!({
-        "addresses": addresses,
         "conditions": conditions(&[accepted, programmed], meta, settings.now, &before["conditions"]),
         "listeners": listeners,
     });
     if let Some(status) = changed(status, before) {
-        plan.statuses.insert((Kind::Gateway, meta.key()), status);
+        plan.statuses.insert((Kind::ListenerSet, meta.key()), status);
     }
-    report.hosts = one
-        .listeners
-        .iter()
-        .map(|heard| if heard.listener.hostname.is_empty() { "*".to_owned() } else { heard.listener.hostname.clone() })
-        .collect();
-    report.hosts.dedup();
-    plan.reports.insert((Kind::Gateway, meta.key()), report);
+    plan.reports.insert((Kind::ListenerSet, meta.key()), report);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Ingresses want the same place, the older one has it and the other one's report says so. A backend that cannot be used answers 503 in
 //! its place, and never leaves the place to another.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::certificates::{self, Candidate};
 use crate::endpoints::{self, ServiceName};
 use crate::object::{Ingress, IngressBackend, Key, decoded};
 use crate::report::Report;
-use crate::store::Store;
+use crate::store::{Looked, Store};
 use options::{Canary, Does, Options};
 
 mod easegress;
@@ -53,10 +54,10 @@ pub fn names_of(chain: &str, key: &str) -> Vec<String> {
 pub struct Plan {
     /// Rules of the server that speaks no TLS, or of the only one.
     pub rules: Vec<Value>,
-    /// Rules of the one that does.
+    /// Rules of the one that does, where there are both.
     pub https_rules: Vec<Value>,
     /// By name.
-    pub pipelines: BTreeMap<String, Value>,
+    pub pipelines: BTreeMap<String, Arc<Value>>,
     /// What the pipelines' pools ask for.
     pub services: BTreeSet<String>,
     /// Certificates and keys, PEM, by what they are called, see [`secret_of`](crate::certificates::secret_of).
@@ -74,13 +75,53 @@ enum Match {
     Regexp(String),
 }
 
+/// What was made of each Ingress, for as long as it is as it was: of ten thousand, one that changes is read anew, and no other.
+#[derive(Default)]
+pub struct Known(HashMap<Key, KnownIngress>);
+
+struct KnownIngress {
+    ingress: Arc<Ingress>,
+    looked: Looked,
+    parts: Arc<Parts>,
+    /// By their number, see [`Site::number`].
+    sites: HashMap<usize, KnownSite>,
+    /// Sites that a server has taken together.
+    taken: Vec<usize>,
+}
+
+/// What leads to a site, and where it leads.
+struct KnownSite {
+    ready: Arc<Ready>,
+    pipelines: Vec<(String, Arc<Value>)>,
+    services: Vec<String>,
+}
+
+impl Known {
+    fn parts(&mut self, store: &Store, ingress: &Arc<Ingress>) -> Arc<Parts> {
+        let key = ingress.metadata.key();
+        if let Some(known) = self.0.get(&key)
+            && Arc::ptr_eq(&known.ingress, ingress)
+            && known.looked.holds(store)
+        {
+            return known.parts.clone();
+        }
+        let (parts, looked) = store.noting(|| Arc::new(Parts::read(store, ingress)));
+        let (ingress, sites, taken) = (ingress.clone(), HashMap::new(), Vec::new());
+        self.0.insert(key, KnownIngress { ingress, looked, parts: parts.clone(), sites, taken });
+        parts
+    }
+}
+
 /// A host and a path of one Ingress.
+#[derive(Clone)]
 struct Site {
     host: String,
     matched: Match,
     backend: Backend,
     /// Whose it is.
     from: usize,
+    /// Among those of its Ingress.
+    number: usize,
     /// Its place in the Ingress.
     place: String,
     /// What else gets a part of its requests, and whose that is.
@@ -101,10 +142,17 @@ enum Backend {
 /// One Ingress that is ours.
 struct Ours<'s> {
     ingress: &'s Ingress,
+    parts: Arc<Parts>,
+    report: Report,
+}
+
+/// What an Ingress says by itself.
+struct Parts {
     options: Options,
     report: Report,
     tls_hosts: BTreeSet<String>,
     default: Option<Backend>,
+    sites: Vec<Site>,
 }
 
 /// See the module doc. `kept` are certificates that were in force before: a secret that has become unusable changes nothing.
@@ -113,6 +161,7 @@ pub fn plan(
     settings: Settings<'_>,
     kept: &BTreeMap<String, (String, String)>,
     check: &mut dyn Check,
+    known: &mut Known,
 ) -> Plan {
     let mut all: Vec<&Arc<Ingress>> =
         store.ingresses().filter(|ingress| is_ours(store, ingress, settings.class)).collect();
@@ -122,10 +171,16 @@ pub fn plan(
     let mut ours: Vec<Ours<'_>> = Vec::new();
     let (mut certificates, mut candidates, mut holders) = (BTreeMap::new(), Vec::new(), Vec::new());
     for ingress in all {
-        let mut one = Ours::read(store, ingress);
-        one.sites(store, ours.len(), if one.options.canary.is_some() { &mut canaries } else { &mut sites });
+        let parts = known.parts(store, ingress);
+        let from = ours.len();
+        let own = parts.sites.iter().map(|site| Site { from, ..site.clone() });
+        if parts.options.canary.is_some() {
+            canaries.extend(own)
+        } else {
+            sites.extend(own)
+        }
+        let mut one = Ours { ingress, report: parts.report.clone(), parts };
         for tls in &ingress.spec.tls {
-            one.tls_hosts.extend(tls.hosts.iter().map(|host| host.to_ascii_lowercase()));
             let added = certificate(store, ingress, &tls.secret_name, kept, check, &mut certificates, &mut one.report);
             if let Some(secret) = added {
                 let names = certificates.get(&secret).map(|pair| check.names(&secret, pair)).unwrap_or_default();
@@ -135,7 +190,7 @@ pub fn plan(
         }
         ours.push(one);
     }
-    let mut made = Made { settings, check, plan };
+    let mut made = Made { settings, check, plan, known };
     let mut hosts = made.places(sites, &mut ours);
     join(canaries, &mut hosts, &mut ours);
     // Whose a name is: of the oldest Ingress that has the host, or else the wildcard that it is within.
@@ -159,10 +214,11 @@ pub fn plan(
     made.plan.certificates =
         certificates.into_iter().filter_map(|(of, pair)| Some((called.get(&of)?.clone(), pair))).collect();
     made.rules(hosts, &mut ours);
-    let Made { mut plan, .. } = made;
+    let Made { mut plan, known, .. } = made;
     for one in ours {
         plan.reports.insert(one.ingress.metadata.key(), one.report);
     }
+    known.0.retain(|key, _| plan.reports.contains_key(key));
     plan
 }
 
@@ -192,24 +248,29 @@ pub fn is_ours(store: &Store, ingress: &Ingress, class: &str) -> bool {
 /// What an IngressClass names as its controller: Easegress's.
 pub const CONTROLLERS: [&str; 1] = ["megaease.com/ingress-controller"];
 
-impl<'s> Ours<'s> {
-    fn read(store: &Store, ingress: &'s Ingress) -> Ours<'s> {
+impl Parts {
+    fn read(store: &Store, ingress: &Ingress) -> Parts {
         let mut report = Report::default();
         let mut options = Options::default();
         easegress::read(ingress, &mut options, &mut report);
         nginx::read(store, ingress, &mut options, &mut report);
-        let mut one = Ours { ingress, options, report, tls_hosts: BTreeSet::new(), default: None };
+        let hosts = ingress.spec.tls.iter().flat_map(|tls| &tls.hosts);
+        let tls_hosts = hosts.map(|host| host.to_ascii_lowercase()).collect();
+        let mut parts = Parts { options, report, tls_hosts, default: None, sites: Vec::new() };
         let backend = ingress.spec.default_backend.as_ref();
-        one.default = backend.map(|backend| one.backend(store, backend, "spec.defaultBackend"));
-        one
+        parts.default = backend.map(|backend| parts.backend(store, ingress, backend, "spec.defaultBackend"));
+        let mut sites = parts.sites(store, ingress);
+        sites.iter_mut().enumerate().for_each(|(number, site)| site.number = number);
+        parts.sites = sites;
+        parts
     }
 
     /// The service of a backend. One that is not there yet is asked for all the same: it may come.
-    fn backend(&mut self, store: &Store, backend: &IngressBackend, place: &str) -> Backend {
+    fn backend(&mut self, store: &Store, ingress: &Ingress, backend: &IngressBackend, place: &str) -> Backend {
         if let Some(does) = &self.options.does {
             return Backend::Does(does.clone());
         }
-        let namespace = &self.ingress.metadata.namespace;
+        let namespace = &ingress.metadata.namespace;
         let named = match (&backend.service, &backend.resource) {
             (Some(service), _) => {
                 let service_key = Key::new(namespace, &service.name);
@@ -232,8 +293,8 @@ impl<'s> Ours<'s> {
     }
 
     /// Hosts and paths, as they are written.
-    fn sites(&mut self, store: &Store, from: usize, sites: &mut Vec<Site>) {
-        let ingress = self.ingress;
+    fn sites(&mut self, store: &Store, ingress: &Ingress) -> Vec<Site> {
+        let mut sites = Vec::new();
         if ingress.spec.rules.is_empty() && ingress.spec.default_backend.is_none() {
             self.report.refused("spec", "it has neither rules nor a defaultBackend");
         }
@@ -251,7 +312,8 @@ impl<'s> Ours<'s> {
                 host: host.to_owned(),
                 matched,
                 backend,
-                from,
+                from: 0,
+                number: 0,
                 place: place.clone(),
                 canary: None,
             };
@@ -266,25 +328,27 @@ impl<'s> Ours<'s> {
             // A rule without paths leads all of them to the default backend.
             for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
                 let place = format!("spec.rules[{r}].http.paths[{p}]");
-                let backend = self.backend(store, &path.backend, &format!("{place}.backend"));
+                let backend = self.backend(store, ingress, &path.backend, &format!("{place}.backend"));
                 match self.options.matched(&path.path_type, &path.path) {
                     Err(why) => self.report.refused(&place, why),
                     Ok(matched) => sites.extend(hosts.iter().map(|host| Site {
                         host: host.clone(),
                         matched: matched.clone(),
                         backend: backend.clone(),
-                        from,
+                        from: 0,
+                        number: 0,
                         place: place.clone(),
                         canary: None,
                     })),
                 }
             }
         }
+        sites
     }
 
-    fn is_tls(&self, host: &str) -> bool {
-        let Some(tls) = self.ingress.spec.tls.first() else { return false };
-        let everywhere = tls.hosts.is_empty() && self.ingress.spec.tls.len() == 1;
+    fn is_tls(&self, ingress: &Ingress, host: &str) -> bool {
+        let Some(tls) = ingress.spec.tls.first() else { return false };
+        let everywhere = tls.hosts.is_empty() && ingress.spec.tls.len() == 1;
         let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
         everywhere || self.tls_hosts.contains(host) || wild.is_some_and(|wild| self.tls_hosts.contains(&wild))
     }
@@ -293,7 +357,7 @@ impl<'s> Ours<'s> {
 /// Gives canaries their part of the places that they name.
 fn join(canaries: Vec<Site>, hosts: &mut BTreeMap<String, Vec<Site>>, ours: &mut [Ours<'_>]) {
     for site in canaries {
-        let Some(canary) = ours[site.from].options.canary.clone() else { continue };
+        let Some(canary) = ours[site.from].parts.options.canary.clone() else { continue };
         let places = hosts.get_mut(&site.host).into_iter().flatten();
         let main = places.into_iter().find(|place| place.matched == site.matched);
         let key = ours[site.from].ingress.metadata.key();
@@ -369,6 +433,7 @@ struct Made<'a> {
     settings: Settings<'a>,
     check: &'a mut dyn Check,
     plan: Plan,
+    known: &'a mut Known,
 }
 
 /// One path of a host, ready.
@@ -385,7 +450,11 @@ impl Made<'_> {
         let mut taken: HashMap<(String, Match), usize> = HashMap::new();
         let mut hosts: BTreeMap<String, Vec<Site>> = BTreeMap::new();
         for site in sites {
-            let holder = *taken.entry((site.host.clone(), site.matched.clone())).or_insert(site.from);
+            let place = taken.entry((site.host.clone(), site.matched.clone()));
+            let (holder, is_taken) = match &place {
+                Entry::Occupied(held) => (*held.get(), true),
+                Entry::Vacant(_) => (site.from, false),
+            };
             if holder != site.from {
                 let by = ours[holder].ingress.metadata.key();
                 let host = if site.host.is_empty() { "any host" } else { &site.host };
@@ -393,13 +462,12 @@ impl Made<'_> {
                 ours[site.from].report.refused(&site.place, told);
                 continue;
             }
-            let same = |there: &Site| there.matched == site.matched;
-            let places = hosts.entry(site.host.clone()).or_default();
-            if places.iter().any(same) {
+            if is_taken {
                 ours[site.from].report.refused(&site.place, "this ingress has the path already; remove one of the two");
                 continue;
             }
-            places.push(site);
+            place.or_insert(site.from);
+            hosts.entry(site.host.clone()).or_default().push(site);
         }
         hosts
     }
@@ -407,79 +475,140 @@ impl Made<'_> {
     /// Rules of all hosts, and the pipelines they lead to.
     fn rules(&mut self, mut hosts: BTreeMap<String, Vec<Site>>, ours: &mut [Ours<'_>]) {
         // An Ingress without rules is about every host.
-        let everywhere = ours.iter().position(|one| one.default.is_some() && one.ingress.spec.rules.is_empty());
+        let everywhere = ours.iter().position(|one| one.parts.default.is_some() && one.ingress.spec.rules.is_empty());
         for from in 0..ours.len() {
             let one = &ours[from];
-            if one.default.is_some() && one.ingress.spec.rules.is_empty() && Some(from) != everywhere {
+            if one.parts.default.is_some() && one.ingress.spec.rules.is_empty() && Some(from) != everywhere {
                 let by = everywhere.map(|holder| ours[holder].ingress.metadata.key().to_string()).unwrap_or_default();
                 let told = format!("ingress {by}, which is older, has the default backend of every host");
                 ours[from].report.refused("spec.defaultBackend", told);
             }
         }
         hosts.entry(String::new()).or_default();
-        let mut ready: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
-        let mut of_each: Vec<Vec<(String, Ready)>> = (0..ours.len()).map(|_| Vec::new()).collect();
+        let mut ready: BTreeMap<String, Vec<Arc<Ready>>> = BTreeMap::new();
+        let mut of_each: Vec<Vec<(String, Arc<Ready>, usize)>> = (0..ours.len()).map(|_| Vec::new()).collect();
         let mut rest: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for (host, sites) in hosts {
             // What no path takes: the default backend of the first of them that has one, or that of every host.
-            let own = sites.iter().map(|site| site.from).find(|from| ours[*from].default.is_some());
-            let left = match own.or(everywhere).and_then(|from| Some((from, ours[from].default.clone()?))) {
+            let own = sites.iter().map(|site| site.from).find(|from| ours[*from].parts.default.is_some());
+            let left = match own.or(everywhere).and_then(|from| Some((from, ours[from].parts.default.clone()?))) {
                 Some((from, backend)) => {
                     let name = self.pipeline(&backend, from, None, ours);
-                    one_path(&Match::Prefix(String::new()), &ours[from].options, &name, self.settings.name)
+                    one_path(&Match::Prefix(String::new()), &ours[from].parts.options, &name, self.settings.name)
                 }
                 None => vec![json!({"pathPrefix": "/", "backend": self.answering(404)})],
             };
             rest.insert(host.clone(), left);
             for site in sites {
-                let name = self.pipeline(&site.backend, site.from, site.canary.as_ref(), ours);
-                let one = &ours[site.from];
-                let https = one_path(&site.matched, &one.options, &name, self.settings.name);
-                let redirects = self.settings.https_port.is_some() && one.options.redirects_to_https(one.is_tls(&host));
-                let plain = match redirects {
-                    true => {
-                        let to = self.redirecting();
-                        one_path(&site.matched, &Options::default(), &to, self.settings.name)
-                    }
-                    false => https.clone(),
+                let (from, number) = (site.from, site.number);
+                let ready = match self.known_site(&site, ours) {
+                    Some(ready) => ready,
+                    None => self.site(&host, site, ours),
                 };
-                if https.iter().any(|path| path.get("ipFilter").is_some()) {
-                    self.answering(403);
-                }
-                of_each[site.from].push((host.clone(), Ready { matched: site.matched, plain, https }));
+                of_each[from].push((host.clone(), ready, number));
             }
         }
         for (from, places) in of_each.into_iter().enumerate() {
             if places.is_empty() {
                 continue;
             }
-            let rules: Vec<Value> = places.iter().map(|(host, place)| rule(host, place.https.clone())).collect();
             let key = ours[from].ingress.metadata.key();
+            let mut numbers: Vec<usize> = places.iter().map(|(.., number)| *number).collect();
+            numbers.sort_unstable();
+            // A server has taken these very ones together.
+            let is_known = |known: &KnownIngress| {
+                let same = |(_, place, number): &(String, Arc<Ready>, usize)| {
+                    known.sites.get(number).is_some_and(|site| Arc::ptr_eq(&site.ready, place))
+                };
+                known.taken == numbers && places.iter().all(same)
+            };
+            if self.known.0.get(&key).is_some_and(is_known) {
+                for (host, place, _) in places {
+                    ready.entry(host).or_default().push(place);
+                }
+                continue;
+            }
+            let rules: Vec<Value> = places.iter().map(|(host, place, _)| rule(host, place.https.clone())).collect();
             let name = named(&format!("routes.{}.{}.{}", self.settings.name, key.namespace, key.name));
             let server = json!({"name": name, "kind": "HTTPServer", "port": 1, "rules": rules});
             if let Err(why) = self.check.check(&server) {
                 ours[from].report.refused("spec.rules", format!("no route can be made of it: {why}"));
                 continue;
             }
-            for (host, place) in places {
+            if let Some(known) = self.known.0.get_mut(&key) {
+                known.taken = numbers;
+            }
+            for (host, place, _) in places {
                 ready.entry(host).or_default().push(place);
             }
         }
         self.assemble(ready, rest);
     }
 
-    fn assemble(&mut self, mut ready: BTreeMap<String, Vec<Ready>>, rest: BTreeMap<String, Vec<Value>>) {
+    /// What was made of a site before, where it leads on by itself alone.
+    fn known_site(&mut self, site: &Site, ours: &[Ours<'_>]) -> Option<Arc<Ready>> {
+        if site.canary.is_some() {
+            return None;
+        }
+        let known = self.known.0.get(&ours[site.from].ingress.metadata.key())?.sites.get(&site.number)?;
+        for (name, document) in &known.pipelines {
+            if !self.plan.pipelines.contains_key(name) {
+                self.plan.pipelines.insert(name.clone(), document.clone());
+            }
+        }
+        self.plan.services.extend(known.services.iter().cloned());
+        Some(known.ready.clone())
+    }
+
+    fn site(&mut self, host: &str, site: Site, ours: &mut [Ours<'_>]) -> Arc<Ready> {
+        let name = self.pipeline(&site.backend, site.from, site.canary.as_ref(), ours);
+        let (parts, ingress) = (ours[site.from].parts.clone(), ours[site.from].ingress);
+        let https = one_path(&site.matched, &parts.options, &name, self.settings.name);
+        let redirects =
+            self.settings.https_port.is_some() && parts.options.redirects_to_https(parts.is_tls(ingress, host));
+        let mut names = vec![name.clone()];
+        let plain = match redirects {
+            true => {
+                let to = self.redirecting();
+                names.push(to.clone());
+                one_path(&site.matched, &Options::default(), &to, self.settings.name)
+            }
+            false => https.clone(),
+        };
+        if https.iter().any(|path| path.get("ipFilter").is_some()) {
+            names.push(self.answering(403));
+        }
+        let ready = Arc::new(Ready { matched: site.matched, plain, https });
+        // What could not be made is told each time.
+        let is_made = site.canary.is_none() && name != format!("{}.503", self.settings.name);
+        if is_made && let Some(known) = self.known.0.get_mut(&ingress.metadata.key()) {
+            let document = |name: String| Some((name.clone(), self.plan.pipelines.get(&name)?.clone()));
+            let mut services = Vec::new();
+            if let Backend::Service(service) = &site.backend {
+                services.push(service.to_string());
+                services.extend(parts.options.errors.iter().map(|errors| errors.service.to_string()));
+            }
+            let pipelines = names.into_iter().filter_map(document).collect();
+            known.sites.insert(site.number, KnownSite { ready: ready.clone(), pipelines, services });
+        }
+        ready
+    }
+
+    fn assemble(&mut self, mut ready: BTreeMap<String, Vec<Arc<Ready>>>, rest: BTreeMap<String, Vec<Value>>) {
         let mut hosts: Vec<String> = rest.keys().cloned().collect();
         hosts.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
         for host in hosts {
             let mut places = ready.remove(&host).unwrap_or_default();
             places.sort_by(|a, b| order(&a.matched).cmp(&order(&b.matched)));
             let left = &rest[&host];
-            let all =
-                |of: &dyn Fn(&Ready) -> Vec<Value>| places.iter().flat_map(of).chain(left.iter().cloned()).collect();
-            let (plain, https) = (all(&|place| place.plain.clone()), all(&|place| place.https.clone()));
-            self.plan.rules.push(rule(&host, plain));
-            self.plan.https_rules.push(rule(&host, https));
+            let all = |of: &dyn Fn(&Ready) -> Vec<Value>| {
+                places.iter().flat_map(|place| of(place)).chain(left.iter().cloned()).collect()
+            };
+            self.plan.rules.push(rule(&host, all(&|place| place.plain.clone())));
+            // Without a second server they are the same.
+            if self.settings.https_port.is_some() {
+                self.plan.https_rules.push(rule(&host, all(&|place| place.https.clone())));
+            }
         }
     }
 
@@ -504,7 +633,7 @@ impl Made<'_> {
         let (controller, key) = (self.settings.name, one.ingress.metadata.key());
         let own = match canary {
             Some((other, ..)) => format!("~{}~{}", key.name, ours[*other].ingress.metadata.key().name),
-            None if one.options.is_plain() => String::new(),
+            None if one.parts.options.is_plain() => String::new(),
             None => format!("~{}", key.name),
         };
         let tls = if service.https { "tls." } else { "" };
@@ -516,7 +645,7 @@ impl Made<'_> {
             return name;
         }
         let part = canary.map(|(_, service, canary)| (service, canary));
-        let document = one.options.pipeline(&name, controller, service, part);
+        let document = one.parts.options.pipeline(&name, controller, service, part);
         if let Err(why) = self.check.check(&document) {
             ours[from]
                 .report
@@ -525,8 +654,8 @@ impl Made<'_> {
         }
         self.plan.services.insert(service.to_string());
         self.plan.services.extend(part.map(|(service, _)| service.to_string()));
-        self.plan.services.extend(ours[from].options.errors.iter().map(|errors| errors.service.to_string()));
-        self.plan.pipelines.insert(name.clone(), document);
+        self.plan.services.extend(ours[from].parts.options.errors.iter().map(|errors| errors.service.to_string()));
+        self.plan.pipelines.insert(name.clone(), Arc::new(document));
         name
     }
 
@@ -544,7 +673,7 @@ impl Made<'_> {
             ours[from].report.refused("metadata.annotations", told);
             return self.answering(503);
         }
-        self.plan.pipelines.insert(name.clone(), document);
+        self.plan.pipelines.insert(name.clone(), Arc::new(document));
         name
     }
 
@@ -553,7 +682,7 @@ impl Made<'_> {
         let name = format!("{}.{status}", self.settings.name);
         let filter = json!({"name": "answer", "kind": "Mock", "rules": [{"code": status}]});
         let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
-        self.plan.pipelines.entry(name.clone()).or_insert(document);
+        self.plan.pipelines.entry(name.clone()).or_insert_with(|| Arc::new(document));
         name
     }
 
@@ -565,7 +694,7 @@ impl Made<'_> {
             filter["port"] = json!(port);
         }
         let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
-        self.plan.pipelines.entry(name.clone()).or_insert(document);
+        self.plan.pipelines.entry(name.clone()).or_insert_with(|| Arc::new(document));
         name
     }
 }

@@ -25,6 +25,9 @@ pub enum Kind {
     TcpRoute,
     UdpRoute,
     ReferenceGrant,
+    ListenerSet,
+    BackendTlsPolicy,
+    ConfigMap,
     FilterSpec,
 }
 
@@ -57,6 +60,7 @@ impl Row {
 
 const NETWORKING: &[&str] = &["networking.k8s.io/v1"];
 const STABLE: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const YOUNGEST: &[&str] = &["gateway.networking.k8s.io/v1"];
 const YOUNG: &[&str] = &[
     "gateway.networking.k8s.io/v1",
     "gateway.networking.k8s.io/v1beta1",
@@ -81,6 +85,9 @@ impl Kind {
             Kind::TcpRoute => row("TCPRoute", "tcproutes", YOUNG).optional(),
             Kind::UdpRoute => row("UDPRoute", "udproutes", YOUNG).optional(),
             Kind::ReferenceGrant => row("ReferenceGrant", "referencegrants", STABLE).optional(),
+            Kind::ListenerSet => row("ListenerSet", "listenersets", YOUNGEST).optional(),
+            Kind::BackendTlsPolicy => row("BackendTLSPolicy", "backendtlspolicies", YOUNGEST).optional(),
+            Kind::ConfigMap => row("ConfigMap", "configmaps", &["v1"]),
             Kind::FilterSpec => row("FilterSpec", "filterspecs", &["easegress.megaease.com/v1"]).optional(),
         }
     }
@@ -108,11 +115,18 @@ impl Kind {
         self.row().optional
     }
 
+    /// Whether all other kinds mean as much without it: what names one that cannot be read says so itself.
+    pub const fn may_be_missed(self) -> bool {
+        matches!(self, Kind::ConfigMap)
+    }
+
     /// What of it is asked for, where that is not everything.
     pub const fn selector(self) -> &'static str {
         match self {
             // Releases of Helm and tokens are most of a cluster's secrets, and none of our business.
             Kind::Secret => "fieldSelector=type!%3Dhelm.sh/release.v1,type!%3Dkubernetes.io/service-account-token",
+            // Each namespace has a copy of the cluster's own authority.
+            Kind::ConfigMap => "fieldSelector=metadata.name!%3Dkube-root-ca.crt",
             _ => "",
         }
     }
@@ -149,6 +163,9 @@ impl Kind {
                 Object::Route(self, of(value)?)
             }
             Kind::ReferenceGrant => Object::ReferenceGrant(of(value)?),
+            Kind::ListenerSet => Object::ListenerSet(of(value)?),
+            Kind::BackendTlsPolicy => Object::BackendTlsPolicy(of(value)?),
+            Kind::ConfigMap => Object::ConfigMap(of(value)?),
             Kind::FilterSpec => Object::FilterSpec(of(value)?),
         })
     }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 
-use crate::gateway::object::{FilterSpec, Gateway, GatewayClass, Namespace, ReferenceGrant, Route};
+use crate::gateway::object::{
+    BackendTlsPolicy, FilterSpec, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, Route,
+};
 use crate::kinds::Kind;
 
 /// Which object of a kind.
@@ -45,6 +48,9 @@ pub enum Object {
     /// Of one of the kinds of routes.
     Route(Kind, Arc<Route>),
     ReferenceGrant(Arc<ReferenceGrant>),
+    ListenerSet(Arc<ListenerSet>),
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
+    ConfigMap(Arc<ConfigMap>),
     FilterSpec(Arc<FilterSpec>),
 }
 
@@ -61,6 +67,9 @@ impl Object {
             Object::Gateway(_) => Kind::Gateway,
             Object::Route(kind, _) => *kind,
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Object::ListenerSet(_) => Kind::ListenerSet,
+            Object::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Object::ConfigMap(_) => Kind::ConfigMap,
             Object::FilterSpec(_) => Kind::FilterSpec,
         }
     }
@@ -77,12 +86,61 @@ impl Object {
             Object::Gateway(object) => &object.metadata,
             Object::Route(_, object) => &object.metadata,
             Object::ReferenceGrant(object) => &object.metadata,
+            Object::ListenerSet(object) => &object.metadata,
+            Object::BackendTlsPolicy(object) => &object.metadata,
+            Object::ConfigMap(object) => &object.metadata,
             Object::FilterSpec(object) => &object.metadata,
         }
     }
 
     pub fn key(&self) -> Key {
         self.meta().key()
+    }
+
+    /// Whether it differs from how it was by no more than its status, where it has one that controllers write.
+    pub fn differs_in_status(&self, was: &Object) -> bool {
+        let same = |a: &Meta, b: &Meta| {
+            let all = |meta: &Meta| Meta { resource_version: String::new(), ..meta.clone() };
+            all(a) == all(b)
+        };
+        match (self, was) {
+            (Object::Ingress(now), Object::Ingress(was)) => same(&now.metadata, &was.metadata) && now.spec == was.spec,
+            (Object::GatewayClass(now), Object::GatewayClass(was)) => {
+                same(&now.metadata, &was.metadata) && now.spec == was.spec
+            }
+            (Object::Gateway(now), Object::Gateway(was)) => same(&now.metadata, &was.metadata) && now.spec == was.spec,
+            (Object::Route(_, now), Object::Route(_, was)) => {
+                same(&now.metadata, &was.metadata) && now.spec == was.spec
+            }
+            (Object::ListenerSet(now), Object::ListenerSet(was)) => {
+                same(&now.metadata, &was.metadata) && now.spec == was.spec
+            }
+            (Object::BackendTlsPolicy(now), Object::BackendTlsPolicy(was)) => {
+                same(&now.metadata, &was.metadata) && now.spec == was.spec
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether its status has these fields as they are here.
+    pub fn has_status(&self, wanted: &Value) -> bool {
+        let status = match self {
+            Object::Ingress(ingress) => {
+                let place = |place: &LoadBalancerPlace| match place.ip.is_empty() {
+                    true => json!({"hostname": place.hostname}),
+                    false => json!({"ip": place.ip}),
+                };
+                let places: Vec<Value> = ingress.status.load_balancer.ingress.iter().map(place).collect();
+                return *wanted == json!({"loadBalancer": {"ingress": places}});
+            }
+            Object::GatewayClass(object) => &object.status,
+            Object::Gateway(object) => &object.status,
+            Object::Route(_, object) => &object.status,
+            Object::ListenerSet(object) => &object.status,
+            Object::BackendTlsPolicy(object) => &object.status,
+            _ => return false,
+        };
+        wanted.as_object().is_some_and(|fields| fields.iter().all(|(name, value)| status.get(name) == Some(value)))
     }
 }
 
@@ -375,6 +433,23 @@ pub struct SecretData {
     pub auth: String,
 }
 
+/// Of a ConfigMap, what is used; the rest is not kept.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigMap {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub data: ConfigMapData,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ConfigMapData {
+    /// PEM.
+    #[serde(rename = "ca.crt", deserialize_with = "or_default")]
+    pub authorities: String,
+}
+
 /// The text of a part of a secret.
 pub fn decoded(base64: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(base64.trim()).ok()?).ok()
@@ -383,7 +458,29 @@ pub fn decoded(base64: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn a_status_that_was_written_is_told_from_another_change() {
+        let ingress = |version: &str, class: &str, status: Value| {
+            let metadata = json!({"name": "a", "namespace": "n", "uid": "u", "resourceVersion": version});
+            let spec = json!({"ingressClassName": class});
+            Kind::Ingress.read(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+        };
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb.test"}]}});
+        let (before, after) = (ingress("1", "c", json!({})), ingress("2", "c", status.clone()));
+        assert!(after.differs_in_status(&before) && after.has_status(&status) && !before.has_status(&status));
+        assert!(!ingress("2", "d", status.clone()).differs_in_status(&before), "its class is another one");
+        let route = |version: &str, host: &str, status: Value| {
+            let metadata = json!({"name": "a", "namespace": "n", "resourceVersion": version});
+            Kind::HttpRoute
+                .read(json!({"metadata": metadata, "spec": {"hostnames": [host]}, "status": status}))
+                .unwrap()
+        };
+        let told = json!({"parents": [{"controllerName": "x"}]});
+        let (before, after) = (route("1", "a.test", json!({})), route("2", "a.test", told.clone()));
+        assert!(after.differs_in_status(&before) && after.has_status(&told) && !before.has_status(&told));
+        assert!(!route("2", "b.test", told).differs_in_status(&before));
+    }
 
     #[test]
     fn what_is_null_or_unknown_does_not_matter() {

@@ -1,11 +1,11 @@
 //! All that is known of the API server's objects, and what of it is new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::gateway::object::{FilterSpec, Gateway, Namespace, ReferenceGrant, Route};
+use crate::gateway::object::{BackendTlsPolicy, FilterSpec, Gateway, ListenerSet, Namespace, ReferenceGrant, Route};
 use crate::kinds::Kind;
-use crate::object::{EndpointSlice, Ingress, IngressClass, Key, Object, Secret, Service};
+use crate::object::{ConfigMap, EndpointSlice, Ingress, IngressClass, Key, Object, Secret, Service};
 use crate::reflect::{Heard, Place};
 
 /// An object that is different, or gone.
@@ -21,9 +21,42 @@ pub struct Store {
     /// Places that are not well, and why.
     faults: BTreeMap<Place, String>,
     unread: BTreeMap<(Kind, Key), String>,
+    /// See [`take_touched`](Store::take_touched).
+    touched: BTreeSet<Key>,
+    /// What was looked for since somebody began to take note, see [`noting`](Store::noting).
+    noted: Mutex<Option<BTreeSet<(Kind, Key)>>>,
+}
+
+/// What something was made of: objects, and that there were none.
+#[derive(Debug, Default)]
+pub struct Looked(Vec<(Kind, Key, Option<Object>)>);
+
+impl Looked {
+    /// Whether it would be made of the same now.
+    pub fn holds(&self, store: &Store) -> bool {
+        self.0.iter().all(|(kind, key, then)| match (store.objects.get(kind).and_then(|all| all.get(key)), then) {
+            // Each is one place in memory for as long as it is held here.
+            (Some(now), Some(then)) => std::ptr::eq(now.meta(), then.meta()),
+            (now, then) => now.is_none() && then.is_none(),
+        })
+    }
 }
 
 impl Store {
+    /// Does something, and says which objects were looked for by their names meanwhile: as long as those hold, it comes to the same. What
+    /// goes by all objects of a kind, or by servers of a service, is not noted.
+    pub fn noting<T>(&self, does: impl FnOnce() -> T) -> (T, Looked) {
+        let noted = || self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted() = Some(BTreeSet::new());
+        let done = does();
+        let looked = noted().take().unwrap_or_default().into_iter();
+        let found = looked.map(|(kind, key)| {
+            let object = self.get(kind, &key).cloned();
+            (kind, key, object)
+        });
+        (done, Looked(found.collect()))
+    }
+
     /// Takes note of what was heard; returns what is different now.
     pub fn hear(&mut self, place: &Place, heard: Heard) -> Vec<Change> {
         if !matches!(heard, Heard::Fault(_)) {
@@ -71,19 +104,25 @@ impl Store {
         if let Some(Object::EndpointSlice(was)) = was {
             self.drop_slice(&was);
         }
-        if let Object::EndpointSlice(slice) = &object
-            && let Some(service) = slice.service()
-        {
-            let service = Key::new(&key.namespace, service);
-            self.slices.entry(service).or_default().insert(key.name.clone(), slice.clone());
+        match &object {
+            Object::EndpointSlice(slice) => {
+                if let Some(service) = slice.service() {
+                    let service = Key::new(&key.namespace, service);
+                    self.touched.insert(service.clone());
+                    self.slices.entry(service).or_default().insert(key.name.clone(), slice.clone());
+                }
+            }
+            Object::Service(_) => drop(self.touched.insert(key.clone())),
+            _ => {}
         }
         Some((kind, key))
     }
 
     fn remove(&mut self, kind: Kind, key: Key) -> Option<Change> {
-        let was = self.objects.get_mut(&kind)?.remove(&key)?;
-        if let Object::EndpointSlice(was) = was {
-            self.drop_slice(&was);
+        match self.objects.get_mut(&kind)?.remove(&key)? {
+            Object::EndpointSlice(was) => self.drop_slice(&was),
+            Object::Service(_) => drop(self.touched.insert(key.clone())),
+            _ => {}
         }
         Some((kind, key))
     }
@@ -97,11 +136,18 @@ impl Store {
                 self.slices.remove(&service);
             }
         }
+        self.touched.insert(service);
     }
 
-    /// Whether all of these have been listed once.
+    /// Services whose servers may be others than when this was asked last.
+    pub fn take_touched(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Whether all of these have been listed once, or cannot be and are not needed.
     pub fn has_all(&self, places: &[Place]) -> bool {
-        places.iter().all(|place| self.listed.contains(place))
+        let missed = |place: &Place| place.kind.may_be_missed() && self.faults.contains_key(place);
+        places.iter().all(|place| self.listed.contains(place) || missed(place))
     }
 
     /// What is not well, in words.
@@ -115,6 +161,10 @@ impl Store {
     }
 
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Object> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(noted) = noted.as_mut() {
+            noted.insert((kind, key.clone()));
+        }
         self.objects.get(&kind)?.get(key)
     }
 
@@ -183,6 +233,27 @@ impl Store {
         })
     }
 
+    pub fn listener_sets(&self) -> impl Iterator<Item = &ListenerSet> {
+        self.all(Kind::ListenerSet).filter_map(|object| match object {
+            Object::ListenerSet(set) => Some(&**set),
+            _ => None,
+        })
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &BackendTlsPolicy> {
+        self.all(Kind::BackendTlsPolicy).filter_map(|object| match object {
+            Object::BackendTlsPolicy(policy) => Some(&**policy),
+            _ => None,
+        })
+    }
+
+    pub fn config_map(&self, key: &Key) -> Option<&ConfigMap> {
+        match self.get(Kind::ConfigMap, key)? {
+            Object::ConfigMap(map) => Some(map),
+            _ => None,
+        }
+    }
+
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         match self.get(Kind::Namespace, &Key::new("", name))? {
             Object::Namespace(namespace) => Some(namespace),
@@ -237,9 +308,12 @@ pub(crate) mod tests {
         store.hear(&place, Heard::Put(slice("a", "1", "s")));
         store.hear(&place, Heard::Put(slice("b", "1", "s")));
         assert_eq!(names(&store, "s"), ["a", "b"]);
+        let touched = |store: &mut Store| store.take_touched().into_iter().map(|key| key.name).collect::<Vec<_>>();
+        assert_eq!((touched(&mut store), touched(&mut store)), (vec!["s".to_owned()], Vec::new()));
         assert_eq!(store.hear(&place, Heard::Put(slice("a", "1", "s"))), [], "nothing was written in between");
         store.hear(&place, Heard::Put(slice("a", "2", "t")));
         assert_eq!((names(&store, "s"), names(&store, "t")), (vec!["b".to_owned()], vec!["a".to_owned()]));
+        assert_eq!(touched(&mut store), ["s", "t"], "it has moved from one to the other");
         store.hear(&place, Heard::Gone(Key::new("n", "b")));
         assert_eq!(names(&store, "s"), [""; 0]);
         let listed = [slice("c", "9", "t")].map(|slice| (slice.key(), slice)).into();
@@ -247,6 +321,34 @@ pub(crate) mod tests {
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert_eq!(names(&store, "t"), ["c"]);
         assert!(store.slices.len() == 1 && store.count(Kind::EndpointSlice) == 1);
+    }
+
+    #[test]
+    fn what_was_looked_at_holds_until_it_is_another() {
+        let mut store = Store::default();
+        let service = |name: &str, version: &str| {
+            object(Kind::Service, json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version}}))
+        };
+        let place = everywhere(Kind::Service);
+        store.hear(&place, Heard::Put(service("a", "1")));
+        let look = |store: &Store| {
+            let (found, looked) = store.noting(|| ["a", "b"].map(|name| store.service(&Key::new("n", name)).is_some()));
+            assert!(looked.holds(store));
+            (found, looked)
+        };
+        let (found, looked) = look(&store);
+        assert_eq!(found, [true, false]);
+        store.hear(&place, Heard::Put(service("c", "2")));
+        store.hear(&place, Heard::Put(service("a", "1")));
+        assert!(looked.holds(&store), "others do not matter, nor what is the same");
+        store.hear(&place, Heard::Put(service("b", "3")));
+        assert!(!looked.holds(&store), "what was not there is");
+        let (_, looked) = look(&store);
+        store.hear(&place, Heard::Put(service("a", "4")));
+        assert!(!looked.holds(&store));
+        let (_, looked) = look(&store);
+        store.hear(&place, Heard::Gone(Key::new("n", "a")));
+        assert!(!looked.holds(&store));
     }
 
     #[test]
@@ -262,6 +364,12 @@ pub(crate) mod tests {
         store.hear(&place("b"), listed("b"));
         assert_eq!(store.count(Kind::Service), 2);
         assert!(store.has_all(&[place("a"), place("b")]) && !store.has_all(&[place("c")]));
+        // Whoever may not list ConfigMaps has everything else all the same.
+        let maps = everywhere(Kind::ConfigMap);
+        assert!(!store.has_all(&[place("a"), maps.clone()]), "it is not known yet");
+        store.hear(&maps, Heard::Fault("403".into()));
+        assert!(store.has_all(&[place("a"), maps.clone()]));
+        store.hear(&maps, Heard::Listed(BTreeMap::new(), Vec::new()));
         store.hear(&place("a"), Heard::Fault("gone".into()));
         assert_eq!(store.faults().collect::<Vec<_>>(), ["gone"]);
         // One that cannot be read is there.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use base_model::KubernetesServiceRegistrySpec;
 use control_kubernetes::endpoints::{self, Server, ServiceName};
 use control_kubernetes::reflect::{Heard as Said, Place, reflect};
-use control_kubernetes::{Api, Key, Kind, Object, Store};
+use control_kubernetes::{Api, Kind, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -31,13 +31,11 @@ pub async fn watch(
     let mut store = Store::default();
     let (mut whole, mut known) = (false, BTreeSet::new());
     loop {
-        // What may be different: of some services, or of all.
-        let mut changed: BTreeSet<Key> = BTreeSet::new();
         tokio::select! {
             Some((place, what)) = said.recv() => {
-                take(&mut store, place, what, &mut changed)?;
+                take(&mut store, &place, what)?;
                 while let Ok((place, what)) = said.try_recv() {
-                    take(&mut store, place, what, &mut changed)?;
+                    take(&mut store, &place, what)?;
                 }
             }
             gone = wanted.changed() => gone.map_err(|_| "nobody asks for services any more".to_owned())?,
@@ -45,6 +43,7 @@ pub async fn watch(
         if !store.has_all(&places) {
             continue;
         }
+        let changed = store.take_touched();
         let first = !std::mem::replace(&mut whole, true);
         let now = wanted.borrow_and_update().clone();
         let mut said_any = false;
@@ -68,29 +67,14 @@ pub async fn watch(
     }
 }
 
-fn take(store: &mut Store, place: Place, what: Said, changed: &mut BTreeSet<Key>) -> Result<(), String> {
-    if let Said::Fault(why) = what {
-        return Err(why);
-    }
-    // A slice that goes, or moves to another service, is that of its service before.
-    let service_of = |store: &Store, kind: Kind, key: &Key| match store.get(kind, key) {
-        Some(Object::EndpointSlice(slice)) => slice.service().map(|service| Key::new(&key.namespace, service)),
-        Some(Object::Service(_)) => Some(key.clone()),
-        _ => None,
-    };
-    let before: Vec<Key> = match &what {
-        Said::Put(object) => service_of(store, place.kind, &object.key()).into_iter().collect(),
-        Said::Gone(key) => service_of(store, place.kind, key).into_iter().collect(),
-        Said::Listed(..) => {
-            store.all(place.kind).filter_map(|object| service_of(store, place.kind, &object.key())).collect()
+fn take(store: &mut Store, place: &Place, what: Said) -> Result<(), String> {
+    match what {
+        Said::Fault(why) => Err(why),
+        what => {
+            store.hear(place, what);
+            Ok(())
         }
-        _ => Vec::new(),
-    };
-    changed.extend(before);
-    for (kind, key) in store.hear(&place, what) {
-        changed.extend(service_of(store, kind, &key));
     }
-    Ok(())
 }
 
 fn record(server: &Server) -> Record {

@@ -10,9 +10,10 @@ use super::object::{
     BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, ValueMatch,
 };
 use super::status::Condition;
-use super::{Attached, GROUP, Made, Ours, granted, service_of};
+use super::{Attached, GROUP, Made, Ours, Settings, granted, service_of};
 use crate::certificates::{self, Candidate};
 use crate::endpoints::ServiceName;
+use crate::ingress::Check;
 use crate::kinds::Kind;
 use crate::object::Key;
 use crate::store::Store;
@@ -105,7 +106,7 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             for (secret, pair) in &heard.certificates {
                 if server.certificates.insert(secret.clone(), pair.clone()).is_none() {
                     let names = made.check.names(secret, pair);
-                    let holder = one.gateway.metadata.key().to_string();
+                    let holder = one.holder(heard);
                     server.candidates.push(Candidate { secret: secret.clone(), names, holder });
                 }
             }
@@ -150,8 +151,7 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
     }
     for (door, server) in servers {
         let listeners = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
-        let owner =
-            |name: &str| narrowest(listeners, name).map(|(_, g, _)| ours[*g].gateway.metadata.key().to_string());
+        let owner = |name: &str| narrowest(listeners, name).map(|(_, g, l)| ours[*g].holder(&ours[*g].listeners[*l]));
         let mut called = certificates::called(&server.candidates, owner);
         if let Some(first) = server.candidates.first() {
             certificates::shown_first(&mut called, &first.secret);
@@ -190,12 +190,40 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         } else {
             document["h2c"] = json!(true);
         }
-        made.put(document, (Kind::Gateway, server.of.unwrap_or_default()));
+        if let Err(why) = made.put(document, (Kind::Gateway, server.of.unwrap_or_default())) {
+            made.unserved.extend(listeners.iter().map(|(_, g, l)| ((*g, *l), why.clone())));
+        }
     }
 }
 
+/// Why a server would not take the routes of this one, whatever they lead to: patterns that are none, or too large. It is refused by
+/// itself, since whoever shares the server with it would be refused as well.
+pub(super) fn untakeable(check: &mut dyn Check, settings: Settings<'_>, kind: Kind, route: &Route) -> Option<String> {
+    if !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute) {
+        return None;
+    }
+    let rules = route.spec.rules.iter().enumerate();
+    let paths: Vec<Value> = rules
+        .flat_map(|(r, rule)| paths_of(kind, r, rule, "any"))
+        .map(|(_, path)| path)
+        .chain([json!({"backend": "any"})])
+        .collect();
+    let mut hosts: Vec<Value> =
+        route.spec.hostnames.iter().map(|host| json!({"host": host.to_ascii_lowercase()})).collect();
+    if hosts.is_empty() {
+        hosts.push(json!({}));
+    }
+    for host in &mut hosts {
+        host["paths"] = json!(paths);
+    }
+    let meta = &route.metadata;
+    let name = format!("routes.{}.{}.{}.{}", settings.name, kind.plural(), meta.namespace, meta.name);
+    let server = json!({"name": crate::ingress::named(&name), "kind": "HTTPServer", "port": 1, "rules": hosts});
+    check.check(&server).err()
+}
+
 /// The listener that a host is of: of those that it is within the one for the fewest hosts.
-fn narrowest<'l>(listeners: &'l [(String, usize, usize)], host: &str) -> Option<&'l (String, usize, usize)> {
+pub(super) fn narrowest<'l>(listeners: &'l [(String, usize, usize)], host: &str) -> Option<&'l (String, usize, usize)> {
     let within = |wide: &str| match wide.strip_prefix('*') {
         Some(end) => host == wide || host.len() > end.len() && host.ends_with(end),
         None => wide.is_empty() || host == wide,
@@ -210,41 +238,47 @@ type Matched = ((Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, R
 
 /// The paths of a route, whatever its hosts are.
 fn entries(made: &mut Made<'_>, attached: &Attached<'_>) -> Vec<Matched> {
-    let grpc = attached.kind == Kind::GrpcRoute;
-    let anything = [RouteMatch::default()];
     let mut entries = Vec::new();
     for (r, rule) in attached.route.spec.rules.iter().enumerate() {
-        let matches: &[RouteMatch] = if rule.matches.is_empty() { &anything } else { &rule.matches };
-        let rewrites = rule.filters.iter().find_map(|filter| filter.url_rewrite.as_ref()?.path.as_ref());
         let backend = pipeline(made, attached, r, rule);
-        for (m, matched) in matches.iter().enumerate() {
-            let (exact, length, paths) = if grpc { grpc_paths(matched) } else { http_paths(matched, rewrites) };
-            let method = matched.method.as_str().filter(|_| !grpc);
-            let rank = (
-                Reverse(exact),
-                Reverse(length),
-                Reverse(method.is_some()),
-                Reverse(matched.headers.len()),
-                Reverse(matched.query_params.len()),
-                r,
-                m,
-            );
-            for mut path in paths {
-                if let Some(method) = method {
-                    path.insert("methods".to_owned(), json!([method]));
-                }
-                for (name, all, conditions) in [
-                    ("headers", "matchAllHeader", &matched.headers),
-                    ("queries", "matchAllQuery", &matched.query_params),
-                ] {
-                    if !conditions.is_empty() {
-                        path.insert(name.to_owned(), conditions.iter().map(condition).collect());
-                        path.insert(all.to_owned(), json!(true));
-                    }
-                }
-                path.insert("backend".to_owned(), json!(backend));
-                entries.push((rank, Value::Object(path)));
+        entries.extend(paths_of(attached.kind, r, rule, &backend));
+    }
+    entries
+}
+
+/// The paths of a rule that lead to a backend.
+fn paths_of(kind: Kind, r: usize, rule: &RouteRule, backend: &str) -> Vec<Matched> {
+    let grpc = kind == Kind::GrpcRoute;
+    let anything = [RouteMatch::default()];
+    let matches: &[RouteMatch] = if rule.matches.is_empty() { &anything } else { &rule.matches };
+    let rewrites = rule.filters.iter().find_map(|filter| filter.url_rewrite.as_ref()?.path.as_ref());
+    let mut entries = Vec::new();
+    for (m, matched) in matches.iter().enumerate() {
+        let (exact, length, paths) = if grpc { grpc_paths(matched) } else { http_paths(matched, rewrites) };
+        let method = matched.method.as_str().filter(|_| !grpc);
+        let rank = (
+            Reverse(exact),
+            Reverse(length),
+            Reverse(method.is_some()),
+            Reverse(matched.headers.len()),
+            Reverse(matched.query_params.len()),
+            r,
+            m,
+        );
+        for mut path in paths {
+            if let Some(method) = method {
+                path.insert("methods".to_owned(), json!([method]));
             }
+            for (name, all, conditions) in
+                [("headers", "matchAllHeader", &matched.headers), ("queries", "matchAllQuery", &matched.query_params)]
+            {
+                if !conditions.is_empty() {
+                    path.insert(name.to_owned(), conditions.iter().map(condition).collect());
+                    path.insert(all.to_owned(), json!(true));
+                }
+            }
+            path.insert("backend".to_owned(), json!(backend));
+            entries.push((rank, Value::Object(path)));
         }
     }
     entries
@@ -324,7 +358,7 @@ fn pipeline(made: &mut Made<'_>, attached: &Attached<'_>, r: usize, rule: &Route
         return work.made.answering(500);
     }
     let document = work.rule.document(&name);
-    if made.put(document, of) { name } else { made.answering(500) }
+    if made.put(document, of).is_ok() { name } else { made.answering(500) }
 }
 
 /// A rule in the making.
@@ -345,7 +379,8 @@ struct Rule {
     /// The weight of what cannot be used, which answers 500.
     refused: i64,
     after: Vec<Value>,
-    mirror: Option<Value>,
+    /// With how its servers are believed, where TLS is spoken with them.
+    mirror: Option<(Value, Option<Value>)>,
     resilience: Vec<Value>,
 }
 
@@ -412,11 +447,13 @@ impl Work<'_, '_> {
                 (None, Some(percent)) => percent.saturating_mul(10),
                 (None, None) => 1000,
             };
-            if permil > 0 {
+            let tls =
+                self.made.policies.of(self.made.store, &service.service, &service.port).map(Option::<&Value>::cloned);
+            if let (true, Ok(tls)) = (permil > 0, tls) {
+                let service = ServiceName { https: tls.is_some(), ..service };
                 let filter = json!({"policy": "random", "permil": permil.min(1000)});
-                rule.mirror = Some(
-                    json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter}),
-                );
+                let pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter});
+                rule.mirror = Some((pool, tls));
                 self.made.plan.services.insert(service.to_string());
             }
         }
@@ -455,13 +492,20 @@ impl Work<'_, '_> {
                 .resilience
                 .push(json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": wait}));
         }
-        let mut plain: Vec<(i64, Value)> = Vec::new();
+        // Those of one Proxy are believed alike.
+        let mut plain: Vec<Alike> = Vec::new();
         for (n, backend) in rule.backend_refs.iter().enumerate().filter(|(_, backend)| backend.weight != Some(0)) {
             let weight = backend.weight.unwrap_or(1);
             let Ok(service) = service_of(self.made.store, self.kind, self.namespace, backend) else {
                 self.rule.refused += weight;
                 continue;
             };
+            let tls = self.made.policies.of(self.made.store, &service.service, &service.port);
+            let Ok(tls) = tls.map(Option::<&Value>::cloned) else {
+                self.rule.refused += weight;
+                continue;
+            };
+            let service = ServiceName { https: tls.is_some(), ..service };
             let mut pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string()});
             if self.kind == Kind::GrpcRoute || speaks_h2c(self.made.store, &service.service, backend) {
                 pool["http2"] = json!(true);
@@ -485,7 +529,10 @@ impl Work<'_, '_> {
             }
             self.made.plan.services.insert(service.to_string());
             if backend.filters.is_empty() {
-                plain.push((weight, pool));
+                match plain.iter_mut().find(|(known, _)| *known == tls) {
+                    Some((_, pools)) => pools.push((weight, pool)),
+                    None => plain.push((tls, vec![(weight, pool)])),
+                }
                 continue;
             }
             let own = |what: &str, m: usize| format!("backend-{n}-{what}-{m}");
@@ -493,28 +540,40 @@ impl Work<'_, '_> {
             self.rule.parts.push(Part {
                 weight,
                 before: filters().filter_map(|(m, filter)| changes_request(&own("request", m), filter)).collect(),
-                proxy: proxy(&format!("backend-{n}"), vec![pool]),
+                proxy: proxy(&format!("backend-{n}"), vec![pool], tls),
                 after: filters().filter_map(|(m, filter)| changes_response(&own("response", m), filter)).collect(),
             });
         }
-        if !plain.is_empty() {
-            let weight = plain.iter().map(|(weight, _)| weight).sum();
-            let alone = plain.len() == 1;
-            let weighed = plain.into_iter().map(|(weight, mut pool)| {
+        for (n, (tls, pools)) in plain.into_iter().enumerate() {
+            let weight = pools.iter().map(|(weight, _)| weight).sum();
+            let alone = pools.len() == 1;
+            let weighed = pools.into_iter().map(|(weight, mut pool)| {
                 if !alone {
                     pool["weight"] = json!(weight);
                 }
                 pool
             });
-            let proxy = proxy("proxy", weighed.collect());
-            self.rule.parts.insert(0, Part { weight, before: Vec::new(), proxy, after: Vec::new() });
+            let name = if n == 0 { "proxy".to_owned() } else { format!("proxy-{n}") };
+            let proxy = proxy(&name, weighed.collect(), tls);
+            self.rule.parts.insert(n, Part { weight, before: Vec::new(), proxy, after: Vec::new() });
         }
+        // Whatever is beyond what can be told apart is refused, and not led elsewhere.
+        let beyond = self.rule.parts.split_off(self.rule.parts.len().min(PARTS + 1));
+        self.rule.refused += beyond.iter().map(|part| part.weight).sum::<i64>();
         !self.rule.parts.is_empty()
     }
 }
 
-fn proxy(name: &str, pools: Vec<Value>) -> Value {
-    json!({"name": name, "kind": "Proxy", "serverMaxBodySize": -1, "pools": pools})
+/// How servers are believed, and their pools with their weights.
+type Alike = (Option<Value>, Vec<(i64, Value)>);
+
+/// `tls`: how its servers are believed, where TLS is spoken with them.
+fn proxy(name: &str, pools: Vec<Value>, tls: Option<Value>) -> Value {
+    let mut proxy = json!({"name": name, "kind": "Proxy", "serverMaxBodySize": -1, "pools": pools});
+    if let Some(tls) = tls {
+        proxy["mtls"] = tls;
+    }
+    proxy
 }
 
 fn changes_request(name: &str, filter: &RouteFilter) -> Option<Value> {
@@ -561,8 +620,18 @@ impl Rule {
                 line.station(filter, None);
             }
             let mut proxy = part.proxy;
-            if let Some(mirror) = &self.mirror {
-                proxy["mirrorPool"] = mirror.clone();
+            if let Some((mirror, tls)) = &self.mirror {
+                // Servers of one Proxy are believed alike: copies go to none that would not be believed as its policy says.
+                let alike = match (tls, proxy.get("mtls")) {
+                    (Some(tls), Some(own)) => tls == own,
+                    _ => true,
+                };
+                if let (Some(tls), None) = (tls, proxy.get("mtls")) {
+                    proxy["mtls"] = tls.clone();
+                }
+                if alike {
+                    proxy["mirrorPool"] = mirror.clone();
+                }
             }
             // Answers of servers that count as failures are answers all the same.
             let answered = part.after.first().map_or_else(|| next.clone(), |filter| filter["name"].clone());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::object::Route;
+use super::http::narrowest;
 use super::{Attached, Certificate, Made, Ours, service_of};
 use crate::certificates::{self, Candidate};
 use crate::endpoints;
@@ -30,49 +30,23 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             };
             let first = &one.listeners[listeners[0]];
             let tls = first.listener.protocol == "TLS";
+            let ends_tls = tls && !first.is_passthrough();
             let (mut pools, mut rules) = (Vec::new(), Vec::new());
-            let (mut names, mut rest) = (BTreeSet::new(), false);
-            for (attached, hosts) in listeners.iter().flat_map(here) {
-                let name = format!("{}.{}", attached.route.metadata.namespace, attached.route.metadata.name);
-                let Some(mut pool) = pool(made, attached.kind, attached.route, udp) else { continue };
-                if !tls {
-                    // Connections say nothing that a second route could be chosen by: the oldest has them.
-                    pools.push(pool);
-                    break;
-                }
-                let is_rest = hosts.iter().any(String::is_empty);
-                // The pool that no rule names has what the others have not; of two that want it the older one.
-                if is_rest && std::mem::replace(&mut rest, true) {
-                    continue;
-                }
-                let name = if is_rest { format!("{name}.rest") } else { name };
-                // Several listeners of a port may have taken the same route.
-                if names.insert(name.clone()) {
-                    pool["name"] = json!(name);
-                    pools.push(pool);
-                }
-                if !is_rest {
-                    let rule = |host: &String| {
-                        ((host.starts_with('*'), Reverse(host.len())), json!({"pool": name, "sni": [host]}))
-                    };
-                    rules.extend(hosts.iter().map(rule));
-                }
-            }
-            if pools.is_empty() && tls {
-                // Whoever comes is turned away by name; the name of this pool is asked for by nobody (RFC 6761, RFC 5737).
-                pools.push(json!({"name": "none", "servers": [{"url": "tcp://192.0.2.1:1"}]}));
-                rules.push(((false, Reverse(0)), json!({"pool": "none", "sni": ["none.invalid"]})));
+            if tls {
+                (pools, rules) = by_name(made, one, g, &listeners, here, ends_tls);
+            } else if let Some((attached, _)) = listeners.iter().flat_map(here).next() {
+                // Connections say nothing that a second route could be chosen by: the oldest has them, whether it can serve them or not.
+                pools.extend(pool(made, attached, (udp, false)));
             }
             if pools.is_empty() {
                 continue;
             }
-            rules.sort_by_key(|(rank, _)| *rank);
             let kind = if udp { "UDPProxy" } else { "TCPProxy" };
             let name = made.server_name(if udp { "udp" } else { "tcp" }, &one.address, port);
             let mut document =
                 json!({"name": name, "kind": kind, "address": one.address, "port": port, "pools": pools});
             if tls {
-                document["rules"] = rules.into_iter().map(|(_, rule)| rule).collect();
+                document["rules"] = json!(rules);
                 document["tls"] = json!(if first.is_passthrough() { "passthrough" } else { "terminate" });
             }
             if tls && !first.is_passthrough() {
@@ -97,20 +71,120 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
                 document["certs"] = Value::Object(certs);
                 document["keys"] = Value::Object(keys);
             }
-            made.put(document, (Kind::Gateway, one.gateway.metadata.key()));
+            if let Err(why) = made.put(document, (Kind::Gateway, one.gateway.metadata.key())) {
+                made.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
+            }
         }
     }
 }
 
-/// The servers of a route's first rule; none where it has none.
-fn pool(made: &Made<'_>, kind: Kind, route: &Route, udp: bool) -> Option<Value> {
+/// Pools of TLSRoutes, and the rules that lead to them by the name that clients ask for: the narrowest first.
+fn by_name<'a, 's: 'a, I>(
+    made: &mut Made<'_>,
+    one: &Ours<'_>,
+    g: usize,
+    listeners: &[usize],
+    here: impl Fn(&usize) -> I,
+    ends_tls: bool,
+) -> (Vec<Value>, Vec<Value>)
+where
+    I: Iterator<Item = (&'a Attached<'s>, &'a Vec<String>)>,
+{
+    let (mut pools, mut rules) = (Vec::new(), Vec::new());
+    let (mut names, mut rest) = (BTreeSet::new(), false);
+    let rule =
+        |pool: &str, host: &str| ((host.starts_with('*'), Reverse(host.len())), json!({"pool": pool, "sni": [host]}));
+    let listening: Vec<(String, usize, usize)> =
+        listeners.iter().map(|l| (one.listeners[*l].listener.hostname.to_ascii_lowercase(), g, *l)).collect();
+    for l in listeners {
+        for (attached, hosts) in here(l) {
+            // A name is of the listener for the fewest names that it is within, and of the routes of that one alone.
+            let (own, others): (Vec<&String>, Vec<&String>) = hosts
+                .iter()
+                .partition(|host| narrowest(&listening, host).is_none_or(|(_, of, at)| (*of, *at) == (g, *l)));
+            let key = (attached.kind, attached.route.metadata.key());
+            for host in others {
+                let told = format!(
+                    "{} is of another listener, and the routes of that listener alone are asked for it",
+                    base_text::quoted(host)
+                );
+                made.plan.reports.entry(key.clone()).or_default().refused("spec.hostnames", told);
+            }
+            let is_rest = own.iter().any(|host| host.is_empty());
+            // The pool that no rule names has what the others have not; of two that want it the older one.
+            if own.is_empty() || is_rest && std::mem::replace(&mut rest, true) {
+                continue;
+            }
+            // No object has a tilde in its name.
+            let end = if is_rest { "~rest" } else { "" };
+            let name = format!("{}.{}{end}", key.1.namespace, key.1.name);
+            // Several listeners of a port may have taken the same route.
+            if names.insert(name.clone()) {
+                // One that has no servers keeps its names: nobody else gets what is meant for it.
+                let mut pool = pool(made, attached, (false, ends_tls)).unwrap_or_else(refusing);
+                pool["name"] = json!(name);
+                pools.push(pool);
+            }
+            if !is_rest {
+                rules.extend(own.iter().map(|host| rule(&name, host)));
+            }
+        }
+    }
+    // Names of a listener that none of its routes has are nobody's, least of all the rest's.
+    let mut closed: Vec<&str> =
+        listening.iter().map(|(host, ..)| host.as_str()).filter(|host| !host.is_empty()).collect();
+    closed.retain(|host| !rules.iter().any(|(_, rule)| rule["sni"][0] == **host));
+    if pools.is_empty() {
+        // Whoever comes is turned away by name; this one is asked for by nobody (RFC 6761).
+        closed.push("none.invalid");
+    }
+    if !closed.is_empty() {
+        let mut none = refusing();
+        none["name"] = json!(NONE);
+        pools.push(none);
+        rules.extend(closed.into_iter().map(|host| rule(NONE, host)));
+    }
+    rules.sort_by_key(|(rank, _)| *rank);
+    (pools, rules.into_iter().map(|(_, rule)| rule).collect())
+}
+
+/// A pool that takes nobody; its server is nobody's either (RFC 5737).
+fn refusing() -> Value {
+    json!({"servers": [{"url": "tcp://192.0.2.1:1"}], "refusedPermil": 1000})
+}
+
+/// The pool that takes nobody. No object is called so.
+const NONE: &str = "~none";
+
+/// The servers of a route's first rule; none where it has none. With those of a policy TLS is spoken anew where it has been ended.
+fn pool(made: &mut Made<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bool)) -> Option<Value> {
+    let (kind, route) = (attached.kind, attached.route);
+    if route.spec.rules.len() > 1 {
+        let told = "connections say nothing that one of several rules could be chosen by: the first has them all";
+        made.plan.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", told);
+    }
     let rule = route.spec.rules.first()?;
+    let mut believed: Option<Option<&Value>> = None;
     let mut found: Vec<(i64, Vec<endpoints::Server>)> = Vec::new();
+    // The weight of what cannot be used: connections that were meant for it are refused, and the others do not take them over.
+    let mut refused = 0;
     for backend in &rule.backend_refs {
-        let Ok(service) = service_of(made.store, kind, &route.metadata.namespace, backend) else { continue };
+        let weight = backend.weight.unwrap_or(1);
+        let Ok(service) = service_of(made.store, kind, &route.metadata.namespace, backend) else {
+            refused += weight;
+            continue;
+        };
+        let policy = made.policies.of(made.store, &service.service, &service.port);
         let servers = endpoints::servers(made.store, &service).unwrap_or_default();
-        if !servers.is_empty() && backend.weight != Some(0) {
-            found.push((backend.weight.unwrap_or(1), servers));
+        // Servers of one pool are believed alike.
+        let tls = if ends_tls { policy } else { Ok(None) };
+        match tls {
+            Ok(tls) if !servers.is_empty() && *believed.get_or_insert(tls) == tls => {
+                if weight > 0 {
+                    found.push((weight, servers));
+                }
+            }
+            _ => refused += weight,
         }
     }
     let heaviest = found.iter().map(|(weight, servers)| *weight as f64 / servers.len() as f64).fold(0.0, f64::max);
@@ -133,6 +207,14 @@ fn pool(made: &Made<'_>, kind: Kind, route: &Route, udp: bool) -> Option<Value> 
         return None;
     }
     let mut pool = json!({"servers": listed});
+    let all = refused + found.iter().map(|(weight, _)| weight).sum::<i64>();
+    if refused > 0 {
+        pool["refusedPermil"] = json!((refused as f64 / all as f64 * 1000.0).round().clamp(1.0, 999.0) as u32);
+    }
+    if let Some(tls) = believed.flatten() {
+        pool["tls"] = json!(true);
+        pool["mtls"] = tls.clone();
+    }
     if weighted {
         pool["loadBalance"] = json!({"policy": "weightedRandom"});
     }

@@ -44,6 +44,89 @@ pub struct GatewaySpec {
     pub addresses: Vec<GatewayAddress>,
     #[serde(deserialize_with = "or_default")]
     pub infrastructure: Infrastructure,
+    /// Which ListenerSets may add to it. Absent: none.
+    pub allowed_listeners: Option<AllowedListeners>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedListeners {
+    #[serde(deserialize_with = "or_default")]
+    pub namespaces: AllowedNamespaces,
+}
+
+/// Listeners that are added to a Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerSet {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ListenerSetSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerSetSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub parent_ref: Reference,
+    #[serde(deserialize_with = "or_default")]
+    pub listeners: Vec<Listener>,
+}
+
+/// How servers of a service are believed.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsPolicy {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: BackendTlsPolicySpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsPolicySpec {
+    #[serde(deserialize_with = "or_default")]
+    pub target_refs: Vec<PolicyTarget>,
+    #[serde(deserialize_with = "or_default")]
+    pub validation: BackendTlsValidation,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyTarget {
+    #[serde(deserialize_with = "or_default")]
+    pub group: String,
+    pub kind: String,
+    pub name: String,
+    /// Of a service, the name of a port.
+    pub section_name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsValidation {
+    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    pub ca_certificate_refs: Vec<Reference>,
+    #[serde(rename = "wellKnownCACertificates")]
+    pub well_known_ca_certificates: Option<String>,
+    pub hostname: String,
+    #[serde(deserialize_with = "or_default")]
+    pub subject_alt_names: Vec<SubjectAltName>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SubjectAltName {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: String,
+    #[serde(deserialize_with = "or_default")]
+    pub uri: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

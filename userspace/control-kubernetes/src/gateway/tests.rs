@@ -519,6 +519,21 @@ fn connections_go_to_servers_by_port_and_by_server_name() {
     let tls = &plan.documents["gw.tcp.443"];
     assert_eq!(tls["tls"], "passthrough");
     assert_eq!(tls["rules"], json!([{"pool": "n.d", "sni": ["a.test"]}, {"pool": "n.e", "sni": ["*.test"]}]));
+    // What cannot be used has its share of the connections, which are refused; without anything else nobody listens.
+    let shared = |backends: Value| {
+        let listeners = json!([{"name": "tcp", "port": 5432, "protocol": "TCP"}]);
+        let (_, mut route) = route("a", &[], json!([{"backendRefs": backends}]));
+        route["spec"]["hostnames"] = json!([]);
+        let more = [service("s"), service("empty"), slice("s", "10.0.0.1"), (Kind::TcpRoute, route)];
+        let mut plan = planned(&[&[class(), gateway("g", listeners)][..], &more[..]].concat());
+        plan.documents.remove("gw.tcp.5432").map(|document| document["pools"][0]["refusedPermil"].clone())
+    };
+    let backend = |name: &str, weight: i64| json!({"name": name, "port": 80, "weight": weight});
+    assert_eq!(shared(json!([backend("s", 1)])), Some(Value::Null));
+    assert_eq!(shared(json!([backend("s", 1), backend("gone", 3)])), Some(json!(750)));
+    assert_eq!(shared(json!([backend("s", 1), backend("empty", 1)])), Some(json!(500)), "no endpoints are no backend");
+    assert_eq!(shared(json!([backend("s", 1), backend("gone", 0)])), Some(Value::Null));
+    assert_eq!(shared(json!([backend("gone", 1)])), None);
     // The narrower host is asked first; a route without hosts has the rest, the older one of two; one route may be taken twice.
     let passes = json!({"mode": "Passthrough"});
     let plan = planned(&[
@@ -541,12 +556,155 @@ fn connections_go_to_servers_by_port_and_by_server_name() {
     let rule = |pool: &str, host: &str| json!({"pool": pool, "sni": [host]});
     assert_eq!(tls["rules"], json!([rule("n.a", "b.test"), rule("n.b", "*.more.test"), rule("n.a", "*.test")]));
     let names: Vec<&Value> = tls["pools"].as_array().unwrap().iter().map(|pool| &pool["name"]).collect();
-    assert_eq!(names, ["n.a", "n.c.rest", "n.b"]);
+    assert_eq!(names, ["n.a", "n.c~rest", "n.b"]);
     // Where no route leads anywhere the port is open, and turns everybody away.
     let listeners = json!([{"name": "tls", "port": 443, "protocol": "TLS", "tls": passes}]);
-    let lost = of(Kind::TlsRoute, "a", "tls", json!(["a.test"]), "none");
-    let plan = planned(&[class(), gateway("g", listeners), lost]);
-    assert_eq!(plan.documents["gw.tcp.443"]["rules"], json!([rule("none", "none.invalid")]));
+    let plan = planned(&[class(), gateway("g", listeners.clone())]);
+    assert_eq!(plan.documents["gw.tcp.443"]["rules"], json!([rule("~none", "none.invalid")]));
+    // One that has no servers keeps its names, and refuses: no wider one gets what is meant for it.
+    let (lost, wide) = (
+        of(Kind::TlsRoute, "a", "tls", json!(["a.test"]), "none"),
+        of(Kind::TlsRoute, "b", "tls", json!(["*.test"]), "s"),
+    );
+    let rest = of(Kind::TlsRoute, "c", "tls", json!([]), "s");
+    let plan = planned(&[class(), gateway("g", listeners), service("s"), slice("s", "10.0.0.1"), lost, wide, rest]);
+    let tls = &plan.documents["gw.tcp.443"];
+    assert_eq!(tls["rules"], json!([rule("n.a", "a.test"), rule("n.b", "*.test")]));
+    let refused = |name: &str| {
+        tls["pools"].as_array().unwrap().iter().find(|pool| pool["name"] == name).unwrap()["refusedPermil"].clone()
+    };
+    assert_eq!((refused("n.a"), refused("n.b")), (json!(1000), Value::Null));
+}
+
+/// A route of another namespace, on a listener for every name, asks for a name of a narrower listener.
+#[test]
+fn names_of_one_tls_listener_are_not_served_by_routes_of_another() {
+    let passes = json!({"mode": "Passthrough"});
+    let tls = |name: &str, hostname: &str| json!({"name": name, "port": 443, "protocol": "TLS", "hostname": hostname, "tls": passes});
+    let named = |name: &str, section: &str, hosts: Value| {
+        let (_, mut value) = route(name, &[], json!([{"backendRefs": to("s")}]));
+        value["spec"]["parentRefs"][0]["sectionName"] = json!(section);
+        value["spec"]["hostnames"] = hosts;
+        (Kind::TlsRoute, value)
+    };
+    let plan = planned(&[
+        class(),
+        gateway("g", json!([tls("any", ""), tls("bank", "*.bank.test")])),
+        service("s"),
+        named("evil", "any", json!(["pay.bank.test", "evil.test"])),
+        named("rest", "any", json!([])),
+    ]);
+    let document = &plan.documents["gw.tcp.443"];
+    let rule = |pool: &str, host: &str| json!({"pool": pool, "sni": [host]});
+    assert_eq!(document["rules"], json!([rule("n.evil", "evil.test"), rule("~none", "*.bank.test")]));
+    let told = plan.reports[&(Kind::TlsRoute, Key::new("n", "evil"))].lines().join("\n");
+    assert!(told.contains("\"pay.bank.test\" is of another listener"), "{told}");
+}
+
+/// The oldest route of a port has it, also where it has no servers: another tenant does not get what is meant for it.
+#[test]
+fn a_route_without_servers_leaves_its_port_to_nobody() {
+    let listeners = json!([{"name": "tcp", "port": 5432, "protocol": "TCP"}]);
+    let of = |name: &str, service: &str| {
+        let (_, mut value) = route(name, &[], json!([{"backendRefs": to(service)}, {"backendRefs": to(service)}]));
+        value["spec"]["hostnames"] = json!([]);
+        (Kind::TcpRoute, value)
+    };
+    let labels = json!({"kubernetes.io/service-name": "s"});
+    let slice = json!({"metadata": {"name": "s", "namespace": "n", "labels": labels}, "addressType": "IPv4",
+        "ports": [{"name": "web", "port": 8080}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
+    let plan = planned(&[
+        class(),
+        gateway("g", listeners),
+        service("s"),
+        service("t"),
+        (Kind::EndpointSlice, slice),
+        of("a", "t"),
+        of("b", "s"),
+    ]);
+    assert!(!plan.documents.contains_key("gw.tcp.5432"), "{:?}", plan.documents["gw.tcp.5432"]);
+    let told = plan.reports[&(Kind::TcpRoute, Key::new("n", "a"))].lines().join("\n");
+    assert!(told.contains("the first has them all"), "{told}");
+}
+
+/// Takes everything but servers with a pattern that is none.
+struct Patterns;
+
+impl Check for Patterns {
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        let bad = |text: &str| text.contains("\"^(?:/()$\"") || text.contains("\"^(?:()$\"");
+        if document["kind"] == "HTTPServer" && bad(&document.to_string()) {
+            Err("an open group".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn a_pattern_that_is_none_is_its_routes_alone() {
+    let good = route("a", &["a.test"], json!([{"backendRefs": to("s")}]));
+    for matched in [
+        json!({"path": {"type": "RegularExpression", "value": "/("}}),
+        json!({"headers": [{"type": "RegularExpression", "name": "x", "value": "("}]}),
+        json!({"queryParams": [{"type": "RegularExpression", "name": "x", "value": "("}]}),
+    ] {
+        let bad = route("b", &["b.test"], json!([{"matches": [matched], "backendRefs": to("s")}]));
+        let objects = [class(), gateway("g", http("")), service("s"), good.clone(), bad];
+        let settings = Settings { name: "gw", addresses: SHARED, shared: &[], now: "2026-01-01T00:00:00Z" };
+        let plan = plan(&store(&objects), settings, &mut Patterns);
+        assert!(routes(&plan, "gw.http.80").contains(&"a.test / -> gw.http.n.a.0".to_owned()), "{matched}");
+        assert_eq!(of_route(&plan, Kind::HttpRoute, "b")[0], "Accepted=False/UnsupportedValue");
+        assert_eq!(of_route(&plan, Kind::HttpRoute, "a")[0], "Accepted=True/Accepted");
+        assert!(plan.refused.is_empty());
+    }
+}
+
+/// Takes no servers.
+struct NoServers;
+
+impl Check for NoServers {
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        let is_route = document["name"].as_str().is_some_and(|name| name.starts_with("routes."));
+        if document["kind"] == "Pipeline" || is_route { Ok(()) } else { Err("no".to_owned()) }
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_made_stays_as_it_was_and_its_listeners_say_so() {
+    let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
+    let objects = [class(), gateway("g", listeners), service("s"), route("a", &[], json!([{"backendRefs": to("s")}]))];
+    let settings =
+        Settings { name: "gw", addresses: SHARED, shared: &["192.0.2.1".to_owned()], now: "2026-01-01T00:00:00Z" };
+    let plan = plan(&store(&objects), settings, &mut NoServers);
+    assert_eq!(plan.refused.iter().collect::<Vec<_>>(), ["gw.http.80"]);
+    let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+    assert_eq!(told(&status["listeners"][0]["conditions"])[1], "Programmed=False/Invalid");
+    assert!(status["listeners"][0]["conditions"][1]["message"].as_str().unwrap().contains("as it was before"));
+}
+
+#[test]
+fn a_gateway_that_is_not_accepted_takes_no_place_and_no_routes() {
+    let (kind, mut dead) = gateway("f", http("a.test"));
+    dead["spec"]["infrastructure"] = json!({"parametersRef": {"group": "x", "kind": "y", "name": "z"}});
+    let (_, mut lost) = route("lost", &[], json!([{"backendRefs": to("s")}]));
+    lost["spec"]["parentRefs"] = json!([{"name": "f"}]);
+    let plan = planned(&[
+        class(),
+        (kind, dead),
+        gateway("g", http("a.test")),
+        service("s"),
+        (Kind::HttpRoute, lost),
+        route("r", &[], json!([{"backendRefs": to("s")}])),
+    ]);
+    let of = |name: &str| told(&plan.statuses[&(Kind::Gateway, Key::new("n", name))]["conditions"]);
+    assert_eq!(
+        (of("f")[0].as_str(), of("g")[0].as_str()),
+        ("Accepted=False/InvalidParameters", "Accepted=True/Accepted")
+    );
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "lost")[0], "Accepted=False/NoMatchingParent");
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[0], "Accepted=True/Accepted");
+    assert!(routes(&plan, "gw.http.80").contains(&"a.test / -> gw.http.n.r.0".to_owned()));
 }
 
 /// Two namespaces share an address: what the older one has, the younger one does not get by a route of its own.
@@ -645,4 +803,229 @@ proptest::proptest! {
             }
         }
     }
+}
+
+fn listener_set(name: &str, namespace: &str, listeners: Value) -> (Kind, Value) {
+    let metadata =
+        json!({"name": name, "namespace": namespace, "generation": 2, "creationTimestamp": format!("2026-{name}")});
+    let parent = json!({"name": "g", "namespace": "n"});
+    (Kind::ListenerSet, json!({"metadata": metadata, "spec": {"parentRef": parent, "listeners": listeners}}))
+}
+
+fn letting_in(from: &str) -> (Kind, Value) {
+    let (kind, mut gateway) = gateway("g", http("gateway.test"));
+    gateway["spec"]["allowedListeners"] = json!({"namespaces": {"from": from}});
+    (kind, gateway)
+}
+
+fn one(name: &str, port: i64, protocol: &str, hostname: &str) -> Value {
+    json!({"name": name, "port": port, "protocol": protocol, "hostname": hostname})
+}
+
+fn of_set(plan: &Plan, namespace: &str, name: &str) -> Vec<String> {
+    told(&plan.statuses[&(Kind::ListenerSet, Key::new(namespace, name))]["conditions"])
+}
+
+#[test]
+fn listener_sets_add_listeners_where_the_gateway_lets_them() {
+    let set = |namespace: &str| listener_set("1", namespace, json!([one("http", 80, "HTTP", "set.test")]));
+    for (from, own, other) in [("", false, false), ("None", false, false), ("Same", true, false), ("All", true, true)] {
+        let gateway = if from.is_empty() { gateway("g", http("gateway.test")) } else { letting_in(from) };
+        let plan = planned(&[class(), gateway, set("n"), set("m")]);
+        for (namespace, allowed) in [("n", own), ("m", other)] {
+            let wanted = match (allowed, namespace, from) {
+                // Of two for the same hosts the one of the first name has them.
+                (true, "n", "All") => ["Accepted=False/ListenersNotValid", "Programmed=False/ListenersNotValid"],
+                (true, ..) => ["Accepted=True/Accepted", "Programmed=True/Programmed"],
+                (false, ..) => ["Accepted=False/NotAllowed", "Programmed=False/NotAllowed"],
+            };
+            assert_eq!(of_set(&plan, namespace, "1"), wanted, "{from} {namespace}");
+        }
+        let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+        assert_eq!(status["attachedListenerSets"], i32::from(own || other), "{from}");
+        assert_eq!(status["listeners"].as_array().unwrap().len(), 1, "those of sets are told of in theirs");
+    }
+}
+
+#[test]
+fn routes_name_the_gateway_or_a_set_and_get_the_listeners_of_that() {
+    let parent = |parent: Value, path: &str, name: &str| {
+        let (kind, mut route) = route(name, &[], json!([{"matches": prefix(path), "backendRefs": to("s")}]));
+        route["spec"]["parentRefs"] = json!([parent]);
+        (kind, route)
+    };
+    let to_set = json!({"kind": "ListenerSet", "name": "1", "sectionName": "http"});
+    let plan = planned(&[
+        class(),
+        letting_in("Same"),
+        listener_set("1", "n", json!([one("http", 80, "HTTP", "set.test"), one("other", 80, "HTTP", "other.test")])),
+        service("s"),
+        parent(json!({"name": "g"}), "/gateway", "a"),
+        parent(to_set.clone(), "/set", "b"),
+        parent(json!({"name": "g", "sectionName": "other"}), "/none", "c"),
+    ]);
+    assert_eq!(
+        routes(&plan, "gw.http.80"),
+        [
+            "gateway.test /gateway|/gateway/ -> gw.http.n.a.0",
+            "gateway.test / -> gw.404",
+            "other.test / -> gw.404",
+            "set.test /set|/set/ -> gw.http.n.b.0",
+            "set.test / -> gw.404",
+        ]
+    );
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "b")[0], "Accepted=True/Accepted");
+    let reference = &plan.statuses[&(Kind::HttpRoute, Key::new("n", "b"))]["parents"][0]["parentRef"];
+    assert_eq!(reference, &json!({"group": GROUP, "kind": "ListenerSet", "name": "1", "sectionName": "http"}));
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "c")[0], "Accepted=False/NoMatchingParent", "a set's, by the Gateway");
+    let set = &plan.statuses[&(Kind::ListenerSet, Key::new("n", "1"))]["listeners"];
+    assert_eq!((&set[0]["attachedRoutes"], &set[1]["attachedRoutes"]), (&json!(1), &json!(0)));
+    assert_eq!(plan.statuses[&(Kind::Gateway, Key::new("n", "g"))]["listeners"][0]["attachedRoutes"], 1);
+    let plan = planned(&[
+        class(),
+        letting_in("None"),
+        listener_set("1", "n", json!([])),
+        service("s"),
+        parent(to_set, "/", "b"),
+    ]);
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "b")[0], "Accepted=False/NoMatchingParent", "of a set that may not");
+}
+
+#[test]
+fn the_gateway_has_a_place_before_its_sets_and_an_older_set_before_a_younger_one() {
+    let plan = planned(&[
+        class(),
+        letting_in("Same"),
+        listener_set(
+            "1",
+            "n",
+            json!([one("a", 80, "HTTP", "gateway.test"), one("b", 80, "TCP", ""), one("c", 80, "HTTP", "c.test")]),
+        ),
+        // What was refused stands in nobody's way.
+        listener_set("2", "n", json!([one("a", 80, "HTTP", "C.test"), one("b", 80, "HTTP", "b.test")])),
+        listener_set("3", "n", json!([one("a", 80, "HTTP", "b.test")])),
+    ]);
+    let of = |set: &str, n: usize| {
+        told(&plan.statuses[&(Kind::ListenerSet, Key::new("n", set))]["listeners"][n]["conditions"])
+    };
+    let conflict = |reason: &str| {
+        vec![
+            format!("Accepted=False/{reason}"),
+            format!("Programmed=False/{reason}"),
+            "ResolvedRefs=True/ResolvedRefs".to_owned(),
+            format!("Conflicted=True/{reason}"),
+        ]
+    };
+    assert_eq!(of("1", 0), conflict("HostnameConflict"));
+    assert_eq!(of("1", 1), conflict("ProtocolConflict"));
+    assert_eq!(of("1", 2)[1], "Programmed=True/Programmed");
+    assert_eq!(of("2", 0), conflict("HostnameConflict"));
+    assert_eq!(of("2", 1)[1], "Programmed=True/Programmed");
+    assert_eq!(of_set(&plan, "n", "1"), ["Accepted=True/ListenersNotValid", "Programmed=True/Programmed"]);
+    assert_eq!(of_set(&plan, "n", "3"), ["Accepted=False/ListenersNotValid", "Programmed=False/ListenersNotValid"]);
+    let gateway = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+    assert_eq!(gateway["attachedListenerSets"], 2);
+    assert_eq!(told(&gateway["conditions"])[0], "Accepted=True/Accepted", "whatever its sets are");
+}
+
+#[test]
+fn a_set_uses_secrets_of_its_own_namespace() {
+    let mut listener = one("https", 443, "HTTPS", "set.test");
+    listener["tls"] = json!({"certificateRefs": [{"name": "c", "namespace": "n"}]});
+    let plan = planned(&[class(), letting_in("All"), listener_set("1", "m", json!([listener]))]);
+    let status = &plan.statuses[&(Kind::ListenerSet, Key::new("m", "1"))]["listeners"][0];
+    assert_eq!(told(&status["conditions"])[2], "ResolvedRefs=False/RefNotPermitted");
+    assert!(status["conditions"][2]["message"].as_str().unwrap().contains("lets a ListenerSet of m"), "{status}");
+}
+
+fn authorities(name: &str, text: &str) -> (Kind, Value) {
+    (Kind::ConfigMap, json!({"metadata": {"name": name, "namespace": "n"}, "data": {"ca.crt": text, "other": "x"}}))
+}
+
+fn policy(name: &str, section: Option<&str>, validation: Value) -> (Kind, Value) {
+    let mut target = json!({"group": "", "kind": "Service", "name": "s"});
+    if let Some(section) = section {
+        target["sectionName"] = json!(section);
+    }
+    let metadata =
+        json!({"name": name, "namespace": "n", "generation": 4, "creationTimestamp": format!("2026-{name}")});
+    (Kind::BackendTlsPolicy, json!({"metadata": metadata, "spec": {"targetRefs": [target], "validation": validation}}))
+}
+
+fn of_policy(plan: &Plan, name: &str) -> Vec<String> {
+    let ancestors = &plan.statuses[&(Kind::BackendTlsPolicy, Key::new("n", name))]["ancestors"];
+    assert_eq!(ancestors[0]["ancestorRef"], json!({"group": GROUP, "kind": "Gateway", "namespace": "n", "name": "g"}));
+    told(&ancestors[0]["conditions"])
+}
+
+#[test]
+fn services_with_a_policy_are_spoken_to_over_tls_as_it_says() {
+    let pem = rcgen::generate_simple_self_signed(vec!["ca.test".to_owned()]).unwrap().cert.pem();
+    let believing = |hostname: &str| json!({"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}], "hostname": hostname});
+    let mut named = believing("s.test");
+    named["subjectAltNames"] =
+        json!([{"type": "URI", "uri": "spiffe://x/s"}, {"type": "Hostname", "hostname": "t.test"}]);
+    let plan_of = |policies: &[(Kind, Value)]| {
+        let rules = json!([{"backendRefs": [{"name": "s", "port": 80}, {"name": "t", "port": 80, "weight": 3}]}]);
+        let mut objects = vec![
+            class(),
+            gateway("g", http("")),
+            service("s"),
+            service("t"),
+            authorities("ca", &pem),
+            authorities("no", "x"),
+            route("r", &[], rules),
+        ];
+        objects.extend(policies.iter().cloned());
+        planned(&objects)
+    };
+    let proxies = |plan: &Plan| -> Vec<Value> {
+        let filters = plan.documents["gw.http.n.r.0"]["filters"].as_array().unwrap();
+        filters.iter().filter(|filter| filter["kind"] == "Proxy").cloned().collect()
+    };
+    let plan = plan_of(&[policy("1", None, named)]);
+    let [first, second] = &proxies(&plan)[..] else { panic!("{:?}", plan.documents) };
+    assert_eq!(first["mtls"]["rootCertBase64"].as_str().unwrap().trim(), pem.trim());
+    assert_eq!(
+        (&first["mtls"]["serverName"], &first["mtls"]["subjectAltNames"]),
+        (&json!("s.test"), &json!(["spiffe://x/s", "t.test"]))
+    );
+    assert_eq!(first["pools"][0]["serviceName"], "https://n/s:80");
+    assert!(plan.services.contains("https://n/s:80"));
+    assert_eq!((&second["pools"][0]["serviceName"], second.get("mtls")), (&json!("n/t:80"), None));
+    assert_eq!(of_policy(&plan, "1"), ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"]);
+
+    // The older one has it, and one for a port goes before one for all of them.
+    let plan = plan_of(&[policy("1", None, believing("old.test")), policy("2", None, believing("new.test"))]);
+    assert_eq!(proxies(&plan)[0]["mtls"]["serverName"], "old.test");
+    assert_eq!(of_policy(&plan, "2")[0], "Accepted=False/Conflicted");
+    let plan = plan_of(&[policy("1", None, believing("all.test")), policy("2", Some("web"), believing("web.test"))]);
+    assert_eq!(proxies(&plan)[0]["mtls"]["serverName"], "web.test");
+    assert_eq!(of_policy(&plan, "2")[0], "Accepted=True/Accepted");
+
+    // Of what cannot be believed nothing is spoken, in the clear least of all.
+    let referring = |kind: &str, name: &str| json!({"caCertificateRefs": [{"group": "", "kind": kind, "name": name}], "hostname": "s.test"});
+    for (validation, wanted) in [
+        (
+            referring("ConfigMap", "gone"),
+            ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidCACertificateRef"],
+        ),
+        (
+            referring("ConfigMap", "no"),
+            ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidCACertificateRef"],
+        ),
+        (referring("Secret", "ca"), ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidKind"]),
+        (
+            json!({"wellKnownCACertificates": "a.test/other", "hostname": "s.test"}),
+            ["Accepted=False/Invalid", "ResolvedRefs=True/ResolvedRefs"],
+        ),
+    ] {
+        let plan = plan_of(&[policy("1", None, validation)]);
+        assert_eq!(of_policy(&plan, "1"), wanted);
+        let filters = &plan.documents["gw.http.n.r.0"]["filters"];
+        assert!(filters.as_array().unwrap().iter().any(|filter| filter["name"] == "refused"), "{filters}");
+        assert!(!plan.services.iter().any(|service| service.contains("n/s:")), "{:?}", plan.services);
+    }
+    let plan = plan_of(&[policy("1", None, json!({"wellKnownCACertificates": "System", "hostname": "s.test"}))]);
+    assert_eq!(proxies(&plan)[0]["mtls"], json!({"serverName": "s.test"}));
 }

@@ -134,10 +134,20 @@ impl Read<'_> {
             },
             "proxy-ssl-verify-depth" => nearly("chains may be as long as they are"),
             "proxy-ssl-ciphers" | "proxy-ssl-protocols" => nearly("TLS 1.2 and 1.3 are spoken with servers, in their safe ciphers"),
-            "proxy-ssl-name" => Err("servers are asked for by their own names or addresses; give their certificates those".to_owned()),
+            "proxy-ssl-name" if value.contains('$') => {
+                Err(format!("{} has variables of nginx; write a name, such as orders.test", quoted(value)))
+            }
+            "proxy-ssl-name" => {
+                mtls(options).insert("serverName".to_owned(), json!(value));
+                match self.get("proxy-ssl-server-name") {
+                    Some("on") => Ok(Done::As),
+                    _ => nearly("servers are told the name in the handshake as well"),
+                }
+            }
             "proxy-ssl-server-name" => match value {
-                "off" => Ok(Done::As),
-                _ => nearly("servers that are addresses are not told a name"),
+                "on" if self.get("proxy-ssl-name").is_none() => nearly("servers that are addresses are told a name with proxy-ssl-name alone"),
+                "on" | "off" => Ok(Done::As),
+                _ => Err(format!("{} is neither on nor off", quoted(value))),
             },
             "ssl-passthrough" if truth(value)? => {
                 Err("write a TCPProxy with tls: passthrough, whose rules go by server name".to_owned())
@@ -950,6 +960,21 @@ mod tests {
         );
         assert_eq!(filters[0]["allowedOrigins"], json!(["https://a.test", "https://b.test"]));
         assert_eq!(filters[1]["policies"][0]["burst"], 25);
+    }
+
+    #[test]
+    fn servers_are_asked_for_by_the_name_that_is_written() {
+        let plan = made(&[
+            ("backend-protocol", "HTTPS"),
+            ("proxy-ssl-verify", "on"),
+            ("proxy-ssl-name", "inside.test"),
+            ("proxy-ssl-server-name", "on"),
+        ]);
+        let proxy = &plan.pipelines["ing.tls.n.s.80~a"]["filters"][0];
+        assert_eq!(proxy["mtls"], json!({"serverName": "inside.test"}));
+        assert_eq!(grade(&plan, "proxy-ssl-name").0, Grade::Honoured);
+        let (found, told) = grade(&made(&[("proxy-ssl-name", "$http_x")]), "proxy-ssl-name");
+        assert!(found == Grade::Refused && told.contains("variables of nginx"), "{told}");
     }
 
     #[test]

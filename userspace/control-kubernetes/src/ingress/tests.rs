@@ -58,7 +58,7 @@ pub(super) fn ingress(name: &str, minute: u32, annotations: Value, rules: &[(&st
 }
 
 pub(super) fn planned(objects: &[(Kind, Value)]) -> Plan {
-    plan(&store(objects), settings(), &BTreeMap::new(), &mut Checked)
+    plan(&store(objects), settings(), &BTreeMap::new(), &mut Checked, &mut Known::default())
 }
 
 /// `HOST PATH -> BACKEND`, in the order they are looked at.
@@ -293,7 +293,7 @@ fn a_secret_that_has_become_unusable_changes_nothing() {
     tls["spec"]["tls"] = json!([{"hosts": ["a.test"], "secretName": "c"}]);
     let store = store(&[service("s"), (kind, tls), (Kind::Secret, secret)]);
     let kept: BTreeMap<_, _> = [("n/c".to_owned(), ("before".to_owned(), "key".to_owned()))].into();
-    let plan = plan(&store, settings(), &kept, &mut Checked);
+    let plan = plan(&store, settings(), &kept, &mut Checked, &mut Known::default());
     assert_eq!(plan.certificates, kept);
     assert!(told(&plan, "a").contains("the certificate it had before is used on"), "{}", told(&plan, "a"));
 }
@@ -364,4 +364,60 @@ proptest::proptest! {
             }
         }
     }
+}
+
+/// Counts what it is asked about.
+#[derive(Default)]
+struct Counted(usize);
+
+impl Check for Counted {
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        self.0 += 1;
+        Checked.check(document)
+    }
+}
+
+#[test]
+fn an_ingress_that_changes_is_read_anew_and_no_other() {
+    let of = |n: u32, service: &str, annotations: Value| {
+        ingress(&format!("i{n}"), n, annotations, &[(&format!("h{n}.test"), vec![path("/", "Prefix", service)])])
+    };
+    let mut objects: Vec<(Kind, Value)> = (0..20).map(|n| of(n, "s", json!({}))).collect();
+    objects.extend([service("s"), service("t")]);
+    let (mut store, mut known) = (store(&objects), Known::default());
+    let mut again = |store: &Store| {
+        let mut counted = Counted::default();
+        let plan = plan(store, settings(), &BTreeMap::new(), &mut counted, &mut known);
+        let fresh = super::plan(store, settings(), &BTreeMap::new(), &mut Checked, &mut Known::default());
+        assert_eq!(
+            (&plan.rules, &plan.https_rules, &plan.pipelines),
+            (&fresh.rules, &fresh.https_rules, &fresh.pipelines)
+        );
+        assert_eq!((&plan.services, &plan.reports), (&fresh.services, &fresh.reports));
+        counted.0
+    };
+    let all = again(&store);
+    assert!(all > 20, "{all}");
+    assert_eq!(again(&store), 0, "nothing is different");
+    let change = |store: &mut Store, (kind, mut value): (Kind, Value), version: &str| {
+        value["metadata"]["resourceVersion"] = json!(version);
+        store.hear(&everywhere(kind), Heard::Put(object(kind, value)));
+    };
+    change(&mut store, of(3, "t", json!({})), "2");
+    assert_eq!(again(&store), 2, "its pipeline and its routes");
+    change(&mut store, of(4, "s", json!({"nginx.ingress.kubernetes.io/limit-rps": "5"})), "3");
+    assert_eq!(again(&store), 2);
+    // It asks for a path that an older one has; then that one is gone.
+    change(&mut store, ingress("i5", 5, json!({}), &[("h2.test", vec![path("/", "Prefix", "s")])]), "4");
+    again(&store);
+    assert_eq!(again(&store), 0);
+    store.hear(&everywhere(Kind::Ingress), Heard::Gone(Key::new("n", "i2")));
+    again(&store);
+    // A service that comes, and one that goes, are told of by those who lead to them.
+    change(&mut store, of(6, "later", json!({})), "5");
+    again(&store);
+    change(&mut store, service("later"), "6");
+    again(&store);
+    store.hear(&everywhere(Kind::Service), Heard::Gone(Key::new("n", "s")));
+    again(&store);
 }

@@ -1,0 +1,206 @@
+//! BackendTLSPolicies: which services are spoken to over TLS, what their certificates have to be, and what is told of each policy.
+//!
+//! A policy is about a service, or about one port of it, which it names; that one goes before. Of two about the same the older has it. A
+//! service whose policy cannot be used is not spoken to at all: in the clear would be worse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base_text::quoted;
+use serde_json::{Map, Value, json};
+
+use super::object::{BackendTlsPolicy, SubjectAltName};
+use super::status::{Condition, changed, conditions};
+use super::{Attached, CONTROLLER, GROUP, Ours, Plan, Settings};
+use crate::kinds::Kind;
+use crate::object::Key;
+use crate::store::Store;
+
+/// All that there are.
+#[derive(Default)]
+pub(super) struct Policies<'s> {
+    all: Vec<One<'s>>,
+    /// By service and port, whose name is empty where all of them are meant: which policy has it.
+    of: BTreeMap<(Key, String), usize>,
+    /// By service: those that are about it, in force or not.
+    about: BTreeMap<Key, BTreeSet<usize>>,
+}
+
+struct One<'s> {
+    policy: &'s BackendTlsPolicy,
+    accepted: Condition,
+    resolved: Condition,
+    /// As a Proxy has it; none where the policy cannot be used.
+    mtls: Option<Value>,
+    /// Gateways whose routes lead to its services.
+    ancestors: BTreeSet<Key>,
+}
+
+/// A service has a policy, and it cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unusable;
+
+impl<'s> Policies<'s> {
+    pub fn read(store: &'s Store) -> Policies<'s> {
+        let mut all: Vec<&BackendTlsPolicy> = store.policies().collect();
+        all.sort_by_key(|policy| {
+            (&policy.metadata.creation_timestamp, &policy.metadata.namespace, &policy.metadata.name)
+        });
+        let mut policies = Policies::default();
+        for policy in all {
+            let (at, namespace) = (policies.all.len(), &policy.metadata.namespace);
+            let mut one = One::read(store, policy);
+            for target in &policy.spec.target_refs {
+                if !target.group.is_empty() || target.kind != "Service" {
+                    continue;
+                }
+                let service = Key::new(namespace, &target.name);
+                policies.about.entry(service.clone()).or_default().insert(at);
+                let place = (service, target.section_name.clone().unwrap_or_default());
+                if let Some(holder) = policies.of.get(&place).map(|at| policies.all[*at].policy) {
+                    let told = format!("policy {}, which is older, is about the same", holder.metadata.name);
+                    one.accepted = Condition::new("Accepted", false, "Conflicted", told);
+                } else {
+                    policies.of.insert(place, at);
+                }
+            }
+            policies.all.push(one);
+        }
+        policies
+    }
+
+    /// What a Proxy needs to speak with a port of a service; `None` where no policy is about it.
+    pub fn of(&self, store: &Store, service: &Key, port: &str) -> Result<Option<&Value>, Unusable> {
+        let ports = store.service(service).map(|service| service.spec.ports.as_slice()).unwrap_or_default();
+        let named = ports.iter().find(|of| of.port.to_string() == port || of.name == port).map(|port| &port.name);
+        let find = |section: &str| self.of.get(&(service.clone(), section.to_owned()));
+        let found = named.filter(|name| !name.is_empty()).and_then(|name| find(name)).or_else(|| find(""));
+        found.map(|at| self.all[*at].mtls.as_ref().ok_or(Unusable)).transpose()
+    }
+
+    /// Takes note of which Gateways lead to whose services.
+    pub fn note(&mut self, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
+        for attached in attached.iter().filter(|attached| !matches!(attached.kind, Kind::TcpRoute | Kind::UdpRoute)) {
+            let namespace = &attached.route.metadata.namespace;
+            for rule in &attached.route.spec.rules {
+                let mirrors = rule.filters.iter().filter_map(|filter| filter.request_mirror.as_ref());
+                for backend in rule.backend_refs.iter().chain(mirrors.map(|mirror| &mirror.backend_ref)) {
+                    let service = Key::new(backend.namespace.as_ref().unwrap_or(namespace), &backend.name);
+                    for at in self.about.get(&service).into_iter().flatten() {
+                        let gateways = attached.places.iter().map(|(g, ..)| ours[*g].gateway.metadata.key());
+                        self.all[*at].ancestors.extend(gateways);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn statuses(&self, settings: Settings<'_>, plan: &mut Plan) {
+        for one in &self.all {
+            let (meta, before) = (&one.policy.metadata, &one.policy.status);
+            let before = before["ancestors"].as_array().cloned().unwrap_or_default();
+            let (own, mut all): (Vec<Value>, Vec<Value>) =
+                before.into_iter().partition(|was| was["controllerName"] == CONTROLLER);
+            if own.is_empty() && one.ancestors.is_empty() {
+                continue;
+            }
+            for gateway in &one.ancestors {
+                let reference =
+                    json!({"group": GROUP, "kind": "Gateway", "namespace": gateway.namespace, "name": gateway.name});
+                let was = own.iter().find(|was| was["ancestorRef"] == reference);
+                let was = was.map_or(Value::Null, |was| was["conditions"].clone());
+                let of = [one.accepted.clone(), one.resolved.clone()];
+                let conditions = conditions(&of, meta, settings.now, &was);
+                all.push(json!({"ancestorRef": reference, "controllerName": CONTROLLER, "conditions": conditions}));
+            }
+            all.truncate(ANCESTORS_MAX);
+            if let Some(status) = changed(json!({"ancestors": all}), &one.policy.status) {
+                plan.statuses.insert((Kind::BackendTlsPolicy, meta.key()), status);
+            }
+            let report = plan.reports.entry((Kind::BackendTlsPolicy, meta.key())).or_default();
+            for condition in [&one.accepted, &one.resolved].into_iter().filter(|condition| !condition.holds) {
+                report.refused(condition.kind, format!("{} ({})", condition.message, condition.reason));
+            }
+        }
+    }
+}
+
+impl<'s> One<'s> {
+    fn read(store: &Store, policy: &'s BackendTlsPolicy) -> One<'s> {
+        let mut accepted = Condition::new("Accepted", true, "Accepted", "");
+        let mut resolved = Condition::new("ResolvedRefs", true, "ResolvedRefs", "");
+        let validation = &policy.spec.validation;
+        let (mut authorities, mut found) = (String::new(), 0);
+        for reference in &validation.ca_certificate_refs {
+            match authorities_of(store, &policy.metadata.namespace, reference) {
+                Ok(text) => {
+                    found += 1;
+                    authorities += &text;
+                    if !authorities.ends_with('\n') {
+                        authorities.push('\n');
+                    }
+                }
+                Err((reason, told)) => resolved = Condition::new("ResolvedRefs", false, reason, told),
+            }
+        }
+        let system = validation.well_known_ca_certificates.as_deref();
+        match (validation.ca_certificate_refs.is_empty(), system) {
+            (true, Some("System")) => {}
+            (true, other) => {
+                let told = format!(
+                    "wellKnownCACertificates is {}; accepted is System, or caCertificateRefs",
+                    quoted(other.unwrap_or_default())
+                );
+                accepted = Condition::new("Accepted", false, "Invalid", told);
+            }
+            (false, _) if found == 0 => {
+                let told = format!("none of its authorities can be used: {}", resolved.message);
+                accepted = Condition::new("Accepted", false, "NoValidCACertificate", told);
+            }
+            (false, _) => {}
+        }
+        // What an authority signs that cannot be read would not be believed where the policy says that it is.
+        let mtls = (accepted.holds && resolved.holds).then(|| {
+            let mut mtls = Map::new();
+            if !authorities.is_empty() {
+                mtls.insert("rootCertBase64".to_owned(), json!(authorities));
+            }
+            mtls.insert("serverName".to_owned(), json!(validation.hostname));
+            let names: Vec<&str> = validation.subject_alt_names.iter().map(name_of).collect();
+            if !names.is_empty() {
+                mtls.insert("subjectAltNames".to_owned(), json!(base_model::once(names)));
+            }
+            Value::Object(mtls)
+        });
+        One { policy, accepted, resolved, mtls, ancestors: BTreeSet::new() }
+    }
+}
+
+fn name_of(name: &SubjectAltName) -> &str {
+    if name.kind == "URI" { &name.uri } else { &name.hostname }
+}
+
+/// Certificates of a ConfigMap, PEM; or a reason of the API, and words.
+fn authorities_of(
+    store: &Store,
+    namespace: &str,
+    reference: &super::object::Reference,
+) -> Result<String, (&'static str, String)> {
+    let (group, kind) = (reference.group.as_deref().unwrap_or_default(), reference.kind.as_deref().unwrap_or_default());
+    if !group.is_empty() || kind != "ConfigMap" {
+        let told =
+            format!("{} {} holds no authorities that are read; accepted is a ConfigMap", quoted(kind), reference.name);
+        return Err(("InvalidKind", told));
+    }
+    let key = Key::new(namespace, &reference.name);
+    let invalid = |told: String| ("InvalidCACertificateRef", told);
+    let map = store.config_map(&key).ok_or_else(|| invalid(format!("ConfigMap {key} is not there")))?;
+    if map.data.authorities.trim().is_empty() {
+        return Err(invalid(format!("ConfigMap {key} has nothing in ca.crt; put certificates there, as PEM")));
+    }
+    base_tls::certificate::read_authorities_undated(&map.data.authorities)
+        .map_err(|error| invalid(format!("ca.crt of ConfigMap {key} holds no certificates: {error}")))?;
+    Ok(map.data.authorities.clone())
+}
+
+/// Of the API.
+const ANCESTORS_MAX: usize = 16;
