@@ -163,6 +163,18 @@ impl Kube {
         self.shared.changed.notify_all();
     }
 
+    /// Nobody watches yet: what has happened so far is of no use to anybody.
+    pub fn begins(&self) {
+        self.shared.lock().log.clear();
+    }
+
+    /// How many objects of a kind have a status of this name.
+    pub fn with_status(&self, kind: &str, name: &str) -> usize {
+        let state = self.shared.lock();
+        let objects = state.objects.get(&plural(kind)).into_iter().flat_map(BTreeMap::values);
+        objects.filter(|object| !object["status"][name].is_null()).count()
+    }
+
     pub fn pages_of(&self, page: usize) {
         self.shared.lock().page = page;
     }
@@ -384,10 +396,10 @@ fn watch(stream: &mut TcpStream, shared: &Shared, life: u64, target: &Target) ->
                 json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
             return chunk(json!({"type": "ERROR", "object": status}));
         }
-        let news: Vec<(&str, Value)> = state
-            .log
+        let from = state.log.partition_point(|(version, ..)| *version <= at);
+        let news: Vec<(&str, Value)> = state.log[from..]
             .iter()
-            .filter(|(version, plural, _, object)| *version > at && target.takes(plural, object))
+            .filter(|(_, plural, _, object)| target.takes(plural, object))
             .map(|(_, _, what, object)| (*what, object.clone()))
             .collect();
         let moved = state.version > at;

@@ -46,6 +46,7 @@ mod kafka;
 mod kube;
 mod kubernetes;
 mod log_sinks;
+mod many_ingresses;
 mod openid;
 mod overload;
 mod parts;

@@ -1,0 +1,110 @@
+//! Ten thousand Ingresses: how long until they are served, until a change is, and what they take. Figures of a release build:
+//! `cargo test --release -p server --test house many_ingresses -- --ignored --nocapture`, with `WEIR_INGRESSES` for another number.
+
+use crate::ingress::{service, slice};
+use crate::kube::Kube;
+use crate::world::{Backend, Connection, Machine, eventually, free_port, within};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Each has a host, a path, a service and its servers of its own, as clusters have it.
+fn ingress(n: usize, to: usize) -> Value {
+    let backend = json!({"service": {"name": format!("s{to}"), "port": {"number": 80}}});
+    let path = json!({"path": "/shop", "pathType": "Prefix", "backend": backend});
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": format!("i{n}"), "namespace": "shop"},
+           "spec": {"ingressClassName": "easegress", "rules": [{"host": format!("h{n}.test"), "http": {"paths": [path]}}]}})
+}
+
+/// Until this host is answered by this backend; how long that took.
+fn live(port: u16, n: usize, by: &str) -> Duration {
+    let host: &'static str = Box::leak(format!("h{n}.test").into_boxed_str());
+    let began = Instant::now();
+    loop {
+        let asked = Connection::open(&format!("127.0.0.1:{port}"))
+            .and_then(|connection| connection.asking(host).request("GET", "/shop/cart", &[], ""));
+        if asked.is_ok_and(|answer| answer.status == 200 && answer.body.contains(by)) {
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < Duration::from_secs(300), "{host} is not answered by {by}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Memory of its own that a process has, in MB.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn told(what: &str, mut took: Vec<Duration>) {
+    took.sort();
+    println!("{what}: median {:.1?}, longest {:.1?} of {}", took[took.len() / 2], took[took.len() - 1], took.len());
+}
+
+#[test]
+#[ignore = "figures, which take a minute and a processor for themselves"]
+fn many_ingresses_are_served_soon_and_a_change_of_one_at_once() {
+    let count: usize = std::env::var("WEIR_INGRESSES").ok().map_or(10_000, |text| text.parse().unwrap());
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    let kube = Kube::start();
+    for n in 0..count {
+        let name = format!("s{n}");
+        kube.put(service(&name));
+        kube.put(slice(&name, 1, &first));
+        kube.put(ingress(n, n));
+    }
+    kube.put(service("other"));
+    kube.put(slice("other", 1, &second));
+    kube.begins();
+    let (machine, port) = (Machine::start(), free_port());
+    let before = memory(machine.pid());
+    let began = Instant::now();
+    machine.create(&format!(
+        "kind: IngressController\nname: ing\nmasterURL: {}\nhttpServer: {{port: {port}, address: 127.0.0.1}}\n\
+         publishAddresses: [192.0.2.1]\n",
+        kube.url()
+    ));
+    for n in [count - 1, 0, count / 2] {
+        live(port, n, "first");
+    }
+    println!("{count} Ingresses are served after {:.2?}", began.elapsed());
+    let written = || kube.with_status("Ingress", "loadBalancer");
+    within(Duration::from_secs(600), || (written() == count).then_some(())).expect("every status is written");
+    println!("and each of them says where it is after {:.2?}", began.elapsed());
+    std::thread::sleep(Duration::from_secs(3));
+    println!("memory: {before} MB without them, {} MB with them", memory(machine.pid()));
+
+    // What an Ingress says.
+    let changes = (0..20).map(|n| {
+        let (n, turn) = (count / 20 * (n / 2), n % 2);
+        let mut changed = ingress(n, n);
+        if turn == 0 {
+            changed["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] = json!("other");
+        }
+        kube.put(changed);
+        live(port, n, if turn == 0 { "second" } else { "first" })
+    });
+    told("a change of an Ingress is live", changes.collect());
+    // Pods that come and go.
+    let changes = (0..20).map(|n| {
+        let (n, turn) = (count / 20 * (n / 2), n % 2);
+        kube.put(slice(&format!("s{n}"), 1, if turn == 0 { &second } else { &first }));
+        live(port, n, if turn == 0 { "second" } else { "first" })
+    });
+    told("a change of a service's servers is live", changes.collect());
+
+    // The API server is started anew, and has forgotten what happened.
+    let status = || machine.json("/status/objects/ing")[format!("default/ing/{}", machine.name)]["status"].clone();
+    for (what, anew) in [("restarts", Kube::restarts as fn(&Kube)), ("forgets what happened", Kube::forgets)] {
+        let began = Instant::now();
+        anew(&kube);
+        kube.put(slice("s7", 1, if what == "restarts" { &second } else { &first }));
+        live(port, 7, if what == "restarts" { "second" } else { "first" });
+        println!("the API server {what}: a change is live {:.2?} after that", began.elapsed());
+        eventually("it is well", || (status()["health"] == "ready").then_some(()));
+        assert_eq!(status()["states"]["Ingress"]["honoured"], count, "{}", status()["states"]);
+    }
+    println!("memory: {} MB at the end", memory(machine.pid()));
+}
