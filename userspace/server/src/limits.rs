@@ -170,8 +170,15 @@ impl Sources {
     }
 }
 
-/// Bits of an IPv6 source that choose the machine, where nothing else does: by none of the generations whose connections may still be there.
+/// Bits of an IPv6 source that choose the machine, where nothing else does: by none of the generations whose connections may still be
+/// there, each of which has the same machines. Where others had the slots before, a source's old connections are with one machine and
+/// its new ones with another.
 fn ipv6_bits(steering: &Steering) -> Option<u8> {
+    let history = steering.history();
+    let one_set = history.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1.alive == pair[1].1.alive);
+    if !one_set {
+        return None;
+    }
     let bits = |(_, step): (_, edge_agent::desired::Step)| {
         let rule = step.hash?;
         match &*rule.of {
@@ -180,7 +187,7 @@ fn ipv6_bits(steering: &Steering) -> Option<u8> {
             _ => None,
         }
     };
-    steering.history().into_iter().map(bits).reduce(|most, bits| Some(most?.max(bits?)))?
+    history.into_iter().map(bits).reduce(|most, bits| Some(most?.max(bits?)))?
 }
 
 fn place(spec: &VirtualIpSpec, ipv6_bits: u8) -> BySource {
@@ -280,5 +287,13 @@ mod tests {
         ] {
             assert_eq!(ipv6_bits(&steering(rules)), bits, "{rules:?}");
         }
+        // A machine that joins takes slots over, and what is open stays where it is; the same where one has gone, or died.
+        let same = steering(&[("sourceIP", 0), ("sourceIP", 0)]);
+        assert_eq!(ipv6_bits(&same), Some(128));
+        let mut joined = same.clone();
+        joined.generations[1].push((2, 1));
+        let mut died = same.clone();
+        died.steps[1].alive = vec![1];
+        assert_eq!([ipv6_bits(&joined), ipv6_bits(&died)], [None, None]);
     }
 }

@@ -66,6 +66,27 @@ fn the_rate_is_kept_by_all_together_and_used() {
 }
 
 #[test]
+fn what_passes_on_a_road_to_one_machine_is_missing_on_the_others() {
+    let mut fleet = Fleet::new(3);
+    // One machine has the road, of which it lets through all that it may; a key is also asked for on others.
+    let mut run = |for_ms: u64, here: bool| {
+        let mut passed = [0, 0];
+        for _ in 0..for_ms {
+            if here {
+                passed[0] += u64::from(fleet.edges[0].take_here(7, RATE, fleet.now + 1).passes);
+            }
+            passed[1] += fleet.run(&[0, 1000, 1000], 1);
+        }
+        passed
+    };
+    let [here, elsewhere] = run(20_000, true);
+    assert!((2_015..=2_025).contains(&here), "{here}: the rate and the burst, whatever others do");
+    assert!(elsewhere <= 100, "{elsewhere} passed beside all that may");
+    let [_, elsewhere] = run(20_000, false);
+    assert!(elsewhere >= 1_800, "{elsewhere} of 2000, where nothing comes on that road any more");
+}
+
+#[test]
 fn the_first_seconds_pass_no_more_than_the_burst_beyond_the_rate() {
     let mut fleet = Fleet::new(4);
     let passed = fleet.run(&[2000; 4], 3_000);
