@@ -45,7 +45,8 @@ pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
     format!("GENERATED-{server}-{rule}-{path}")
 }
 
-fn is_default(namespace: &str) -> bool {
+/// Whether a namespace that is asked for is that of what people write.
+pub fn is_default(namespace: &str) -> bool {
     namespace.is_empty() || namespace == DEFAULT_NAMESPACE
 }
 

@@ -584,6 +584,9 @@ pub enum TokenWhat {
         /// Only with objects of these kinds [default: all]
         #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
         kinds: Vec<String>,
+        /// Only with objects of these namespaces; what people write is in default [default: all]
+        #[arg(long = "namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+        namespaces: Vec<String>,
     },
     /// Replace a token by a new one, which is printed
     Rotate {

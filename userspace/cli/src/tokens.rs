@@ -12,8 +12,9 @@ use crate::server::{Server, segment, value};
 pub async fn run(server: &Server, what: TokenWhat, format: Format) -> Result<(), String> {
     match what {
         TokenWhat::List => list(server, format).await,
-        TokenWhat::Create { name, role, kinds } => {
-            let body = json!({"name": name, "grants": [{"role": role.name(), "kinds": kinds}]}).to_string();
+        TokenWhat::Create { name, role, kinds, namespaces } => {
+            let grant = json!({"role": role.name(), "kinds": kinds, "namespaces": namespaces});
+            let body = json!({"name": name, "grants": [grant]}).to_string();
             let made = server.send(Method::POST, "/tokens", body).await;
             told(&value(&made.map_err(|message| format!("create Token {name} failed, {message}"))?)?, format);
             Ok(())
@@ -56,7 +57,15 @@ async fn list(server: &Server, format: Format) -> Result<(), String> {
 }
 
 fn grant(grant: &Value) -> String {
-    let kinds: Vec<&str> = grant["kinds"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let role = word(grant, "role");
-    if kinds.is_empty() { role.to_owned() } else { format!("{role}:{}", kinds.join(",")) }
+    let list =
+        |key: &str| -> Vec<&str> { grant[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect() };
+    let (kinds, namespaces) = (list("kinds"), list("namespaces"));
+    let mut text = word(grant, "role").to_owned();
+    if !kinds.is_empty() {
+        text.push_str(&format!(":{}", kinds.join(",")));
+    }
+    if !namespaces.is_empty() {
+        text.push_str(&format!("@{}", namespaces.join(",")));
+    }
+    text
 }

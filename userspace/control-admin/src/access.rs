@@ -16,8 +16,9 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base_model::namespaces::{self, DEFAULT_NAMESPACE};
 use base_text::quoted;
-use control_api::{Grant, Principal, PrincipalKind, Purged, Role, Token, allow, time};
+use control_api::{Grant, Principal, PrincipalKind, Purged, Role, Token, allow, is_namespaced, made_key, time};
 use control_state::{Action, Answer};
 use serde_json::{Value, json};
 
@@ -67,16 +68,28 @@ pub fn caller() -> Caller {
 }
 
 impl Caller {
-    pub fn may(&self, role: Role, kind: Option<&str>) -> bool {
-        self.grants.as_ref().is_none_or(|grants| allow(grants, role, kind))
+    /// With an object of this key.
+    pub fn may(&self, role: Role, kind: Option<&str>, key: &str) -> bool {
+        let namespace = namespaces::split(key).0;
+        self.grants.as_ref().is_none_or(|grants| allow(grants, role, Some(kind.unwrap_or_default()), namespace))
     }
 
-    /// Refuses what the caller may not do.
+    /// Refuses what the caller may not do: of a kind, in `default` or in no namespace at all, or of none.
     pub fn needs(&self, role: Role, kind: Option<&str>) -> Result<(), Error> {
-        if self.may(role, kind) {
+        self.needs_in(role, kind, DEFAULT_NAMESPACE)
+    }
+
+    /// The same with an object of this key.
+    pub fn needs_of(&self, role: Role, kind: Option<&str>, key: &str) -> Result<(), Error> {
+        self.needs_in(role, Some(kind.unwrap_or_default()), namespaces::split(key).0)
+    }
+
+    pub fn needs_in(&self, role: Role, kind: Option<&str>, namespace: &str) -> Result<(), Error> {
+        if self.grants.as_ref().is_none_or(|grants| allow(grants, role, kind, namespace)) {
             return Ok(());
         }
-        let what = kind.map_or_else(|| "this".to_owned(), |kind| format!("objects of kind {}", quoted(kind)));
+        let place = if namespace == DEFAULT_NAMESPACE { String::new() } else { format!(" in namespace {namespace}") };
+        let what = kind.map_or_else(|| "this".to_owned(), |kind| format!("objects of kind {}{place}", quoted(kind)));
         let who = &self.principal;
         Err(Error::new(
             StatusCode::FORBIDDEN,
@@ -198,7 +211,7 @@ fn without_login(from: IpAddr, cluster_known: bool, tokens: &BTreeMap<String, To
 
 /// Who holds it may do everything.
 pub fn may_all(token: &Token) -> bool {
-    allow(&token.grants, Role::Admin, None)
+    allow(&token.grants, Role::Admin, None, "")
 }
 
 fn of(api: &Api, request: &Request) -> Result<Caller, Error> {
@@ -262,8 +275,8 @@ impl Api {
     pub async fn change(&self, action: Action) -> Result<control_state::Done, Error> {
         let caller = caller();
         let told = Told::of(self, &action);
-        for (role, kind) in &told.takes {
-            if let Err(error) = caller.needs(*role, kind.as_deref()) {
+        for Take { role, kind, namespace } in &told.takes {
+            if let Err(error) = caller.needs_in(*role, kind.as_deref(), namespace) {
                 self.write_down(&caller, &told.what, &told.subjects, Err(&error.message));
                 return Err(error);
             }
@@ -320,7 +333,21 @@ fn first_words(reason: &str) -> Value {
 struct Told {
     what: String,
     subjects: Vec<String>,
-    takes: Vec<(Role, Option<String>)>,
+    takes: Vec<Take>,
+}
+
+/// A right that a change takes.
+struct Take {
+    role: Role,
+    /// `None`: it is of no kind, nor in a namespace.
+    kind: Option<String>,
+    namespace: String,
+}
+
+impl Take {
+    fn write(kind: String, namespace: &str) -> Take {
+        Take { role: Role::Write, kind: Some(kind), namespace: namespace.to_owned() }
+    }
 }
 
 impl Told {
@@ -334,14 +361,18 @@ impl Told {
             kinds.sort_unstable();
             kinds.dedup();
             let subjects = objects.iter().map(|(kind, name)| format!("{kind}/{name}")).collect();
-            (subjects, kinds.into_iter().map(|kind| (Role::Write, Some(kind))).collect::<Vec<_>>())
+            (subjects, kinds.into_iter().map(|kind| Take::write(kind, DEFAULT_NAMESPACE)).collect::<Vec<_>>())
         };
-        let custom = || vec![(Role::Write, Some(CUSTOM.to_owned()))];
-        let all = vec![(Role::Write, None)];
-        let admin = vec![(Role::Admin, None)];
+        let custom = || vec![Take::write(CUSTOM.to_owned(), DEFAULT_NAMESPACE)];
+        let of_none = |role: Role| vec![Take { role, kind: None, namespace: String::new() }];
+        let (all, admin) = (of_none(Role::Write), of_none(Role::Admin));
         let (what, subjects, takes) = match action {
             Action::Put { entries, .. } => {
-                let (subjects, takes) = write(entries.iter().map(|entry| named(&entry.document)).collect());
+                let (subjects, mut takes) = write(entries.iter().map(|entry| named(&entry.document)).collect());
+                // What is made of it elsewhere is theirs to write who may write there.
+                let made = entries.iter().flat_map(|entry| &entry.generated);
+                let made = made.map(|document| (made_key(document), document)).filter(|(key, _)| is_namespaced(key));
+                takes.extend(made.map(|(key, document)| Take::write(named(document).0, namespaces::split(&key).0)));
                 ("put", subjects, takes)
             }
             Action::Delete { names, .. } => {
@@ -372,8 +403,13 @@ impl Told {
                     Purged::Prefix(prefix) => format!("prefix/{prefix}"),
                     Purged::Tag(tag) => format!("tag/{tag}"),
                 };
-                ("purgeCaches", vec![format!("Cache/{cache}/{what}")], vec![(Role::Write, Some(PIPELINE.to_owned()))])
+                // `NAMESPACE/PIPELINE/FILTER`, or without the first.
+                let pipeline = cache.rsplit_once('/').map(|(pipeline, _)| namespaces::split(pipeline).0);
+                let namespace = if cache == "*" { "" } else { pipeline.unwrap_or(DEFAULT_NAMESPACE) };
+                let takes = Take::write(PIPELINE.to_owned(), namespace);
+                ("purgeCaches", vec![format!("Cache/{cache}/{what}")], vec![takes])
             }
+            Action::StageAuthority { .. } => ("replaceAuthority", Vec::new(), admin),
             Action::DeleteToken { name } => ("revokeToken", vec![format!("Token/{name}")], admin),
             _ => ("change", Vec::new(), admin),
         };
@@ -399,7 +435,7 @@ mod tests {
     fn tokens_ask_for_a_login_elsewhere_at_once_and_here_when_one_may_do_everything() {
         let token = |role, kinds: &[&str]| {
             let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-            Token { grants: vec![Grant { role, kinds }], ..Token::default() }
+            Token { grants: vec![Grant { role, kinds, ..Grant::default() }], ..Token::default() }
         };
         let none = BTreeMap::new();
         let some = BTreeMap::from([

@@ -7,7 +7,9 @@ use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base_model::namespaces::{DEFAULT_NAMESPACE, is_default};
 use base_model::yaml;
+use base_text::quoted;
 use control_api::{CONFIG_VERSION_HEADER, Refusal};
 use serde_json::{Value, json};
 
@@ -231,6 +233,21 @@ pub async fn unconditional(request: Request, next: Next) -> Response {
             request.uri().path()
         );
         return Error::new(StatusCode::PRECONDITION_FAILED, message).into_response();
+    }
+    next.run(request).await
+}
+
+/// Refuses a change in a namespace that is not for people to write in, rather than make it in `default`, to another object of that name.
+pub async fn in_default(query: Query<Vec<(String, String)>>, request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let elsewhere = |(key, namespace): &&(String, String)| key == "namespace" && !is_default(namespace.trim());
+    if let Some((_, namespace)) = query.iter().find(elsewhere).filter(|_| changes) {
+        let message = format!(
+            "namespace = {}: what people write is in the namespace {DEFAULT_NAMESPACE}, so that nothing was changed; what is in others \
+             is made by a controller, and follows the object that it is made of: change or delete that one, without a namespace",
+            quoted(namespace)
+        );
+        return Error::invalid(message).into_response();
     }
     next.run(request).await
 }

@@ -68,18 +68,18 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let state = api.control.state();
     let then = history::objects(&api, &query)?;
     let caller = caller();
-    let readable = |document: &&Document| caller.may(Role::Read, document["kind"].as_str());
+    let readable = |key: &str, document: &Document| caller.may(Role::Read, document["kind"].as_str(), key);
     if flag(&query, "meta") {
         if !text(&query, "version").is_empty() {
             return Err(Error::invalid("meta is told of now: leave version out"));
         }
         let asked = spaces(&query)?;
-        let told = state.view.objects.iter().filter(|(key, document)| asked.has(key) && readable(document));
+        let told = state.view.objects.iter().filter(|(key, document)| asked.has(key) && readable(key, document));
         let told: Vec<Value> = told.map(|(key, document)| meta(&state.view, key, document)).collect();
         return Ok(Reply::body(told).version(state.view.version).changed(state.view.version));
     }
     let asked = spaces(&query)?;
-    let found = then.iter().filter(|(key, document)| asked.has(key) && readable(document));
+    let found = then.iter().filter(|(key, document)| asked.has(key) && readable(key, document));
     let body = match asked {
         Spaces::One(_) => Value::Array(found.map(|(_, document)| api.catalog.shown(document)).collect()),
         Spaces::All => {
@@ -101,7 +101,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
         let document = then
             .get(&key)
             .ok_or_else(|| Error::not_found(format!("object {name} was not there then", name = quoted(&name))))?;
-        caller().needs(Role::Read, document["kind"].as_str())?;
+        caller().needs_of(Role::Read, document["kind"].as_str(), &key)?;
         return Ok(Reply::body(api.catalog.shown(document)).version(state.view.version));
     }
     may_read(&api, &key)?;
@@ -115,21 +115,28 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
 }
 
 /// Which namespaces are asked for.
-enum Spaces<'q> {
-    One(&'q str),
+pub enum Spaces<S> {
+    One(S),
     All,
 }
 
-impl Spaces<'_> {
-    fn has(&self, key: &str) -> bool {
+impl<S: AsRef<str>> Spaces<S> {
+    pub fn has(&self, key: &str) -> bool {
         match self {
-            Spaces::One(namespace) => namespaces::is_in(key, namespace),
+            Spaces::One(namespace) => namespaces::is_in(key, namespace.as_ref()),
             Spaces::All => true,
+        }
+    }
+
+    pub fn owned(self) -> Spaces<String> {
+        match self {
+            Spaces::One(namespace) => Spaces::One(namespace.as_ref().to_owned()),
+            Spaces::All => Spaces::All,
         }
     }
 }
 
-fn spaces(query: &Params) -> Result<Spaces<'_>, Error> {
+pub fn spaces(query: &Params) -> Result<Spaces<&str>, Error> {
     let namespace = text(query, "namespace");
     match flag(query, "all-namespaces") {
         false => Ok(Spaces::One(namespace)),
@@ -159,7 +166,8 @@ fn meta(view: &Snapshot, key: &str, document: &Value) -> Value {
 /// Refuses a caller whose token is not for the kind of this object.
 pub fn may_read(api: &Api, key: &str) -> Result<(), Error> {
     let state = api.control.state();
-    state.view.object(key).map_or(Ok(()), |document| caller().needs(Role::Read, document["kind"].as_str()))
+    let kind = state.view.object(key).map(|document| document["kind"].as_str());
+    kind.map_or(Ok(()), |kind| caller().needs_of(Role::Read, kind, key))
 }
 
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
@@ -247,7 +255,7 @@ async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> R
         }
         // Nobody learns from an answer what is in objects that are not theirs to write.
         let caller = caller();
-        let may = |entry: &Entry| caller.may(Role::Write, entry.document["kind"].as_str());
+        let may = |entry: &Entry| caller.may(Role::Write, entry.document["kind"].as_str(), "");
         let (there, entries) =
             if entries.iter().all(may) { unchanged(api, mode, entries).await? } else { (None, entries) };
         if let Some(version) = there {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::access::{self, known};
 use crate::alone::{about, healthz, metrics};
-use crate::body::{Error, Reply, finish, header_text, unconditional};
+use crate::body::{Error, Reply, finish, header_text, in_default, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
@@ -39,7 +39,7 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
             _ if ["/objects", "/objects/{name}", "/rollback", "/restore"].contains(&entry.path) => entry.handlers,
             _ => entry.handlers.route_layer(from_fn(unconditional)),
         };
-        v2 = v2.route(entry.path, handlers);
+        v2 = v2.route(entry.path, handlers.route_layer(from_fn(in_default)));
     }
     let v2 = v2.route("/metrics", get(metrics));
     Router::new()

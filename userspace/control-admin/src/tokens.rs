@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use base_model::GoDuration;
+use base_model::document::check_name;
 use base_text::quoted;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use control_api::{Grant, Role, Token};
+use control_api::{Grant, Role, Token, allow};
 use control_state::{Action, PutMode};
 use serde_json::{Value, json};
 
@@ -24,16 +25,16 @@ pub async fn list(State(api): State<Arc<Api>>) -> Answer {
     Ok(Reply::body(tokens).version(state.view.version))
 }
 
-/// `POST /tokens`: `{name, grants: [{role, kinds}]}`.
+/// `POST /tokens`: `{name, grants: [{role, kinds, namespaces}]}`.
 pub async fn create(State(api): State<Arc<Api>>, body: Text) -> Answer {
     let document = body.document()?;
     let name = document.get("name").and_then(Value::as_str).unwrap_or_default();
-    if let Some(problem) = base_model::document::check_name(name, "name") {
+    if let Some(problem) = check_name(name, "name") {
         return Err(Error::invalid(problem.to_string()));
     }
     let grants = grants(&api, document.get("grants").unwrap_or(&Value::Null))?;
     let state = api.control.state();
-    if caller().stranger && !grants.iter().any(|grant| grant.role == Role::Admin && grant.kinds.is_empty()) {
+    if caller().stranger && !allow(&grants, Role::Admin, None, "") {
         return Err(Error::new(
             StatusCode::CONFLICT,
             "as soon as there is a token, this API asks other machines for one, you among them: make one first that may do everything (weirctl \
@@ -115,6 +116,12 @@ fn grants(api: &Api, list: &Value) -> Result<Vec<Grant>, Error> {
             )));
         };
         kind.clone_from(known);
+    }
+    for namespace in grants.iter().flat_map(|grant| &grant.namespaces) {
+        let problem = namespace.split('/').find_map(|part| check_name(part, "grants: namespaces"));
+        if let Some(problem) = problem {
+            return Err(Error::invalid(problem.to_string()));
+        }
     }
     Ok(grants)
 }

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Caller, caller};
-use crate::body::{Error, text};
+use crate::body::{Error, flag, text};
 use crate::logs::Chunks;
-use crate::objects;
+use crate::objects::{self, Spaces};
 use crate::routes::Api;
 
 type Params = Query<Vec<(String, String)>>;
@@ -43,6 +43,9 @@ pub async fn object(
 ) -> Result<Response, Error> {
     match asked(&query, request.headers())? {
         None => Ok(objects::show(State(api), Path(name), query).await?.into_response()),
+        Some(_) if flag(&query, "all-namespaces") => Err(Error::invalid(
+            "all-namespaces is for all objects: of one, give the namespace that it is in, or leave its name out",
+        )),
         Some(from) => {
             objects::may_read(&api, &objects::key_of(&name, &query))?;
             open(api, &query, Some(name), from, request).await
@@ -101,6 +104,7 @@ async fn open(
 ) -> Result<Response, Error> {
     let caller = caller();
     caller.needs_any(Role::Read)?;
+    let spaces = objects::spaces(query)?.owned();
     let place = api.watches.place(&caller).map_err(|message| {
         api.local.watch_refused();
         Error::new(StatusCode::TOO_MANY_REQUESTS, message)
@@ -116,7 +120,7 @@ async fn open(
         caller,
         head: Request::from_parts(head, Body::empty()),
         only,
-        namespace: text(query, "namespace").to_owned(),
+        spaces,
         lines: Lines { sender, text: format!("retry: {}\n\n", RETRY.as_millis()) },
         api,
         _place: place,
@@ -165,8 +169,8 @@ struct Reader {
     head: Request,
     /// The name of one object.
     only: Option<String>,
-    /// That of the objects that were asked for; empty: `default`.
-    namespace: String,
+    /// Those of the objects that were asked for.
+    spaces: Spaces<String>,
     lines: Lines,
     _place: Place,
 }
@@ -230,11 +234,13 @@ impl Reader {
     async fn all(&mut self, view: &Snapshot) -> Result<(), Gone> {
         self.lines.text.push_str(&format!("id: {}\nevent: objects\n", view.version));
         self.lines.text.push_str(&format!("data: {{\"version\":{},\"objects\":[", view.version));
-        let objects = match &self.only {
-            Some(name) => view.object(&namespaces::key(&self.namespace, name)).into_iter().cloned().collect::<Vec<_>>(),
-            None => {
-                let here = view.objects.iter().filter(|(key, _)| namespaces::is_in(key, &self.namespace));
-                here.map(|(_, document)| document.clone()).collect()
+        let objects = match (&self.only, &self.spaces) {
+            (Some(name), Spaces::One(space)) => {
+                view.object(&namespaces::key(space, name)).into_iter().cloned().collect()
+            }
+            _ => {
+                let here = view.objects.iter().filter(|(key, _)| self.wants(key));
+                here.map(|(_, document)| document.clone()).collect::<Vec<_>>()
             }
         };
         self.documents(&objects).await?;
@@ -244,17 +250,18 @@ impl Reader {
     /// Says nothing where nothing changed that this reader may see.
     async fn change(&mut self, mut step: Step) -> Result<(), Gone> {
         let kind = |document: &Document| document["kind"].as_str().unwrap_or_default().to_owned();
-        let wanted = |key: &str| {
-            namespaces::is_in(key, &self.namespace)
-                && self.only.as_ref().is_none_or(|only| only == namespaces::split(key).1)
-        };
-        let may = |kind: &str| self.caller.may(Role::Read, Some(kind));
-        step.deletes.retain(|(key, kind)| wanted(key) && may(kind));
-        step.puts.retain(|document| wanted(&object_key(document)) && may(&kind(document)));
+        step.deletes.retain(|(key, kind)| self.may(key, kind));
+        step.puts.retain(|document| self.may(&object_key(document), &kind(document)));
         if step.deletes.is_empty() && step.puts.is_empty() {
             return Ok(());
         }
-        let gone = step.deletes.iter().map(|(key, kind)| json!({"name": namespaces::split(key).1, "kind": kind}));
+        let gone = step.deletes.iter().map(|(key, kind)| {
+            let (space, name) = namespaces::split(key);
+            match self.spaces {
+                Spaces::One(_) => json!({"name": name, "kind": kind}),
+                Spaces::All => json!({"namespace": space, "name": name, "kind": kind}),
+            }
+        });
         let gone: Vec<Value> = gone.collect();
         let (version, gone) = (step.version, Value::Array(gone));
         self.lines.text.push_str(&format!("id: {version}\nevent: change\n"));
@@ -263,14 +270,29 @@ impl Reader {
         self.lines.say("\ndata: ]}\n\n").await
     }
 
+    /// Whether the reader asked for the object of this key.
+    fn wants(&self, key: &str) -> bool {
+        self.spaces.has(key) && self.only.as_ref().is_none_or(|only| only == namespaces::split(key).1)
+    }
+
+    fn may(&self, key: &str, kind: &str) -> bool {
+        self.wants(key) && self.caller.may(Role::Read, Some(kind), key)
+    }
+
     /// Each on a line of its own: the lines of an event's data are joined by newlines, which JSON takes for blanks.
     async fn documents(&mut self, documents: &[Document]) -> Result<(), Gone> {
         let mut comma = "";
         for document in documents {
-            if !self.caller.may(Role::Read, document["kind"].as_str()) {
+            let key = object_key(document);
+            if !self.caller.may(Role::Read, document["kind"].as_str(), &key) {
                 continue;
             }
             let shown = self.api.catalog.shown(document);
+            // Beside the document, which may have a field of that name.
+            let shown = match self.spaces {
+                Spaces::One(_) => shown,
+                Spaces::All => json!({"namespace": namespaces::split(&key).0, "object": shown}),
+            };
             self.lines.text.push_str(&format!("{comma}\ndata: {shown}"));
             comma = ",";
             if self.lines.text.len() >= CHUNK_BYTES {

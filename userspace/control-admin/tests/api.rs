@@ -2,6 +2,10 @@
 
 mod world;
 
+use std::time::{Duration, Instant};
+
+use control_api::{Document, RefusalKind};
+use control_state::{Action, Entry, PutMode};
 use serde_json::{Value, json};
 use world::{World, YAML};
 
@@ -175,6 +179,125 @@ fn legacy_pipelines_are_translated() {
     assert_eq!(world.json("POST", "/objects", v1.clone()).status, 201);
     assert_eq!(world.get("/objects/old").json()["kind"], "Pipeline");
     assert_eq!(world.json("PUT", "/objects/old", v1).status, 200);
+}
+
+/// What a controller makes of `space`, in the namespace `blue`.
+fn in_blue(world: &World, names: &[&str]) {
+    let labels = json!({"weir/namespace": "blue"});
+    let made = |name: &&str| Document::new(json!({"name": name, "kind": "Pipeline", "made": true, "labels": labels}));
+    let entry = Entry::new(json!({"name": "space", "kind": "MockNamespacer"}).into(), names.iter().map(made).collect());
+    let put = Action::Put { mode: PutMode::Upsert, entries: vec![entry] };
+    let until = Instant::now() + Duration::from_secs(60);
+    // A cluster that was just founded rises to its level in a moment.
+    while let Err(refusal) = world.wait(world.control.propose(put.clone())) {
+        assert!(refusal.kind == RefusalKind::Unavailable && Instant::now() < until, "{refusal}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_is_written_in_another_namespace_changes_nothing() {
+    let world = World::start();
+    world.json("POST", "/objects", pipeline("a"));
+    in_blue(&world, &["a"]);
+    let before = world.get("/objects?all-namespaces=true").json();
+    for (method, path, body) in [
+        ("PUT", "/objects/a?namespace=blue", labelled("a", "user-api")),
+        ("POST", "/objects?namespace=blue", pipeline("b")),
+        ("POST", "/objects?apply=true&namespace=blue", labelled("a", "user-api")),
+        ("DELETE", "/objects/a?namespace=blue", Value::Null),
+        ("DELETE", "/objects?all=true&namespace=blue", Value::Null),
+        ("DELETE", "/objects?namespace=ingresscontroller/ing&all=true", Value::Null),
+        ("POST", "/rollback?namespace=blue", json!({"version": 1})),
+    ] {
+        let answer = world.json(method, path, body);
+        assert_eq!(answer.status, 400, "{method} {path}: {}", answer.text);
+        assert!(answer.text.contains("default") && answer.text.contains("controller"), "{}", answer.text);
+        assert_eq!(world.get("/objects?all-namespaces=true").json(), before, "{method} {path}");
+    }
+    assert_eq!(world.json("DELETE", "/objects/a?namespace=default", Value::Null).status, 200);
+    assert_eq!(world.get("/objects/a?namespace=blue").status, 200);
+}
+
+#[test]
+fn a_token_for_a_namespace_is_for_what_is_in_it() {
+    let world = World::start();
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut token = |name: &str, grant: Value| loop {
+        let made = world.json("POST", "/tokens", json!({"name": name, "grants": [grant]}));
+        if made.status != 503 {
+            return made.json()["token"].as_str().unwrap_or_else(|| panic!("{}", made.text)).to_owned();
+        }
+        assert!(Instant::now() < until, "{}", made.text);
+    };
+    let blue = token("blue", json!({"role": "read", "kinds": ["Pipeline"], "namespaces": ["blue"]}));
+    let own = token("own", json!({"role": "write", "namespaces": ["default"]}));
+    let refused =
+        world.json("POST", "/tokens", json!({"name": "x", "grants": [{"role": "read", "namespaces": ["a b"]}]}));
+    assert!(refused.status == 400 && refused.text.contains("namespaces"), "{}", refused.text);
+    world.json("POST", "/objects", pipeline("a"));
+    in_blue(&world, &["a", "b"]);
+    let ask = |token: &str, method: &str, path: &str, body: &str| {
+        let bearer = format!("Bearer {token}");
+        world.call(method, path, &[("authorization", &bearer), ("content-type", "application/json")], body)
+    };
+    let names = |token: &str, path: &str| -> Vec<String> {
+        let list = ask(token, "GET", path, "").json();
+        list.as_array().unwrap().iter().map(|object| object["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&blue, "/objects?namespace=blue"), ["a", "b"]);
+    assert_eq!((names(&blue, "/objects"), names(&own, "/objects")), (Vec::new(), vec!["a".into(), "space".into()]));
+    assert_eq!(names(&own, "/objects?namespace=blue"), Vec::<String>::new());
+    for (token, method, path, body, status) in [
+        (&blue, "GET", "/objects/a?namespace=blue", "", 200),
+        (&blue, "GET", "/objects/a", "", 403),
+        (&own, "GET", "/objects/a?namespace=blue", "", 403),
+        (&own, "GET", "/objects/a", "", 200),
+        (&own, "DELETE", "/objects/a", "", 200),
+        (&blue, "DELETE", "/objects/space", "", 403),
+        (&own, "DELETE", "/objects?all=true", "", 403),
+        (&own, "POST", "/tokens", r#"{"name": "y", "grants": [{"role": "admin"}]}"#, 403),
+    ] {
+        let answer = ask(token, method, path, body);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+    }
+    let mut watch =
+        Events::open(&world, "/objects?watch&all-namespaces=true", &format!("authorization: Bearer {blue}\r\n"));
+    assert_eq!(watch.next().2["objects"].as_array().unwrap().len(), 2);
+    world.json("POST", "/objects", pipeline("c"));
+    in_blue(&world, &["a", "b", "c"]);
+    let (_, _, told) = watch.next();
+    assert_eq!((&told["puts"][0]["namespace"], told["puts"].as_array().unwrap().len()), (&json!("blue"), 1), "{told}");
+}
+
+#[test]
+fn whoever_watches_all_namespaces_is_told_which() {
+    let world = World::start();
+    world.json("POST", "/objects", pipeline("a"));
+    in_blue(&world, &["a"]);
+    let mut all = Events::open(&world, "/objects?watch&all-namespaces=true", "");
+    let (version, _, told) = all.next();
+    let named = |list: &Value| -> Vec<(String, String)> {
+        let word = |object: &Value, field: &str| object[field].as_str().unwrap_or("none").to_owned();
+        let told = list.as_array().unwrap().iter();
+        told.map(|told| (word(told, "namespace"), word(told.get("object").unwrap_or(told), "name"))).collect()
+    };
+    let pair = |space: &str, name: &str| (space.to_owned(), name.to_owned());
+    assert_eq!(named(&told["objects"]), [pair("default", "a"), pair("blue", "a"), pair("default", "space")]);
+    let mut blue = Events::open(&world, "/objects?watch&namespace=blue", "");
+    assert_eq!(named(&blue.next().2["objects"]), [pair("none", "a")], "of one namespace it is known");
+    in_blue(&world, &["b"]);
+    let (_, _, told) = all.next();
+    assert_eq!(named(&told["deletes"]), [pair("blue", "a")]);
+    assert!(named(&told["puts"]).contains(&pair("blue", "b")), "{told}");
+    let (_, _, told) = blue.next();
+    assert_eq!((named(&told["deletes"]), named(&told["puts"])), (vec![pair("none", "a")], vec![pair("none", "b")]));
+    let mut back = Events::open(&world, &format!("/objects?watch={version}&all-namespaces=true"), "");
+    assert_eq!(named(&back.next().2["deletes"]), [pair("blue", "a")]);
+    for path in ["/objects?watch&all-namespaces=true&namespace=blue", "/objects/a?watch&all-namespaces=true"] {
+        let answer = world.get(path);
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text);
+    }
 }
 
 #[test]

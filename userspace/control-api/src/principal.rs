@@ -62,6 +62,9 @@ pub struct Grant {
     /// Canonical names; `CustomData` stands for custom data and their kinds. Empty: all there is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<String>,
+    /// What people write is in `default`, and so is, for this, what is in no namespace and of a kind. Empty: all there are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
 }
 
 /// Each includes the ones before it.
@@ -88,11 +91,15 @@ fn same(a: &str, b: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 
-/// Whether these allow what takes `role` on `kind`; `None` stands for what is of no kind.
-pub fn allow(grants: &[Grant], role: Role, kind: Option<&str>) -> bool {
-    grants.iter().any(|grant| {
-        let kinds = &grant.kinds;
-        grant.role >= role && (kinds.is_empty() || kind.is_some_and(|kind| kinds.iter().any(|known| known == kind)))
+/// Whether these allow what takes `role` on `kind` in `namespace`; `None` stands for what is of no kind, and in no namespace either.
+pub fn allow(grants: &[Grant], role: Role, kind: Option<&str>, namespace: &str) -> bool {
+    let among = |names: &[String], name: &str| names.is_empty() || names.iter().any(|known| known == name);
+    grants.iter().any(|Grant { role: has, kinds, namespaces }| {
+        *has >= role
+            && match kind {
+                Some(kind) => among(kinds, kind) && among(namespaces, namespace),
+                None => kinds.is_empty() && namespaces.is_empty(),
+            }
     })
 }
 
@@ -136,7 +143,11 @@ mod tests {
 
     #[test]
     fn a_role_includes_those_below_it_for_its_kinds() {
-        let grant = |role, kinds: &[&str]| Grant { role, kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect() };
+        let grant = |role, kinds: &[&str]| Grant {
+            role,
+            kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+            namespaces: Vec::new(),
+        };
         let grants = [grant(Role::Read, &[]), grant(Role::Write, &["Pipeline"])];
         for (role, kind, expected) in [
             (Role::Read, None, true),
@@ -146,10 +157,31 @@ mod tests {
             (Role::Write, None, false),
             (Role::Admin, Some("Pipeline"), false),
         ] {
-            assert_eq!(allow(&grants, role, kind), expected, "{role} {kind:?}");
+            assert_eq!(allow(&grants, role, kind, "default"), expected, "{role} {kind:?}");
         }
-        assert!(allow(&[grant(Role::Admin, &[])], Role::Write, None));
-        assert!(!allow(&[], Role::Read, None));
+        assert!(allow(&[grant(Role::Admin, &[])], Role::Write, None, ""));
+        assert!(!allow(&[], Role::Read, None, ""));
+    }
+
+    #[test]
+    fn a_grant_for_a_namespace_is_for_nothing_else() {
+        let grant = |role, kinds: &[&str], namespaces: &[&str]| Grant {
+            role,
+            kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+            namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let grants = [grant(Role::Read, &[], &["blue"]), grant(Role::Write, &["Pipeline"], &["default"])];
+        for (role, kind, namespace, expected) in [
+            (Role::Read, Some("HTTPServer"), "blue", true),
+            (Role::Read, Some("HTTPServer"), "default", false),
+            (Role::Read, Some("HTTPServer"), "blue/green", false),
+            (Role::Read, Some("Pipeline"), "default", true),
+            (Role::Write, Some("Pipeline"), "blue", false),
+            (Role::Read, None, "blue", false),
+            (Role::Read, None, "", false),
+        ] {
+            assert_eq!(allow(&grants, role, kind, namespace), expected, "{role} {kind:?} in {namespace}");
+        }
     }
 
     #[test]

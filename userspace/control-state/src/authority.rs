@@ -22,6 +22,51 @@ pub struct Authority {
     /// By name of the member that was removed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<String, Revoked>,
+    /// The one that follows: members come to believe it, and nothing is signed with it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Successor>,
+    /// The one before: it signs nothing any more, and what it has signed is still believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Successor {
+    pub certificate: String,
+    pub sealed_key: String,
+    /// Seconds since 1970.
+    pub since: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Former {
+    pub certificate: String,
+    /// When it signed for the last time, in seconds since 1970.
+    pub since: u64,
+}
+
+/// What is due of the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorityStep {
+    /// Another is to follow.
+    Stage,
+    /// Everybody believes the one that follows: it signs from now on.
+    Promote,
+    /// Nobody shows what the one before has signed: it is believed no more.
+    Retire,
+}
+
+/// What the authority is measured by, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Since 1970: when the one that signs ends.
+    pub ends: u64,
+    /// How long before that another is to follow.
+    pub ahead: u64,
+    /// How long a member's certificate is good.
+    pub lifetime: u64,
 }
 
 /// Certificates for a name that were issued before somebody was removed who had it.
@@ -50,6 +95,30 @@ impl State {
 }
 
 impl Authority {
+    /// All that members believe, the one that signs first.
+    pub fn believed(&self) -> String {
+        let next = self.next.as_ref().map(|next| &next.certificate);
+        let former = self.former.as_ref().map(|former| &former.certificate);
+        [Some(&self.certificate), next, former]
+            .into_iter()
+            .flatten()
+            .map(|pem| format!("{}\n", pem.trim_end()))
+            .collect()
+    }
+
+    /// What is due, if anything. `all_follow`: every member has said that it believes the one that follows, or, where there is one
+    /// before, that it shows a certificate of the one that signs. Nobody is waited for any longer than a certificate is good: whoever
+    /// has not been heard of in that time has none that is.
+    pub fn due(&self, terms: Terms, now: u64, all_follow: bool) -> Option<AuthorityStep> {
+        let waited = |since: u64| now >= since.saturating_add(terms.lifetime).saturating_add(SKEW_S);
+        match (&self.next, &self.former) {
+            _ if self.certificate.is_empty() => None,
+            (Some(next), _) => (all_follow || waited(next.since)).then_some(AuthorityStep::Promote),
+            (None, Some(former)) => (all_follow || waited(former.since)).then_some(AuthorityStep::Retire),
+            (None, None) => (now.saturating_add(terms.ahead) >= terms.ends).then_some(AuthorityStep::Stage),
+        }
+    }
+
     /// Whether a certificate for this name that was issued at `version` is good for nothing any more.
     pub fn has_revoked(&self, name: &str, version: u64) -> bool {
         self.revoked.get(name).is_some_and(|revoked| version < revoked.version)
@@ -76,6 +145,41 @@ pub(crate) fn found(state: &mut State, certificate: &str, sealed_key: &str) {
     }
 }
 
+/// One at a time.
+pub(crate) fn stage(state: &mut State, next: Successor) -> Result<(), Refusal> {
+    let authority = Arc::make_mut(&mut state.authority);
+    if authority.certificate.is_empty() {
+        return Err(Refusal::conflict("the cluster issues no certificates, or has no authority yet: none can follow"));
+    }
+    if authority.next.is_some() || authority.former.is_some() {
+        return Err(Refusal::conflict(
+            "one authority is following another already: wait until every member has a certificate of the new one (weirctl member \
+             authority shows who does not)",
+        ));
+    }
+    authority.next = Some(next);
+    Ok(())
+}
+
+/// Without effect where another follows by now, or none.
+pub(crate) fn promote(state: &mut State, certificate: &str, at: u64) {
+    if state.authority.next.as_ref().is_none_or(|next| next.certificate != certificate) {
+        return;
+    }
+    let authority = Arc::make_mut(&mut state.authority);
+    let Some(next) = authority.next.take() else { return };
+    let certificate = std::mem::replace(&mut authority.certificate, next.certificate);
+    authority.sealed_key = next.sealed_key;
+    authority.former = Some(Former { certificate, since: at });
+}
+
+/// Without effect where that one is believed no more anyway.
+pub(crate) fn retire(state: &mut State, certificate: &str) {
+    if state.authority.former.as_ref().is_some_and(|former| former.certificate == certificate) {
+        Arc::make_mut(&mut state.authority).former = None;
+    }
+}
+
 pub(crate) fn add_token(state: &mut State, id: &str, token: &JoinToken, at: u64) -> Result<(), Refusal> {
     let tokens = &mut Arc::make_mut(&mut state.authority).tokens;
     tokens.retain(|_, token| token.expires > at);
@@ -99,6 +203,8 @@ pub(crate) fn spend_token(state: &mut State, id: &str, at: u64) -> Result<(), Re
     }
 }
 
+/// Clocks of members differ, and one that has not heard of the new one may sign with the old one yet.
+const SKEW_S: u64 = 3600;
 /// Tokens that wait for their members.
 const TOKENS_MAX: usize = 64;
 /// Members that were removed within the life of a certificate: more than a large cluster has in a month.
@@ -132,6 +238,49 @@ mod tests {
         assert_eq!(state.authority().revoked.keys().collect::<Vec<_>>(), ["n3"], "what has ended makes room");
         let read: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
         assert_eq!(read.authority().revoked, state.authority().revoked);
+    }
+
+    #[test]
+    fn one_authority_follows_another_and_none_is_skipped() {
+        let mut state = State::default();
+        let mut turn = 0;
+        let mut act = |state: &mut State, action: Action| {
+            turn += 1;
+            state.apply(Command { request: turn, now: "t".into(), action, by: None }).answer
+        };
+        let stage = |of: &str, at: u64| {
+            let next = Successor { certificate: of.into(), sealed_key: format!("{of}-key"), since: at };
+            Action::StageAuthority { next }
+        };
+        let promote = |of: &str, at: u64| Action::PromoteAuthority { certificate: of.into(), at };
+        let retire = |of: &str| Action::RetireAuthority { certificate: of.into() };
+        assert_eq!((stage("b", 0).level(), promote("b", 0).level(), retire("a").level()), (13, 13, 13));
+        assert!(act(&mut state, stage("b", 5)).is_err(), "there is none to follow");
+        act(&mut state, Action::FoundAuthority { certificate: "a".into(), sealed_key: "a-key".into() }).unwrap();
+        let plain = serde_json::to_value(state.authority().as_ref()).unwrap();
+        assert_eq!(plain.as_object().unwrap().len(), 3, "as members of before read it");
+        let terms = Terms { ends: 100_000, ahead: 20_000, lifetime: 10_000 };
+        let due = |state: &State, now: u64, all: bool| state.authority().due(terms, now, all);
+        assert_eq!((due(&state, 79_999, true), due(&state, 80_000, false)), (None, Some(AuthorityStep::Stage)));
+        act(&mut state, stage("b", 80_000)).unwrap();
+        assert!(act(&mut state, stage("c", 80_001)).unwrap_err().message.contains("weirctl member authority"));
+        assert_eq!(state.authority().believed(), "a\nb\n");
+        assert_eq!((due(&state, 93_599, false), due(&state, 93_600, false)), (None, Some(AuthorityStep::Promote)));
+        assert_eq!(due(&state, 80_000, true), Some(AuthorityStep::Promote));
+        act(&mut state, promote("c", 81_000)).unwrap();
+        assert_eq!(state.authority().certificate, "a", "another than follows");
+        act(&mut state, promote("b", 81_000)).unwrap();
+        assert_eq!((&*state.authority().certificate, &*state.authority().sealed_key), ("b", "b-key"));
+        assert_eq!(state.authority().believed(), "b\na\n");
+        assert!(act(&mut state, stage("c", 81_001)).is_err());
+        assert_eq!((due(&state, 81_000, false), due(&state, 94_600, false)), (None, Some(AuthorityStep::Retire)));
+        assert_eq!(due(&state, 81_000, true), Some(AuthorityStep::Retire));
+        let read: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+        assert_eq!(read.authority(), state.authority());
+        act(&mut state, retire("b")).unwrap();
+        assert_eq!(state.authority().believed(), "b\na\n");
+        act(&mut state, retire("a")).unwrap();
+        assert_eq!(state.authority().believed(), "b\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use control_api::{
 use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 
-use crate::authority::JoinToken;
+use crate::authority::{JoinToken, Successor};
 use crate::keys::KeyPut;
 use crate::leases::Fence;
 use crate::level::{FIRST_LEVEL, strict, strict_option};
@@ -154,6 +154,20 @@ pub enum Action {
     FoundAuthority {
         certificate: String,
         sealed_key: String,
+    },
+    /// Another authority is to follow the one that is there.
+    StageAuthority {
+        #[serde(deserialize_with = "strict")]
+        next: Successor,
+    },
+    /// The one that follows, if it is this, signs from now on. `at` in seconds since 1970.
+    PromoteAuthority {
+        certificate: String,
+        at: u64,
+    },
+    /// The one before, if it is this, is believed no more.
+    RetireAuthority {
+        certificate: String,
     },
     /// A new member may come with this. `at` in seconds since 1970.
     AddToken {
@@ -337,7 +351,11 @@ impl Action {
             | Action::EndLease { .. }
             | Action::PutKeys { .. }
             | Action::EndKeys { .. } => return KEYS_LEVEL,
+            Action::StageAuthority { .. } | Action::PromoteAuthority { .. } | Action::RetireAuthority { .. } => {
+                return AUTHORITIES_LEVEL;
+            }
             Action::Expel { .. } => return 5,
+            Action::PutToken { token, .. } if is_for_namespaces(token) => return GRANTS_LEVEL,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
             Action::Restore { backup, .. } => return restore_level(backup),
             Action::FoundAuthority { .. } | Action::AddToken { .. } | Action::SpendToken { .. } => return 3,
@@ -401,6 +419,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
         sections,
         purges,
     } = backup;
+    if tokens.values().any(is_for_namespaces) {
+        return GRANTS_LEVEL;
+    }
     if objects.keys().any(|key| is_namespaced(key)) {
         return NAMESPACES_LEVEL;
     }
@@ -419,6 +440,10 @@ fn restore_level(backup: &Snapshot) -> u32 {
     }
 }
 
+fn is_for_namespaces(token: &Token) -> bool {
+    token.grants.iter().any(|grant| !grant.namespaces.is_empty())
+}
+
 fn is_made_elsewhere(document: &Document) -> bool {
     is_namespaced(&made_key(document))
 }
@@ -431,6 +456,20 @@ pub const PUTS_MEMBERS: u32 = 12;
 
 /// Objects are kept by namespace and name from here on: see `base_model::namespaces`.
 pub const NAMESPACES_LEVEL: u32 = 12;
+
+/// One authority may follow another from here on.
+pub const AUTHORITIES_LEVEL: u32 = 13;
+
+/// Of several members that are written down at once each is for itself from here on, and what comes back from history or an edge's disk
+/// has to fit beside what is there: see `objects::left_out`.
+pub(crate) const EACH_FOR_ITSELF: u32 = 13;
+
+/// The last level that changed how what members that do not vote are told is to be read: one that knows less would serve something else.
+/// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone.
+pub const TOLD_LEVEL: u32 = GRANTS_LEVEL;
+
+/// Grants may be for some namespaces from here on.
+const GRANTS_LEVEL: u32 = 13;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;

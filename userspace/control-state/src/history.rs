@@ -9,7 +9,8 @@ use control_api::{Delta, Document, Principal, Refusal, Snapshot, object_key};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::objects::tidy_made;
+use crate::command::EACH_FOR_ITSELF;
+use crate::objects::{check_claims, left_out, owner, tidy_made};
 use crate::state::{State, claim_of};
 use crate::sums::pair;
 
@@ -173,10 +174,22 @@ impl State {
 
 /// Brings every object back to what it was at a version. Returns the names of those that are there again.
 pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, Refusal> {
-    let undone = state.undone(version)?;
+    let mut undone = state.undone(version)?;
+    let then: BTreeMap<&String, Document> =
+        undone.iter().filter_map(|(name, was)| Some((name, read(name, was.as_ref()?).ok()?))).collect();
+    let left_out = left_out(state, then.values());
+    let stays_away: Vec<String> = then
+        .iter()
+        .filter(|(_, document)| left_out.contains(owner(document)))
+        .map(|(name, _)| (*name).clone())
+        .collect();
+    for name in stays_away {
+        undone.remove(&name);
+    }
+    let fits = state.level() >= EACH_FOR_ITSELF;
     let State { view: Snapshot { objects, .. }, claims, .. } = &mut *state;
     let (objects, claims) = (Arc::make_mut(objects), Arc::make_mut(claims));
-    let mut back = Vec::new();
+    let (mut back, mut claimed) = (Vec::new(), Vec::new());
     for (name, was) in undone {
         claims.remove(&name);
         let Some(was) = was else {
@@ -186,6 +199,7 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
         let document = read(&name, &was)?;
         if let Some(claim) = was.claim.or_else(|| claim_of(&document)) {
             claims.insert(name.clone(), claim);
+            claimed.push(name.clone());
         }
         match objects.get(&name) {
             Some(now) if *now == document => {}
@@ -197,6 +211,10 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
         }
     }
     tidy_made(state);
+    if fits {
+        // What was made since, and is not gone back to, may be reached where one of these was.
+        check_claims(state, &claimed, true)?;
+    }
     Ok(back)
 }
 

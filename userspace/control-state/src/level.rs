@@ -20,8 +20,9 @@ use crate::state::State;
 /// rooms and lotteries; 7 leases, and keys of sections that controllers write; 8 purges of caches; 9 documents that controllers make;
 /// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
 /// waiting rooms, and that such generations are kept where slots may have forgotten who had them; 12 that what controllers make is kept in
-/// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms.
-pub const LEVEL: u32 = 12;
+/// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms; 13 that an authority is followed
+/// by another, that a grant is for namespaces, that each of those members is for itself, and that what comes back fits beside what is there.
+pub const LEVEL: u32 = 13;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

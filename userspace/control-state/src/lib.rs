@@ -30,9 +30,9 @@ mod tests;
 mod tickets;
 mod tokens;
 
-pub use authority::{Authority, JoinToken};
+pub use authority::{Authority, AuthorityStep, Former, JoinToken, Successor, Terms};
+pub use command::{AUTHORITIES_LEVEL, NAMESPACES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TOLD_LEVEL};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
-pub use command::{NAMESPACES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS};
 pub use diff::between;
 pub use history::{Change, How};
 pub use keys::KeyPut;
@@ -41,5 +41,6 @@ pub use level::{FIRST_LEVEL, LEVEL, Unread};
 pub use objects::{Comeback, owner};
 pub use restore::brings_tokens;
 pub use state::{Applied, State};
+pub use steering::IdsFree;
 pub use sums::Mark;
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

@@ -12,7 +12,7 @@ use control_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::command::{Entry, PutMode};
+use crate::command::{EACH_FOR_ITSELF, Entry, PutMode};
 use crate::state::{GONE_KEPT, State, claim_of};
 
 /// Who an object belongs to.
@@ -251,10 +251,13 @@ pub fn succeed(
         }
         replaced.extend(comeback.replaces);
     }
+    let left_out = left_out(state, entries.iter().map(|entry| &entry.document));
     for entry in entries {
         name_and_kind(&entry.document)?;
         let name = object_key(&entry.document).into_owned();
-        if state.view.objects.contains_key(&name) && !replaced.contains(&name) {
+        if state.view.objects.contains_key(&name) && !replaced.contains(&name)
+            || left_out.contains(owner(&entry.document))
+        {
             continue;
         }
         Arc::make_mut(&mut state.claims).remove(&name);
@@ -428,6 +431,21 @@ pub(crate) fn put_made(
     }
     check_claims(state, &claimed, true)?;
     Ok(created)
+}
+
+/// Owners of what controllers made and what is to come back, that have other such documents here already: what they had before stays away,
+/// or it would stand beside these. From level 12 on they are kept under other keys than before.
+pub(crate) fn left_out<'d>(state: &State, back: impl Iterator<Item = &'d Document>) -> BTreeSet<String> {
+    if state.level() < EACH_FOR_ITSELF {
+        return BTreeSet::new();
+    }
+    let makes = |owner: &&str| owner.split_once(':').is_some_and(|(kind, _)| is_made_of(kind));
+    let back: BTreeSet<&str> = back.map(|document| owner(document)).filter(makes).collect();
+    if back.is_empty() {
+        return BTreeSet::new();
+    }
+    let there = state.view.objects.values().map(|document| owner(document));
+    there.filter(|owner| back.contains(owner)).map(str::to_owned).collect()
 }
 
 /// Takes out what was made of objects that are not there.

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
 use crate::authority::{self, Authority, Revoked};
-use crate::command::{Action, Answer, Command, Done, ROOMS_LEVEL};
+use crate::command::{Action, Answer, Command, Done, EACH_FOR_ITSELF, ROOMS_LEVEL};
 use crate::diff::between;
 use crate::history::{self, History};
 use crate::leases::{self, Leases};
 use crate::rooms::Rooms;
-use crate::steering::{member_ids_free, steer};
+use crate::steering::{IdsFree, steer};
 use crate::sums::Sums;
 use crate::{custom, keys, objects, purges, restore, tickets, tokens};
 
@@ -231,11 +231,16 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             next.seen_all(since)?;
             history::roll_back(next, version)
         }
-        Action::PutMember { member } => put_member(view, &member, &mut member_ids_free(view)),
+        Action::PutMember { member } => put_member(view, &member, &mut IdsFree::default()),
         Action::PutMembers { members, down } => {
-            let (mut created, mut free) = (Vec::new(), member_ids_free(view));
+            let (mut created, mut free) = (Vec::new(), IdsFree::default());
             for member in &members {
-                created.extend(put_member(view, member, &mut free)?);
+                match put_member(view, member, &mut free) {
+                    Ok(new) => created.extend(new),
+                    // One that finds no id is none of the others' affair.
+                    Err(_) if view.level >= EACH_FOR_ITSELF => {}
+                    Err(refusal) => return Err(refusal),
+                }
             }
             let known: Vec<String> = down.into_iter().filter(|name| view.members.contains_key(name)).collect();
             for name in known {
@@ -315,6 +320,15 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             authority::found(next, &certificate, &sealed_key);
             Ok(Vec::new())
         }
+        Action::StageAuthority { next: successor } => authority::stage(next, successor).map(|()| Vec::new()),
+        Action::PromoteAuthority { certificate, at } => {
+            authority::promote(next, &certificate, at);
+            Ok(Vec::new())
+        }
+        Action::RetireAuthority { certificate } => {
+            authority::retire(next, &certificate);
+            Ok(Vec::new())
+        }
         Action::AddToken { id, token, at } => authority::add_token(next, &id, &token, at).map(|()| Vec::new()),
         Action::SpendToken { id, at } => authority::spend_token(next, &id, at).map(|()| Vec::new()),
         Action::PutToken { mode, token } => tokens::put(view, mode, token, now),
@@ -357,16 +371,11 @@ fn no_leases(leases: &Leases) -> bool {
     leases.is_empty()
 }
 
-/// `free` are ids that nobody has.
-fn put_member(
-    view: &mut Snapshot,
-    report: &Member,
-    free: &mut impl Iterator<Item = u16>,
-) -> Result<Vec<String>, Refusal> {
+fn put_member(view: &mut Snapshot, report: &Member, free: &mut IdsFree) -> Result<Vec<String>, Refusal> {
     let known = view.members.get(&report.name);
     let id = match known {
         Some(member) => member.id,
-        None => free.next().ok_or_else(|| {
+        None => free.next(view).ok_or_else(|| {
             Refusal::conflict("all 65535 member ids are taken: remove members that are gone (weirctl delete member)")
         })?,
     };

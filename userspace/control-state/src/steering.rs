@@ -59,8 +59,27 @@ pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
     member_ids_free(view).next()
 }
 
+/// Ids that nobody has, for the new ones among several members: they are looked for once, when the first new one comes. What a member
+/// says that is known already costs no look at all members and generations.
+#[derive(Default)]
+pub struct IdsFree(Option<Box<dyn Iterator<Item = u16> + Send>>);
+
+impl IdsFree {
+    pub fn next(&mut self, view: &Snapshot) -> Option<u16> {
+        self.0.get_or_insert_with(|| Box::new(member_ids_free(view))).next()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Looks for ids.
+    pub(crate) static IDS_LOOKED_FOR: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// All that are free, the lowest first.
-pub(crate) fn member_ids_free(view: &Snapshot) -> impl Iterator<Item = u16> + use<> {
+fn member_ids_free(view: &Snapshot) -> impl Iterator<Item = u16> + use<> {
+    #[cfg(test)]
+    IDS_LOOKED_FOR.with(|looked| looked.set(looked.get() + 1));
     let mut taken: Vec<u16> = view.members.values().map(|member| member.id).collect();
     for steering in view.steering.values() {
         taken.extend(steering.generations.iter().flat_map(|g| &g.machines).map(|machine| machine.member));

@@ -337,6 +337,92 @@ fn what_a_controller_makes_is_beside_what_users_have() {
 }
 
 #[test]
+fn what_controllers_made_before_does_not_come_back_beside_what_they_make_now() {
+    let mut world = World::default();
+    let own = "ingresscontroller/ing";
+    let made = |space: &str, port: u16| {
+        let labels = if space.is_empty() { json!({}) } else { json!({control_api::NAMESPACE_LABEL: space}) };
+        entry(json!({"name": "ing.http", "kind": "HTTPServer", "port": port, "labels": labels}))
+    };
+    let put =
+        |entry: Entry| Action::PutGenerated { owner: "ing".into(), fence: None, puts: vec![entry], deletes: vec![] };
+    world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+    let controller = json!({"name": "ing", "kind": "IngressController"});
+    world.put(PutMode::Create, controller.clone()).unwrap();
+    world.act(put(made("", 80))).answer.unwrap();
+    let kept: Vec<Entry> = world.state.view.objects.values().map(|kept| Entry::new(kept.clone(), vec![])).collect();
+    let before = world.put(PutMode::Create, json!({"name": "a", "kind": "Pipeline"})).unwrap().version;
+    world.act(Action::delete("ing")).answer.unwrap();
+    world.put(PutMode::Create, controller).unwrap();
+    world.act(put(made(own, 80))).answer.unwrap();
+    let now = ["a", "ing", "ingresscontroller/ing/ing.http"];
+    assert_eq!(world.names(), now);
+
+    // By history, by what an edge kept, and by what one kept of what this cluster has lost.
+    world.act(Action::RollBack { version: before, since: None }).answer.unwrap();
+    assert_eq!(world.names(), now);
+    let succeed = |replaces: bool, version: u64| Action::Succeed {
+        cluster_id: "old".into(),
+        version,
+        objects: kept.clone(),
+        replaces,
+    };
+    world.act(succeed(false, 40)).answer.unwrap();
+    assert_eq!(world.names(), now);
+    world.act(Action::delete("ing")).answer.unwrap();
+    world.act(succeed(false, 41)).answer.unwrap();
+    assert_eq!(world.names(), ["a", "ing", "ing.http"], "where they have nothing else it comes back, and is moved");
+}
+
+#[test]
+fn what_is_gone_back_to_fits_beside_what_was_made_since() {
+    let mut world = World::default();
+    world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+    world.put(PutMode::Create, json!({"name": "ing", "kind": "IngressController"})).unwrap();
+    let before = world.put(PutMode::Create, json!({"name": "hs", "kind": "HTTPServer", "port": 80})).unwrap().version;
+    world.act(Action::delete("hs")).answer.unwrap();
+    let labels = json!({control_api::NAMESPACE_LABEL: "ingresscontroller/ing"});
+    let made = entry(json!({"name": "http", "kind": "HTTPServer", "port": 80, "labels": labels}));
+    let put = Action::PutGenerated { owner: "ing".into(), fence: None, puts: vec![made], deletes: vec![] };
+    world.act(put).answer.unwrap();
+    let told = world.act(Action::RollBack { version: before, since: None }).answer.unwrap_err();
+    assert!(told.message.contains("taken by HTTPServer ingresscontroller/ing/http"), "{}", told.message);
+    assert_eq!(world.names(), ["ing", "ingresscontroller/ing/http"]);
+}
+
+#[test]
+fn who_finds_no_id_is_none_of_the_others_affair() {
+    let mut world = World::default();
+    world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+    world.join("n1");
+    let of = world.state.view.members["n1"].clone();
+    let many = (2..=u16::MAX).map(|id| (format!("e{id}"), Member { id, name: format!("e{id}"), ..Member::default() }));
+    let members = [("n1".to_owned(), of.clone())].into_iter().chain(many).collect();
+    world.state.view.members = std::sync::Arc::new(members);
+    let changed = Member { api_addr: "here:1".into(), ..of };
+    let together = Action::PutMembers { members: vec![changed, member("new")], down: vec!["e7".into()] };
+    assert_eq!(world.act(together).answer.unwrap().created, Vec::<String>::new());
+    let members = &world.state.view.members;
+    assert_eq!((members.len(), members.contains_key("new")), (usize::from(u16::MAX), false));
+    assert_eq!((&*members["n1"].api_addr, members["n1"].up, members["e7"].up), ("here:1", true, false));
+    let alone = world.act(Action::PutMember { member: member("new") }).answer.unwrap_err();
+    assert!(alone.message.contains("65535"), "{}", alone.message);
+}
+
+#[test]
+fn what_a_member_says_that_is_known_costs_no_look_for_an_id() {
+    let mut world = World::default();
+    world.join("n1");
+    let before = steering::IDS_LOOKED_FOR.get();
+    let report = |api_addr: &str| Member { api_addr: api_addr.into(), ..member("n1") };
+    world.act(Action::PutMember { member: report("a:1") }).answer.unwrap();
+    world.act(Action::PutMembers { members: vec![report("a:2")], down: vec![] }).answer.unwrap();
+    assert_eq!(steering::IDS_LOOKED_FOR.get(), before);
+    world.act(Action::PutMembers { members: vec![report("a:3"), member("n2"), member("n3")], down: vec![] });
+    assert_eq!(steering::IDS_LOOKED_FOR.get(), before + 1, "once for all that are new");
+}
+
+#[test]
 fn several_members_at_once_are_what_they_are_one_by_one() {
     let report = |n: usize, role: MemberRole| Member { name: format!("n{n}"), role, edge: true, ..Member::default() };
     let (mut once, mut each) = (World::default(), World::default());
