@@ -177,6 +177,8 @@ pub struct RaftRow {
     pub snapshot_index: u64,
     pub voters: u64,
     pub learners: u64,
+    /// Machines that cannot become members.
+    pub members_without_id: u64,
     /// Of the entries' text.
     pub log_bytes: u64,
     pub leader_changes_total: u64,
@@ -199,6 +201,11 @@ pub fn raft(encoder: &mut Encoder, row: &RaftRow) {
         ("weir_raft_snapshot_index", "Index of the last entry in the snapshot.", row.snapshot_index),
         ("weir_raft_voters", "Members that vote.", row.voters),
         ("weir_raft_learners", "Members that follow without a vote.", row.learners),
+        (
+            "weir_raft_members_without_id",
+            "Machines that cannot become members because all 65535 member ids are taken, on the leader.",
+            row.members_without_id,
+        ),
         ("weir_raft_log_bytes", "Text of the entries in the log, in bytes; memory and disk hold it.", row.log_bytes),
         ("weir_raft_feature_level", "Feature level of the cluster: what all members understand.", row.feature_level),
         (

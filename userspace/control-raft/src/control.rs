@@ -60,6 +60,8 @@ pub struct Metrics {
     pub voters: Vec<String>,
     /// Members that Raft copies to and that have no vote.
     pub learners: u64,
+    /// Machines that cannot become members because all ids are taken, on the leader.
+    pub members_without_id: u64,
     /// Since the start of the process.
     pub leader_changes: u64,
     /// Changes asked of this member that came to no decision, or to one that it did not hear of.
@@ -114,6 +116,8 @@ pub(crate) struct Inner {
     failure: watch::Sender<Option<String>>,
     leader_changes: AtomicU64,
     proposals_failed: AtomicU64,
+    pub(crate) without_id: AtomicU64,
+    pub(crate) without_id_told: Mutex<Option<Instant>>,
     /// What this member understands, see `levels.rs`.
     pub(crate) level: u32,
     /// A change has waited for the feature level to rise, in vain; the next does not wait.
@@ -215,6 +219,8 @@ impl Control {
             failure: watch::Sender::new(None),
             leader_changes: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
+            without_id: AtomicU64::new(0),
+            without_id_told: Mutex::default(),
             level: config.level,
             level_awaited: AtomicBool::new(false),
             marks,
@@ -234,6 +240,7 @@ impl Control {
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
             return Err(error);
+                inner.spawn("keeping a copy of the authority", join::keep_authority(inner.clone()));
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
@@ -647,6 +654,7 @@ impl Inner {
             voters: self.voters(),
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
+            members_without_id: self.without_id.load(Ordering::Relaxed),
             answers_forgotten: self.publisher.state().answers_forgotten(),
             calls_refused: self.guard.refused().collect(),
             edge_versions: self.edges_here().into_iter().map(|(name, edge)| (name, edge.version)).collect(),

@@ -43,7 +43,7 @@ pub async fn follow(inner: Arc<Inner>) {
 
 async fn read(inner: &Inner, url: &str) -> Result<(), WireError> {
     let view = inner.publisher().state().view.clone();
-    let path = format!("/watch?from={}&cluster={}&changes=true", view.version, view.cluster_id);
+    let path = format!("/watch?from={}&cluster={}&changes=true&level={}", view.version, view.cluster_id, inner.level);
     let mut lines = inner.wire().open(url, &path, SILENCE).await?;
     tracing::info!(url, version = view.version, "following");
     let broken = |reason: String| WireError::Call(CallError { url: url.to_owned(), reason, unsent: false });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base_text::quoted;
 use control_api::Refusal;
-use control_state::{Action, FIRST_LEVEL};
+use control_state::{Action, FIRST_LEVEL, TOLD_LEVEL};
 
 use crate::control::{Inner, lock};
 use crate::types::Raft;
@@ -23,6 +23,13 @@ impl Inner {
                 known = level.max(FIRST_LEVEL)
             )
         })
+    }
+
+    /// Why a member that does not vote cannot be told what is decided, if so. It carries nothing out and passes over what it does not know,
+    /// which is well as long as the rest means to it what it means to the others.
+    pub fn too_old_to_be_told(&self, name: &str, level: u32) -> Option<String> {
+        let means_else = self.publisher().state().level() >= TOLD_LEVEL && level < TOLD_LEVEL;
+        means_else.then(|| self.too_old(name, level)).flatten()
     }
 
     /// The level that the cluster can rise to, if it can. Of a member that has never said anything it is not known: it is waited for,

@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use base_text::{Seldom, duration, quoted};
 use control_api::tls::ServerTls;
 use control_api::{Delta, Document, MemberRole, Refusal, Snapshot, Update};
-use control_state::{Answer, State, Unread};
+use control_state::{Answer, FIRST_LEVEL, State, Unread};
 use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -388,6 +388,8 @@ struct WatchFrom {
     /// The reader takes the members that changed; those of earlier versions take all of them, when any has changed.
     #[serde(default)]
     changes: bool,
+    /// What the reader understands; earlier versions do not say it.
+    level: Option<u32>,
 }
 
 /// How a reader is told.
@@ -443,6 +445,11 @@ async fn watch(
 ) -> Response {
     let at = (query.from > 0).then_some((query.cluster, query.from));
     let publisher = inner.publisher();
+    let known = || publisher.state().view.members.get(&*caller.0).map(|member| member.level);
+    let level = query.level.or_else(known).unwrap_or(FIRST_LEVEL);
+    if let Some(old) = inner.too_old_to_be_told(&caller.0, level) {
+        return refuse(StatusCode::from_u16(UNWELCOME).expect("423 is a status"), old);
+    }
     let (follower, (lines, body)) = (publisher.follow(at), mpsc::channel(16));
     let telling = Telling {
         conceals: proven.is_none().then(|| inner.conceal.clone()),
@@ -450,6 +457,7 @@ async fn watch(
         signs: signature.and_then(|Extension(call)| Some((inner.guard.secret()?.clone(), call.0))),
         may: Box::new(move || {
             origin.certificate.as_ref().is_none_or(|shown| inner.revoked(&caller.0, shown).is_none())
+                && inner.too_old_to_be_told(&caller.0, level).is_none()
         }),
     };
     tokio::spawn(tell(publisher, follower, telling, lines));

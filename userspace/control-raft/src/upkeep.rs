@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
-use control_state::{Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
+use control_state::{Action, FIRST_LEVEL, IdsFree, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
 
 use tokio::task::JoinSet;
 
@@ -129,9 +129,10 @@ impl Inner {
         if let Some(taken) = self.name_taken(&name, &heartbeat.member.instance, Some(heartbeat.run)) {
             return Some(Err(taken));
         }
-        // One that does not vote carries nothing out: it is told what came of it, and passes over what it does not know.
         let primary = heartbeat.member.role == MemberRole::Primary;
-        if let Some(old) = self.too_old(&name, heartbeat.member.level).filter(|_| primary) {
+        let level = heartbeat.member.level;
+        let old = if primary { self.too_old(&name, level) } else { self.too_old_to_be_told(&name, level) };
+        if let Some(old) = old {
             return Some(Err(old));
         }
         let diverged = heartbeat.mark.and_then(|mark| self.marks.compare(self.name(), &name, &mark));
@@ -218,6 +219,21 @@ impl Inner {
             return BTreeMap::new();
         };
         self.wire().get(&url, HEARD_PATH, BEAT_TIMEOUT).await.unwrap_or_default()
+    }
+
+    /// Counts those that cannot become members, and says so now and then.
+    fn note_without_id(&self, names: &[String]) {
+        self.without_id.store(names.len() as u64, Ordering::Relaxed);
+        let Some(first) = names.first() else { return };
+        let mut told = lock(&self.without_id_told);
+        if told.is_none_or(|told: Instant| told.elapsed() > TELL_WITHOUT_ID) {
+            *told = Some(Instant::now());
+            tracing::error!(
+                members = names.len(),
+                first,
+                "machines cannot become members: all 65535 member ids are taken; remove members that are gone (weirctl member purge)"
+            );
+        }
     }
 
     fn edge_report(&self) -> Option<EdgeReport> {
@@ -323,6 +339,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
     let state = inner.publisher().state();
     let mut changes = Vec::new();
     changes.extend(rotate_tickets(inner));
+    let (mut ids, mut without_id) = (IdsFree::default(), Vec::new());
     {
         let mut reports = lock(&inner.reports);
         for name in state.view.members.keys() {
@@ -348,6 +365,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
                     changes.push(Action::SetMemberUp { name: name.clone(), up: false });
                 }
                 (Some(said), Some(known)) if !silent && says_the_same(said, known) => {}
+                (Some(_), None) if !silent && ids.next(&state.view).is_none() => without_id.push(name.clone()),
                 (Some(said), known) if !silent => {
                     let id = known.map_or(0, |known| known.id);
                     let mut said = Member { id, up: true, ..said.clone() };
@@ -365,6 +383,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
         }
         inner.marks.retain(|name| reports.contains_key(name));
     }
+    inner.note_without_id(&without_id);
     // Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
     let mut changes = if state.level() >= PUTS_MEMBERS { put_together(changes) } else { changes }.into_iter();
     while changes.len() > 0 {
@@ -386,15 +405,22 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
 /// What several members say as one change: with each change all members are copied, whichever of them changed.
 fn put_together(changes: Vec<Action>) -> Vec<Action> {
     let (mut others, mut batches) = (Vec::new(), Vec::new());
-    let (mut members, mut down) = (Vec::new(), Vec::new());
+    let (mut members, mut down, mut bytes) = (Vec::new(), Vec::new(), 0);
     for change in changes {
+        let more = match &change {
+            Action::PutMember { member } => serde_json::to_vec(member).map_or(0, |text| text.len()),
+            Action::SetMemberUp { name, .. } => name.len(),
+            _ => 0,
+        };
+        if members.len() + down.len() == MEMBERS_TOGETHER || bytes + more > BYTES_TOGETHER {
+            batches.push((std::mem::take(&mut members), std::mem::take(&mut down)));
+            bytes = 0;
+        }
+        bytes += more;
         match change {
             Action::PutMember { member } => members.push(member),
             Action::SetMemberUp { name, up: false } => down.push(name),
             other => others.push(other),
-        }
-        if members.len() + down.len() == MEMBERS_TOGETHER {
-            batches.push((std::mem::take(&mut members), std::mem::take(&mut down)));
         }
     }
     batches.push((members, down));
@@ -498,6 +524,10 @@ pub const HEARD_PATH: &str = "/raft/heard";
 pub const EDGES_PATH: &str = "/raft/edges";
 /// Members that are written down by one change: an entry of the log of about 100 kB.
 const MEMBERS_TOGETHER: usize = 256;
+/// And at most so many bytes of their text: one may have long lists of labels, and of virtual IPs that it is done with.
+const BYTES_TOGETHER: usize = 1 << 20;
+/// Between two lines in the log about members that find no id.
+const TELL_WITHOUT_ID: Duration = Duration::from_secs(60);
 /// Changes of members that are under way together.
 const CHANGES_AT_ONCE: usize = 64;
 const STRAYS: u32 = 5;
@@ -530,6 +560,12 @@ mod tests {
         }
         assert_eq!(names, (0..1000).map(|n| format!("edge-{n}")).collect::<Vec<_>>());
         assert_eq!(silent, ["gone"]);
+        let labels = [("note".to_owned(), "x".repeat(100_000))].into();
+        let long =
+            (0..100).map(|n| Action::PutMember { member: Member { labels: Clone::clone(&labels), ..member(n) } });
+        let together = put_together(long.collect());
+        let sizes: Vec<usize> = together.iter().map(|change| serde_json::to_vec(change).unwrap().len()).collect();
+        assert!(sizes.len() == 10 && sizes.iter().all(|size| *size < BYTES_TOGETHER + 1000), "{sizes:?}");
         let one = Action::PutMember { member: member(1) };
         assert_eq!(put_together(vec![one.clone()]), [one], "which older programs read as well");
         assert_eq!(put_together(Vec::new()), []);

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use control_api::client::Client;
-use control_api::{RefusalKind, Update};
+use control_api::{MemberRole, RefusalKind, Update};
 use control_raft::{Config, Control, LEVEL, StartError, StartErrorKind};
-use control_state::{Action, Answer, Entry, PutMode};
+use control_state::{Action, Answer, Entry, PutMode, TOLD_LEVEL};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -93,6 +93,55 @@ fn a_member_that_is_too_old_is_told_so_and_never_goes_its_own_way() {
     let three = world.restart("n3", LEVEL);
     assert!(eventually(|| three.control.state().view.objects.contains_key("later")));
     assert!(three.control.state().view.version > last);
+}
+
+#[test]
+fn an_edge_that_would_take_what_it_is_told_for_something_else_is_told_nothing() {
+    let world = World::new(&["n1"]);
+    let urls = vec![world.cluster["n1"].clone()];
+    let edge = |name: &str, level: u32| {
+        let mut config = world.config(name, level);
+        config.initial_cluster.clear();
+        (config.role, config.primary_peer_urls) = (MemberRole::Secondary, urls.clone());
+        launch(config).unwrap()
+    };
+    let before = world.start("n1", TOLD_LEVEL - 1);
+    let old = edge("old", TOLD_LEVEL - 1);
+    assert!(eventually(|| before.control.state().view.members.contains_key("old")));
+    before.kill();
+    let one = world.restart("n1", LEVEL);
+    let is_member = |name: &str| one.control.state().view.members.contains_key(name);
+    one.decides(put(json!({"name": "p", "kind": "Pipeline"}), None));
+    assert!(eventually(|| old.control.state().view.objects.contains_key("p")));
+    // An operator purges it, and it runs: nobody waits for it any more, and it comes back.
+    assert!(eventually(|| {
+        let _ = one.propose(Action::RemoveMember { name: "old".into() });
+        one.control.state().level() == LEVEL
+    }));
+    let new = edge("new", TOLD_LEVEL);
+    let _ = one.propose(Action::RemoveMember { name: "old".into() });
+    assert!(
+        eventually(|| old.control.trouble().is_some_and(|told| told.contains("install the version"))),
+        "it is told why"
+    );
+    let told = old.control.trouble().unwrap();
+    assert!(told.contains(&format!("feature level {LEVEL}")), "{told}");
+    one.decides(put(json!({"name": "q", "kind": "Pipeline"}), None));
+    assert!(eventually(|| new.control.state().view.objects.contains_key("q") && is_member("new")));
+    std::thread::sleep(Duration::from_millis(500));
+    let objects = old.control.state().view.objects.clone();
+    assert!(objects.contains_key("p") && !objects.contains_key("q"), "what it kept is what it serves");
+    assert!(!is_member("old"));
+
+    // One that says no level is as old as the cluster knows it to be.
+    let headers = [("x-weir-cluster", "test"), ("x-weir-from", "stranger")];
+    let watch = |query: &str| {
+        let url = format!("{}/watch?{query}", urls[0]);
+        let client = Client::default();
+        let call = client.open("GET".parse().unwrap(), &url, &headers, Duration::from_secs(10));
+        one.runtime().block_on(call).unwrap().status().as_u16()
+    };
+    assert_eq!((watch("from=0&changes=true"), watch(&format!("from=0&level={TOLD_LEVEL}"))), (423, 200));
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                 snapshot_index: metrics.snapshot_index,
                 voters: metrics.voters.len() as u64,
                 learners: metrics.learners,
+                members_without_id: metrics.members_without_id,
                 log_bytes: metrics.log_bytes,
                 leader_changes_total: metrics.leader_changes,
                 proposals_failed_total: metrics.proposals_failed,
