@@ -533,6 +533,11 @@ pub enum MemberWhat {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Show the authority that issues the members' certificates, or have another follow it now: it does by itself before it ends
+    Authority {
+        #[arg(long)]
+        replace: bool,
+    },
     /// Take another machine in that votes: checks, says how to start it, and waits until it does
     Add {
         name: String,

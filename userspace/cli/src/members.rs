@@ -107,6 +107,41 @@ pub async fn token(
     Ok(())
 }
 
+/// How the authority is that issues the members' certificates.
+pub async fn authority(server: &Server, replace: bool, format: Format) -> Result<(), String> {
+    if replace {
+        let replaced = server.send(Method::POST, "/member-authority/replace", String::new()).await;
+        replaced.map_err(|message| format!("member authority --replace failed, {message}"))?;
+    }
+    let told = server.get("/member-authority").await?;
+    if format != Format::Default {
+        structured(&told, format);
+        return Ok(());
+    }
+    let word = |key: &str| told[key].as_str();
+    let mut lines = vec![format!("ends: {}", word("ends").unwrap_or("unknown"))];
+    if let Some(since) = word("nextSince") {
+        lines.push(format!("another follows, which members come to believe: since {since}"));
+    }
+    if let Some(since) = word("formerSince") {
+        lines.push(format!(
+            "the one before is still believed, and members get certificates of the new one: since {since}"
+        ));
+    }
+    match told["waitsFor"].as_array() {
+        Some(names) if !names.is_empty() => {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            lines.push(format!("waits for: {}", names.join(", ")));
+        }
+        None if lines.len() > 1 => {
+            lines.push("whom that waits for, the member knows that leads (weirctl member list)".to_owned())
+        }
+        _ => {}
+    }
+    print(&lines.join("\n"));
+    Ok(())
+}
+
 pub async fn purge(server: &Server, names: &[String]) -> Result<(), String> {
     if names.is_empty() {
         return Err("delete member: name one or more (weirctl get member lists them)".into());

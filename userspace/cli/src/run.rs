@@ -162,6 +162,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Member(MemberWhat::Token { ttl, role, name }) => {
             members::token(&server, &ttl, role.as_deref(), name.as_deref(), format).await
         }
+        Verb::Member(MemberWhat::Authority { replace }) => members::authority(&server, replace, format).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
         Verb::Cache(CacheWhat::Purge(purge)) => caches::purge(&server, &purge).await,
         Verb::Token(what) => tokens::run(&server, what, format).await,

@@ -75,6 +75,29 @@ pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
     Ok(Reply::body(json!({"token": invitation.token, "expires": time::rfc3339(invitation.expires)})))
 }
 
+/// `GET /member-authority`: until when the authority is good that issues the members' certificates, and how far another has come that
+/// follows it.
+pub async fn authority(State(api): State<Arc<Api>>) -> Answer {
+    caller().needs(Role::Read, None)?;
+    let none =
+        || Error::not_found("this cluster issues no certificates: its members have none, or theirs come from files");
+    let authority = api.control.authority().ok_or_else(none)?;
+    let at = |time: Option<SystemTime>| time.map(time::rfc3339);
+    Ok(Reply::body(json!({
+        "ends": at(authority.ends),
+        "nextSince": at(authority.next),
+        "formerSince": at(authority.former),
+        "waitsFor": authority.waits_for,
+    })))
+}
+
+/// `POST /member-authority/replace`: another follows now.
+pub async fn replace_authority(State(api): State<Arc<Api>>) -> Answer {
+    caller().needs(Role::Admin, None)?;
+    let done = api.change(api.control.next_authority()?).await?;
+    Ok(Reply::default().version(done.version))
+}
+
 /// `heard`: when the leader last heard of it, where that is known.
 pub fn shown(member: &Member, cluster: &str, (metrics, heard): (&Metrics, Option<SystemTime>)) -> Value {
     let votes = metrics.voters.contains(&member.name) || member.role == MemberRole::Primary;

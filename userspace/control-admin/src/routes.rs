@@ -73,6 +73,8 @@ fn entries() -> Vec<Entry> {
 
     add("cluster", "/status/members", &["GET"], get(members::list));
     add("cluster", "/member-tokens", &["POST"], post(members::token));
+    add("cluster", "/member-authority", &["GET"], get(members::authority));
+    add("cluster", "/member-authority/replace", &["POST"], post(members::replace_authority));
     add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
 
     add("cluster", "/tokens", &["GET", "POST"], get(tokens::list).post(tokens::create));

@@ -116,6 +116,23 @@ pub fn serial(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(parsed.raw_serial().to_vec())
 }
 
+/// Last moment of a certificate, if there is one that can be read.
+pub fn end(certificate: Option<&[u8]>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate?).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// Whether a certificate says that this authority has signed it.
+pub fn names_issuer(certificate: &[u8], authority: &[u8]) -> bool {
+    let (Ok((_, certificate)), Ok((_, authority))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(authority))
+    else {
+        return false;
+    };
+    certificate.issuer().as_raw() == authority.subject().as_raw()
+}
+
 /// Long enough to have a new one signed.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,7 +14,8 @@ use rustls::{
 };
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::certificates::end;
 
 /// PEM, and where it came from: a flag with its file, or a key of a file.
 #[derive(Clone, PartialEq, Eq)]
@@ -211,7 +212,7 @@ impl ServerTls {
 impl Shown {
     fn new(identity: Identity, authorities: Option<Pem>, strangers: bool) -> Result<Shown, TlsError> {
         let config = server_config_of(&identity, authorities.as_ref(), strangers)?;
-        let ends = identity.chain.certificates()?.first().and_then(|certificate| end_of(certificate));
+        let ends = identity.chain.certificates()?.first().and_then(|certificate| end(Some(certificate)));
         Ok(Shown { config, ends, identity: Some(identity), authorities })
     }
 }
@@ -279,13 +280,6 @@ impl Watch {
 /// The log begins to speak of a certificate's end so long before it, once a day.
 const SOON: Duration = Duration::from_secs(7 * 86_400);
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Last moment of a certificate.
-fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    Some(UNIX_EPOCH + Duration::from_secs(seconds))
-}
 
 /// Serves HTTP/1.1 over TLS. With `client_authorities`, clients show a certificate that one of them has signed, or get nowhere.
 pub fn server_config(identity: &Identity, client_authorities: Option<&Pem>) -> Result<Arc<ServerConfig>, TlsError> {

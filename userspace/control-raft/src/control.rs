@@ -25,6 +25,7 @@ use crate::leaders::Told;
 use crate::marks::Marks;
 use crate::publish::{Follower, ObjectsSince, Publisher};
 use crate::store::Store;
+use crate::succession::AuthorityShown;
 use crate::types::Raft;
 use crate::upkeep::{self, Report};
 use crate::wire::{IdentityAnswer, Wire};
@@ -74,6 +75,8 @@ pub struct Metrics {
     pub feature_level: u64,
     /// When the certificate ends that the cluster issued to this member.
     pub certificate_ends: Option<SystemTime>,
+    /// When the authority ends that has issued it.
+    pub authority_ends: Option<SystemTime>,
     /// Members whose state differs from the leader's: on the leader all of them, elsewhere this one.
     pub diverged: u64,
     pub config_version: u64,
@@ -240,14 +243,12 @@ impl Control {
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
             return Err(error);
-                inner.spawn("keeping a copy of the authority", join::keep_authority(inner.clone()));
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
         if let Some(tls) = config.tls {
             if inner.issuing.is_some() {
                 inner.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));
-                inner.spawn("keeping a copy of the authority", join::keep_authority(inner.clone()));
             }
             inner.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
         }
@@ -386,6 +387,16 @@ impl Control {
     pub async fn invite(&self, lasts: Duration, bound: Bound) -> Result<Invitation, Refusal> {
         let inner = self.inner.clone();
         self.on_own_runtime(async move { inner.invite(lasts, bound).await }).await?
+    }
+
+    /// The change by which another authority follows the one that signs the members' certificates, now and not when that ends.
+    pub fn next_authority(&self) -> Result<Action, Refusal> {
+        self.inner.successor(SystemTime::now())
+    }
+
+    /// How the authority is; `None` where the cluster issues no certificates.
+    pub fn authority(&self) -> Option<AuthorityShown> {
+        self.inner.authority_shown()
     }
 
     /// What the edges say of themselves, by member; `None` where the leader cannot be asked.
@@ -661,6 +672,7 @@ impl Inner {
             feature_level: self.publisher.state().level().into(),
             diverged: self.marks.diverged().len() as u64,
             certificate_ends: self.issuing.as_ref().and_then(|issuing| issuing.tls.ends()),
+            authority_ends: self.issuing.as_ref().and_then(Issuing::authority_ends),
             ..Metrics::default()
         };
         if let Some(voter) = &self.voter {

@@ -239,7 +239,7 @@ async fn beat(control: Control, shared: Arc<Shared>, n: usize) {
     loop {
         tokio::time::sleep(link(n)).await;
         let (run, leaving, mark, edge) = (1, false, None, None);
-        let said = Heartbeat { member: member(n), run, leaving, mark, edge, brief: true };
+        let said = Heartbeat { member: member(n), run, leaving, mark, edge, brief: true, believes: None };
         let said = serde_json::to_vec(&said).unwrap();
         let inner = control.inner().clone();
         // What reading it and answering costs is the leader's.

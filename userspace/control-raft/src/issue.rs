@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use control_api::certificates;
@@ -18,6 +18,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -91,41 +93,33 @@ impl Place {
         serde_json::from_slice(&fs::read(self.path(JOINED)).ok()?).ok()
     }
 
-    /// What this member keeps of the authority: the founder from the beginning, other primaries once they know it. A group that has lost
-    /// its state has it from there.
+    /// What this member keeps of the authority that signs: the founder from the beginning, other primaries once they know it. A group that
+    /// has lost its state has it from there.
     pub fn founding(&self) -> Option<(String, String)> {
-        let authority = fs::read_to_string(self.path(AUTHORITY)).ok()?;
+        let authority = certificates_of(&fs::read_to_string(self.path(AUTHORITY)).ok()?).into_iter().next()?;
         Some((authority, fs::read_to_string(self.path(SEALED)).ok()?))
     }
 
-    /// Keeps a copy of what the group holds, beside the key that opens it.
-    pub fn keep_authority(&self, authority: &Authority) -> io::Result<()> {
-        let kept = self.founding();
-        if kept == Some((authority.certificate.clone(), authority.sealed_key.clone())) {
-            return Ok(());
+    /// Whom this member believes from now on, the authority that signs first; in a primary that can sign, with the key of that one.
+    pub fn keep_authorities(&self, believed: &str, sealed_key: Option<&str>) -> io::Result<()> {
+        let differs = |name: &str, text: &str| fs::read_to_string(self.path(name)).ok().as_deref() != Some(text);
+        if let Some(sealed_key) = sealed_key.filter(|key| differs(SEALED, key)) {
+            self.write(SEALED, sealed_key)?;
         }
-        self.write(AUTHORITY, &authority.certificate)?;
-        self.write(SEALED, &authority.sealed_key)
+        if differs(AUTHORITY, believed) { self.write(AUTHORITY, believed) } else { Ok(()) }
     }
 
     /// Makes an authority, and this member's certificate with it.
-    pub fn found(&self, name: &str, hosts: &[String], lifetime: Duration) -> Result<(), String> {
+    pub fn found(&self, name: &str, hosts: &[String], (lifetime, lasts): (Duration, Duration)) -> Result<(), String> {
         let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", self.directory.display());
         let seal = Seal::draw().ok_or_else(|| failed(&"the machine has no random numbers"))?;
-        let key = KeyPair::generate().map_err(|e| failed(&e))?;
-        let mut params = CertificateParams::new(Vec::new()).map_err(|e| failed(&e))?;
-        params.distinguished_name.push(DnType::CommonName, "the members of a weir cluster");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - SKEW, now + AUTHORITY_LASTS);
-        let certificate = params.self_signed(&key).map_err(|e| failed(&e))?.pem();
-        let sealed = seal.close(key.serialize_pem().as_bytes()).ok_or_else(|| failed(&"the key cannot be sealed"))?;
+        let now = SystemTime::now();
+        let (certificate, sealed) = make(&seal, lasts, now).map_err(|e| failed(&e))?;
         let own = KeyPair::generate().map_err(|e| failed(&e))?;
         let authority =
             Authority { certificate: certificate.clone(), sealed_key: sealed.clone(), ..Authority::default() };
         let request = request(&own).map_err(|e| failed(&e))?;
-        let issued = issue(&authority, &seal, &request, name, hosts, (lifetime, 0)).map_err(|e| failed(&e))?;
+        let issued = issue(&authority, &seal, &request, name, hosts, (lifetime, 0), now).map_err(|e| failed(&e))?;
         let written = self
             .write(SEAL, &seal.text)
             .and_then(|()| self.write(SEALED, &sealed))
@@ -187,6 +181,32 @@ impl Seal {
     }
 }
 
+/// An authority that is good for so long from `now` on: its certificate, and its key, sealed. No two have the same name, so that a
+/// certificate says by itself which of them has signed it.
+pub fn make(seal: &Seal, lasts: Duration, now: SystemTime) -> Result<(String, String), String> {
+    let text = |e: rcgen::Error| e.to_string();
+    let mut drawn = [0; 4];
+    aws_lc_rs::rand::fill(&mut drawn).map_err(|_| "the machine has no random numbers")?;
+    let key = KeyPair::generate().map_err(text)?;
+    let mut params = CertificateParams::new(Vec::new()).map_err(text)?;
+    params.distinguished_name.push(DnType::CommonName, format!("the members of a weir cluster, {}", hex(&drawn)));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let now = OffsetDateTime::from(now);
+    (params.not_before, params.not_after) = (now - SKEW, now + lasts);
+    let certificate = params.self_signed(&key).map_err(text)?.pem();
+    let sealed = seal.close(key.serialize_pem().as_bytes()).ok_or("the key cannot be sealed")?;
+    Ok((certificate, sealed))
+}
+
+/// The certificates in a text, each as PEM.
+pub fn certificates_of(text: &str) -> Vec<String> {
+    let ends = text.match_indices(END).map(|(at, end)| at + end.len());
+    let mut from = 0;
+    let each = ends.map(|end| text[std::mem::replace(&mut from, end)..end].trim_start().to_owned() + "\n");
+    each.collect()
+}
+
 /// Asks for a certificate of this key; what else it should say is for the authority to decide.
 pub fn request(key: &KeyPair) -> Result<String, rcgen::Error> {
     CertificateParams::new(Vec::new())?.serialize_request(key)?.pem()
@@ -201,6 +221,7 @@ pub fn issue(
     name: &str,
     hosts: &[String],
     (lifetime, version): (Duration, u64),
+    now: SystemTime,
 ) -> Result<String, String> {
     let key = seal.open(&authority.sealed_key).and_then(|key| String::from_utf8(key).ok());
     let key = key.ok_or("the authority's key is sealed with another key than this member has")?;
@@ -217,8 +238,10 @@ pub fn issue(
     params.serial_number = Some([&[SERIAL][..], &version.to_be_bytes(), &drawn].concat().into());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let now = OffsetDateTime::now_utc();
-    (params.not_before, params.not_after) = (now - SKEW, now + lifetime);
+    // What outlives its authority is good for nothing.
+    let ends = certificates::end(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).ok().as_deref());
+    let ends = ends.map_or(now + lifetime, |ends| ends.min(now + lifetime));
+    (params.not_before, params.not_after) = (OffsetDateTime::from(now) - SKEW, ends.into());
     Ok(params.signed_by(&request.public_key, &issuer).map_err(text)?.pem())
 }
 
@@ -250,6 +273,7 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| if let [high, low] = pair { Some(digit(*high)? << 4 | digit(*low)?) } else { None }).collect()
 }
 
+const END: &str = "-----END CERTIFICATE-----";
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
 const AUTHORITY: &str = "authority.pem";
@@ -262,14 +286,9 @@ const SERIAL: u8 = 0x57;
 const SEAL_BYTES: usize = 32;
 /// Clocks of members differ.
 const SKEW: Duration = Duration::from_secs(3600);
-/// Ten years.
-const AUTHORITY_LASTS: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 #[cfg(test)]
 mod tests {
-    use rustls_pki_types::CertificateDer;
-    use rustls_pki_types::pem::PemObject;
-
     use super::*;
 
     #[test]
@@ -290,7 +309,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = Place::new(directory.path());
         assert!(!place.is_settled());
-        place.found("n1", &["127.0.0.1".into()], Duration::from_secs(60)).unwrap();
+        place.found("n1", &["127.0.0.1".into()], (Duration::from_secs(60), Duration::from_secs(600))).unwrap();
         assert!(place.is_settled() && place.seal().is_some());
         let tls = crate::PeerTls::of(place.files()).unwrap();
         assert!(tls.ends().is_some());
@@ -299,12 +318,22 @@ mod tests {
         let authority = Authority { certificate: authority, sealed_key, ..Authority::default() };
         let request = request(&KeyPair::generate().unwrap()).unwrap();
         let hosts = ["10.0.0.2".to_owned()];
-        let issued = issue(&authority, &place.seal().unwrap(), &request, "n2", &hosts, (Duration::from_secs(60), 7));
+        let issued = issue(
+            &authority,
+            &place.seal().unwrap(),
+            &request,
+            "n2",
+            &hosts,
+            (Duration::from_secs(60), 7),
+            SystemTime::now(),
+        );
         let issued = issued.unwrap();
         let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         assert_eq!((version_of(&read(&issued)), version_of(&read(&authority.certificate))), (7, 0));
         let other = Seal::draw().unwrap();
-        assert!(issue(&authority, &other, &request, "n2", &[], (Duration::from_secs(60), 7)).is_err());
+        assert!(
+            issue(&authority, &other, &request, "n2", &[], (Duration::from_secs(60), 7), SystemTime::now()).is_err()
+        );
         for (name, fits) in
             [("n2", true), ("edge-1.shop", true), ("a_b", false), ("", false), ("10.0.0.1", false), ("-a", false)]
         {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,18 +15,20 @@ use base_text::{duration, quoted};
 use control_api::client::Client;
 use control_api::tls::{ClientTrust, Pem};
 use control_api::{MemberRole, Refusal};
-use control_state::{Action, JoinToken};
+use control_state::{Action, Authority, JoinToken};
 use hyper::Method;
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::config::{Config, PeerTls, StartError, StartErrorKind, StateFlag, host_port};
 use crate::control::Inner;
 use crate::issue::{self, Joined, Place, unhex};
 use crate::seal::{CLUSTER, FROM};
 use crate::secret::{hex, sign_with, signed_with};
+use crate::succession;
 
 /// How the certificates of this member come to be.
 #[derive(Debug, Clone)]
@@ -35,14 +37,21 @@ pub struct Issued {
     pub token: Option<String>,
     /// How long a certificate is good; it is renewed when a third of that is left.
     pub lifetime: Duration,
+    /// How long an authority is good that this member makes; another follows when a fifth of that is left.
+    pub authority_lasts: Duration,
 }
 
 /// What this member issues with, and to itself.
 pub(crate) struct Issuing {
-    place: Place,
+    pub place: Place,
     /// What this member shows.
     pub tls: PeerTls,
-    lifetime: Duration,
+    pub lifetime: Duration,
+    pub authority_lasts: Duration,
+    /// Others believe or show something that this member does not yet.
+    pub behind: Notify,
+    /// Fingerprints of the authorities that the group has.
+    pub known: Mutex<Option<(Arc<Authority>, Vec<String>)>>,
 }
 
 /// What a token says, behind [`PREFIX`] as JSON in hexadecimal digits.
@@ -54,6 +63,9 @@ struct Token {
     u: Vec<String>,
     /// Fingerprint of its authority.
     a: String,
+    /// Of those beside it that are believed while one follows the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    m: Vec<String>,
     /// The token's id.
     i: String,
     /// Its secret.
@@ -124,6 +136,9 @@ pub(crate) struct JoinAnswer {
     joined: Joined,
     /// For a primary.
     seal: Option<String>,
+    /// All authorities that members believe.
+    #[serde(default)]
+    authorities: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -133,7 +148,7 @@ pub(crate) struct RenewCall {
 
 impl Issued {
     pub fn new(token: Option<String>) -> Issued {
-        Issued { token, lifetime: LIFETIME }
+        Issued { token, lifetime: LIFETIME, authority_lasts: AUTHORITY_LASTS }
     }
 
     /// The certificate that a member with this data directory was issued, if it was.
@@ -160,7 +175,7 @@ pub(crate) async fn settle(mut config: Config) -> Result<(Config, Option<Issuing
             {
                 let hosts = hosts(&config);
                 place
-                    .found(&config.name, &hosts, issued.lifetime)
+                    .found(&config.name, &hosts, (issued.lifetime, issued.authority_lasts))
                     .map_err(|e| StartError::new(StartErrorKind::Data, e))?;
                 tracing::info!(
                     "this member founds a cluster that issues its members' certificates (weirctl member token)"
@@ -187,7 +202,9 @@ pub(crate) async fn settle(mut config: Config) -> Result<(Config, Option<Issuing
     }
     let tls = PeerTls::of(place.files()).map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?;
     config.tls = Some(tls.clone());
-    Ok((config, Some(Issuing { place, tls, lifetime: issued.lifetime })))
+    let (lifetime, authority_lasts) = (issued.lifetime, issued.authority_lasts);
+    let (behind, known) = (Notify::new(), Mutex::default());
+    Ok((config, Some(Issuing { place, tls, lifetime, authority_lasts, behind, known })))
 }
 
 /// Hosts at which this member is reached, as far as its options say.
@@ -264,8 +281,11 @@ async fn ask(at: &str, token: &Token, name: &str, call: &JoinCall) -> Result<(St
     if !told.status.is_success() {
         return Err(Unjoined::Unreached(message_of(&told.body)));
     }
-    let authority = String::from_utf8_lossy(&told.body).into_owned();
-    if fingerprint_of(&authority).as_deref() != Some(&token.a) {
+    // Of what is told, that which the token speaks of: anybody may have added to it.
+    let vouched = |pem: &String| fingerprint_of(pem).is_some_and(|of| of == token.a || token.m.contains(&of));
+    let told = issue::certificates_of(&String::from_utf8_lossy(&told.body));
+    let authority: String = told.into_iter().filter(vouched).collect();
+    if authority.is_empty() {
         return Err(Unjoined::Refused(
             "the token is of another authority than the cluster there has; make another there".into(),
         ));
@@ -277,7 +297,10 @@ async fn ask(at: &str, token: &Token, name: &str, call: &JoinCall) -> Result<(St
     let answer = client.call(Method::POST, &format!("{at}{JOIN_PATH}"), &headers, body, ASKED).await;
     let answer = answer.map_err(|e| unreached(&e))?;
     match answer.status.as_u16() {
-        200 => serde_json::from_slice(&answer.body).map(|answer| (authority, answer)).map_err(|e| unreached(&e)),
+        200 => {
+            let answer: JoinAnswer = serde_json::from_slice(&answer.body).map_err(|e| unreached(&e))?;
+            Ok((answer.authorities.clone().unwrap_or(authority), answer))
+        }
         503 => Err(Unjoined::Unreached(message_of(&answer.body))),
         _ => Err(Unjoined::Refused(message_of(&answer.body))),
     }
@@ -305,7 +328,7 @@ fn proof_parts(id: &str, name: &str, role: MemberRole, url: &str, request: &str)
     ["weir join 1".into(), id.into(), name.into(), role.to_string(), url.into(), request.into()]
 }
 
-fn fingerprint_of(pem: &str) -> Option<String> {
+pub(crate) fn fingerprint_of(pem: &str) -> Option<String> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     Some(hex(digest(&SHA256, &certificate).as_ref()))
 }
@@ -355,14 +378,18 @@ impl Inner {
         if !urls.contains(&self.peer_url) {
             urls.insert(0, self.peer_url.clone());
         }
-        let token = Token { c: self.cluster_name().to_owned(), u: urls, a: fingerprint, i: id, s: secret };
+        let believed = issue::certificates_of(&authority.believed());
+        let m = believed.iter().skip(1).filter_map(|pem| fingerprint_of(pem)).collect();
+        let token = Token { c: self.cluster_name().to_owned(), u: urls, a: fingerprint, m, i: id, s: secret };
         Ok(Invitation { token: token.text(), expires })
     }
 
-    /// The authority's certificate, which is no secret.
+    /// Certificates of the authorities that members believe, which are no secret.
     pub(crate) fn authority_pem(&self) -> Option<String> {
         let state = self.publisher().state();
-        Some(state.authority().certificate.clone()).filter(|pem| !pem.is_empty())
+        Some(state.authority())
+            .filter(|authority| !authority.certificate.is_empty())
+            .map(|authority| authority.believed())
     }
 
     pub(crate) async fn admit_stranger(&self, call: JoinCall) -> Result<JoinAnswer, Refusal> {
@@ -404,8 +431,15 @@ impl Inner {
             return Err(Refusal::conflict(format!("--initial-advertise-peer-urls: {why}; the token stays good")));
         }
         let version = self.publisher().state().view.version;
-        let certificate =
-            issue::issue(&authority, &seal, &call.request, &call.name, &[host], (issuing.lifetime, version));
+        let certificate = issue::issue(
+            &authority,
+            &seal,
+            &call.request,
+            &call.name,
+            &[host],
+            (issuing.lifetime, version),
+            SystemTime::now(),
+        );
         let certificate = certificate.map_err(Refusal::invalid)?;
         // The certificate is handed out only when nobody else can have come with the token.
         self.propose(Action::SpendToken { id: call.id, at }).await?;
@@ -419,6 +453,7 @@ impl Inner {
             certificate,
             joined: Joined { cluster_name: self.cluster_name().to_owned(), primaries },
             seal: (call.role == MemberRole::Primary).then(|| seal.text().to_owned()),
+            authorities: Some(authority.believed()),
         })
     }
 
@@ -437,8 +472,8 @@ impl Inner {
         if state.authority().certificate.is_empty() {
             return Err(Refusal::unavailable("the cluster's authority is not known here yet; ask again in a moment"));
         }
-        issue::issue(state.authority(), &seal, request, name, hosts, (issuing.lifetime, state.view.version))
-            .map_err(Refusal::invalid)
+        let terms = (issuing.lifetime, state.view.version);
+        issue::issue(state.authority(), &seal, request, name, hosts, terms, SystemTime::now()).map_err(Refusal::invalid)
     }
 
     /// What takes a member out: with its certificate, if that is the cluster's.
@@ -481,31 +516,36 @@ impl Inner {
     }
 }
 
-/// Keeps a copy of the authority as soon as the group has one, in a member that can open it.
-pub(crate) async fn keep_authority(inner: Arc<Inner>) {
-    let Some(issuing) = inner.issuing.as_ref().filter(|issuing| issuing.place.seal().is_some()) else { return };
-    loop {
-        let authority = inner.publisher().state().authority().clone();
-        if !authority.certificate.is_empty() {
-            if let Err(error) = issuing.place.keep_authority(&authority) {
-                tracing::warn!(%error, "no copy of the cluster's authority is kept on this member");
-            }
-            return;
-        }
-        tokio::time::sleep(LOOK_MIN).await;
-    }
-}
-
-/// Asks for the next certificate in time, for as long as the member runs.
+/// Keeps up with the cluster's authorities, and asks for the next certificate in time, for as long as the member runs.
 pub(crate) async fn keep_certified(inner: Arc<Inner>) {
     let Some(issuing) = &inner.issuing else { return };
-    let tls = &issuing.tls;
     let look = (issuing.lifetime / 50).clamp(LOOK_MIN, LOOK_MAX);
-    let mut told = String::new();
+    let (mut told, mut told_of_authorities) = (String::new(), String::new());
+    let mut next = LOOK_MIN;
     loop {
-        tokio::time::sleep(look).await;
-        let left = tls.ends().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
-        if left.is_none_or(|left| left > issuing.lifetime / 3) {
+        let _ = tokio::time::timeout(next, issuing.behind.notified()).await;
+        let kept = succession::keep_up(&inner, issuing).await;
+        next = match kept {
+            Ok(true) => look,
+            Ok(false) => LOOK_MIN,
+            Err(_) => look.min(RETRY),
+        };
+        match kept {
+            Ok(_) => told_of_authorities.clear(),
+            // The same is not said again with every look.
+            Err(error) if error != told_of_authorities => {
+                tracing::warn!(
+                    error,
+                    "what this member believes of the cluster's authorities may be old; it is tried again"
+                );
+                told_of_authorities = error;
+            }
+            Err(_) => {}
+        }
+        let left = issuing.tls.ends().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        let believes = issuing.believes();
+        let of_another = believes.authorities.first().is_some_and(|signs| *signs != believes.shows);
+        if !of_another && left.is_none_or(|left| left > issuing.lifetime / 3) {
             continue;
         }
         match renew(&inner, issuing).await {
@@ -539,10 +579,11 @@ async fn renew(inner: &Inner, issuing: &Issuing) -> Result<(), String> {
         let answer = inner.wire().post::<Result<String, Refusal>>(&url, RENEW_PATH, &call, ASKED).await;
         certificate = answer.map_err(|e| text(&e)).and_then(|answer| answer.map_err(|refusal| refusal.message));
     }
-    issuing.place.renew(&certificate?).map_err(|e| text(&e))
+    issuing.place.renew(&certificate?).map_err(|e| text(&e))?;
+    issuing.take(inner)
 }
 
-fn seconds(at: SystemTime) -> u64 {
+pub(crate) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -555,6 +596,10 @@ const EXPEL_LEVEL: u32 = 5;
 const PREFIX: &str = "weir-join-1-";
 /// A month: a member that is away for a week finds its certificate good.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// Ten years.
+const AUTHORITY_LASTS: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Until the leader that was not reached is asked again.
+const RETRY: Duration = Duration::from_secs(5);
 const LOOK_MIN: Duration = Duration::from_millis(200);
 const LOOK_MAX: Duration = Duration::from_secs(3600);
 const CONNECT: Duration = Duration::from_secs(3);

@@ -7,8 +7,8 @@
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
 //! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of
 //! different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is
-//! answered), `seal.rs`, `secret.rs` and `sessions.rs` (how calls are signed), `join.rs` and `issue.rs` (a cluster that issues its members'
-//! certificates itself), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
+//! answered), `seal.rs`, `secret.rs` and `sessions.rs` (how calls are signed), `join.rs`, `issue.rs` and `succession.rs` (a cluster that
+//! issues its members' certificates itself), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
 //! `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
 //! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
@@ -46,6 +46,7 @@ mod secret;
 mod sessions;
 mod sound;
 mod store;
+mod succession;
 mod types;
 mod upkeep;
 mod wire;
@@ -61,3 +62,4 @@ pub use look::{Found, Held, look_at, look_for_peers};
 pub use publish::{Follower, ObjectsSince, RecvError};
 pub use recover::{Recovered, recover};
 pub use secret::ClusterSecret;
+pub use succession::AuthorityShown;

@@ -39,6 +39,7 @@ use crate::publish::{Follower, News, Publisher, line};
 use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
+use crate::succession::AUTHORITIES_PATH;
 use crate::types::{Demands, Packed, Types, Vote, node_id};
 use crate::upkeep::{EDGES_PATH, HEARD_PATH};
 use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
@@ -58,6 +59,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route(HEARD_PATH, get(heard))
         .route(RENEW_PATH, post(renew))
         .route(AUTHORITY_PATH, get(authority))
+        .route(AUTHORITIES_PATH, get(authorities))
         .route(JOIN_PATH, post(join).layer(DefaultBodyLimit::max(JOIN_BYTES_MAX)))
         .route("/watch", get(watch))
         .with_state(inner.clone())
@@ -353,6 +355,11 @@ async fn authority(Shared(inner): Shared<Arc<Inner>>) -> Response {
             refuse(StatusCode::SERVICE_UNAVAILABLE, "the cluster has no authority yet; ask again in a moment".into())
         }
     }
+}
+
+/// The same for a member, which believes all of it.
+async fn authorities(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    if inner.leading().is_some() { answer(&inner.authority_pem().unwrap_or_default()) } else { not_leader(&inner) }
 }
 
 /// Somebody new, who has shown nothing yet.

@@ -57,6 +57,9 @@ impl Packed {
                     | Action::AddToken { .. }
                     | Action::SpendToken { .. }
                     | Action::FoundAuthority { .. }
+                    | Action::StageAuthority { .. }
+                    | Action::PromoteAuthority { .. }
+                    | Action::RetireAuthority { .. }
             ),
         };
         Ok(Demands { level, gives_rights })

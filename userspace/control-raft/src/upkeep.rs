@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
 use crate::store::Identity;
+use crate::succession::Believes;
 use crate::types::{Peer, Raft, node_id};
 use crate::wire::{Heartbeat, HeartbeatAnswer, UNWELCOME, WireError};
 
@@ -26,6 +27,7 @@ pub(crate) struct Report {
     leaving: bool,
     /// What its edge said.
     pub edge: Option<EdgeReport>,
+    pub believes: Option<Believes>,
     /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
     run: u64,
     run_before: Option<u64>,
@@ -72,6 +74,7 @@ pub async fn upkeep(inner: Arc<Inner>) {
             Ok(answer) => {
                 paced = Duration::from_millis(answer.pace_ms).clamp(BEAT, PACE_MOST);
                 inner.marks.told(inner.name(), answer.diverged);
+                inner.note_authorities(&answer.authorities);
                 let votes = inner.role() == MemberRole::Secondary || answer.voters.iter().any(|v| v == inner.name());
                 // One that is on its way in asks by itself.
                 let settled = inner.gate() == Gate::Open || strays > STRAYS;
@@ -139,14 +142,15 @@ impl Inner {
         let state = self.publisher().state();
         let pace = if primary { BEAT } else { pace(state.view.members.len().max(lock(&self.reports).len())) };
         let (run, leaving) = (heartbeat.run, heartbeat.leaving);
-        let news = self.note(heartbeat.member, (run, pace), leaving, heartbeat.edge);
+        let news = self.note(heartbeat.member, (run, pace), leaving, heartbeat.edge, heartbeat.believes);
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
             self.reported.notify_one();
         }
         let heard = if heartbeat.brief { BTreeMap::new() } else { self.heard_here() };
         let pace_ms = if pace > BEAT { pace.as_millis() as u64 } else { 0 };
-        Some(Ok(HeartbeatAnswer { heard, pace_ms, voters: self.voters(), diverged }))
+        let authorities = self.authorities();
+        Some(Ok(HeartbeatAnswer { heard, pace_ms, voters: self.voters(), diverged, authorities }))
     }
 
     /// Why a process cannot go by this name, as the leader knows: another that does is alive. One that is silent, or has said
@@ -240,7 +244,14 @@ impl Inner {
         self.ask_edge.as_ref().and_then(|ask| ask())
     }
 
-    fn note(&self, member: Member, (run, pace): (u64, Duration), leaving: bool, edge: Option<EdgeReport>) -> bool {
+    fn note(
+        &self,
+        member: Member,
+        (run, pace): (u64, Duration),
+        leaving: bool,
+        edge: Option<EdgeReport>,
+        believes: Option<Believes>,
+    ) -> bool {
         let mut reports = lock(&self.reports);
         let name = member.name.clone();
         let run_before =
@@ -251,6 +262,7 @@ impl Inner {
             member: Some(member),
             leaving,
             edge,
+            believes,
             run,
             run_before,
             pace,
@@ -270,7 +282,8 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
     };
     let mark = mark.filter(|_| inner.level > FIRST_LEVEL);
     let (member, run, edge) = (inner.member(), inner.run, inner.edge_report());
-    let heartbeat = Heartbeat { member, run, leaving, mark, edge, brief: true };
+    let believes = inner.believes();
+    let heartbeat = Heartbeat { member, run, leaving, mark, edge, brief: true, believes };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
@@ -319,7 +332,7 @@ fn grant_grace(inner: &Inner) {
 
 async fn lead(inner: &Arc<Inner>, raft: &Raft) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
-    inner.note(inner.member(), (inner.run, BEAT), leaving, inner.edge_report());
+    inner.note(inner.member(), (inner.run, BEAT), leaving, inner.edge_report(), None);
     inner.trouble(None);
     let state = inner.publisher().state();
     if state.view.cluster_id.is_empty() {
@@ -336,6 +349,12 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
         }
     }
     inner.found_authority().await;
+    inner.note_authorities(&inner.authorities());
+    if let Some(change) = inner.authority_due()
+        && let Err(refusal) = inner.propose(change).await
+    {
+        tracing::warn!(%refusal, "the cluster's authority stays as it is; it is tried again");
+    }
     let state = inner.publisher().state();
     let mut changes = Vec::new();
     changes.extend(rotate_tickets(inner));
@@ -349,6 +368,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
                 member: None,
                 leaving: false,
                 edge: None,
+                believes: None,
                 run: 0,
                 run_before: None,
                 pace: pace(state.view.members.len()),

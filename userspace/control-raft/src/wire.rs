@@ -26,6 +26,7 @@ use crate::seal::{
 };
 use crate::secret::{ClusterSecret, fingerprint};
 use crate::sessions::{Receivers, drawn};
+use crate::succession::Believes;
 use crate::types::Peer;
 
 /// Sends requests to other members; all clones share one pool of connections.
@@ -107,6 +108,9 @@ pub struct Heartbeat {
     /// It asks for `heard` by itself where it wants to know it.
     #[serde(default)]
     pub brief: bool,
+    /// Whom it believes, where the cluster issues certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub believes: Option<Believes>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -120,6 +124,9 @@ pub struct HeartbeatAnswer {
     /// How what the member holds differs from what the leader holds at the same place, if so.
     #[serde(default)]
     pub diverged: Option<String>,
+    /// Fingerprints of the authorities that members are to believe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorities: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -224,6 +224,78 @@ fn certificates_are_renewed_before_they_end() {
 }
 
 #[test]
+fn another_authority_follows_and_nobody_is_left_behind() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let two = world.start("n2", Some(one.token(Duration::from_secs(600))));
+    let three = world
+        .try_start("s3", Some(one.token(Duration::from_secs(600))), |config| config.role = MemberRole::Secondary)
+        .unwrap();
+    assert!(eventually(|| one.control.state().view.members.len() == 3));
+    let before = world.authority_of("n1");
+    let old_token = one.token(Duration::from_secs(600));
+
+    // One that is away is waited for: until it is back, both are believed, and whoever is new comes by a token of that time.
+    three.kill();
+    assert!(eventually(|| one.control.state().view.members.get("s3").is_some_and(|member| !member.up)));
+    assert!(eventually(|| one.replaces_authority().is_ok()));
+    assert!(eventually(|| ["n1", "n2"].iter().all(|name| world.authority_of(name).matches("BEGIN").count() == 2)));
+    let told = one.replaces_authority().unwrap_err();
+    assert!(told.message.contains("weirctl member authority"), "{told}");
+    let shown = || [&one, &two].iter().filter_map(|node| node.control.authority()?.waits_for).next();
+    assert!(eventually(|| shown().is_some_and(|waits_for| waits_for == ["s3"])), "{:?}", shown());
+    assert!(one.control.authority().unwrap().next.is_some());
+    let four = world
+        .try_start("s4", Some(one.token(Duration::from_secs(600))), |config| config.role = MemberRole::Secondary)
+        .unwrap();
+    assert!(eventually(|| one.control.state().view.members.contains_key("s4")));
+
+    let three = world.start_with("s3", None, |config| config.role = MemberRole::Secondary);
+    let names = ["n1", "n2", "s3", "s4"];
+    let is_new = |name: &&str| {
+        let authority = world.authority_of(name);
+        authority.matches("BEGIN").count() == 1 && authority != before
+    };
+    assert!(eventually(|| names.iter().all(|name| is_new(name))), "the one before is believed no more");
+    let shown = one.control.authority().unwrap();
+    assert!(shown.next.is_none() && shown.former.is_none() && shown.ends.is_some());
+    for name in ["a", "b"] {
+        two.puts(name);
+    }
+    let nodes = [&one, &two, &three, &four];
+    assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.objects.len() == 2)));
+
+    // All of it also after a start, and for those who come.
+    one.kill();
+    let one = world.start("n1", None);
+    let error = world.try_start("n5", Some(old_token), |_| {}).err().expect("must refuse");
+    assert!(error.message.contains("another authority"), "{error}");
+    let five = world.start("n5", Some(two.token(Duration::from_secs(600))));
+    assert!(eventually(|| five.control.state().view.objects.len() == 2));
+    assert!(eventually(|| one.control.state().view.members.get("n5").is_some_and(|member| member.up)));
+}
+
+#[test]
+fn an_authority_is_followed_before_it_ends() {
+    let world = World::new();
+    let brief = |config: &mut Config| {
+        let issued = config.issued.as_mut().unwrap();
+        (issued.lifetime, issued.authority_lasts) = (Duration::from_secs(6), Duration::from_secs(20));
+    };
+    let one = world.try_start("n1", None, brief).unwrap();
+    let token = one.token(Duration::from_secs(600));
+    let two = world.start_with("n2", Some(token), brief);
+    let ends = |node: &Node| node.control.metrics().authority_ends.unwrap();
+    let first = ends(&one);
+    assert_eq!(ends(&two), first);
+    assert!(eventually(|| SystemTime::now() > first + Duration::from_secs(2)));
+    assert!(eventually(|| ends(&one) > first && ends(&two) > first), "by itself");
+    two.puts("later");
+    one.puts("and later");
+    assert!(eventually(|| one.control.state().view.members.get("n2").is_some_and(|member| member.up)));
+}
+
+#[test]
 fn connections_are_bounded_and_counted() {
     let world = World::new();
     let one = world.try_start("n1", None, |config| config.peer_connections_max = 8).unwrap();
@@ -267,6 +339,20 @@ impl World {
         node.unwrap()
     }
 
+    fn start_with(&self, name: &str, token: Option<String>, change: impl Fn(&mut Config)) -> Node {
+        let mut node = None;
+        eventually(|| {
+            node = self.try_start(name, token.clone(), &change).ok();
+            node.is_some()
+        });
+        node.unwrap()
+    }
+
+    /// Whom a member believes.
+    fn authority_of(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name).join("peer/authority.pem")).unwrap()
+    }
+
     fn try_start(
         &self,
         name: &str,
@@ -306,6 +392,11 @@ impl World {
 }
 
 impl Node {
+    fn replaces_authority(&self) -> Result<(), control_api::Refusal> {
+        let action = self.control.next_authority()?;
+        self.runtime.as_ref().unwrap().block_on(self.control.propose(action)).map(drop)
+    }
+
     fn token(&self, lasts: Duration) -> String {
         self.token_for(lasts, Bound::default())
     }

@@ -69,6 +69,9 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
         if let Some(end) = metrics.certificate_ends {
             certificate_end(encoder, "peers", end);
         }
+        if let Some(end) = metrics.authority_ends {
+            certificate_end(encoder, "peer-authority", end);
+        }
         for (reason, count) in &metrics.calls_refused {
             encoder.counter("weir_peer_calls_refused_total", help, &[("reason", reason)], *count as f64);
         }
@@ -181,7 +184,8 @@ pub fn logs(
 /// What [`own_certificates`] tells of one door.
 fn certificate_end(encoder: &mut Encoder, door: &str, end: SystemTime) {
     let help = "Last moment of the certificate this member shows, in seconds since 1970, by door: admin (--cert-file) or peers \
-                (--peer-cert-file, or issued by the cluster).";
+                (--peer-cert-file, or issued by the cluster); and peer-authority, the authority that the cluster issues with, which another \
+                follows before it ends.";
     let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     encoder.gauge("weir_control_certificate_expiry_timestamp_seconds", help, &[("door", door)], seconds as f64);
 }
