@@ -12,7 +12,7 @@ use control_state::{Command, State};
 use serde_json::{Value, json};
 
 /// By feature level.
-const RECORDED: [u32; 2] = [10, 11];
+const RECORDED: [u32; 3] = [10, 11, 12];
 
 #[test]
 fn what_an_earlier_build_wrote_leads_where_it_led() {
