@@ -4,13 +4,13 @@
 //! then and brings the [`Answer`] back with [`Desk::take`]. It keeps what is on its way, what the last answer said, and for a while
 //! the numbers that were given here; each of these has a bound, and what is beyond it is counted and told to come again.
 
-use crate::ledger::{Answer, CALL_MAX, Call, Candidate, LAW, Over, Rules};
+use crate::ledger::{Answer, CALL_MAX, Call, Candidate, LAW, LEARNED_MAX, Over, Rules};
 use crate::seen::Seen;
 use crate::ticket::{Ids, Ticket};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// What becomes of somebody who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,17 @@ pub struct Desk {
     /// As the seed was last.
     ids: ArcSwapOption<Ids>,
     work: Mutex<Work>,
+    departed: RwLock<Departed>,
     pub figures: Figures,
+}
+
+/// Users who have left, here or over another edge. Apart from the rest, and for many readers: it is looked at with every request that
+/// shows a pass, on every worker, while calls are written and answers are taken.
+#[derive(Default)]
+struct Departed {
+    /// By id: up to which bucket passes of theirs are good no more.
+    up_to: HashMap<u64, u32>,
+    order: VecDeque<u64>,
 }
 
 struct Work {
@@ -76,9 +86,8 @@ struct Work {
     learned: Option<HashMap<u64, u64>>,
     /// Ids that have no number although all are given: they never will. Cleared when there are more, and when it is full.
     refused: HashMap<u64, ()>,
-    /// Ids of users who have left, here or over another edge, and up to which bucket passes of theirs are good no more.
-    departed: HashMap<u64, u32>,
-    departed_order: VecDeque<u64>,
+    /// The ledger had more to tell of who left than fits into an answer.
+    more: bool,
     /// Up to whom the ledger has told who left.
     gone_known: Option<(u64, u32)>,
     seen: Seen,
@@ -105,8 +114,7 @@ impl Desk {
             spent: HashMap::new(),
             learned: None,
             refused: HashMap::new(),
-            departed: HashMap::new(),
-            departed_order: VecDeque::new(),
+            more: false,
             gone_known: None,
             seen: Seen::new(SEEN_MS),
             called_ms: 0,
@@ -120,6 +128,7 @@ impl Desk {
             given_ms: AtomicU64::new(0),
             ids: ArcSwapOption::empty(),
             work: Mutex::new(work),
+            departed: RwLock::default(),
             figures: Figures::default(),
         }
     }
@@ -300,30 +309,39 @@ impl Desk {
         let mut work = lock(&self.work);
         work.numbers.remove(&id);
         work.spend(id, bucket);
-        self.depart(&mut work, Candidate { bucket, id });
         if work.left.len() < CALL_MAX {
             work.left.push(Candidate { bucket, id });
         }
+        drop(work);
+        self.depart(&[Candidate { bucket, id }]);
     }
 
     /// Whether the user has left whom a ticket of this bucket let in: its pass is good no more, though it was kept. Here that is known at
     /// once, on other edges as soon as the ledger has told them.
     pub fn has_left(&self, id: u64, bucket: u32) -> bool {
-        lock(&self.work).departed.get(&id).is_some_and(|left| bucket <= *left)
+        let departed = self.departed.read().unwrap_or_else(PoisonError::into_inner);
+        departed.up_to.get(&id).is_some_and(|left| bucket <= *left)
     }
 
-    fn depart(&self, work: &mut Work, gone: Candidate) {
-        if let Some(left) = work.departed.get_mut(&gone.id) {
-            *left = gone.bucket.max(*left);
+    fn depart(&self, gone: &[Candidate]) {
+        if gone.is_empty() {
             return;
         }
-        work.departed.insert(gone.id, gone.bucket);
-        work.departed_order.push_back(gone.id);
-        if work.departed_order.len() > DEPARTED_MAX
-            && let Some(oldest) = work.departed_order.pop_front()
-        {
-            work.departed.remove(&oldest);
-            self.figures.forgotten.fetch_add(1, Ordering::Relaxed);
+        let mut departed = self.departed.write().unwrap_or_else(PoisonError::into_inner);
+        let Departed { up_to, order } = &mut *departed;
+        for gone in gone {
+            if let Some(left) = up_to.get_mut(&gone.id) {
+                *left = gone.bucket.max(*left);
+                continue;
+            }
+            up_to.insert(gone.id, gone.bucket);
+            order.push_back(gone.id);
+            if order.len() > DEPARTED_MAX
+                && let Some(oldest) = order.pop_front()
+            {
+                up_to.remove(&oldest);
+                self.figures.forgotten.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -350,7 +368,9 @@ impl Desk {
     /// What is to be said; `None` when there is nothing, and nobody has asked for a while.
     pub fn call(&self, now_ms: u64) -> Option<Call> {
         let mut work = lock(&self.work);
-        let urgent = !work.wanting.is_empty() || !work.left.is_empty() || work.over.is_some();
+        // An edge that has just started knows of nobody who left, and lets their passes in until it is told.
+        let more = std::mem::take(&mut work.more);
+        let urgent = more || !work.wanting.is_empty() || !work.left.is_empty() || work.over.is_some();
         let asked_ms = self.asked_ms.load(Ordering::Relaxed);
         let asked = asked_ms > 0 && now_ms.saturating_sub(asked_ms) < ASKED_MS;
         let due = now_ms.saturating_sub(work.called_ms) >= QUIET_MS;
@@ -406,10 +426,9 @@ impl Desk {
         }
         if call.gone_known == work.gone_known && answer.gone_known.is_some() {
             work.gone_known = answer.gone_known;
+            work.more = answer.gone.len() >= LEARNED_MAX;
         }
-        for gone in &answer.gone {
-            self.depart(&mut work, *gone);
-        }
+        self.depart(&answer.gone);
         if answer.over.is_some() {
             for candidate in &call.wanting {
                 if work.refused.len() >= NUMBERS_MAX {
@@ -609,12 +628,30 @@ mod tests {
         other.visit(1_700);
         exchange(&other, &mut ledger, 1_700);
         assert!(other.has_left(9, 1) && other.has_left(7, 3) && one.has_left(7, 3));
+        // An edge that starts is told of all of them as fast as it can ask, and then asks as seldom as before.
+        for id in 0..3 * LEARNED_MAX as u64 {
+            one.leave(1 << 40 | id, 1);
+            if id % 256 == 0 {
+                exchange(&one, &mut ledger, 1_700 + id);
+            }
+        }
+        exchange(&one, &mut ledger, 5_000);
+        let fresh = Desk::new("r", "", RULES, 0);
+        fresh.visit(5_000);
+        let mut answers = 0;
+        while let Some(call) = fresh.call(5_000) {
+            let answer = ledger.apply(&call, "edge", 5_000);
+            fresh.take(&call, answer, 5_000);
+            answers += 1;
+        }
+        assert_eq!(answers, 4, "each full answer is followed by a question at once");
+        assert!(fresh.has_left(1 << 40 | (3 * LEARNED_MAX as u64 - 1), 1) && fresh.has_left(7, 3));
         // No more are kept than there may be.
         for id in 0..DEPARTED_MAX as u64 + 10 {
             one.leave(1_000 + id, 0);
         }
         assert!(!one.has_left(7, 3) && one.has_left(1_000 + DEPARTED_MAX as u64, 0));
-        assert_eq!(one.figures.forgotten.load(Ordering::Relaxed), 12);
+        assert_eq!(one.figures.forgotten.load(Ordering::Relaxed), 12 + 3 * LEARNED_MAX as u64);
     }
 
     #[test]
