@@ -26,30 +26,39 @@ pub struct Decoded<T> {
     pub warnings: Vec<Warning>,
     /// What was written, with names in their canonical spelling and without what was ignored.
     pub canonical: Value,
+    /// What refuses it where it comes in, and not where it is stored.
+    pub late: Vec<Problem>,
+}
+
+/// What cannot be read as a whole: what is to be said of it, and what it is without what is wrong.
+pub(crate) struct Refused<T> {
+    pub findings: Findings,
+    pub rest: Option<T>,
 }
 
 /// Reads `value` as a `T`; `root_path` is put before every path that is reported.
 pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value, root_path: &str) -> Result<Decoded<T>, Vec<Problem>> {
-    decode_or(value, root_path).map_err(|findings| findings.problems)
+    decode_or(value, root_path).map_err(|refused| refused.findings.problems)
 }
 
-/// As [`decode`]; what is refused comes with the warnings that it would have had.
+/// As [`decode`]; what is refused comes with the warnings that it would have had, and with what can be used of it.
 pub(crate) fn decode_or<T: DeserializeOwned + JsonSchema>(
     value: &Value,
     root_path: &str,
-) -> Result<Decoded<T>, Findings> {
+) -> Result<Decoded<T>, Refused<T>> {
     let schema = schema_of::<T>();
     let mut walk = Walk { root: &schema, findings: Findings::default(), secret: 0 };
     // A document that says nothing says nothing wrong: what is required will be missed by name.
     let nothing = Value::Object(Map::new());
     let value = if value.is_null() && types_of(&schema).contains(&"object") { &nothing } else { value };
     let canonical = walk.walk(value, &schema, root_path).unwrap_or(Value::Null);
-    let Findings { mut problems, warnings } = walk.findings;
-    if !problems.is_empty() {
-        return Err(Findings { problems, warnings });
+    if walk.findings.refuse_stored() {
+        let rest = T::deserialize(&canonical).ok();
+        return Err(Refused { findings: walk.findings, rest });
     }
+    let Findings { problems: late, warnings } = walk.findings;
     match serde_path_to_error::deserialize(&canonical) {
-        Ok(value) => Ok(Decoded { value, warnings, canonical }),
+        Ok(value) => Ok(Decoded { value, warnings, canonical, late }),
         Err(error) => {
             // The walk says what it can say in the user's words; what is left are checks of custom `Deserialize` impls.
             let inner = error.path().to_string();
@@ -58,8 +67,9 @@ pub(crate) fn decode_or<T: DeserializeOwned + JsonSchema>(
                 ("", inner) => inner.to_owned(),
                 (root, inner) => format!("{root}.{inner}"),
             };
+            let mut problems = late;
             problems.push(Problem::new(path, error.into_inner().to_string()));
-            Err(Findings { problems, warnings })
+            Err(Refused { findings: Findings { problems, warnings }, rest: None })
         }
     }
 }
@@ -211,29 +221,43 @@ impl<'s> Walk<'s> {
         let item_schema = schema.get("items");
         let prefix = schema.get("prefixItems").and_then(Value::as_array);
         let mut out = Vec::with_capacity(items.len());
+        let mut ends = false;
         for (i, item) in items.iter().enumerate() {
             let Some(schema) = prefix.and_then(|p| p.get(i)).or(item_schema) else {
                 out.push(item.clone());
                 continue;
             };
             let place = nth(path, i);
-            if item.is_null() && !types_of(resolve(self.root, schema)).is_empty() {
+            let told = self.findings.problems.len();
+            let walked = if item.is_null() && !types_of(resolve(self.root, schema)).is_empty() {
                 let advice = "remove the entry or give it a value";
                 self.findings.problem(Problem::new(place, "an entry without a value").value(item).advice(advice));
-            } else if let Some(value) = self.walk(item, schema, &place) {
-                out.push(value);
+                None
+            } else {
+                self.walk(item, schema, &place)
+            };
+            // What is left of a list with a wrong entry keeps its places: an empty mapping stands for one, and else the list ends there.
+            let stand_in = || types_of(resolve(self.root, schema)).contains(&"object").then(|| Map::new().into());
+            match walked {
+                None if self.findings.problems.len() == told => {}
+                walked => match walked.or_else(stand_in).filter(|_| !ends) {
+                    Some(value) => out.push(value),
+                    None => ends = true,
+                },
             }
         }
         let count = |name: &str| schema.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         if let Some(min) = count("minItems").filter(|min| items.len() < *min) {
-            self.findings.problem(Problem::new(path, format!("{} entries; at least {min} are wanted", items.len())));
+            let problem = Problem::new(path, format!("{} entries; at least {min} are wanted", items.len()));
+            self.findings.problem(if is_late(schema) { problem.late() } else { problem });
         }
         if let Some(max) = count("maxItems").filter(|max| items.len() > *max) {
             self.findings.problem(Problem::new(path, format!("{} entries; at most {max} are accepted", items.len())));
         }
         if schema.get("uniqueItems") == Some(&Value::Bool(true)) {
             for (i, _) in repeats(items) {
-                self.findings.problem(Problem::new(nth(path, i), "given twice").value(&items[i]).advice("remove one"));
+                let problem = Problem::new(nth(path, i), "given twice").value(&items[i]).advice("remove one");
+                self.findings.problem(problem.late());
             }
         }
         Value::Array(out)
@@ -273,7 +297,12 @@ impl<'s> Walk<'s> {
                 return None;
             };
             if whole < low as i128 && low.is_finite() || whole > high as i128 && high.is_finite() {
-                self.findings.problem(Problem::new(path, "out of range").value(value).accepted(range(low, high)));
+                let problem = Problem::new(path, "out of range").value(value).accepted(range(low, high));
+                if is_late(schema) {
+                    self.findings.problem(problem.late());
+                    return Some(value.clone());
+                }
+                self.findings.problem(problem);
                 return None;
             }
             match (u64::try_from(whole), i64::try_from(whole)) {
@@ -332,7 +361,7 @@ impl<'s> Walk<'s> {
         for choice in &fitting {
             let mut attempt = Walk { root: self.root, findings: Findings::default(), secret: self.secret };
             let walked = attempt.walk(value, choice, path);
-            if attempt.findings.problems.is_empty() {
+            if !attempt.findings.refuse_stored() {
                 self.findings.extend(attempt.findings);
                 return walked;
             }
@@ -430,6 +459,11 @@ pub(crate) fn types_of(schema: &Value) -> Vec<&str> {
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Whether the bounds of a schema came when documents beyond them had been stored; see [`Problem::late`].
+fn is_late(schema: &Value) -> bool {
+    schema.get("x-late") == Some(&Value::Bool(true))
 }
 
 fn fits(value: &Value, schema: &Value) -> bool {

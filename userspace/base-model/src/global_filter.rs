@@ -4,9 +4,7 @@ use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::beside::field;
 use crate::dates::Dates;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, at};
@@ -44,15 +42,6 @@ impl GlobalFilterSpec {
         for (name, pipeline) in [("beforePipeline", &self.before_pipeline), ("afterPipeline", &self.after_pipeline)] {
             if let Some(pipeline) = pipeline {
                 pipeline.validate(&at(path, name), kinds, findings);
-            }
-        }
-    }
-
-    /// As [`PipelineSpec::validate_filters_of`], of both flows.
-    pub(crate) fn validate_filters_of(spec: &Value, kinds: &dyn FilterKinds, findings: &mut Findings) {
-        for name in ["beforePipeline", "afterPipeline"] {
-            if let Some(pipeline) = spec.as_object().and_then(|fields| field(fields, name)) {
-                PipelineSpec::validate_filters_of(pipeline, name, kinds, findings);
             }
         }
     }

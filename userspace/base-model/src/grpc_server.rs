@@ -204,7 +204,7 @@ impl GrpcServerSpec {
             let problem =
                 Problem::new(at(path, "port"), "a port of the system, which gRPC in the clear is not served on");
             let problem = problem.value(&self.port.into()).accepted(format!("{PORT_MIN} to 65535"));
-            findings.problem(problem.advice("choose another port, or serve TLS (https: true)"));
+            findings.problem(problem.advice("choose another port, or serve TLS (https: true)").late());
         }
         for (name, given) in [
             ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),

@@ -229,7 +229,7 @@ impl HealthCheckSpec {
             let (given, missing) =
                 if self.username.is_empty() { ("password", "username") } else { ("username", "password") };
             let problem = Problem::new(at(path, missing), format!("missing beside {given}"));
-            findings.problem(problem.advice("give both, or neither"));
+            findings.problem(problem.advice("give both, or neither").late());
         }
     }
 

@@ -64,10 +64,11 @@ pub enum Spec {
 }
 
 impl Object {
-    /// Translates, decodes and checks one document that is stored already, or that nobody will serve.
+    /// Translates, decodes and checks one document that is stored already, or that nobody will serve. What an earlier version took is
+    /// taken, with a warning: see [`Problem::late`].
     pub fn read(value: &Value, filters: &dyn FilterKinds) -> Result<Self, Vec<Problem>> {
-        let (object, findings) = Self::read_with(value, filters, |_, _, _| {});
-        object.ok_or(findings.problems)
+        let (object, findings) = Self::read_with(value, filters, |_, _, findings| findings.forgive_late());
+        Self::unless_refused(object, findings)
     }
 
     /// As [`read`](Object::read), for a document that comes in at `now`: its certificates are looked into as well. `stored` is what it
@@ -80,11 +81,15 @@ impl Object {
         stored: impl Fn(&str) -> Option<&'s Value>,
     ) -> Result<Self, Vec<Problem>> {
         let (object, findings) = Self::look(value, filters, now, stored);
-        object.ok_or(findings.problems)
+        Self::unless_refused(object, findings)
+    }
+
+    fn unless_refused(object: Option<Self>, findings: Findings) -> Result<Self, Vec<Problem>> {
+        object.filter(|_| findings.problems.is_empty()).ok_or(findings.problems)
     }
 
     /// As [`admit`](Object::admit), and everything that is to be said: of a document that is refused, what is wrong with its metadata beside
-    /// what is wrong with the rest, and the warnings it would have had.
+    /// what is wrong with the rest, the warnings it would have had, and what could be read of it.
     pub fn look<'s>(
         value: &Value,
         filters: &dyn FilterKinds,
@@ -104,7 +109,7 @@ impl Object {
         })
     }
 
-    /// `further` looks into the spec of a document that was decoded. An object comes back where there is no problem.
+    /// `further` looks into the spec of a document that was decoded. An object comes back beside problems, too: without what is wrong.
     fn read_with(
         value: &Value,
         filters: &dyn FilterKinds,
@@ -129,7 +134,7 @@ impl Object {
             return (None, findings);
         }
         let spec = Spec::read(&document, filters, &mut findings);
-        if let Some(spec) = &spec {
+        if let Some(spec) = spec.as_ref().filter(|_| !findings.refuse_stored()) {
             further(&document.name, spec, &mut findings);
         }
         if let Some(Spec::VirtualIp(vip)) = &spec {
@@ -140,13 +145,8 @@ impl Object {
             // Nobody keeps the keys themselves.
             document.spec = consumer::canonical(&document.spec);
         }
-        match (spec, findings.problems.is_empty()) {
-            (Some(spec), true) => {
-                let object = Self { document, spec, warnings: findings.warnings.clone() };
-                (Some(object), findings)
-            }
-            _ => (None, findings),
-        }
+        let warnings = findings.warnings.clone();
+        (spec.map(|spec| Self { document, spec, warnings }), findings)
     }
 }
 
@@ -213,83 +213,77 @@ impl Spec {
         }
     }
 
-    /// Decodes and checks the spec of a document of a served kind; `None` together with problems.
+    /// Decodes and checks the spec of a document of a served kind; together with problems what could be read of it.
     pub fn read(document: &Document, filters: &dyn FilterKinds, findings: &mut Findings) -> Option<Self> {
         match document.kind.as_str() {
             "HTTPServer" => {
-                let spec: HttpServerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &HttpServerSpec, findings| spec.validate("", findings))?;
                 Some(Self::HttpServer(Box::new(spec)))
             }
             "Pipeline" => {
-                let Some(spec) = findings.read::<PipelineSpec>(&document.spec, "") else {
-                    PipelineSpec::validate_filters_of(&document.spec, "", filters, findings);
-                    return None;
-                };
-                spec.validate("", filters, findings);
+                let check = |spec: &PipelineSpec, findings: &mut Findings| spec.validate("", filters, findings);
+                let spec = findings.read(&document.spec, "", check)?;
                 Some(Self::Pipeline(Box::new(spec)))
             }
             "VirtualIP" => {
-                let spec: VirtualIpSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &VirtualIpSpec, findings| spec.validate("", findings))?;
                 Some(Self::VirtualIp(Box::new(spec)))
             }
             "AccessList" => {
-                let spec: AccessListSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &AccessListSpec, findings| spec.validate("", findings))?;
                 Some(Self::AccessList(Box::new(spec)))
             }
             "Consumer" => {
-                let spec: ConsumerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &ConsumerSpec, findings| spec.validate("", findings))?;
                 Some(Self::Consumer(Box::new(spec)))
             }
             "IngressController" => {
-                let spec: IngressControllerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec = findings
+                    .read(&document.spec, "", |spec: &IngressControllerSpec, findings| spec.validate("", findings))?;
                 Some(Self::IngressController(Box::new(spec)))
             }
             "GatewayController" => {
-                let spec: GatewayControllerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec = findings
+                    .read(&document.spec, "", |spec: &GatewayControllerSpec, findings| spec.validate("", findings))?;
                 Some(Self::GatewayController(Box::new(spec)))
             }
             "AutoCertManager" => {
-                let spec: AutoCertManagerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec = findings
+                    .read(&document.spec, "", |spec: &AutoCertManagerSpec, findings| spec.validate("", findings))?;
                 Some(Self::AutoCertManager(Box::new(spec)))
             }
             "GlobalFilter" => {
-                let Some(spec) = findings.read::<GlobalFilterSpec>(&document.spec, "") else {
-                    GlobalFilterSpec::validate_filters_of(&document.spec, filters, findings);
-                    return None;
-                };
-                spec.validate("", filters, findings);
+                let check = |spec: &GlobalFilterSpec, findings: &mut Findings| spec.validate("", filters, findings);
+                let spec = findings.read(&document.spec, "", check)?;
                 Some(Self::GlobalFilter(Box::new(spec)))
             }
             "OverloadManager" => {
-                let spec: OverloadManagerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec = findings
+                    .read(&document.spec, "", |spec: &OverloadManagerSpec, findings| spec.validate("", findings))?;
                 Some(Self::OverloadManager(Box::new(spec)))
             }
             "LogSink" => {
-                let spec: LogSinkSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &LogSinkSpec, findings| spec.validate("", findings))?;
                 Some(Self::LogSink(Box::new(spec)))
             }
             "TCPProxy" => {
-                let spec: TcpProxySpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &TcpProxySpec, findings| spec.validate("", findings))?;
                 Some(Self::TcpProxy(Box::new(spec)))
             }
             "UDPProxy" => {
-                let spec: UdpProxySpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &UdpProxySpec, findings| spec.validate("", findings))?;
                 Some(Self::UdpProxy(Box::new(spec)))
             }
             "GRPCServer" => {
-                let spec: GrpcServerSpec = findings.read(&document.spec, "")?;
-                spec.validate("", findings);
+                let spec =
+                    findings.read(&document.spec, "", |spec: &GrpcServerSpec, findings| spec.validate("", findings))?;
                 Some(Self::GrpcServer(Box::new(spec)))
             }
             registry if ServiceRegistrySpec::KINDS.contains(&registry) => {
@@ -366,6 +360,61 @@ mod tests {
             read("Name: v\nkind: VirtualIP\nAddresses: [1.2.3.4]\nMachines: []\nPorts: [80]\nnote: x").unwrap();
         assert_eq!(object.document.spec, serde_json::json!({"addresses": ["1.2.3.4"], "ports": [80]}));
         assert_eq!(object.warnings.len(), 1);
+    }
+
+    /// A rule that is new refuses what comes in. What was stored before it is served as it was.
+    #[test]
+    fn new_rules_do_not_take_away_what_is_served() {
+        let pool =
+            "name: p\nkind: Pipeline\nfilters: [{name: p, kind: Proxy, pools: [{servers: [{url: 'http://a:1'}], ";
+        for (yaml, place) in [
+            ("name: g\nkind: GRPCServer\nport: 80".to_owned(), "port"),
+            (
+                "name: s\nkind: HTTPServer\nport: 80\nipFilter: {blockIPs: [10.0.0.1, 10.0.0.1]}".into(),
+                "ipFilter.blockIPs[1]",
+            ),
+            (format!("{pool}failureCodes: [500, 500]}}]}}]"), "filters[0].pools[0].failureCodes[1]"),
+            (format!("{pool}healthCheck: {{uri: /, username: a}}}}]}}]"), "filters[0].pools[0].healthCheck.password"),
+            ("name: e\nkind: EtcdServiceRegistry\nendpoints: ['http://a:1', 'http://a:1']".into(), "endpoints[1]"),
+        ] {
+            let value = parse_document(&yaml).unwrap();
+            let told = Object::admit(&value, &Kinds, SystemTime::now(), |_| None).expect_err(&yaml);
+            assert_eq!(told.iter().map(|problem| &problem.path).collect::<Vec<_>>(), [place], "{yaml}");
+            let object = read(&yaml).unwrap_or_else(|told| panic!("{yaml}: {told}"));
+            assert_eq!(object.warnings.iter().map(|warning| &warning.path).collect::<Vec<_>>(), [place], "{yaml}");
+        }
+        assert!(read("name: g\nkind: GRPCServer\nport: 0").is_err());
+    }
+
+    /// What is wrong with one field hides nothing of the others.
+    #[test]
+    fn what_can_be_read_of_a_refused_document_is_checked() {
+        for (yaml, places) in [
+            (
+                "name: s\nkind: HTTPServer\nport: 80\nkeepAliveTimeout: 5 sec\nrules:\n- host: 'a b'\n- 5\n- paths: [{path: x, backend: p}, {backend: 7}]",
+                &[
+                    "keepAliveTimeout",
+                    "rules[1]",
+                    "rules[2].paths[1].backend",
+                    "rules[0].host",
+                    "rules[2].paths[0].path",
+                ][..],
+            ),
+            (
+                "name: p\nkind: Pipeline\nflow: 5\nfilters: [{kind: Mock}, {name: a, kind: Mock}, {name: a, kind: Mock}, {name: 7, kind: Mock}, 5]",
+                &["flow", "filters[3].name", "filters[4]", "filters[0].name", "filters[2].name"],
+            ),
+            (
+                "name: r\nkind: Pipeline\nfilters: [{name: p, kind: Proxy, compression: 5, pools: [{servers: [{url: x}]}]}]",
+                &["filters[0].compression", "filters[0].pools[0].servers[0].url"],
+            ),
+        ] {
+            let value = parse_document(yaml).unwrap();
+            let (object, findings) = Object::look(&value, &Kinds, SystemTime::now(), |_| None);
+            assert!(object.is_some());
+            let told: Vec<&str> = findings.problems.iter().map(|problem| problem.path.as_str()).collect();
+            assert_eq!(told, places, "{}", render(&findings.problems));
+        }
     }
 
     #[test]

@@ -26,7 +26,6 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::beside::field;
 use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::check_name;
@@ -219,6 +218,10 @@ impl JsonSchema for NamedSpec {
         json_schema!({
             "type": "object",
             "description": "`name`, `kind` and the fields of that kind.",
+            "properties": {
+                "name": {"type": "string", "description": "What the flow, or a pool, calls it by; each of the list has its own."},
+                "kind": {"type": "string", "description": "What it is, and so which further fields it has."},
+            },
             "additionalProperties": true,
         })
     }
@@ -288,29 +291,6 @@ impl PipelineSpec {
         self.warn_of_hits(path, findings);
     }
 
-    /// Looks into the filters and policies of a pipeline that cannot be read as a whole, so that what is wrong with one part does not hide
-    /// what is wrong with another.
-    pub(crate) fn validate_filters_of(spec: &Value, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
-        let list = |name: &str| {
-            let fields = spec.as_object();
-            let items = fields.and_then(|fields| field(fields, name)?.as_array()).into_iter().flatten();
-            items.map(|item| NamedSpec::deserialize(item).ok()).collect::<Vec<_>>()
-        };
-        let (filters, policies) = (list("filters"), list("resilience"));
-        let known =
-            PipelineSpec { resilience: policies.iter().flatten().cloned().collect(), ..PipelineSpec::default() };
-        for (i, filter) in filters.iter().enumerate() {
-            if let Some(filter) = filter {
-                known.validate_filter(filter, &nth(&at(path, "filters"), i), kinds, findings);
-            }
-        }
-        for (i, policy) in policies.iter().enumerate() {
-            if let Some(policy) = policy {
-                validate_policy(policy, &nth(&at(path, "resilience"), i), findings);
-            }
-        }
-    }
-
     /// What a Cache gives from memory has not passed the stations behind it: one that decides who gets an answer stands before it.
     fn warn_of_hits(&self, path: &str, findings: &mut Findings) {
         let flow = self.effective_flow();
@@ -366,15 +346,16 @@ impl PipelineSpec {
             return;
         }
         if filter.kind == "Proxy" {
-            let Some(proxy) = findings.read::<ProxySpec>(&filter.raw, path) else { return };
-            proxy.validate(path, findings);
-            let pools = at(path, "pools");
-            for (i, pool) in proxy.pools.iter().enumerate() {
-                self.check_policies(pool, &nth(&pools, i), findings);
-            }
-            if let Some(mirror) = &proxy.mirror_pool {
-                self.check_policies(mirror, &at(path, "mirrorPool"), findings);
-            }
+            findings.read(&filter.raw, path, |proxy: &ProxySpec, findings| {
+                proxy.validate(path, findings);
+                let pools = at(path, "pools");
+                for (i, pool) in proxy.pools.iter().enumerate() {
+                    self.check_policies(pool, &nth(&pools, i), findings);
+                }
+                if let Some(mirror) = &proxy.mirror_pool {
+                    self.check_policies(mirror, &at(path, "mirrorPool"), findings);
+                }
+            });
             return;
         }
         kinds.check(filter, path, findings);
@@ -576,14 +557,10 @@ fn check_named(spec: &NamedSpec, twin: Option<&usize>, path: &str, what: &str, f
 fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
     match policy.kind.as_str() {
         "Retry" => {
-            if let Some(spec) = findings.read::<RetrySpec>(&policy.raw, path) {
-                spec.validate(path, findings);
-            }
+            findings.read(&policy.raw, path, |spec: &RetrySpec, findings| spec.validate(path, findings));
         }
         "CircuitBreaker" => {
-            if let Some(spec) = findings.read::<CircuitBreakerSpec>(&policy.raw, path) {
-                spec.validate(path, findings);
-            }
+            findings.read(&policy.raw, path, |spec: &CircuitBreakerSpec, findings| spec.validate(path, findings));
         }
         other => {
             let place = at(path, "kind");
@@ -828,7 +805,16 @@ filters:
                 "  - servers: [{url: 'http://a:80', weight: 1}, {url: 'a:80'}, {url: 'ftp://a'}, {url: 'http://'}, {url: 'http://a:99999', weight: 200}]",
                 "",
             ),
-            &["filters[0].pools[0].servers[4].weight = 200: out of range; accepted: 0 to 100"],
+            // The rest is looked at all the same, but not what is beside a fault.
+            &[
+                "filters[0].pools[0].servers[4].weight = 200: out of range; accepted: 0 to 100",
+                "filters[0].pools[0].servers[1].url = \"a:80\": no scheme; write it as http://host:port",
+                "filters[0].pools[0].servers[1].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+                "filters[0].pools[0].servers[2].url = \"ftp://a\": the scheme ftp is not spoken; write http://, https:// or unix://",
+                "filters[0].pools[0].servers[2].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+                "filters[0].pools[0].servers[3].url = \"http://\": no host; write it as http://host:port",
+                "filters[0].pools[0].servers[3].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+            ],
             &[],
         );
         check(
@@ -856,6 +842,10 @@ filters:
             ),
             &[
                 "filters[0].pools[0].failureCodes[0] = 99: out of range; accepted: 100 to 599",
+                "filters[0].pools[1]: a second pool without filter, after pools[0]; give it a filter, give each a weight, or join the two",
+                "filters[0].pools[2]: a second pool without filter, after pools[0]; give it a filter, give each a weight, or join the two",
+                "filters[0].pools[2]: no servers; list servers, or give serviceRegistry and serviceName",
+                "filters[0].pools[0].circuitBreakerPolicy = \"again\": names a policy of kind Retry, CircuitBreaker is wanted; add it to resilience with kind: CircuitBreaker, or remove the reference",
                 "resilience[0].maxAttempts = 0: out of range; accepted: 1 to 4294967295",
                 "resilience[1].kind = \"TimeLimiter\": unknown kind of policy; accepted: CircuitBreaker or Retry; give the pool a timeout instead",
             ],

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decode::decode_or;
+use crate::decode::{Refused, decode_or};
 
 /// One reason to refuse a document: what, where, which value, what is accepted, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +27,22 @@ pub struct Problem {
     pub accepted: Option<String>,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
+    pub advice: Option<Box<str>>,
+    /// See [`late`](Problem::late).
+    #[serde(skip)]
+    pub is_late: bool,
 }
 
 impl Problem {
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), value: None, message: message.into(), accepted: None, advice: None }
+        Self { path: path.into(), value: None, message: message.into(), accepted: None, advice: None, is_late: false }
+    }
+
+    /// By a rule that came when documents had been stored for long: it refuses what comes in, and is a warning of what is there already.
+    /// Who upgrades finds everything served that was.
+    pub fn late(mut self) -> Self {
+        self.is_late = true;
+        self
     }
 
     /// Shows the offending value.
@@ -52,7 +62,7 @@ impl Problem {
     }
 
     pub fn advice(mut self, advice: impl Into<String>) -> Self {
-        self.advice = Some(advice.into());
+        self.advice = Some(advice.into().into_boxed_str());
         self
     }
 }
@@ -99,6 +109,14 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Of a document that is kept as it is.
+impl From<Problem> for Warning {
+    fn from(problem: Problem) -> Self {
+        let whole = Problem { path: String::new(), ..problem };
+        Warning::new(problem.path, whole.to_string())
+    }
+}
+
 /// `--strict`: what was only worth a warning refuses the document.
 impl From<Warning> for Problem {
     fn from(warning: Warning) -> Self {
@@ -127,16 +145,50 @@ impl Findings {
         self.warnings.extend(other.warnings);
     }
 
-    /// Decodes a value and keeps what it is, if it is good; files everything that is to be said of it, warnings of a refused one too.
-    pub fn read<T: DeserializeOwned + JsonSchema>(&mut self, value: &Value, path: &str) -> Option<T> {
+    /// Whether anything refuses a document that is there already.
+    pub fn refuse_stored(&self) -> bool {
+        self.problems.iter().any(|problem| !problem.is_late)
+    }
+
+    /// Makes warnings of problems that refuse only what comes in.
+    pub fn forgive_late(&mut self) {
+        let (late, problems) = std::mem::take(&mut self.problems).into_iter().partition(|problem| problem.is_late);
+        self.problems = problems;
+        self.warnings.extend(Vec::into_iter(late).map(Warning::from));
+    }
+
+    /// As [`extend`](Findings::extend), of what was found in a document that is refused already: what is wrong where something could not be
+    /// read, or beside it, may be so for want of it, and is left out.
+    pub fn extend_apart(&mut self, mut other: Findings) {
+        let is_apart = |path: &str| self.problems.iter().all(|known| known.is_late || !is_near(&known.path, path));
+        other.problems.retain(|problem| is_apart(&problem.path));
+        other.warnings.retain(|warning| is_apart(&warning.path));
+        self.extend(other);
+    }
+
+    /// Decodes a value and checks what it is; files everything that is to be said of it, warnings of a refused one too. Of one that is
+    /// wrong in part the rest comes back, beside the problems, and is checked as far as it can be read without that part.
+    pub fn read<T: DeserializeOwned + JsonSchema>(
+        &mut self,
+        value: &Value,
+        path: &str,
+        check: impl FnOnce(&T, &mut Findings),
+    ) -> Option<T> {
         match decode_or(value, path) {
             Ok(decoded) => {
                 self.warnings.extend(decoded.warnings);
+                self.problems.extend(decoded.late);
+                check(&decoded.value, self);
                 Some(decoded.value)
             }
-            Err(found) => {
-                self.extend(found);
-                None
+            Err(Refused { findings, rest }) => {
+                let (mut own, mut further) = (findings, Findings::default());
+                if let Some(rest) = &rest {
+                    check(rest, &mut further);
+                }
+                own.extend_apart(further);
+                self.extend(own);
+                rest
             }
         }
     }
@@ -146,6 +198,7 @@ impl Findings {
         match result {
             Ok(decoded) => {
                 self.warnings.extend(decoded.warnings);
+                self.problems.extend(decoded.late);
                 Some(decoded.value)
             }
             Err(problems) => {
@@ -174,6 +227,21 @@ pub fn at(path: &str, key: &str) -> String {
 /// `rules` + 2 → `rules[2]`.
 pub fn nth(path: &str, index: usize) -> String {
     format!("{path}[{index}]")
+}
+
+/// The path of what a place is in.
+fn parent(path: &str) -> &str {
+    path.rfind(['.', '[']).map_or("", |end| &path[..end])
+}
+
+/// Whether one of two places is in the other, or both in the same mapping or list.
+fn is_near(known: &str, path: &str) -> bool {
+    let is_in = |outer: &str, inner: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    parent(known) == parent(path) || is_in(known, path) || is_in(path, known)
 }
 
 /// Everything that can be referred to needs a name.

@@ -305,21 +305,31 @@ impl ServiceRegistrySpec {
         }
     }
 
-    /// Decodes and checks a document of one of [`KINDS`](Self::KINDS); `None` for another, or together with problems.
+    /// Decodes and checks a document of one of [`KINDS`](Self::KINDS); `None` for another, and together with problems what could be read.
     pub fn read(document: &Document, findings: &mut Findings) -> Option<Self> {
-        let spec = &document.spec;
-        let read = match document.kind.as_str() {
-            "EtcdServiceRegistry" => Self::Etcd(findings.read(spec, "")?),
-            "ConsulServiceRegistry" => Self::Consul(findings.read(spec, "")?),
-            "EurekaServiceRegistry" => Self::Eureka(findings.read(spec, "")?),
-            "NacosServiceRegistry" => Self::Nacos(findings.read(spec, "")?),
-            "ZookeeperServiceRegistry" => Self::Zookeeper(findings.read(spec, "")?),
-            "DNSServiceRegistry" => Self::Dns(findings.read(spec, "")?),
-            "KubernetesServiceRegistry" => Self::Kubernetes(findings.read(spec, "")?),
-            _ => return None,
+        let (spec, mut own, mut further) = (&document.spec, Findings::default(), Findings::default());
+        let read = Self::read_as(&document.kind, spec, &mut own);
+        let Some(read) = read else {
+            findings.extend(own);
+            return None;
         };
-        read.validate(findings);
+        read.validate(&mut further);
+        own.extend_apart(further);
+        findings.extend(own);
         Some(read)
+    }
+
+    fn read_as(kind: &str, spec: &Value, findings: &mut Findings) -> Option<Self> {
+        Some(match kind {
+            "EtcdServiceRegistry" => Self::Etcd(findings.read(spec, "", |_, _| {})?),
+            "ConsulServiceRegistry" => Self::Consul(findings.read(spec, "", |_, _| {})?),
+            "EurekaServiceRegistry" => Self::Eureka(findings.read(spec, "", |_, _| {})?),
+            "NacosServiceRegistry" => Self::Nacos(findings.read(spec, "", |_, _| {})?),
+            "ZookeeperServiceRegistry" => Self::Zookeeper(findings.read(spec, "", |_, _| {})?),
+            "DNSServiceRegistry" => Self::Dns(findings.read(spec, "", |_, _| {})?),
+            "KubernetesServiceRegistry" => Self::Kubernetes(findings.read(spec, "", |_, _| {})?),
+            _ => return None,
+        })
     }
 
     /// How long a service must be empty before that is believed.

@@ -431,6 +431,8 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
         }
         _ => ServiceRegistrySpec::read(&parsed, &mut findings).map(Asked::Registry),
     };
+    // It is stored already.
+    findings.forgive_late();
     match asked {
         Some(asked) if findings.problems.is_empty() => Ok(asked),
         _ if findings.problems.is_empty() => Err(format!("kind {}", quoted(&parsed.kind))),

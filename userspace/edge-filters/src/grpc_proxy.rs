@@ -80,7 +80,7 @@ pub struct GrpcProxySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
     /// Idle connections kept per server, over all workers, 1 or more. Default 1024.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-late" = true))]
     pub max_idle_conns_per_host: u32,
     /// TLS towards `https://` servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -33,7 +33,7 @@ const BODY_READ_ERR: Outcome = "bodyReadErr";
 #[schemars(extend("required" = ["headerMap"]))]
 pub struct HeaderToJsonSpec {
     /// Which header goes under which key.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("x-late" = true))]
     pub header_map: Vec<HeaderMapSpec>,
 }
 

@@ -145,9 +145,7 @@ pub const KIND: FilterKind = FilterKind {
 };
 
 fn check(fields: &Value, path: &str, findings: &mut Findings) {
-    if let Some(spec) = findings.read::<ProxySpec>(fields, path) {
-        spec.validate(path, findings);
-    }
+    findings.read(fields, path, |spec: &ProxySpec, findings| spec.validate(path, findings));
 }
 
 fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError> {

@@ -73,7 +73,7 @@ pub struct RateLimiterSpec {
     /// Policy of the URLs that name none.
     pub default_policy_ref: String,
     /// Which requests are limited; the first that matches decides.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("x-late" = true))]
     pub urls: Vec<UrlRule>,
 }
 

@@ -19,9 +19,7 @@ pub(crate) fn schema<S: Spec>() -> Value {
 
 /// Reads and validates the fields, and files every problem and every warning.
 pub(crate) fn check<S: Spec>(fields: &Value, path: &str, findings: &mut Findings) {
-    if let Some(spec) = findings.read::<S>(fields, path) {
-        spec.validate(path, findings);
-    }
+    findings.read(fields, path, |spec: &S, findings| spec.validate(path, findings));
 }
 
 /// Reads, validates and builds.
@@ -37,7 +35,7 @@ pub(crate) fn of<S: Spec>(fields: &Value) -> Result<S, BuildError> {
     let spec = decode::<S>(fields, "")?.value;
     let mut findings = Findings::default();
     spec.validate("", &mut findings);
-    if findings.problems.is_empty() { Ok(spec) } else { Err(findings.problems) }
+    if findings.refuse_stored() { Err(findings.problems) } else { Ok(spec) }
 }
 
 /// A failure that validation should have found, as a problem all the same.
@@ -49,14 +47,16 @@ pub(crate) fn unexpected(path: &str, why: impl Into<String>) -> BuildError {
 pub(crate) fn check_final_status(code: u16, path: String, findings: &mut Findings) {
     if !(200..=599).contains(&code) {
         let problem = Problem::new(path, "not a status a response can end with").value(&Value::from(code));
-        findings.problem(problem.accepted("200 to 599"));
+        let problem = problem.accepted("200 to 599");
+        findings.problem(if code < 200 { problem } else { problem.late() });
     }
 }
 
 /// Files a problem for a path, or the beginning of one, that no request has.
 pub(crate) fn check_rooted(text: &str, path: String, findings: &mut Findings) {
     if !text.is_empty() && !text.starts_with('/') {
-        findings.problem(Problem::new(path, "does not begin with /").text(text).advice(format!("write /{text}")));
+        let problem = Problem::new(path, "does not begin with /").text(text);
+        findings.problem(problem.advice(format!("write /{text}")).late());
     }
 }
 
