@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use base_model::document::check_name;
+use base_model::kinds::LEGACY_PIPELINE;
 use base_model::places::{Places, Position, places};
 use base_model::{Beside, Document, Findings, Object, Outline, Problem, Warning, yaml};
+use control_api::{CUSTOM_BATCH_FIELDS, CUSTOM_KIND_FIELDS, CustomBatch, CustomKind, CustomRules};
 use serde_json::Value;
 
 use crate::catalog;
-use crate::documents::{shown, text};
+use crate::documents::{Sort, shown, text};
 use crate::output::print;
 
 /// A document, and where it and what is in it stand.
@@ -44,14 +46,18 @@ struct Line {
 pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
     let mut told = Told::default();
     let found: Vec<Placed> = files.iter().enumerate().flat_map(|(n, file)| read(n, file, &mut told.problems)).collect();
+    let kinds = found.iter().filter(|document| Sort::of(&document.kind) == Sort::CustomKind);
+    let kinds = kinds.filter_map(|document| CustomKind::read(&document.value).ok());
+    let kinds: HashMap<String, CustomKind> = kinds.map(|kind| (kind.name.clone(), kind)).collect();
     let mut outlines = Vec::new();
-    let mut objects: Vec<(&Placed, Object)> = Vec::new();
+    let mut looked: Vec<(&Placed, Option<Object>, Findings)> = Vec::new();
     let mut taken: HashMap<(bool, &str), &Placed> = HashMap::new();
     for document in &found {
-        let is_object = !CUSTOM.contains(&document.kind.as_str());
-        if document.kind != CUSTOM_DATA && !document.name.is_empty() {
+        let sort = Sort::of(&document.kind);
+        // Documents of custom data are named after a kind of it, which may have several.
+        if sort != Sort::CustomData && !document.name.is_empty() {
             // Objects share their names whatever their kinds are.
-            let other = *taken.entry((is_object, document.name.as_str())).or_insert(document);
+            let other = *taken.entry((sort == Sort::Object, document.name.as_str())).or_insert(document);
             if !std::ptr::eq(other, document) {
                 let message = format!("taken by another document, in {}", other.at_name());
                 let problem = Problem::new("name", message).text(&document.name);
@@ -59,31 +65,30 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
                 told.problems.push(document.problem(&problem));
             }
         }
-        if !is_object {
+        if sort != Sort::Object {
             let mut findings = Findings::default();
-            check_custom(document, &mut findings);
+            check_custom(document, sort, &kinds, &mut findings);
             told.take(document, findings);
             continue;
         }
         let (object, findings) = Object::look(&document.value, catalog::filters(), SystemTime::now(), |_| None);
-        told.take(document, findings);
-        match object {
-            Some(object) => {
-                outlines.push(Outline::of(&object));
-                objects.push((document, object));
-            }
+        match &object {
+            Some(object) if findings.problems.is_empty() => outlines.push(Outline::of(object)),
             // It is there, if not as it should be: what leads to it leads somewhere.
-            None => outlines.push(Outline {
+            _ => outlines.push(Outline {
                 name: document.name.clone(),
-                kind: document.kind.clone(),
+                kind: if document.kind == LEGACY_PIPELINE { "Pipeline".to_owned() } else { document.kind.clone() },
                 claim: None,
                 prefixes: 0,
             }),
         }
+        looked.push((document, object, findings));
     }
     let beside = Beside::new(&outlines);
-    for (document, object) in &objects {
-        told.take(document, beside.check(object));
+    for (document, object, mut findings) in looked {
+        let together = object.as_ref().map(|object| beside.check(object)).unwrap_or_default();
+        findings.extend_apart(together);
+        told.take(document, findings);
     }
     let Told { mut problems, mut warnings } = told;
     if strict {
@@ -105,26 +110,28 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Kinds of documents that are no objects.
-const CUSTOM: [&str; 2] = ["CustomDataKind", CUSTOM_DATA];
-
-/// Its documents are named after a kind of custom data, which may have several.
-const CUSTOM_DATA: &str = "CustomData";
-
-/// What can be said of custom data without the cluster that has the rest of it.
-fn check_custom(document: &Placed, findings: &mut Findings) {
-    if let Some(problem) = check_name(&document.name, "name") {
-        findings.problem(problem);
+/// What the server will say of custom data, as far as it goes without the kinds that only the cluster has.
+fn check_custom(document: &Placed, sort: Sort, kinds: &HashMap<String, CustomKind>, findings: &mut Findings) {
+    let value = &document.value;
+    let fields = if sort == Sort::CustomKind { &CUSTOM_KIND_FIELDS[..] } else { &CUSTOM_BATCH_FIELDS };
+    for key in value.as_object().into_iter().flat_map(|map| map.keys()) {
+        if !fields.contains(&key.as_str()) {
+            // These are read as they are spelled.
+            let meant = fields.iter().find(|known| known.eq_ignore_ascii_case(key));
+            let meant = meant.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
+            findings.warn(key, format!("unknown field, ignored{meant}"));
+        }
     }
-    for (field, is_good, wanted) in [
-        ("idField", Value::is_string as fn(&Value) -> bool, "the name of a field"),
-        ("jsonSchema", Value::is_object, "a JSON Schema, which is a mapping"),
-        ("rebuild", Value::is_boolean, "true or false"),
-        ("delete", Value::is_array, "a list of ids"),
-        ("list", Value::is_array, "a list of items"),
-    ] {
-        if let Some(value) = document.value.get(field).filter(|value| !value.is_null() && !is_good(value)) {
-            findings.problem(Problem::new(field, "not what it should be").value(value).accepted(wanted));
+    if sort == Sort::CustomKind {
+        findings.problems.extend(CustomKind::read(value).err().unwrap_or_default());
+        return;
+    }
+    findings.problems.extend(check_name(&document.name, "name"));
+    match CustomBatch::read(value) {
+        Err(problems) => findings.problems.extend(problems),
+        Ok(batch) => {
+            let rules = kinds.get(&document.name).and_then(|kind| CustomRules::of(kind).ok());
+            findings.problems.extend(batch.check(rules.as_ref()));
         }
     }
 }

@@ -1,7 +1,8 @@
 use std::path::Path;
 
+use control_api::CustomKind;
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::arguments::{CustomDataWhat, CustomKindWhat, Format};
 use crate::describe::fields;
@@ -72,6 +73,20 @@ pub async fn delete_kinds(server: &Server, names: &[String]) -> Result<(), Strin
         gone.map_err(|message| format!("delete CustomDataKind {name} failed, {message}"))?;
         succeeded("delete", "CustomDataKind", name);
     }
+    Ok(())
+}
+
+/// The items that a document of custom data lists.
+pub async fn delete_listed(server: &Server, kind: &str, document: &Value) -> Result<(), String> {
+    let known: Result<CustomKind, _> =
+        serde_json::from_value(server.get(&format!("/customdatakinds/{}", segment(kind))).await?);
+    let known = known.map_err(|e| format!("custom data kind {kind}: the answer cannot be read: {e}"))?;
+    let items = document.get("list").and_then(Value::as_array).into_iter().flatten();
+    let ids: Vec<String> = items.map(|item| known.id_of(item)).collect::<Result<_, _>>()?;
+    let body = json!({ "delete": ids }).to_string();
+    let gone = server.send(Method::POST, &format!("/customdata/{}/items", segment(kind)), body).await;
+    gone.map_err(|message| format!("delete CustomData {kind} failed, {message}"))?;
+    succeeded("delete", "CustomData", kind);
     Ok(())
 }
 

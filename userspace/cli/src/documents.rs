@@ -18,6 +18,25 @@ pub enum Mode {
     Apply,
 }
 
+/// What a document is, and so where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    Object,
+    CustomKind,
+    CustomData,
+}
+
+impl Sort {
+    /// By its kind, in every spelling that the command line takes. A kind that nobody knows is left to be refused as an object's.
+    pub fn of(kind: &str) -> Sort {
+        match Resource::parse(kind) {
+            Ok(Resource::CustomKind) => Sort::CustomKind,
+            Ok(Resource::CustomData) => Sort::CustomData,
+            _ => Sort::Object,
+        }
+    }
+}
+
 /// Every document of the files, or everything that cannot be read.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Value>, String> {
     let (mut all, mut problems) = (Vec::new(), Vec::new());
@@ -76,13 +95,16 @@ pub async fn send_documents(
     seen: Option<u64>,
 ) -> Result<(), String> {
     let verb = if mode == Mode::Create { "create" } else { "apply" };
-    let (objects, others): (Vec<Value>, Vec<Value>) = documents.into_iter().partition(|document| {
-        !matches!(Resource::parse(word(document, "kind")), Ok(Resource::CustomKind | Resource::CustomData))
-    });
-    for document in &others {
-        if word(document, "kind").eq_ignore_ascii_case("CustomDataKind") {
-            send_kind(server, document, mode, seen).await?;
+    let (mut objects, mut kinds, mut data) = (Vec::new(), Vec::new(), Vec::new());
+    for document in documents {
+        match Sort::of(word(&document, "kind")) {
+            Sort::Object => objects.push(document),
+            Sort::CustomKind => kinds.push(document),
+            Sort::CustomData => data.push(document),
         }
+    }
+    for kind in &kinds {
+        send_kind(server, kind, mode, seen).await?;
     }
     if !objects.is_empty() {
         let body = objects.iter().map(yaml::to_string).collect::<Vec<_>>().join("---\n");
@@ -109,14 +131,12 @@ pub async fn send_documents(
             succeeded(if created { "create" } else { "update" }, word(document, "kind"), word(document, "name"));
         }
     }
-    for document in &others {
-        if word(document, "kind").eq_ignore_ascii_case("CustomData") {
-            let name = word(document, "name");
-            let path = format!("/customdata/{}/items", segment(name));
-            let sent = server.send_if(Method::POST, &path, document.to_string(), tag(seen).as_deref()).await;
-            sent.map_err(|message| format!("{verb} CustomData {name} failed, {message}"))?;
-            succeeded(verb, "CustomData", name);
-        }
+    for document in &data {
+        let name = word(document, "name");
+        let path = format!("/customdata/{}/items", segment(name));
+        let sent = server.send_if(Method::POST, &path, document.to_string(), tag(seen).as_deref()).await;
+        sent.map_err(|message| format!("{verb} CustomData {name} failed, {message}"))?;
+        succeeded(verb, "CustomData", name);
     }
     Ok(())
 }

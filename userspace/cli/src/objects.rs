@@ -7,7 +7,8 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::arguments::{Files, Format, Namespace};
-use crate::documents::{self, word};
+use crate::custom;
+use crate::documents::{self, Sort, word};
 use crate::output::{heads, print, structured, succeeded, table};
 use crate::server::{Server, segment};
 
@@ -168,12 +169,10 @@ pub async fn delete_files(server: &Server, files: &Files) -> Result<(), String> 
     let mut problems = Vec::new();
     for found in documents::read(&files.file)?.iter().rev() {
         let (kind, name) = (word(found, "kind"), word(found, "name"));
-        let gone = match kind {
-            "CustomDataKind" => {
-                let path = format!("/customdatakinds/{}", segment(name));
-                server.send(Method::DELETE, &path, String::new()).await.map(|_| succeeded("delete", kind, name))
-            }
-            _ => remove(server, kind, name).await,
+        let gone = match Sort::of(kind) {
+            Sort::CustomKind => custom::delete_kinds(server, &[name.to_owned()]).await,
+            Sort::CustomData => custom::delete_listed(server, name, found).await,
+            Sort::Object => remove(server, kind, name).await,
         };
         problems.extend(gone.err());
     }

@@ -109,6 +109,25 @@ fn older_spellings_work() {
     world.ctl(&["custom-data-kind", "delete", "users"], "").prints("delete CustomDataKind users successfully\n");
 }
 
+/// Kinds in files are taken as the command line takes them: none is passed over in silence.
+#[test]
+fn custom_data_is_applied_and_deleted_in_every_spelling() {
+    let world = World::start();
+    for (kind, data) in [("CustomDataKind", "CustomData"), ("customdatakinds", "customdata"), ("cdk", "cd")] {
+        let text = format!(
+            "kind: {kind}\nname: users\nidField: id\n---\nkind: {data}\nname: users\nlist: [{{id: a}}, {{id: b}}]\n"
+        );
+        world
+            .ctl(&["apply", "-f", "-"], &text)
+            .prints("create CustomDataKind users successfully\napply CustomData users successfully\n");
+        world.ctl(&["get", "cd", "users"], "").prints("ID\na\nb\n");
+        world.ctl(&["delete", "-f", "-"], &format!("kind: {data}\nname: users\nlist: [{{id: a}}]\n")).ends(0);
+        world.ctl(&["get", "cd", "users"], "").prints("ID\nb\n");
+        world.ctl(&["delete", "-f", "-"], &text).ends(0);
+        world.ctl(&["get", "cdk", "users"], "").fails("not found");
+    }
+}
+
 #[test]
 fn http_proxy_from_rules() {
     let world = World::start();
@@ -558,6 +577,43 @@ fn check_needs_no_cluster() {
     assert!(!told.err.contains("there is no Pipeline p"), "it is there, only wrong: {}", told.err);
     let at = |text: &str| told.err.find(text).unwrap_or_else(|| panic!("{text}"));
     assert!(at("hiding.yaml:7:18") < at("hiding.yaml:9:19") && at("hiding.yaml:20:10") < at("alike.yaml:1:7"));
+    told.ends(1);
+    // What can be read of a document that is refused is looked at, and what leads to it leads somewhere.
+    let partly = file(
+        "partly.yaml",
+        "name: s\nkind: HTTPServer\nport: 8080\nkeepAliveTimeout: 5 sec\nrules:\n- host: 'a b'\n  paths: [{path: x, backend: old}, {backend: none}]\n\
+         ---\nname: p\nkind: Pipeline\nflow: 5\nfilters: [{kind: Mock, rules: [{code: 200}]}, {name: a, kind: Mock, rules: [{code: 200}]}, {name: a, kind: Mock, rules: [{code: 200}]}]\n\
+         ---\nname: old\nkind: HTTPPipeline\nfilters: 7\n",
+    );
+    let told = run(&["check", &partly]);
+    for line in
+        ["keepAliveTimeout = ", "rules[0].host = ", "rules[0].paths[0].path = ", "filters[0].name", "filters[2].name"]
+    {
+        assert!(told.err.contains(line), "{line}\n{}", told.err);
+    }
+    assert!(
+        told.err.contains("there is no Pipeline none yet") && !told.err.contains("no Pipeline old"),
+        "{}",
+        told.err
+    );
+    // Custom data is refused as the server would, whatever its kind is called.
+    let custom = file(
+        "custom.yaml",
+        "kind: cdk\nname: users\nidfield: id\njsonSchema: {properties: {age: {type: integer}}}\n---\nkind: customdata\nname: users\nlist: [5, {name: a, age: x}, {age: 1}]\n\
+         ---\nkind: cd\nname: others\ndelete: [7]\n---\nkind: CustomDataKind\nname: k\njsonSchema: {type: nonsense}\n",
+    );
+    let told = run(&["check", &custom]);
+    for line in [
+        "custom.yaml:3:1: users: idfield: unknown field, ignored; did you mean idField?",
+        "custom.yaml:8:8: users: list[0]: an item is a mapping",
+        "users: list[1]: does not fit the schema of \"users\": /age",
+        "users: list[2]: users: name: required",
+        "others: delete[0] = 7: an id is text",
+        "k: jsonSchema: ",
+    ] {
+        assert!(told.err.contains(line), "{line}\n{}", told.err);
+    }
+    assert!(told.err.contains("5 problems"), "{}", told.err);
     told.ends(1);
     run(&["check", "/nowhere.yaml"]).fails("/nowhere.yaml: cannot be read");
     run(&["check"]).ends(2);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use base_model::Problem;
 use base_text::quoted;
-use control_api::{CustomKind, CustomPlace, Document, Role, WASM_KINDS};
+use control_api::{CustomBatch, CustomKind, CustomPlace, CustomRules, Document, Role, WASM_KINDS};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Value, json};
 
@@ -108,60 +109,21 @@ pub async fn batch(api: Shared, headers: HeaderMap, Path(kind): Path<String>, bo
 }
 
 fn batch_of(api: &Api, kind: String, body: &Text, since: Option<u64>) -> Result<Action, Error> {
-    let document = body.document()?;
-    let wrong = |key: &str, wanted: &str| Error::invalid(format!("{key} = {}: {wanted}", document[key]));
-    let mode = match document.get("rebuild") {
-        None | Some(Value::Null | Value::Bool(false)) => CustomMode::Keep,
-        Some(Value::Bool(true)) => CustomMode::Rebuild,
-        Some(_) => return Err(wrong("rebuild", "true or false")),
-    };
-    let delete = match document.get("delete") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(ids)) => ids
-            .iter()
-            .map(|id| id.as_str().map(str::to_owned).ok_or_else(|| wrong("delete", "a list of ids")))
-            .collect::<Result<_, _>>()?,
-        Some(_) => return Err(wrong("delete", "a list of ids")),
-    };
-    let items = match document.get("list") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(items)) => items.clone(),
-        Some(_) => return Err(wrong("list", "a list of items")),
-    };
+    let batch = CustomBatch::read(&body.document()?).map_err(refused)?;
     let state = api.control.state();
     let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
-    let rules = Rules::of(rules).map_err(Error::invalid)?;
-    let problems: Vec<String> = items
-        .iter()
-        .enumerate()
-        .filter_map(|(n, item)| rules.check(item).err().map(|problem| format!("list[{n}]: {problem}")))
-        .collect();
+    let rules = CustomRules::of(rules).map_err(Error::invalid)?;
+    let problems = batch.check(Some(&rules));
     if !problems.is_empty() {
-        return Err(Error::invalid(problems.join("\n")));
+        return Err(refused(problems));
     }
-    let put = items.into_iter().map(Document::new).collect();
-    Ok(Action::BatchCustomData { kind, mode, delete, put, since })
+    let mode = if batch.rebuild { CustomMode::Rebuild } else { CustomMode::Keep };
+    let put = batch.list.into_iter().map(Document::new).collect();
+    Ok(Action::BatchCustomData { kind, mode, delete: batch.delete, put, since })
 }
 
 async fn put_kind(api: &Api, mode: PutMode, body: &Text, since: Option<u64>) -> Result<u64, Error> {
-    let document = body.document()?;
-    let text = |key: &str| match document.get(key) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(Error::invalid(format!("{key} = {other}: text is wanted"))),
-    };
-    let json_schema = match document.get("jsonSchema") {
-        None | Some(Value::Null) => None,
-        Some(schema @ Value::Object(_)) => {
-            compile(schema).map_err(|e| Error::invalid(format!("jsonSchema: {e}")))?;
-            Some(Document::new(schema.clone()))
-        }
-        Some(other) => return Err(Error::invalid(format!("jsonSchema = {other}: a JSON schema is an object"))),
-    };
-    let kind = CustomKind { name: text("name")?, id_field: text("idField")?, json_schema };
-    if let Some(why) = base_model::UrlName::why_not(&kind.name) {
-        return Err(Error::invalid(format!("name = {}: {why}", quoted(&kind.name))));
-    }
+    let kind = CustomKind::read(&body.document()?).map_err(refused)?;
     Ok(api.change(Action::PutCustomKind { mode, kind, since }).await?.version)
 }
 
@@ -171,65 +133,15 @@ async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text, since: Opt
         let item = body.document()?;
         let state = checking.control.state();
         let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
-        Rules::of(rules).and_then(|rules| rules.check(&item)).map_err(Error::invalid)?;
+        CustomRules::of(rules).and_then(|rules| rules.check(&item)).map_err(Error::invalid)?;
         Ok(Action::PutCustomData { mode, kind, item: Document::new(item), since })
     };
     let action = api.checks.run(read).await?;
     Ok(api.change(action).await?.version)
 }
 
-/// A kind's schema, compiled once for all items of a request.
-struct Rules<'k> {
-    kind: &'k CustomKind,
-    schema: Option<(boon::Schemas, boon::SchemaIndex)>,
-}
-
-impl Rules<'_> {
-    fn of(kind: &CustomKind) -> Result<Rules<'_>, String> {
-        Ok(Rules { kind, schema: kind.json_schema.as_deref().map(compile).transpose()? })
-    }
-
-    fn check(&self, item: &Value) -> Result<(), String> {
-        if !item.is_object() {
-            return Err("an item is a mapping".into());
-        }
-        let Some((schemas, index)) = &self.schema else { return Ok(()) };
-        schemas.validate(item, *index).map_err(|error| {
-            let mut reasons = Vec::new();
-            leaves(&error, &mut reasons);
-            format!("does not fit the schema of \"{}\": {}", self.kind.name, reasons.join("; "))
-        })
-    }
-}
-
-/// The innermost reasons: `/age: want integer, but got string`.
-fn leaves(error: &boon::ValidationError, reasons: &mut Vec<String>) {
-    if error.causes.is_empty() {
-        let place = error.instance_location.to_string();
-        let place = if place.is_empty() { "the item".to_owned() } else { place };
-        reasons.push(format!("{place}: {}", error.kind));
-    }
-    for cause in &error.causes {
-        leaves(cause, reasons);
-    }
-}
-
-fn compile(schema: &Value) -> Result<(boon::Schemas, boon::SchemaIndex), String> {
-    let mut schemas = boon::Schemas::new();
-    let mut compiler = boon::Compiler::new();
-    // A schema must not make this machine read files or pages.
-    compiler.use_loader(Box::new(NoLoader));
-    compiler.add_resource(SCHEMA_URL, schema.clone()).map_err(|e| e.to_string())?;
-    let index = compiler.compile(SCHEMA_URL, &mut schemas).map_err(|e| format!("{e:#}"))?;
-    Ok((schemas, index))
-}
-
-struct NoLoader;
-
-impl boon::UrlLoader for NoLoader {
-    fn load(&self, url: &str) -> Result<Value, Box<dyn std::error::Error>> {
-        Err(format!("$ref to {url}: only references inside the schema are followed").into())
-    }
+fn refused(problems: Vec<Problem>) -> Error {
+    Error::invalid(base_model::problem::render(&problems))
 }
 
 fn shown(view: &control_api::Snapshot, kind: &CustomKind) -> Value {
@@ -244,5 +156,3 @@ fn shown(view: &control_api::Snapshot, kind: &CustomKind) -> Value {
 fn unknown_kind(name: &str) -> Error {
     Error::not_found(format!("custom data kind {name} not found", name = quoted(&name)))
 }
-
-const SCHEMA_URL: &str = "weir:///schema.json";

@@ -161,14 +161,7 @@ pub fn tidy_custom(view: &mut Snapshot, kind: &str) -> Vec<String> {
 }
 
 fn custom_id(kind: &CustomKind, item: &Value) -> Result<String, Refusal> {
-    match item.get(&kind.id_field) {
-        Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
-        Some(other) => Err(Refusal::invalid(format!(
-            "{}: {} = {other}: the id of an item is text that is not empty",
-            kind.name, kind.id_field
-        ))),
-        None => Err(Refusal::invalid(format!("{}: {}: required: it is the id of the item", kind.name, kind.id_field))),
-    }
+    kind.id_of(item).map_err(Refusal::invalid)
 }
 
 fn unknown_custom_kind(name: &str) -> Refusal {
