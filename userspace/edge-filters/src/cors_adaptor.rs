@@ -14,7 +14,8 @@
 //! ```
 //!
 //! `OPTIONS` with `Origin` and `Access-Control-Request-Method` → `204` with what is allowed. Other requests of an
-//! allowed origin get the fields on their answer. Requests without `Origin` pass untouched.
+//! allowed origin get the fields on their answer. Requests without `Origin` get `Vary: Origin` alone: a cache that kept their answer
+//! for everybody would hide it from pages of other origins.
 //!
 //! Outcomes: `preflighted` (answered), `rejected` (the origin is not allowed; the answer is an empty 200 without
 //! `Access-Control-Allow-Origin`). Fits HTTPServer. Costs a comparison per allowed origin.
@@ -36,7 +37,8 @@ const REJECTED: Outcome = "rejected";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CorsAdaptorSpec {
-    /// Origins, each with at most one `*` in it. Default and empty: all.
+    /// Origins, each with at most one `*` in it. Default and empty: all, and with `full` none. `null`, which any site can make its pages
+    /// have, never gets credentials.
     pub allowed_origins: Vec<String>,
     /// Methods. Default GET, POST, HEAD.
     #[schemars(extend("uniqueItems" = true))]
@@ -50,9 +52,9 @@ pub struct CorsAdaptorSpec {
     /// How long a browser may remember a preflight, in seconds. Default 0: its own default.
     #[schemars(range(min = 0))]
     pub max_age: i64,
-    /// Answer preflights as the Gateway API wants it: with every method that is allowed and with the exposed headers, and with the
-    /// origin itself where credentials may come along. Default false: with the method that is asked for, and `*` where every origin
-    /// is allowed.
+    /// Answer as the Gateway API wants it: preflights with every method that is allowed and with the exposed headers, no origin that is
+    /// not listed, and the origin itself where `*` is listed and credentials may come along: then pages of any site can act as
+    /// whoever looks at them. Default false: with the method that is asked for, and `*` where every origin is allowed.
     pub full: bool,
 }
 
@@ -81,7 +83,11 @@ impl Spec for CorsAdaptorSpec {
             }
         }
         if self.allowed_methods != ["*"] {
-            check_methods(&self.allowed_methods, &at(path, "allowedMethods"), findings);
+            let mut told = Findings::default();
+            check_methods(&self.allowed_methods, &at(path, "allowedMethods"), &mut told);
+            let is_token = self.allowed_methods.iter().all(|method| base_model::header_adapt::is_header_name(method));
+            let problems = told.problems.into_iter().map(|problem| if is_token { problem.late() } else { problem });
+            findings.problems.extend(problems);
         }
         for (key, names) in [("allowedHeaders", &self.allowed_headers), ("exposedHeaders", &self.exposed_headers)] {
             for (index, name) in names.iter().enumerate() {
@@ -90,11 +96,22 @@ impl Spec for CorsAdaptorSpec {
                 }
             }
         }
-        if self.allow_credentials && !self.full && Origins::new(&self.allowed_origins).is_any() {
-            findings.warn(
-                at(path, "allowCredentials"),
-                "browsers refuse credentials where every origin is allowed; list the origins in allowedOrigins",
-            );
+        let origins = self.origins();
+        if self.allow_credentials && origins.any {
+            let why = if self.full {
+                "pages of any site may ask with the cookies of whoever looks at them, and read the answers; list the origins that may in \
+                 allowedOrigins"
+            } else {
+                "browsers refuse credentials where every origin is allowed; list the origins in allowedOrigins"
+            };
+            findings.warn(at(path, "allowCredentials"), why);
+        }
+        if self.allow_credentials && self.allowed_origins.iter().any(|origin| origin.eq_ignore_ascii_case("null")) {
+            let why = "any site can make its pages have the origin null: it may read answers, and gets no credentials";
+            findings.warn(at(path, "allowedOrigins"), why);
+        }
+        if !origins.any && origins.listed.is_empty() {
+            findings.warn(at(path, "allowedOrigins"), "no origin is allowed; list those that are, or \"*\"");
         }
     }
 }
@@ -113,8 +130,11 @@ pub struct CorsAdaptor {
     full: bool,
 }
 
-/// Allowed origins; empty means all.
-struct Origins(Vec<(Box<str>, Option<Box<str>>)>);
+/// Allowed origins.
+struct Origins {
+    any: bool,
+    listed: Vec<(Box<str>, Option<Box<str>>)>,
+}
 
 pub const KIND: FilterKind = FilterKind {
     kind: "CORSAdaptor",
@@ -127,14 +147,14 @@ pub const KIND: FilterKind = FilterKind {
 
 impl CorsAdaptor {
     fn new(spec: CorsAdaptorSpec) -> Result<CorsAdaptor, BuildError> {
-        let defaults = CorsAdaptorSpec::default();
+        let (defaults, origins) = (CorsAdaptorSpec::default(), spec.origins());
         let or = |given: Vec<String>, default: Vec<String>| if given.is_empty() { default } else { given };
         let boxed = |names: Vec<String>| names.into_iter().map(String::into_boxed_str).collect::<Vec<_>>();
         let headers = or(spec.allowed_headers, defaults.allowed_headers);
         let methods = or(spec.allowed_methods, defaults.allowed_methods);
         let all_methods = spec.full && !methods.iter().any(|method| method == "*");
         Ok(CorsAdaptor {
-            origins: Origins::new(&spec.allowed_origins),
+            origins,
             all_methods: all_methods.then(|| methods.join(", ").into()),
             full: spec.full,
             methods: boxed(methods),
@@ -175,9 +195,11 @@ impl CorsAdaptor {
     }
 
     fn allow_origin(&self, origin: &str, headers: &mut Headers) {
-        let any = self.origins.is_any() && !(self.full && self.credentials);
+        // Any site can make its pages have that one, with a frame in a sandbox.
+        let credentials = self.credentials && !origin.eq_ignore_ascii_case("null");
+        let any = self.origins.any && !(self.full && credentials);
         headers.set("Access-Control-Allow-Origin", if any { "*" } else { origin });
-        if self.credentials {
+        if credentials {
             headers.set("Access-Control-Allow-Credentials", "true");
         }
     }
@@ -202,6 +224,7 @@ impl Filter for CorsAdaptor {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let Some(origin) = request.headers.value("Origin").filter(|origin| !origin.is_empty()) else {
+            exchange.space().response.get_or_insert_default().headers.add("Vary", "Origin");
             return Step::Done(SUCCESS);
         };
         let origin = std::str::from_utf8(origin).unwrap_or_default();
@@ -231,10 +254,11 @@ impl Filter for CorsAdaptor {
     }
 }
 
-impl Origins {
-    fn new(origins: &[String]) -> Origins {
-        if origins.iter().any(|o| o == "*") {
-            return Origins(Vec::new());
+impl CorsAdaptorSpec {
+    fn origins(&self) -> Origins {
+        let origins = &self.allowed_origins;
+        if origins.iter().any(|o| o == "*") || origins.is_empty() && !self.full {
+            return Origins { any: true, listed: Vec::new() };
         }
         let parts = |origin: &String| {
             let origin = origin.to_ascii_lowercase();
@@ -243,19 +267,17 @@ impl Origins {
                 None => (origin.into(), None),
             }
         };
-        Origins(origins.iter().map(parts).collect())
+        Origins { any: false, listed: origins.iter().map(parts).collect() }
     }
+}
 
-    fn is_any(&self) -> bool {
-        self.0.is_empty()
-    }
-
+impl Origins {
     fn allows(&self, origin: &str) -> bool {
         let (origin, starts) = (origin.as_bytes(), |origin: &[u8], with: &str| {
             origin.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with.as_bytes()))
         });
-        self.is_any()
-            || self.0.iter().any(|(before, after)| match after {
+        self.any
+            || self.listed.iter().any(|(before, after)| match after {
                 None => origin.eq_ignore_ascii_case(before.as_bytes()),
                 Some(after) => {
                     origin.len() >= before.len() + after.len()
@@ -303,9 +325,19 @@ mod tests {
     fn full_answers_are_the_gateway_apis() {
         let asked = [("Origin", "http://a.test"), ("Access-Control-Request-Method", "PUT")];
         for (spec, methods, origin, exposed) in [
-            ("{allowedMethods: [GET, PUT], exposedHeaders: [X-A], full: true}", "GET, PUT", "*", Some("X-A")),
+            (
+                "{allowedOrigins: ['*'], allowedMethods: [GET, PUT], exposedHeaders: [X-A], full: true}",
+                "GET, PUT",
+                "*",
+                Some("X-A"),
+            ),
             ("{allowedMethods: [GET, PUT], exposedHeaders: [X-A]}", "PUT", "*", None),
-            ("{allowedMethods: ['*'], allowCredentials: true, full: true}", "PUT", "http://a.test", None),
+            (
+                "{allowedOrigins: ['*'], allowedMethods: ['*'], allowCredentials: true, full: true}",
+                "PUT",
+                "http://a.test",
+                None,
+            ),
         ] {
             let mut exchange = request("OPTIONS", "/", &asked);
             assert_eq!(run(&*filter(&KIND, spec), &mut exchange), PREFLIGHTED);
@@ -326,10 +358,38 @@ mod tests {
             let headers: Vec<_> = origin.map(|o| ("Origin", o)).into_iter().collect();
             let mut exchange = request("GET", "/", &headers);
             assert_eq!(run(&*filter(&KIND, SPEC), &mut exchange), outcome, "{origin:?}");
-            assert_eq!(status_of(&exchange), if origin.is_some() { 200 } else { 0 }, "{origin:?}");
             assert_eq!(response_header(&exchange, "Access-Control-Allow-Origin"), allowed, "{origin:?}");
             assert_eq!(response_header(&exchange, "Access-Control-Expose-Headers"), allowed.map(|_| "X-A, X-B"));
-            assert_eq!(response_header(&exchange, "Vary"), origin.map(|_| "Origin"));
+            // A cache that keeps the answer to the one may not give it to the other.
+            assert_eq!(response_header(&exchange, "Vary"), Some("Origin"));
+        }
+    }
+
+    /// A frame in a sandbox has the origin `null` on every site.
+    #[test]
+    fn null_gets_no_credentials() {
+        for (spec, origin, wanted) in [
+            ("{allowedOrigins: ['*'], allowCredentials: true, full: true}", "null", Some(("*", None))),
+            (
+                "{allowedOrigins: ['*'], allowCredentials: true, full: true}",
+                "http://a.test",
+                Some(("http://a.test", Some("true"))),
+            ),
+            ("{allowedOrigins: ['null'], allowCredentials: true}", "null", Some(("null", None))),
+            ("{allowCredentials: true}", "null", Some(("*", None))),
+            ("{allowedOrigins: ['http://a.test'], allowCredentials: true}", "null", None),
+            // Nothing is listed, so nothing is allowed.
+            ("{allowCredentials: true, full: true}", "http://a.test", None),
+        ] {
+            for method in ["GET", "OPTIONS"] {
+                let asked = [("Origin", origin), ("Access-Control-Request-Method", "GET")];
+                let mut exchange = request(method, "/", &asked);
+                run(&*filter(&KIND, spec), &mut exchange);
+                let told = |name: &str| response_header(&exchange, name);
+                let allowed = told("Access-Control-Allow-Origin");
+                let got = allowed.map(|origin| (origin, told("Access-Control-Allow-Credentials")));
+                assert_eq!(got, wanted, "{method} {spec} {origin}");
+            }
         }
     }
 
@@ -341,7 +401,15 @@ mod tests {
             &["allowedMethods[0]", "allowedOrigins[0]"],
         );
         refuses(&KIND, "{maxAge: -1}", &["maxAge"]);
-        let warnings = KIND.checked(&yaml("{allowCredentials: true}"), "").unwrap();
-        assert_eq!(warnings[0].path, "allowCredentials");
+        for (spec, path, says) in [
+            ("{allowCredentials: true}", "allowCredentials", "browsers refuse credentials"),
+            ("{allowedOrigins: ['*'], allowCredentials: true, full: true}", "allowCredentials", "pages of any site"),
+            ("{allowCredentials: true, full: true}", "allowedOrigins", "no origin is allowed"),
+            ("{allowedOrigins: ['null'], allowCredentials: true}", "allowedOrigins", "the origin null"),
+        ] {
+            let warnings = KIND.checked(&yaml(spec), "").unwrap();
+            assert_eq!(warnings.len(), 1, "{spec}");
+            assert!(warnings[0].path == path && warnings[0].message.contains(says), "{spec}: {}", warnings[0]);
+        }
     }
 }

@@ -460,7 +460,8 @@ impl Work<'_, '_> {
         if let Some(cors) = &filter.cors {
             rule.before.push(json!({
                 "name": format!("cors-{n}"), "kind": "CORSAdaptor",
-                "allowedOrigins": if cors.allow_origins.iter().any(|origin| origin == "*") { Vec::new() } else { cors.allow_origins.clone() },
+                // With full, no origin is allowed where none is listed.
+                "allowedOrigins": cors.allow_origins,
                 "allowedMethods": if cors.allow_methods.is_empty() { vec!["GET".to_owned(), "HEAD".into(), "POST".into()] } else { cors.allow_methods.clone() },
                 "allowedHeaders": cors.allow_headers, "exposedHeaders": cors.expose_headers,
                 "allowCredentials": cors.allow_credentials, "maxAge": cors.max_age.unwrap_or(5),

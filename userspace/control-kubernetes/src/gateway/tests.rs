@@ -349,6 +349,18 @@ fn filters_of_a_backend_are_for_its_requests_alone() {
     assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[0], "Accepted=False/UnsupportedValue");
 }
 
+/// No list of origins is none, and not all of them.
+#[test]
+fn cors_allows_the_origins_that_are_listed() {
+    for (origins, wanted) in [(json!(null), json!([])), (json!([]), json!([])), (json!(["*"]), json!(["*"]))] {
+        let cors = json!({"type": "CORS", "cors": {"allowOrigins": origins, "allowCredentials": true}});
+        let rules = json!([{"backendRefs": to("s"), "filters": [cors]}]);
+        let plan = planned(&[class(), gateway("g", http("")), service("s"), route("r", &[], rules)]);
+        let made = &plan.documents["gw.http.n.r.0"]["filters"][0];
+        assert_eq!((&made["allowedOrigins"], &made["full"]), (&wanted, &json!(true)), "{origins}");
+    }
+}
+
 #[test]
 fn what_is_asked_for_and_not_there_lets_nobody_by() {
     let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "s", "port": 80}}});

@@ -227,7 +227,20 @@ impl Read<'_> {
             "whitelist-source-range" | "allowlist-source-range" | "denylist-source-range" => self.addresses(name, value, options),
             "enable-cors" => truth(value).map(|_| Done::As),
             "cors-allow-credentials" => truth(value).map(|_| Done::As),
-            "cors-allow-origin" | "cors-allow-methods" | "cors-allow-headers" | "cors-expose-headers" => Ok(Done::As),
+            "cors-allow-origin" | "cors-allow-methods" | "cors-allow-headers" | "cors-expose-headers" => {
+                match cors_words(name, value) {
+                    (_, left) if left.is_empty() => Ok(Done::As),
+                    (words, left) => {
+                        let left: Vec<String> = left.iter().take(8).map(|word| quoted(word).to_string()).collect();
+                        let left = format!("left out, since none can be one: {}", left.join(", "));
+                        match (words.is_empty(), name) {
+                            (false, _) => nearly(&left),
+                            (true, "cors-allow-origin") => Err(format!("{left}; no origin is left, so none is allowed")),
+                            (true, _) => nearly(&format!("{left}; what is usual stands in their place")),
+                        }
+                    }
+                }
+            }
             "cors-max-age" => number(value).map(|_| Done::As),
             "x-forwarded-prefix" => {
                 set_header(options, "X-Forwarded-Prefix", value);
@@ -354,7 +367,7 @@ impl Read<'_> {
             options.pool.insert("timeout".to_owned(), json!(format!("{longest}s")));
         }
         // In the order of nginx: preflights are answered whoever asks, and who asks too often is not asked who it is.
-        let first = self.is("enable-cors").then(|| self.cors());
+        let first = self.is("enable-cors").then(|| self.cors()).flatten();
         options.before.splice(0..0, first.into_iter().chain(self.limits()));
         if self.get("auth-type") == Some("basic") && self.get("auth-secret").is_none() {
             self.closed(options);
@@ -638,21 +651,27 @@ impl Read<'_> {
         }
     }
 
-    fn cors(&self) -> Value {
+    fn cors(&self) -> Option<Value> {
         let words = |name: &str, default: &str| -> Vec<String> {
-            list(self.get(name).unwrap_or(default)).map(str::to_owned).collect()
+            let given = self.get(name).map(|value| cors_words(name, value).0).filter(|words| !words.is_empty());
+            given.unwrap_or_else(|| cors_words(name, default).0)
         };
+        // Where the origins that are named are none, it is not all of them that are meant.
+        let named = self.get("cors-allow-origin").map(|value| cors_words("cors-allow-origin", value));
+        if named.is_some_and(|(words, left)| words.is_empty() && !left.is_empty()) {
+            return None;
+        }
         let origins = words("cors-allow-origin", "*");
         let credentials = self.get("cors-allow-credentials").is_none_or(|value| truth(value) != Ok(false));
-        json!({
+        Some(json!({
             "name": "cors", "kind": "CORSAdaptor",
             "allowedOrigins": if origins.iter().any(|origin| origin == "*") { Vec::new() } else { origins },
             "allowedMethods": words("cors-allow-methods", "GET, PUT, POST, DELETE, PATCH, OPTIONS"),
             "allowedHeaders": words("cors-allow-headers", "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"),
             "exposedHeaders": words("cors-expose-headers", ""),
             "allowCredentials": credentials,
-            "maxAge": self.get("cors-max-age").and_then(|value| number(value).ok()).unwrap_or(1_728_000),
-        })
+            "maxAge": self.get("cors-max-age").and_then(|value| number(value).ok()).unwrap_or(1_728_000).max(0),
+        }))
     }
 
     fn limits(&self) -> Option<Value> {
@@ -764,6 +783,28 @@ fn fields<'m>(entry: serde_json::map::Entry<'m>) -> &'m mut Map<String, Value> {
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// The words of an annotation of CORS as a CORSAdaptor takes them, each once, and those that it would refuse: nginx sends on whatever stands
+/// there, and one that is wrong must not keep the rest of the ingress from being served.
+fn cors_words<'v>(name: &str, value: &'v str) -> (Vec<String>, Vec<&'v str>) {
+    let (mut words, mut left) = (Vec::new(), Vec::new());
+    for word in list(value) {
+        let (taken, is_one) = match name {
+            "cors-allow-methods" => {
+                let method = word.to_ascii_uppercase();
+                let is_one = base_model::words::METHODS.contains(&method.as_str());
+                (method, is_one || word == "*")
+            }
+            "cors-allow-origin" => (word.to_owned(), word.matches('*').count() <= 1),
+            _ => (word.to_owned(), word == "*" || base_model::header_adapt::is_header_name(word)),
+        };
+        if is_one { words.push(taken) } else { left.push(word) }
+    }
+    if name == "cors-allow-methods" && words.iter().any(|word| word == "*") {
+        words = vec!["*".to_owned()];
+    }
+    (base_model::once(words), left)
 }
 
 /// Seconds as nginx writes them: a number, with `s` or without.
@@ -1045,6 +1086,35 @@ mod tests {
         ]);
         let told = alone.reports[&Key::new("n", "b")].lines().join("\n");
         assert!(told.contains("no other ingress has this host and path"), "{told}");
+    }
+
+    /// ingress-nginx sends on whatever stands there; a CORSAdaptor is refused for a method that is none, and with it all of its ingress.
+    #[test]
+    fn words_of_cors_are_made_right_or_left_out() {
+        let with = |annotations: &[(&str, &str)]| {
+            let mut all = vec![("enable-cors", "true")];
+            all.extend(annotations);
+            made(&all)
+        };
+        let cors = |plan: &Plan| plan.pipelines["ing.n.s.80~a"]["filters"][0].clone();
+        let plan = with(&[
+            ("cors-allow-methods", "get, PUT,GET, propfind, put"),
+            ("cors-allow-headers", "X-A, X A, X-A"),
+            ("cors-allow-origin", "https://a.test, https://*.*.test"),
+            ("cors-max-age", "-5"),
+        ]);
+        let made_of = cors(&plan);
+        assert_eq!(made_of["allowedMethods"], json!(["GET", "PUT"]));
+        assert_eq!(made_of["allowedHeaders"], json!(["X-A"]));
+        assert_eq!((&made_of["allowedOrigins"], &made_of["maxAge"]), (&json!(["https://a.test"]), &json!(0)));
+        let told = plan.reports[&Key::new("n", "a")].lines().join("\n");
+        for left in ["\"propfind\"", "\"X A\"", "\"https://*.*.test\""] {
+            assert!(told.contains(left), "{left}\n{told}");
+        }
+        assert_eq!(cors(&with(&[("cors-allow-methods", "*, get")]))["allowedMethods"], json!(["*"]));
+        let none = with(&[("cors-allow-origin", "https://*.*.test")]);
+        let told = none.pipelines.values().any(|pipeline| pipeline.to_string().contains("CORSAdaptor"));
+        assert!(!told, "nobody is meant then, and not everybody");
     }
 
     #[test]
