@@ -192,6 +192,7 @@ impl Rule {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::Parts;
 
     const RULES: &str = r#"
 rules:
@@ -217,6 +218,26 @@ rules:
         ] {
             check(path, headers, outcome, status);
         }
+    }
+
+    /// What says who may read the answer is true of whatever answers.
+    #[test]
+    fn pages_of_other_origins_read_it() {
+        let mut exchange = request("GET", "/and", &[("Origin", "https://a.test")]);
+        run(&*filter(&crate::cors_adaptor::KIND, "{}"), &mut exchange);
+        assert_eq!(run(&*filter(&KIND, "rules: [{code: 504}]"), &mut exchange), MOCKED);
+        assert_eq!(status_of(&exchange), 504);
+        assert_eq!(response_header(&exchange, "Access-Control-Allow-Origin"), Some("*"));
+        assert_eq!(response_header(&exchange, "Vary"), Some("Origin"));
+    }
+
+    /// It was taken before there was a rule, and is served.
+    #[test]
+    fn a_path_without_a_slash_is_refused_where_it_comes_in_alone() {
+        let spec = "rules: [{code: 200, match: {path: a}}]";
+        refuses(&KIND, spec, &["rules[0].match.path"]);
+        let parts = Parts { name: "m", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry() };
+        assert!((KIND.build)(&yaml(spec), &parts).is_ok());
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! With a route of `pathPrefix: /old`: `GET /old/rest?a=b` → `301`, `Location: https://shop.example/new/rest?a=b`.
-//! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given. A path that gets
+//! What is not given stays as the client asked for it, but for the port: a new scheme or host has the scheme's usual one unless `port` is
+//! given. A path that gets
 //! segments of dots by the replacement (`/old../x` with `/new/`) gets `400` and is counted as `rewritten_path`.
 //!
 //! Outcomes: `redirected`; a request that is where it would be sent passes, since its client would come back for ever, unless the filter
@@ -239,6 +240,19 @@ mod tests {
         ] {
             check(&spec, authority, target, status, location);
         }
+    }
+
+    /// A browser follows a redirect of another origin only where that lets it (Fetch standard section 4.4).
+    #[test]
+    fn pages_of_other_origins_are_redirected() {
+        let mut exchange = request("GET", "/a", &[("Origin", "https://a.test")]);
+        let cors = "{allowedOrigins: ['https://a.test'], allowCredentials: true}";
+        run(&*filter(&crate::cors_adaptor::KIND, cors), &mut exchange);
+        assert_eq!(run(&*filter(&KIND, "{scheme: https}"), &mut exchange), REDIRECTED);
+        assert_eq!(response_header(&exchange, "Location"), Some("https://h.test/a"));
+        assert_eq!(response_header(&exchange, "Access-Control-Allow-Origin"), Some("https://a.test"));
+        assert_eq!(response_header(&exchange, "Access-Control-Allow-Credentials"), Some("true"));
+        assert_eq!(response_header(&exchange, "Vary"), Some("Origin"));
     }
 
     #[test]

@@ -94,8 +94,13 @@ impl Makes for Made {
     async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
         let nothing = || BuiltError::Text(format!("namespace {from} has no response"));
         let source = exchange.named_mut(from).ok_or_else(nothing)?;
-        let response = source.response.clone().ok_or_else(nothing)?;
+        let mut response = source.response.clone().ok_or_else(nothing)?;
         let body = source.response_body.gather().await.map_err(BuiltError::Body)?.clone();
+        // As where a Proxy answers here: what a CORSAdaptor says replaces what a backend says.
+        let here = exchange.space_ref().response.as_ref();
+        if here.is_some_and(|response| response.headers.contains("Access-Control-Allow-Origin")) {
+            response.headers.retain(|name| !name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")));
+        }
         exchange.respond(response, Body::shared(body));
         Ok(())
     }

@@ -98,17 +98,25 @@ pub struct Space {
 
 impl Space {
     /// Puts a response in place of whatever was there.
-    pub fn respond(&mut self, response: Response, body: Body) {
+    pub fn respond(&mut self, mut response: Response, body: Body) {
+        if let Some(before) = self.response.take() {
+            keep_for_pages(&before, &mut response);
+            recycle(before);
+        }
         self.response = Some(response);
         self.response_body = body;
     }
 
-    /// Puts an answer without fields in place of whatever was there, in memory that an earlier one had.
+    /// Puts an answer in place of whatever was there, in memory that an earlier one had: without fields, but for those that say who may
+    /// read it.
     pub fn answer(&mut self, status: u16, body: Body) -> &mut Response {
         self.response_body = body;
         let before = self.response.replace(fresh_response());
-        before.into_iter().for_each(recycle);
         let response = self.response.get_or_insert_default();
+        if let Some(before) = before {
+            keep_for_pages(&before, response);
+            recycle(before);
+        }
         response.status = status;
         response
     }
@@ -153,6 +161,22 @@ fn is_of_one_answer(name: &[u8]) -> bool {
     let is = |field: &&str| name.eq_ignore_ascii_case(field.as_bytes());
     OF_ONE_ANSWER.iter().any(is)
         || name.len() > TARGETED.len() && name[name.len() - TARGETED.len()..].eq_ignore_ascii_case(TARGETED)
+}
+
+/// Takes over from an answer that is replaced what is said of who may read it, unless the new one says it itself: it is about the page that
+/// asks and not about the answer. Without it a browser would neither follow a redirect nor show a maintenance page, and what says that an answer depends
+/// on the origin keeps caches from giving it to others.
+fn keep_for_pages(before: &Response, response: &mut Response) {
+    for (name, value, _) in before.headers.iter() {
+        let is_cors = || name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"access-control-"));
+        if name.eq_ignore_ascii_case(b"Vary") {
+            if !response.headers.values("Vary").any(|known| known.eq_ignore_ascii_case(value)) {
+                response.headers.add(name, value);
+            }
+        } else if is_cors() && !response.headers.iter().any(|(known, _, _)| known.eq_ignore_ascii_case(name)) {
+            response.headers.add(name, value);
+        }
+    }
 }
 
 const OF_ONE_ANSWER: [&str; 52] = [
@@ -907,6 +931,44 @@ mod tests {
         exchange.respond(large, Body::Empty);
         exchange.reset();
         assert_eq!(fresh_response().headers.memory(), 0);
+    }
+
+    /// Who may read an answer is said of the page that asks: it is true of the answer in its place.
+    #[test]
+    fn an_answer_that_replaces_another_keeps_who_may_read_it() {
+        let before = || {
+            let mut space = Space::default();
+            let mut response = Response::with_status(200);
+            for (name, value) in [
+                ("vary", "Origin"),
+                ("Access-Control-Allow-Origin", "https://a.test"),
+                ("access-control-allow-credentials", "true"),
+                ("X-Other", "x"),
+                ("Set-Cookie", "a=b"),
+            ] {
+                response.headers.add(name, value);
+            }
+            space.respond(response, Body::full("before"));
+            space
+        };
+        let told = |space: &Space| {
+            let headers = &space.response.as_ref().unwrap().headers;
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            headers.iter().map(|(name, value, _)| format!("{}: {}", text(name), text(value))).collect::<Vec<_>>()
+        };
+        let kept =
+            ["vary: Origin", "Access-Control-Allow-Origin: https://a.test", "access-control-allow-credentials: true"];
+        let mut space = before();
+        space.answer(404, Body::Empty);
+        assert_eq!(told(&space), kept);
+        let mut space = before();
+        let mut response = Response::with_status(302);
+        for (name, value) in [("Vary", "Accept"), ("Vary", "origin"), ("Access-Control-Allow-Origin", "*")] {
+            response.headers.add(name, value);
+        }
+        space.respond(response, Body::Empty);
+        let own = ["Vary: Accept", "Vary: origin", "Access-Control-Allow-Origin: *", kept[2]];
+        assert_eq!(told(&space), own, "it says some itself");
     }
 
     #[test]
