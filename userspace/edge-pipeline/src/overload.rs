@@ -65,7 +65,7 @@ pub fn note_deadline(exchange: &mut Exchange) -> Option<Instant> {
     let started = exchange.started;
     let headers = &exchange.request().headers;
     // Whoever says it twice may be heard by the next layer as the one or the other: the earliest counts, and is all that goes on.
-    let said = headers.values(DEADLINE).filter_map(|value| std::str::from_utf8(value).ok().and_then(parse_deadline));
+    let said = said_deadlines(headers).filter_map(parse_deadline);
     let said = said.filter_map(|patience| match patience {
         Patience::For(most) => started.checked_add(most),
         Patience::Until(end) => {
@@ -90,14 +90,21 @@ pub fn pass_on_deadline(headers: &mut Headers, until: Instant, now: Instant) {
     if headers.contains("grpc-timeout") && grpc::is_grpc(headers) {
         headers.set("grpc-timeout", grpc::write_timeout(until.saturating_duration_since(now)));
     }
-    let mut said = headers.values(DEADLINE);
-    let first = said.next().and_then(|value| std::str::from_utf8(value).ok()).and_then(parse_deadline);
+    let mut said = said_deadlines(headers);
+    let first = said.next().and_then(parse_deadline);
     let more = said.next().is_some();
     drop(said);
     if more || matches!(first, Some(Patience::For(_))) {
         let left = until.saturating_duration_since(now);
         headers.set(DEADLINE, format!("{}ms", left.as_millis()));
     }
+}
+
+/// Every deadline that a client has written: in fields of its own, or in one with commas, which says the same (RFC 9110 section 5.3). No
+/// way to write one has a comma in it.
+fn said_deadlines(headers: &Headers) -> impl Iterator<Item = &str> {
+    let texts = headers.values(DEADLINE).map(|value| std::str::from_utf8(value).unwrap_or_default());
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// Reads [`DEADLINE`].
@@ -173,6 +180,27 @@ fn parse_date(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The next layer may hear the one or the other: the earliest counts, and is all that goes on.
+    #[test]
+    fn of_several_deadlines_the_earliest_counts() {
+        for fields in
+            [&["60s, 1s"][..], &["60s", "1s"], &["1s,60s", "soon"], &[" , 1s,, 60s"], &["2001-01-01T00:00:00Z, 1h"]]
+        {
+            let mut exchange = Exchange::default();
+            fields.iter().for_each(|field| exchange.request_mut().headers.add(DEADLINE, field));
+            let (started, until) = (exchange.started, note_deadline(&mut exchange).expect("it is told"));
+            assert!(until <= started + Duration::from_secs(1), "{fields:?}");
+            pass_on_deadline(&mut exchange.request_mut().headers, until, started);
+            let on: Vec<_> = exchange.request().headers.values(DEADLINE).collect();
+            assert_eq!(on.len(), 1, "{fields:?}");
+            let on = std::str::from_utf8(on[0]).unwrap();
+            assert!(matches!(parse_deadline(on), Some(Patience::For(most)) if most <= Duration::from_secs(1)), "{on}");
+        }
+        let mut exchange = Exchange::default();
+        exchange.request_mut().headers.add(DEADLINE, "soon, later");
+        assert_eq!(note_deadline(&mut exchange), None);
+    }
 
     #[test]
     fn deadlines_are_read_in_every_way_they_are_written() {
