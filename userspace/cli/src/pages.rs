@@ -49,6 +49,9 @@ fn pages() -> Result<Vec<Page>, String> {
     for known in &all {
         pages.push((format!("schema/{}.json", known.kind), schema::schema(Some(&known.kind))?));
     }
+    for (kind, _) in schema::beside() {
+        pages.push((format!("schema/{kind}.json"), schema::schema(Some(kind))?));
+    }
     pages.push((format!("schema/{ANY}.json"), schema::schema(None)?));
     Ok(pages)
 }

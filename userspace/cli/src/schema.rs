@@ -2,7 +2,7 @@
 
 use base_model::Problem;
 use base_model::explain::{Explained, kinds};
-use base_model::kinds::{Kind, find, named};
+use base_model::kinds::{Kind, LEGACY_PIPELINE, find, named};
 use base_model::resilience;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,9 @@ pub fn schema(kind: Option<&str>) -> Result<String, String> {
         None => any(),
         Some(kind) => {
             let canonical = find(kind).map_or(kind, |found| found.name);
+            if let Some((_, schema)) = beside().into_iter().find(|(known, _)| known.eq_ignore_ascii_case(kind)) {
+                return serde_json::to_string_pretty(&complete(schema, kind)).map_err(|e| e.to_string());
+            }
             let all = all();
             let Some(found) = all.iter().find(|known| known.kind.eq_ignore_ascii_case(canonical)) else {
                 // Says which there are.
@@ -69,9 +72,63 @@ pub fn any() -> Value {
         let schema = define(object, &mut definitions);
         definitions.insert(object.kind.clone(), schema);
     }
-    let mut schema = choice(objects.iter().map(|object| object.kind.as_str()));
+    let beside = beside();
+    definitions.extend(beside.iter().map(|(kind, schema)| ((*kind).to_owned(), schema.clone())));
+    let kinds = objects.iter().map(|object| object.kind.as_str()).chain(beside.iter().map(|(kind, _)| *kind));
+    let mut schema = choice(kinds);
     schema["description"] = "A document of Weir, or of Easegress v2.".into();
     finish(&mut schema, definitions, "Weir");
+    schema
+}
+
+/// Documents that are no objects of today: custom data, and pipelines as Easegress v1 wrote them, which are translated.
+pub fn beside() -> [(&'static str, Value); 3] {
+    let of = |kind: &str, about: &str, fields: Value| {
+        let mut properties = Map::new();
+        properties.insert("name".into(), json!({"type": "string", "minLength": 1}));
+        properties.insert("kind".into(), json!({"const": kind}));
+        properties.insert("version".into(), json!({"type": "string"}));
+        properties.extend(fields.as_object().cloned().unwrap_or_default());
+        json!({"type": "object", "description": about, "properties": properties, "required": ["name", "kind"]})
+    };
+    let entries = json!({"type": "array", "items": {"type": "object", "required": ["kind"]}});
+    [
+        (
+            "CustomDataKind",
+            of(
+                "CustomDataKind",
+                "A kind of data of your own.",
+                json!({
+                    "idField": {"type": "string", "description": "Key whose value is an item's id. Default name."},
+                    "jsonSchema": {"type": ["object", "null"], "description": "What items must be: a JSON Schema."},
+                }),
+            ),
+        ),
+        (
+            "CustomData",
+            of(
+                "CustomData",
+                "Changes of the items of the kind that it is named after: all of them, or none.",
+                json!({
+                    "rebuild": {"type": ["boolean", "null"], "description": "Whether all other items go. Default false."},
+                    "delete": {"type": ["array", "null"], "items": {"type": "string"}, "description": "Ids of items that go."},
+                    "list": {"type": ["array", "null"], "items": {"type": "object"}, "description": "Items that come, or replace others."},
+                }),
+            ),
+        ),
+        (
+            LEGACY_PIPELINE,
+            of(
+                LEGACY_PIPELINE,
+                "A pipeline of Easegress v1, which is stored as a Pipeline.",
+                json!({"filters": entries, "flow": {"type": "array", "items": {"type": "object"}}}),
+            ),
+        ),
+    ]
+}
+
+fn complete(mut schema: Value, title: &str) -> Value {
+    finish(&mut schema, Map::new(), title);
     schema
 }
 
@@ -194,6 +251,38 @@ mod tests {
         follow(&any, &any);
         for kind in base_model::kinds::KINDS.iter().filter(|kind| kind.served) {
             assert!(any["$defs"][kind.name].is_object(), "{}", kind.name);
+        }
+    }
+
+    /// An editor finds nothing wrong with what is shown as an example.
+    #[test]
+    fn examples_and_recipes_follow_the_schema_of_any_document() {
+        let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+        compiler.add_resource("weir:///any.json", any()).unwrap();
+        let any = compiler.compile("weir:///any.json", &mut schemas).unwrap();
+        for folder in ["examples", "cookbook"] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(folder);
+            for file in std::fs::read_dir(folder).unwrap() {
+                let file = file.unwrap().path();
+                let text = std::fs::read_to_string(&file).unwrap();
+                for document in base_model::yaml::parse_documents(&text).unwrap() {
+                    // A filter alone is no document.
+                    if all()
+                        .iter()
+                        .any(|known| document["kind"] == *known.kind && Role::of(&known.kind) == Role::Filter)
+                    {
+                        continue;
+                    }
+                    let told = schemas.validate(&document, any).map_err(|error| format!("{error:#}"));
+                    assert_eq!(told, Ok(()), "{} {}", file.display(), document["name"]);
+                }
+            }
+        }
+        for (kind, wrong) in [("CustomData", json!({"delete": [7]})), ("CustomDataKind", json!({"idField": 5}))] {
+            let mut document = json!({"name": "a", "kind": kind});
+            assert!(schemas.validate(&document, any).is_ok());
+            document.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+            assert!(schemas.validate(&document, any).is_err(), "{document}");
         }
     }
 
