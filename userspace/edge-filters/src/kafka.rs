@@ -48,7 +48,7 @@ const QUEUE_FULL: Outcome = "queueFull";
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["backend", "topic"]))]
 pub struct KafkaSpec {
-    /// Brokers that are asked for all others, `host:port` each.
+    /// Brokers that are asked for all others, `host:port` each; `:port` is one of this machine.
     #[schemars(extend("uniqueItems" = true))]
     pub backend: Vec<String>,
     /// Where records go.
@@ -107,9 +107,7 @@ impl Spec for KafkaSpec {
                 .problem(problem.accepted("a list of host:port").advice("name two or more, of which one has to be up"));
         }
         for (number, broker) in self.backend.iter().enumerate() {
-            let port = broker
-                .rsplit_once(':')
-                .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+            let port = broker.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             if port.is_none_or(|port| port == 0) {
                 let problem = Problem::new(nth(&at(path, "backend"), number), "not the place of a broker").text(broker);
                 findings.problem(problem.accepted("host:port, e.g. 10.0.0.1:9092"));
@@ -152,8 +150,11 @@ pub const KIND: FilterKind = FilterKind {
 
 impl Kafka {
     fn new(spec: KafkaSpec) -> Result<Kafka, BuildError> {
+        // As Go dials it: a place without a host is here.
+        let here = |broker: String| if broker.starts_with(':') { format!("127.0.0.1{broker}") } else { broker };
+        let brokers: Vec<String> = spec.backend.into_iter().map(here).collect();
         Ok(Kafka {
-            producer: Producer::of(&spec.backend),
+            producer: Producer::of(&brokers),
             topic: spec.topic.default.into(),
             topic_header: spec.topic.dynamic.map(|dynamic| dynamic.header),
             key: (!spec.key.default.is_empty()).then(|| spec.key.default.into()),
@@ -272,7 +273,11 @@ mod tests {
     #[test]
     fn refused() {
         refuses(&KIND, "{backend: [], topic: {default: t}}", &["backend"]);
-        refuses(&KIND, "{backend: [a, ':1', 'b:0'], topic: {default: t}}", &["backend[0]", "backend[1]", "backend[2]"]);
+        refuses(&KIND, "{backend: [a, ':x', 'b:0'], topic: {default: t}}", &["backend[0]", "backend[1]", "backend[2]"]);
+        assert!(
+            KIND.checked(&yaml("{backend: [':9093'], topic: {default: t}}"), "").is_ok(),
+            "a broker of this machine"
+        );
         refuses(
             &KIND,
             "{backend: ['a:1'], topic: {default: 'a b', dynamic: {header: 'x y'}}}",

@@ -76,7 +76,8 @@ pub struct OidcAdaptorSpec {
     pub token_endpoint: String,
     /// Who it is, where there is no ID token.
     pub userinfo_endpoint: String,
-    /// Where people come back to: a URL of this gateway whose path leads to this filter, as it is registered at the provider.
+    /// Where people come back to: a URL of this gateway whose path leads to this filter, as it is registered at the provider. A path
+    /// alone is one of the site that is asked, by its Host: the provider must know each of them.
     #[serde(rename = "redirectURI")]
     pub redirect_uri: String,
     /// What is asked for. Default `openid profile email` with `discovery`, else `user`.
@@ -150,6 +151,7 @@ impl Spec for OidcAdaptorSpec {
                 {
                     findings.problem(Problem::new(at(path, field), "is missing").accepted("a URL"));
                 }
+            } else if *field == "redirectURI" && is_path(url) {
             } else if let Err(why) = split_url(url) {
                 findings.problem(Problem::new(at(path, field), why).text(url));
             } else if !self.discovery.is_empty() && single.iter().any(|(known, _)| known == field) {
@@ -170,6 +172,11 @@ impl Spec for OidcAdaptorSpec {
             );
         }
     }
+}
+
+/// Whether it is a path of this site, and none that browsers take for another one.
+fn is_path(url: &str) -> bool {
+    url.starts_with('/') && !url.starts_with("//") && !url.contains(|c: char| c == '\\' || c.is_control() || c == '#')
 }
 
 fn begins_with(name: &str, prefix: &str) -> bool {
@@ -204,7 +211,9 @@ struct Session {
 pub struct OidcAdaptor {
     spec: OidcAdaptorSpec,
     cookie: String,
-    /// Cookies go over TLS alone.
+    /// Scheme and authority of `redirectURI`; `None` where it is a path of the site that is asked.
+    origin: Option<String>,
+    /// Cookies go over TLS alone, whatever the request came over.
     secure: bool,
     callback: String,
     /// Path of the cookies of logins.
@@ -234,7 +243,14 @@ enum End {
 
 impl OidcAdaptor {
     fn new(spec: OidcAdaptorSpec, parts: &Parts<'_>) -> Result<OidcAdaptor, BuildError> {
-        let (at, target) = split_url(&spec.redirect_uri).map_err(|why| unexpected("redirectURI", why))?;
+        let (origin, is_tls, target) = if is_path(&spec.redirect_uri) {
+            let bound = [HOST_PREFIX, SECURE_PREFIX].iter().any(|prefix| begins_with(&spec.cookie_name, prefix));
+            (None, bound, spec.redirect_uri.as_str())
+        } else {
+            let (at, target) = split_url(&spec.redirect_uri).map_err(|why| unexpected("redirectURI", why))?;
+            let origin = &spec.redirect_uri[..spec.redirect_uri.len() - target.len()];
+            (Some(origin.to_owned()), at.is_tls(), target)
+        };
         let callback = target.split('?').next().filter(|path| !path.is_empty()).unwrap_or("/").to_owned();
         let before = parts.previous.and_then(|filter| filter.downcast::<OidcAdaptor>());
         let providers = match before.filter(|known| known.spec == spec) {
@@ -248,7 +264,8 @@ impl OidcAdaptor {
         let callback = proto_http::Path::from_text(&callback).as_str().to_owned();
         Ok(OidcAdaptor {
             cookie: if spec.cookie_name.is_empty() { COOKIE_NAME.to_owned() } else { spec.cookie_name.clone() },
-            secure: at.is_tls(),
+            origin,
+            secure: is_tls,
             login_path: if begins_with(&spec.cookie_name, HOST_PREFIX) { "/".to_owned() } else { callback.clone() },
             callback,
             ttl: spec.session_ttl.map_or(SESSION_TTL, Duration::from).as_secs(),
@@ -330,7 +347,7 @@ impl OidcAdaptor {
         for (n, (name, value)) in [
             ("response_type", "code"),
             ("client_id", &self.spec.client_id),
-            ("redirect_uri", &self.spec.redirect_uri),
+            ("redirect_uri", &self.redirect_uri(exchange)),
             ("scope", &scopes),
             ("state", &login.state),
             ("nonce", &login.nonce),
@@ -347,12 +364,12 @@ impl OidcAdaptor {
             location.push('=');
             escape_into(value.as_bytes(), &mut location);
         }
-        let name = self.login_cookie(&login.state);
+        let (name, secure) = (self.login_cookie(&login.state), self.is_secure(exchange));
         let sealed = self.sealer.seal(&name, &login).ok_or_else(|| End::Failed("no random numbers".to_owned()))?;
         let response = exchange.refuse(302);
         response.headers.set("Location", location);
         response.headers.set("Cache-Control", "no-store");
-        let line = self.cookie_line(&name, &sealed, LOGIN_TTL, &self.login_path);
+        let line = self.cookie_line(secure, &name, &sealed, LOGIN_TTL, &self.login_path);
         response.headers.add("Set-Cookie", line);
         Ok(FILTERED)
     }
@@ -382,7 +399,10 @@ impl OidcAdaptor {
         {
             return Err(refused("the answer is of another provider"));
         }
-        let tokens = provider.exchange(&self.spec, code, &login.verifier).await.map_err(End::Failed)?;
+        let tokens = provider
+            .exchange(&self.spec, &self.redirect_uri(exchange), code, &login.verifier)
+            .await
+            .map_err(End::Failed)?;
         let user = match (&provider.keys, tokens.id_token.as_str()) {
             (None, _) | (_, "") if provider.is_plain() => {
                 provider.user(&tokens.access_token).await.map_err(End::Failed)?
@@ -399,15 +419,16 @@ impl OidcAdaptor {
         let parts = sealed.as_deref().and_then(cookies::split).ok_or_else(|| {
             End::Failed("what the provider says of the user finds no room in cookies; ask for fewer scopes".to_owned())
         })?;
+        let secure = self.is_secure(exchange);
         let response = exchange.refuse(302);
         response.headers.set("Location", &login.url);
         response.headers.set("Cache-Control", "no-store");
         for (n, part) in parts.iter().enumerate() {
             response
                 .headers
-                .add("Set-Cookie", self.cookie_line(&cookies::part_name(&self.cookie, n), part, self.ttl, "/"));
+                .add("Set-Cookie", self.cookie_line(secure, &cookies::part_name(&self.cookie, n), part, self.ttl, "/"));
         }
-        response.headers.add("Set-Cookie", self.cookie_line(&name, "", 0, &self.login_path));
+        response.headers.add("Set-Cookie", self.cookie_line(secure, &name, "", 0, &self.login_path));
         Ok(FILTERED)
     }
 
@@ -421,11 +442,14 @@ impl OidcAdaptor {
             location.push_str(if location.contains('?') { "&id_token_hint=" } else { "?id_token_hint=" });
             location.push_str(&session.id_token);
         }
+        let secure = self.is_secure(exchange);
         let response = exchange.refuse(302);
         response.headers.set("Location", location);
         response.headers.set("Cache-Control", "no-store");
         for n in 0..cookies::PARTS_MAX {
-            response.headers.add("Set-Cookie", self.cookie_line(&cookies::part_name(&self.cookie, n), "", 0, "/"));
+            response
+                .headers
+                .add("Set-Cookie", self.cookie_line(secure, &cookies::part_name(&self.cookie, n), "", 0, "/"));
         }
         Ok(FILTERED)
     }
@@ -467,8 +491,7 @@ impl OidcAdaptor {
     /// Where the browser goes after the login. TLS may end before us: what it calls this gateway is what `redirectURI` says.
     fn url_to_return_to(&self, exchange: &Exchange) -> String {
         let request = exchange.request();
-        let known = split_url(&self.spec.redirect_uri).ok().map(|(_, target)| target.len());
-        let origin = known.map_or("", |target| &self.spec.redirect_uri[..self.spec.redirect_uri.len() - target]);
+        let origin = self.origin.as_deref().unwrap_or_default();
         let (_, authority) = origin.split_once("://").unwrap_or_default();
         let url = wanted_url(exchange);
         let start = exchange.client.scheme.len() + 3 + request.authority.len();
@@ -476,6 +499,20 @@ impl OidcAdaptor {
             true => format!("{origin}{}", &url[start..]),
             false => url,
         }
+    }
+
+    /// What the provider is told that people come back to.
+    fn redirect_uri(&self, exchange: &Exchange) -> String {
+        match self.origin {
+            Some(_) => self.spec.redirect_uri.clone(),
+            None => {
+                format!("{}://{}{}", exchange.client.scheme, exchange.request().authority, self.spec.redirect_uri)
+            }
+        }
+    }
+
+    fn is_secure(&self, exchange: &Exchange) -> bool {
+        self.secure || self.origin.is_none() && exchange.client.scheme == "https"
     }
 
     /// 256 bits nobody can guess.
@@ -491,8 +528,8 @@ impl OidcAdaptor {
         format!("{}.{}", self.cookie, URL_SAFE_NO_PAD.encode(&digest.as_ref()[..9]))
     }
 
-    fn cookie_line(&self, name: &str, value: &str, seconds: u64, path: &str) -> String {
-        let secure = if self.secure { "; Secure" } else { "" };
+    fn cookie_line(&self, secure: bool, name: &str, value: &str, seconds: u64, path: &str) -> String {
+        let secure = if secure { "; Secure" } else { "" };
         format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
     }
 
@@ -583,6 +620,36 @@ mod tests {
         let mut exchange = request("GET", "/a", &[]);
         exchange.request_mut().authority = "other.test".into();
         assert_eq!(login(&*filter, &mut exchange).0, "http://other.test/a");
+    }
+
+    /// As Easegress's own examples write it: one document for all sites that lead to it.
+    #[test]
+    fn a_path_is_one_of_the_site_that_is_asked() {
+        let of = |more: &str| {
+            let endpoints = "authorizationEndpoint: 'https://idp.test/login', tokenEndpoint: 'http://127.0.0.1:1/t', \
+                             userinfoEndpoint: 'http://127.0.0.1:1/u'";
+            filter(&KIND, &format!("{{clientId: a, clientSecret: b, redirectURI: /oidc/callback, {endpoints}{more}}}"))
+        };
+        for (scheme, more, host, asked) in [
+            ("http", "", "shop.test:8080", "http%3A%2F%2Fshop.test%3A8080%2Foidc%2Fcallback"),
+            ("https", "", "other.test", "https%3A%2F%2Fother.test%2Foidc%2Fcallback"),
+            ("http", ", cookieName: __Host-s", "other.test", "http%3A%2F%2Fother.test%2Foidc%2Fcallback"),
+        ] {
+            let mut exchange = request("GET", "/a?b", &[]);
+            exchange.client.scheme = scheme;
+            exchange.request_mut().authority = host.into();
+            let (url, line) = login(&*of(more), &mut exchange);
+            assert_eq!(url, format!("{scheme}://{host}/a?b"));
+            let location = response_header(&exchange, "Location").unwrap();
+            assert!(location.contains(&format!("redirect_uri={asked}&")), "{location}");
+            assert_eq!(line.ends_with("; Secure"), scheme == "https" || !more.is_empty(), "{line}");
+        }
+        let mut exchange = request("GET", "/oidc/callback?state=x&code=y", &[]);
+        assert_eq!((run(&*of(""), &mut exchange), status_of(&exchange)), (FILTERED, 403));
+        for path in ["//evil.test/cb", "/\\\\evil.test", "cb", "/a#b"] {
+            let whole = "clientId: a, clientSecret: b, discovery: 'http://i/'";
+            refuses(&KIND, &format!("{{{whole}, redirectURI: '{path}'}}"), &["redirectURI"]);
+        }
     }
 
     #[test]

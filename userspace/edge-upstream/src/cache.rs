@@ -82,6 +82,11 @@ pub enum Found {
     This(Arc<Stored>),
 }
 
+fn shards_of(bytes_most: usize, entry_most: usize) -> usize {
+    let shard_bytes = entry_most.saturating_mul(ENTRIES_OF_SHARD_LEAST).max(SHARD_BYTES_LEAST);
+    1 << (bytes_most / shard_bytes).clamp(1, SHARDS).ilog2()
+}
+
 /// A key with its hash. Made once for a request.
 #[derive(Clone, Debug)]
 pub struct CacheKey {
@@ -132,8 +137,7 @@ impl Store {
         stats: Arc<CacheStats>,
         memory_limit: Limit,
     ) -> Arc<Store> {
-        let shard_bytes = entry_most.saturating_mul(ENTRIES_OF_SHARD_LEAST).max(SHARD_BYTES_LEAST);
-        let shards = 1 << (bytes_most / shard_bytes).clamp(1, SHARDS).ilog2();
+        let shards = shards_of(bytes_most, entry_most);
         let made = Arc::new(Store {
             name,
             hasher: RandomState::new(),
@@ -150,6 +154,11 @@ impl Store {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether one that is made for these sizes would be parted as this is.
+    pub fn suits(&self, bytes_most: usize, entry_most: usize) -> bool {
+        self.shards.len() == shards_of(bytes_most, entry_most)
     }
 
     pub fn stats(&self) -> &Arc<CacheStats> {

@@ -171,10 +171,17 @@ impl Provider {
     }
 
     /// Shows a code to the token endpoint (RFC 6749 section 4.1.3, RFC 7636).
-    pub(super) async fn exchange(&self, spec: &OidcAdaptorSpec, code: &str, verifier: &str) -> Result<Tokens, String> {
+    /// `back` is what it was told of before.
+    pub(super) async fn exchange(
+        &self,
+        spec: &OidcAdaptorSpec,
+        back: &str,
+        code: &str,
+        verifier: &str,
+    ) -> Result<Tokens, String> {
         let mut form = String::from("grant_type=authorization_code");
         let secret = [("client_id", spec.client_id.as_str()), ("client_secret", spec.client_secret.as_str())];
-        let pairs = [("code", code), ("redirect_uri", &spec.redirect_uri), ("code_verifier", verifier)];
+        let pairs = [("code", code), ("redirect_uri", back), ("code_verifier", verifier)];
         for (name, value) in pairs.iter().chain(secret.iter().filter(|_| self.in_form)) {
             form.push('&');
             form.push_str(name);

@@ -33,7 +33,7 @@ pub struct Asked {
 }
 
 impl MemoryCache {
-    /// `pool` is its name; what the generation before kept is kept on where nothing has changed.
+    /// `pool` is its name; what the generation before kept is kept on where all of it would be kept now, for as long.
     pub fn new(
         spec: &MemoryCacheSpec,
         pool: &str,
@@ -43,12 +43,26 @@ impl MemoryCache {
         if let Some(same) = previous.filter(|previous| previous.spec == *spec) {
             return same.clone();
         }
-        let name = format!("{}/{pool}", parts.pipeline);
-        let stats = parts.telemetry.cache(&name, &cache::REASONS);
-        let limit = parts.telemetry.limits().register("cache_memory");
         let entry_most = spec.max_entry_bytes as usize;
+        let kept_on = |previous: &&Arc<MemoryCache>| {
+            let MemoryCacheSpec { expiration, max_entry_bytes, codes, methods } = &previous.spec;
+            *expiration == spec.expiration
+                && *max_entry_bytes <= spec.max_entry_bytes
+                && codes.iter().all(|code| spec.codes.contains(code))
+                && methods.iter().all(|method| spec.methods.contains(method))
+                && previous.store.suits(BYTES_MOST, entry_most)
+        };
+        let store = match previous.filter(kept_on) {
+            Some(previous) => previous.store.clone(),
+            None => {
+                let name = format!("{}/{pool}", parts.pipeline);
+                let stats = parts.telemetry.cache(&name, &cache::REASONS);
+                let limit = parts.telemetry.limits().register("cache_memory");
+                Store::new(name, BYTES_MOST, entry_most, stats, limit)
+            }
+        };
         Arc::new(MemoryCache {
-            store: Store::new(name, BYTES_MOST, entry_most, stats, limit),
+            store,
             expiration: spec.expiration.into(),
             entry_most,
             codes: spec.codes.iter().map(|code| code.code()).collect(),
@@ -124,5 +138,36 @@ impl MemoryCache {
                 Gathered::BrokenOff => stats.refused(worker, cache::BROKEN_OFF),
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{telemetry, yaml};
+
+    /// A change of a document does not make its caches cold, unless they hold what would not be kept now, or not as long.
+    #[test]
+    fn what_would_still_be_kept_is_kept_on() {
+        let telemetry = telemetry();
+        let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+        let made = |fields: &str, previous: Option<&Arc<MemoryCache>>| {
+            let spec = base_model::decode::<MemoryCacheSpec>(&yaml(&format!("{{{fields}}}")), "").unwrap().value;
+            MemoryCache::new(&spec, "main", &parts, previous)
+        };
+        let before = made("expiration: 1m, maxEntryBytes: 1000, codes: [200, 404], methods: [GET]", None);
+        for (fields, kept) in [
+            ("expiration: 1m, maxEntryBytes: 5000, codes: [200, 404], methods: [GET]", true),
+            ("expiration: 1m, maxEntryBytes: 1000, codes: [404, 200, 301], methods: [GET, HEAD]", true),
+            ("expiration: 1m, maxEntryBytes: 999, codes: [200, 404], methods: [GET]", false),
+            ("expiration: 2m, maxEntryBytes: 1000, codes: [200, 404], methods: [GET]", false),
+            ("expiration: 1m, maxEntryBytes: 1000, codes: [200], methods: [GET]", false),
+            ("expiration: 1m, maxEntryBytes: 1000, codes: [200, 404], methods: [HEAD]", false),
+            // Entries of that size would not fit into the parts of the one before.
+            ("expiration: 1m, maxEntryBytes: 33554432, codes: [200, 404], methods: [GET]", false),
+        ] {
+            let after = made(fields, Some(&before));
+            assert_eq!(Arc::ptr_eq(&before.store, &after.store), kept, "{fields}");
+        }
     }
 }
