@@ -52,6 +52,7 @@ pub mod virtual_ip;
 
 pub mod duration;
 pub mod grpc_server;
+mod hash_rule;
 pub mod header_adapt;
 pub mod health_check;
 pub mod ip_filter;
@@ -72,6 +73,7 @@ pub use duration::GoDuration;
 pub use explain::explain;
 pub use global_filter::{FallthroughSpec, GlobalFilterSpec};
 pub use grpc_server::{GrpcMethodSpec, GrpcRuleSpec, GrpcServerSpec};
+pub use hash_rule::HashRule;
 pub use header_adapt::HeaderAdaptSpec;
 pub use health_check::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, ProbeType};
 pub use http_server::{

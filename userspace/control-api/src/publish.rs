@@ -3,6 +3,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use base_model::HashRule;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -254,19 +255,6 @@ pub struct Generation {
     /// What chooses the slot of a packet; none in a cluster below feature level 10, which follows the document at once and has no seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashRule>,
-}
-
-/// What chooses the slot of a packet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HashRule {
-    /// As the document says: `fiveTuple`, `sourceIP`, `sourcePrefix` or `destinationPort`.
-    pub of: String,
-    /// Bits that count with `sourcePrefix`, 0 with another.
-    pub ipv4: u8,
-    pub ipv6: u8,
-    /// The cluster's; who does not know it cannot choose a port that leads to one machine.
-    pub seed: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::command::SAYS_THAT_IT_STEERS;
-use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, HashRule, Member, Snapshot, Steering};
+use base_model::HashRule;
+use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
@@ -245,8 +246,8 @@ fn owners_most(generations: &[Generation]) -> usize {
 /// Level from which a round is kept where slots may have had more owners than they remember; before, none was.
 const KEEPS_WHAT_SLOTS_FORGET: u32 = 11;
 
-/// Machines that a slot remembers: `OWNERS` of ebpf/abi.
-const OWNERS: usize = 4;
+/// Machines that a slot remembers: `OWNERS` of ebpf/abi, with which the server compares it.
+pub const OWNERS: usize = 4;
 
 /// Changes of a round: two members that come and go, each at its own pace, make one of four or a few more.
 const ROUND_MAX: usize = 8;

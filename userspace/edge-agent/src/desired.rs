@@ -2,6 +2,7 @@
 
 use crate::format::Format;
 use crate::sections::Sections;
+use base_model::HashRule;
 use edge_listeners::Purged;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -248,17 +249,6 @@ pub struct Step {
     /// What chooses the slot of a packet; none: what the document says, without a seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashRule>,
-}
-
-/// What chooses the slot of a packet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HashRule {
-    pub of: String,
-    /// Bits that count with `sourcePrefix`.
-    pub ipv4: u8,
-    pub ipv6: u8,
-    pub seed: u32,
 }
 
 impl Steering {

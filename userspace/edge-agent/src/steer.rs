@@ -1,9 +1,9 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
-use crate::desired::{Desired, HashRule, Machine, Steering, Step, Ticket, Tickets};
+use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
 use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
-use base_model::{AccessListSpec, Cidr, HashMode, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
+use base_model::{AccessListSpec, Cidr, HashMode, HashRule, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
 use edge_kernel::abi::limit::Rate;
 use edge_kernel::{AccessPrefix, Kernel, ListenerId, Slot, SourceLimit, VipLimits};
 use edge_l4::maglev::Candidate;

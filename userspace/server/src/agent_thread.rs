@@ -8,7 +8,7 @@ use crate::limits::Sources;
 use control_api::{Addresses, Document, Generation, Member, Sections, Snapshot, Update, WASM_KINDS};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, HashRule, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
+use edge_agent::desired::{Desired, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
 use edge_agent::sections;
 use edge_listeners::Purged;
 use std::collections::BTreeMap;
@@ -16,6 +16,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+// The control plane knows by this number which generations no slot can need any more.
+const _: () = assert!(control_state::OWNERS == edge_kernel::abi::limits::OWNERS);
 
 /// How long a control half may take to reach the version that the edge has from disk before that is told.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -287,8 +290,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
             // Who was alive is not said of generations from before the cluster's second feature level.
             let unsaid = g.alive.is_empty() && !g.machines.is_empty();
             let alive = if unsaid { s.alive.clone() } else { g.alive.clone() };
-            let hash = g.hash.as_ref().map(|h| HashRule { of: h.of.clone(), ipv4: h.ipv4, ipv6: h.ipv6, seed: h.seed });
-            Step { number: g.number, alive, released: g.released.clone(), hash }
+            Step { number: g.number, alive, released: g.released.clone(), hash: g.hash.clone() }
         };
         let steering = Steering {
             id: s.id,

@@ -263,7 +263,8 @@ fn number(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edge_agent::desired::{HashRule, Step};
+    use base_model::HashRule;
+    use edge_agent::desired::Step;
 
     #[test]
     fn a_source_has_one_machine_where_nothing_else_ever_chose_it() {
