@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -104,6 +104,34 @@ pub struct Options {
     /// What somebody else who plays an upstream was asked, which counts as ours
     #[arg(skip)]
     pub asked: Option<Arc<AtomicU64>>,
+    /// Who asks, where this one is the upstream alone
+    #[arg(skip)]
+    pub others: Option<Others>,
+}
+
+/// Clients of another program, or other threads. An upstream that ended before them would make errors of the gateway that are none.
+#[derive(Debug, Clone, Default)]
+pub struct Others {
+    /// How many are not at their end.
+    pub asking: Arc<AtomicUsize>,
+    /// The measurement is over.
+    pub over: Arc<AtomicBool>,
+}
+
+/// One of them, until it is dropped.
+pub struct Other(Others);
+
+impl Others {
+    pub fn begin(&self) -> Other {
+        self.asking.fetch_add(1, Ordering::AcqRel);
+        Other(self.clone())
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Default for Options {
@@ -132,6 +160,7 @@ impl Default for Options {
             h3: None,
             websockets: false,
             asked: None,
+            others: None,
         }
     }
 }
@@ -279,7 +308,15 @@ impl<'a> Generator<'a> {
         let (started, before, asked_before) = (Instant::now(), Books::read(self.options), asked());
         self.drive(&mut events, started, started + Duration::from_secs_f64(self.options.seconds))?;
         self.counts.upstream_requests += asked() - asked_before;
-        Ok(before.outcome(self.options, started, &self.latency, self.counts))
+        let outcome = before.outcome(self.options, started, &self.latency, self.counts.clone());
+        if let Some(others) = &options.others {
+            others.over.store(true, Ordering::Release);
+            let limit = Instant::now() + OTHERS_LIMIT;
+            while others.asking.load(Ordering::Acquire) > 0 && Instant::now() < limit {
+                self.turn(&mut events, Some(Duration::from_millis(5)))?;
+            }
+        }
+        Ok(outcome)
     }
 
     fn idle(&mut self, settle: Duration, hold: impl FnOnce()) -> io::Result<()> {
@@ -573,6 +610,9 @@ impl Books {
         }
     }
 }
+
+/// How long others may take to end after the measurement.
+const OTHERS_LIMIT: Duration = Duration::from_secs(20);
 
 const LISTENER: u64 = u64::MAX;
 /// Ids of the upstream's connections begin here; clients are below.

@@ -4,7 +4,7 @@
 //! from its own count of statuses: one that is not 2xx ends the run. Its CPU is the load's, so who else uses that is not known here.
 
 use crate::generator::{self, Outcome};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,19 +22,21 @@ pub struct Shape {
 /// Loads the gateway for as long as the options say.
 pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String> {
     let target = options.target.ok_or("h2load needs a gateway")?;
-    // Its handshakes come before the measurement, its end before the upstream's.
+    // Its handshakes come before the measurement. The upstream waits for its end, which is later than planned on a busy machine.
     let length = (options.warm_up + options.seconds - 0.2 - START).max(0.1);
     let message = std::env::temp_dir().join(format!("weir-bench-message-{}", std::process::id()));
     if shape.calls {
         let framed = [&[0, 0, 0, 0, 100][..], &[b'm'; 100]].concat();
         std::fs::write(&message, framed).map_err(|error| format!("{}: {error}", message.display()))?;
     }
-    let file = message.clone();
+    let (file, others) = (message.clone(), generator::Others::default());
+    let (asks, upstream) = (others.begin(), options.upstream);
     let asking = thread::spawn(move || {
-        thread::sleep(Duration::from_secs_f64(START));
+        let _asks = asks;
+        wait_for(upstream);
         ask(target, shape, length, &file)
     });
-    let quiet = generator::Options { connections: 0, tls: None, ..options.clone() };
+    let quiet = generator::Options { connections: 0, tls: None, others: Some(others), ..options.clone() };
     let outcome = generator::run(&quiet)?;
     let said = asking.join().map_err(|_| "h2load could not be waited for".to_owned());
     let _ = std::fs::remove_file(&message);
@@ -44,6 +46,16 @@ pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String
         return Err(format!("{bad} answers of {} were no answers:\n{said}", good + bad));
     }
     Ok(Outcome { requests: outcome.upstream_requests, foreign_load_us: 0.0, ..outcome })
+}
+
+/// Until the upstream listens.
+fn wait_for(upstream: Option<SocketAddr>) {
+    for _ in 0..500 {
+        thread::sleep(Duration::from_secs_f64(START / 10.0));
+        if upstream.is_none_or(|at| TcpStream::connect(at).is_ok()) {
+            return;
+        }
+    }
 }
 
 fn ask(target: SocketAddr, shape: Shape, seconds: f64, message: &Path) -> Result<String, String> {
@@ -70,7 +82,7 @@ fn statuses(said: &str) -> Option<(u64, u64)> {
     Some((*good, bad.iter().sum()))
 }
 
-/// Seconds after which it begins: the upstream listens by then.
+/// Seconds after which it begins: the upstream listens by then, where the machine has time for it.
 const START: f64 = 0.1;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base_runtime::{Config, IoMode, Runtime};
@@ -17,16 +17,16 @@ use edge_upstream::{CallSettings, Caller};
 use proto_http::Method;
 
 use crate::generator::pattern::{Pattern, WINDOWS};
-use crate::generator::{self, Outcome};
+use crate::generator::{self, Others, Outcome};
 use crate::h2load::Shape;
 
 /// Loads the gateway for as long as the options say.
 pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String> {
     let target = options.target.ok_or("the load of HTTP/3 needs a gateway")?;
     let asking = Asking::start(target, options, shape)?;
-    let quiet = generator::Options { connections: 0, tls: None, ..options.clone() };
-    let outcome = generator::run(&quiet);
-    asking.shared.stop.store(true, Ordering::Relaxed);
+    let others = Some(asking.shared.others.clone());
+    let outcome = generator::run(&generator::Options { connections: 0, tls: None, others, ..options.clone() });
+    asking.shared.others.over.store(true, Ordering::Release);
     let outcome = outcome?;
     let (sound, wrong) = (asking.shared.sound.load(Ordering::Relaxed), asking.shared.wrong.load(Ordering::Relaxed));
     if wrong > 0 || sound == 0 {
@@ -37,7 +37,7 @@ pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String
 
 #[derive(Default)]
 struct Shared {
-    stop: AtomicBool,
+    others: Others,
     sound: AtomicU64,
     wrong: AtomicU64,
 }
@@ -73,14 +73,18 @@ impl Asking {
             let names = PoolNames { pool: format!("load-{at}"), ..PoolNames::default() };
             let caller = Caller::new(&format!("https://{target}/{window}"), settings.clone(), names, &telemetry)?;
             let (shared, pattern) = (shared.clone(), pattern.clone());
-            let streams = shape.streams;
+            let asking: Vec<_> = (0..shape.streams).map(|_| shared.others.begin()).collect();
             worker.spawn(move || async move {
                 let caller = Rc::new(caller);
                 // A gateway that ends at the end of a round is no fault of its own.
                 let failed = Rc::new(Cell::new(0u32));
-                for _ in 0..streams {
-                    base_runtime::spawn(ask(caller.clone(), window, shared.clone(), pattern.clone(), failed.clone()))
-                        .detach();
+                for asks in asking {
+                    let asked = ask(caller.clone(), window, shared.clone(), pattern.clone(), failed.clone());
+                    base_runtime::spawn(async move {
+                        let _asks = asks;
+                        asked.await;
+                    })
+                    .detach();
                 }
             });
         }
@@ -91,12 +95,13 @@ impl Asking {
 /// One request after another.
 async fn ask(caller: Rc<Caller>, window: usize, shared: Arc<Shared>, pattern: Arc<Pattern>, failed: Rc<Cell<u32>>) {
     let request = caller.request(Method::Get);
-    while !shared.stop.load(Ordering::Relaxed) {
+    let is_over = || shared.others.over.load(Ordering::Acquire);
+    while !is_over() {
         match caller.call(&request, Body::Empty).await {
             Ok(reply) if reply.response.status == 200 && reply.body[..] == *pattern.response_body(window) => {
                 shared.sound.fetch_add(1, Ordering::Relaxed);
             }
-            _ if shared.stop.load(Ordering::Relaxed) => {}
+            _ if is_over() => {}
             // It may listen a moment later than over TCP, and the upstream a moment later than it is asked.
             _ if failed.get() < FIRST_FAILURES => {
                 failed.set(failed.get() + 1);
