@@ -53,6 +53,11 @@ pub fn decode(id: &[u8], keys: &QuicKeys) -> Option<Place> {
     Some(Place { machine: u16::from_be_bytes([id[1], id[2]]), worker: id[3], epoch: epoch_of(id[0]) })
 }
 
+/// Whether an id has the form of those of this machine. It is not proved.
+pub fn may_be_of(id: &[u8], machine: u16) -> bool {
+    id.len() == LENGTH && id[0] >> 5 == CONFIGURATION && id[1..3] == machine.to_be_bytes()
+}
+
 /// The id a datagram is addressed to, when it belongs to a connection that exists: Initials, and what came before the handshake, are
 /// addressed to ids that their clients made up.
 pub fn addressed(datagram: &[u8]) -> Option<&[u8]> {

@@ -4,6 +4,7 @@ use crate::connection::{Connection, Driver, translated};
 use crate::connection_id::{self, Place};
 use crate::handshakes::{Handshake, Handshakes};
 use crate::keys::QuicKeys;
+use crate::passing::{Passed, Passing};
 use crate::settings;
 use crate::stats::{self, Count};
 use base_runtime::channel::{Receiver, Sender, mailbox};
@@ -16,7 +17,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::ops::BitOr;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -45,9 +48,14 @@ pub trait Accepts: 'static {
     /// Counts a bound that was reached.
     fn limit(&self, name: &'static str);
 
-    /// What comes from now on is for another process: it is not received here any more.
+    /// What comes from now on is for others who have the socket: it is not received here any more.
     fn has_let_go(&self) -> bool {
         false
+    }
+
+    /// Over which a process that has the socket instead passes on what is for connections of this one. Given out once.
+    fn passes(&self) -> Option<UnixStream> {
+        None
     }
 
     /// Ready once no more connections are taken.
@@ -57,16 +65,9 @@ pub trait Accepts: 'static {
 /// Names of the bounds of this file.
 pub const BOUNDS: [&str; 2] = ["quic_handshakes", "quic_memory"];
 
-/// A datagram on its way to the worker whose connection it is for.
-struct Passed {
-    remote: SocketAddr,
-    local: Option<IpAddr>,
-    ecn: Option<EcnCodepoint>,
-    contents: BytesMut,
-}
-
 /// The endpoints of all workers on one port, which pass each other what came to the wrong one, and those before them what is for their
-/// connections. They end together: the kernel shares out what comes among all their sockets, whoever reads those.
+/// connections, be those of this process or of the one before. They end together: the kernel shares out what comes among all their
+/// sockets, whoever reads those.
 #[derive(Clone)]
 pub struct Group {
     inboxes: Arc<[Sender<Passed>]>,
@@ -74,6 +75,11 @@ pub struct Group {
     machine: u16,
     epoch: u8,
     before: Arc<[Elders]>,
+    /// What is passed to the process before, for as long as any worker can.
+    beyond: Epochs,
+    beyond_lives: Weak<()>,
+    /// Workers that can at first.
+    beyond_ends: usize,
     /// Endpoints that take connections, or have any.
     busy: Arc<AtomicUsize>,
 }
@@ -86,6 +92,37 @@ pub struct Elders {
     /// That their ids are made with: there may be another by now.
     keys: QuicKeys,
     inboxes: Weak<[Sender<Passed>]>,
+    /// As of their [`Group`].
+    beyond: Epochs,
+    beyond_lives: Weak<()>,
+    before: Arc<[Elders]>,
+}
+
+/// Some of the epochs there are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Epochs(pub u32);
+
+impl Epochs {
+    fn has(self, epoch: u8) -> bool {
+        self.0 >> epoch & 1 == 1
+    }
+}
+
+impl BitOr for Epochs {
+    type Output = Epochs;
+
+    fn bitor(self, other: Epochs) -> Epochs {
+        Epochs(self.0 | other.0)
+    }
+}
+
+/// What the process before has to do with the sockets that this one has from it.
+#[derive(Debug, Default)]
+pub struct Beyond {
+    /// Those of its endpoints.
+    pub epochs: Epochs,
+    /// One for each of the sockets, in their order, over which it is passed what is for its connections.
+    pub ends: Vec<UnixStream>,
 }
 
 /// One worker's part of a [`Group`].
@@ -95,6 +132,8 @@ pub struct Endpoint {
     inbox: Receiver<Passed>,
     /// `None` once it takes no more connections and has none.
     busy: Option<Busy>,
+    /// To the process before.
+    beyond: Option<(UnixStream, Arc<()>)>,
 }
 
 /// A place among the busy ones of a group, until it is dropped.
@@ -107,25 +146,53 @@ impl Drop for Busy {
 }
 
 impl Group {
-    /// One endpoint for each of so many workers, 256 at most. `before`: those whose sockets they take over.
-    pub fn endpoints(workers: usize, keys: &QuicKeys, machine: &str, before: &[Elders]) -> Vec<Endpoint> {
+    /// One endpoint for each of so many workers, 256 at most. `before`: those whose sockets they take over, in this process.
+    pub fn endpoints(
+        workers: usize,
+        keys: &QuicKeys,
+        machine: &str,
+        before: &[Elders],
+        beyond: Beyond,
+    ) -> Vec<Endpoint> {
         static EPOCH: AtomicU8 = AtomicU8::new(0);
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox(PASSED_MOST)).unzip();
         // Of more than there are epochs the first are forgotten.
         let before = &before[before.len().saturating_sub(usize::from(connection_id::EPOCHS) - 1)..];
-        let mut epochs = std::iter::repeat_with(|| connection_id::epoch_of(EPOCH.fetch_add(1, Ordering::Relaxed)));
-        let epoch = epochs.find(|epoch| before.iter().all(|elders| elders.epoch != *epoch)).unwrap_or_default();
+        let taken = before.iter().fold(beyond.epochs, |taken, elders| taken | elders.epochs());
+        let epochs = std::iter::repeat_with(|| connection_id::epoch_of(EPOCH.fetch_add(1, Ordering::Relaxed)));
+        let epoch = epochs.take(connection_id::EPOCHS.into()).find(|epoch| !taken.has(*epoch)).unwrap_or_default();
+        let lives = Arc::new(());
         let group = Group {
             inboxes: inboxes.into(),
             keys: keys.clone(),
             machine: connection_id::machine_number(machine),
             epoch,
             before: before.into(),
+            beyond: beyond.epochs,
+            beyond_lives: Arc::downgrade(&lives),
+            beyond_ends: beyond.ends.len().min(workers),
             busy: Arc::new(AtomicUsize::new(workers)),
         };
-        let busy = || Some(Busy(group.busy.clone()));
-        let endpoint = |(worker, inbox)| Endpoint { group: group.clone(), worker: worker as u8, inbox, busy: busy() };
+        let mut ends = beyond.ends.into_iter().map(|end| (end, lives.clone()));
+        let endpoint = |(worker, inbox)| Endpoint {
+            busy: Some(Busy(group.busy.clone())),
+            group: group.clone(),
+            worker: worker as u8,
+            inbox,
+            beyond: ends.next(),
+        };
         receivers.into_iter().enumerate().map(endpoint).collect()
+    }
+}
+
+impl Elders {
+    /// Those whose connections live, if there are any: all that is for them comes to these inboxes.
+    pub fn epochs(&self) -> Epochs {
+        if self.inboxes.strong_count() == 0 {
+            return Epochs::default();
+        }
+        let beyond = if self.beyond_lives.strong_count() > 0 { self.beyond } else { Epochs::default() };
+        self.before.iter().fold(Epochs(1 << self.epoch) | beyond, |epochs, elders| epochs | elders.epochs())
     }
 }
 
@@ -139,20 +206,29 @@ impl Group {
 impl Endpoint {
     /// What it is to those that take its sockets over.
     pub fn elders(&self) -> Elders {
-        let (group, inboxes) = (&self.group, Arc::downgrade(&self.group.inboxes));
-        Elders { epoch: group.epoch, keys: group.keys.clone(), inboxes }
+        let group = &self.group;
+        Elders {
+            epoch: group.epoch,
+            keys: group.keys.clone(),
+            inboxes: Arc::downgrade(&group.inboxes),
+            beyond: group.beyond,
+            beyond_lives: group.beyond_lives.clone(),
+            before: group.before.clone(),
+        }
     }
 
     /// Serves a socket of this worker until no more connections are taken and the last has ended, here and on the other workers and of
     /// those before them.
-    pub async fn serve<A: Accepts>(self, socket: UdpSocket, accepts: Rc<A>) {
+    pub async fn serve<A: Accepts>(mut self, socket: UdpSocket, accepts: Rc<A>) {
         let place = Place { machine: self.group.machine, worker: self.worker, epoch: self.group.epoch };
         let config = settings::endpoint(&self.group.keys, place);
         let machine = quinn_proto::Endpoint::new(config, accepts.config(), true, None);
         let socket = Socket::new(socket, machine);
         let config = accepts.config();
         let (handshakes, waiting, look) = (Rc::default(), VecDeque::new(), Deadline::new());
-        let mut serving = Serving { endpoint: self, socket, accepts, config, handshakes, waiting, look };
+        let beyond = self.beyond.take().and_then(|(end, lives)| Some((Passing::new(end).ok()?, lives)));
+        let (endpoint, next) = (self, None);
+        let mut serving = Serving { endpoint, socket, accepts, config, handshakes, waiting, look, beyond, next };
         poll_fn(|cx| serving.poll(cx)).await;
     }
 }
@@ -243,6 +319,8 @@ enum Way {
     Here,
     /// To one of these workers.
     To(Arc<[Sender<Passed>]>, usize),
+    /// To the process before.
+    Beyond,
     Nowhere,
 }
 
@@ -258,19 +336,34 @@ struct Serving<A: Accepts> {
     waiting: VecDeque<(Incoming, Handshake)>,
     /// When to look again whether others have any connections left.
     look: Deadline,
+    /// To the process that had the socket before, while that has connections.
+    beyond: Option<(Passing, Arc<()>)>,
+    /// From the process that has the socket by now.
+    next: Option<Passing>,
 }
 
 impl<A: Accepts> Serving<A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.begin(cx);
-        let closed = self.accepts.poll_closed(cx).is_ready();
+        let mut closed = self.accepts.poll_closed(cx).is_ready();
         if self.accepts.has_let_go() {
             self.socket.socket.stop_receiving();
+            if let Some(passes) = self.accepts.passes() {
+                self.next = Passing::new(passes).ok();
+            }
+            // Those that have come here are known nowhere else.
+            closed &= self.waiting.is_empty();
+        }
+        // Nothing comes from there but the end.
+        if self.beyond.as_mut().is_some_and(|(beyond, _)| beyond.poll_recv(cx).is_ready()) {
+            self.beyond = None;
         }
         if closed {
             self.waiting.drain(..).for_each(|(incoming, _)| self.socket.machine.borrow_mut().ignore(incoming));
             if !self.socket.has_connections() {
-                self.endpoint.busy = None;
+                if self.beyond.is_none() {
+                    self.endpoint.busy = None;
+                }
                 if !self.endpoint.group.is_needed() {
                     return Poll::Ready(());
                 }
@@ -295,10 +388,18 @@ impl<A: Accepts> Serving<A> {
         }
         for left in (0..RECEIVED).rev() {
             match self.endpoint.inbox.poll_recv(cx) {
-                Poll::Ready(Some(passed)) => {
-                    self.handle_datagram(passed.remote, passed.local, passed.ecn, passed.contents, now)
-                }
+                Poll::Ready(Some(passed)) => self.route(passed, now),
                 Poll::Ready(None) | Poll::Pending => break,
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+            }
+        }
+        for left in (0..RECEIVED).rev() {
+            match self.next.as_mut().map(|next| next.poll_recv(cx)) {
+                Some(Poll::Ready(Some(passed))) => self.route(passed, now),
+                Some(Poll::Ready(None)) => self.next = None,
+                Some(Poll::Pending) | None => break,
             }
             if left == 0 {
                 cx.waker().wake_by_ref();
@@ -338,29 +439,51 @@ impl<A: Accepts> Serving<A> {
         }
         let ecn = codepoint(meta.ecn);
         for segment in received.segments() {
-            match self.way_of(segment) {
-                Way::Here => self.handle_datagram(meta.source, meta.destination, ecn, BytesMut::from(segment), now),
-                Way::To(inboxes, worker) => {
-                    let contents = BytesMut::from(segment);
-                    let passed = Passed { remote: meta.source, local: meta.destination, ecn, contents };
-                    let sent = inboxes[worker].try_send(passed);
-                    stats::count(if sent.is_ok() { Count::Passed } else { Count::PassedLost });
-                }
-                Way::Nowhere => {}
-            }
+            let contents = BytesMut::from(segment);
+            self.route(Passed { remote: meta.source, local: meta.destination, ecn, contents }, now);
         }
+    }
+
+    fn route(&mut self, passed: Passed, now: Instant) {
+        let sent = match self.way_of(&passed.contents) {
+            Way::Here => return self.handle_datagram(passed, now),
+            Way::Nowhere => return,
+            Way::To(inboxes, worker) => inboxes[worker].try_send(passed).is_ok(),
+            Way::Beyond => self.beyond.as_ref().is_some_and(|(beyond, _)| beyond.send(&passed)),
+        };
+        stats::count(if sent { Count::Passed } else { Count::PassedLost });
     }
 
     /// Whose connection a datagram is for.
     fn way_of(&self, datagram: &[u8]) -> Way {
         let (group, own) = (&self.endpoint.group, self.endpoint.worker);
         let Some(id) = connection_id::addressed(datagram) else { return Way::Here };
+        let epoch = connection_id::epoch_of(id[0]);
         // A look at two bytes settles nearly all; whether it is an id at all is looked at where it would matter.
-        if id.get(3) == Some(&own) && connection_id::epoch_of(id[0]) == group.epoch {
+        if id.get(3) == Some(&own) && epoch == group.epoch {
             return Way::Here;
         }
+        // Those of another process know for themselves what is theirs.
+        if group.beyond.has(epoch) && connection_id::may_be_of(id, group.machine) {
+            return match group.beyond_ends {
+                ends if usize::from(own) >= ends && ends > 0 => Way::To(group.inboxes.clone(), usize::from(own) % ends),
+                _ if self.beyond.is_some() => Way::Beyond,
+                _ => Way::Here,
+            };
+        }
+        let elders = group.before.iter().find(|elders| elders.epochs().has(epoch));
+        let inboxes = elders.and_then(|elders| elders.inboxes.upgrade());
+        // They pass it on themselves.
+        if elders.is_some_and(|elders| elders.epoch != epoch) {
+            return match inboxes {
+                Some(inboxes) if connection_id::may_be_of(id, group.machine) => {
+                    let worker = usize::from(own) % inboxes.len();
+                    Way::To(inboxes, worker)
+                }
+                _ => Way::Here,
+            };
+        }
         // Those that had the sockets before may have had other keys.
-        let elders = group.before.iter().find(|elders| elders.epoch == connection_id::epoch_of(id[0]));
         let keys = elders.map_or(&group.keys, |elders| &elders.keys);
         let Some(place) = connection_id::decode(id, keys) else { return Way::Here };
         let worker = usize::from(place.worker);
@@ -371,7 +494,7 @@ impl<A: Accepts> Serving<A> {
             let is_other = place.worker != own && worker < group.inboxes.len();
             return if is_other { Way::To(group.inboxes.clone(), worker) } else { Way::Here };
         }
-        match elders.and_then(|elders| elders.inboxes.upgrade()).filter(|inboxes| worker < inboxes.len()) {
+        match inboxes.filter(|inboxes| worker < inboxes.len()) {
             Some(inboxes) => Way::To(inboxes, worker),
             // It came before the sockets were left to others, to whom its connection belongs: a reset would end that.
             None if self.accepts.has_let_go() => Way::Nowhere,
@@ -379,14 +502,8 @@ impl<A: Accepts> Serving<A> {
         }
     }
 
-    fn handle_datagram(
-        &mut self,
-        remote: SocketAddr,
-        local: Option<IpAddr>,
-        ecn: Option<EcnCodepoint>,
-        contents: BytesMut,
-        now: Instant,
-    ) {
+    fn handle_datagram(&mut self, passed: Passed, now: Instant) {
+        let Passed { remote, local, ecn, contents } = passed;
         let (bytes, mut answer) = (contents.len(), Vec::new());
         let event = self.socket.machine.borrow_mut().handle(now, remote, local, ecn, contents, &mut answer);
         match event {
@@ -471,7 +588,11 @@ impl<A: Accepts> Drop for Serving<A> {
 }
 
 pub(crate) fn codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
-    (ecn != Ecn::NotCapable).then(|| EcnCodepoint::from_bits(ecn.bits())).flatten()
+    codepoint_of(ecn.bits())
+}
+
+pub(crate) fn codepoint_of(bits: u8) -> Option<EcnCodepoint> {
+    (bits != 0).then(|| EcnCodepoint::from_bits(bits)).flatten()
 }
 
 /// First packets that wait for their turn, at most.

@@ -6,8 +6,8 @@
 //! are worked on in a turn, what waits between workers.
 //!
 //! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
-//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`stream`] (reading and writing one of its
-//! streams), [`client`] (the side that connects), [`stats`].
+//! [`endpoint`] (the shell of a worker's socket), `passing` (what goes to another process), [`connection`] (one connection, driven),
+//! [`stream`] (reading and writing one of its streams), [`client`] (the side that connects), [`stats`].
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -17,13 +17,14 @@ pub mod crypto;
 pub mod endpoint;
 mod handshakes;
 pub mod keys;
+mod passing;
 pub mod settings;
 pub mod stats;
 pub mod stream;
 
 pub use client::Client;
 pub use connection::{Connection, Driver};
-pub use endpoint::{Accepts, Elders, Endpoint, Group};
+pub use endpoint::{Accepts, Beyond, Elders, Endpoint, Epochs, Group};
 pub use keys::QuicKeys;
 pub use quinn_proto as proto;
 pub use settings::QuicSettings;

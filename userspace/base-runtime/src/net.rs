@@ -140,6 +140,15 @@ impl TcpStream {
         })
     }
 
+    /// Takes over an end of a stream between two processes, or two threads.
+    pub fn from_unix(stream: std::os::unix::net::UnixStream) -> io::Result<TcpStream> {
+        let fd = OwnedFd::from(stream);
+        context::with(|cx| {
+            set_nonblocking(fd.as_raw_fd(), cx.driver.kind() == IoKind::Epoll);
+            TcpStream::adopt(cx, fd.into_raw_fd())
+        })
+    }
+
     /// Gives the connection up for use elsewhere. Only one on which nothing was received or sent yet can be given up; otherwise it
     /// comes back. For another worker there is [`TcpStream::hand_over`].
     pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {

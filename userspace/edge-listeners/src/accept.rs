@@ -13,6 +13,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -285,8 +286,10 @@ pub struct Door {
     closed: Cell<bool>,
     /// Another process accepts.
     released: Cell<bool>,
-    /// Another process receives the datagrams.
+    /// Others receive the datagrams.
     let_go: Cell<bool>,
+    /// Over which another process passes on what is for connections of this one.
+    passes: RefCell<Option<UnixStream>>,
     /// Of the tasks that accept.
     accepting: RefCell<Vec<Waker>>,
 }
@@ -310,7 +313,7 @@ impl Door {
         }
     }
 
-    /// What comes over UDP is for another process.
+    /// What comes over UDP is for others.
     pub fn has_let_go(&self) -> bool {
         self.let_go.get()
     }
@@ -320,8 +323,13 @@ impl Door {
         self.wake();
     }
 
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn take_passes(&self) -> Option<UnixStream> {
+        self.passes.take()
+    }
+
+    pub(crate) fn let_go(&self, passes: Option<UnixStream>) {
         self.let_go.set(true);
+        self.passes.replace(passes);
         self.wake();
     }
 

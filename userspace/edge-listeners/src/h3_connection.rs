@@ -675,6 +675,10 @@ impl base_quic::Accepts for Door {
         self.local.door().has_let_go()
     }
 
+    fn passes(&self) -> Option<std::os::unix::net::UnixStream> {
+        self.local.door().take_passes()
+    }
+
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.local.door().poll_closed(cx)
     }

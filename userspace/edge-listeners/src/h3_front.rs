@@ -1,24 +1,25 @@
 //! The UDP sockets of a server that speaks HTTP/3: one for each worker, on the number of its TCP port.
 //!
 //! One that stops serves its connections to their end. Whoever listens at its address meanwhile takes the sockets over, and passes on
-//! what comes for those connections.
+//! what comes for those connections. So does another process that takes the place of this one, over streams between the two.
 
 use crate::accept::{self, Listener, Share, wait_for_datagrams};
 use crate::h3_connection::Door;
 use crate::http_server::{HttpServer, Local};
 use crate::server::Sockets;
 use base_model::Protocol;
-use base_quic::{Elders, Group, QuicKeys};
+use base_quic::{Beyond, Elders, Epochs, Group, QuicKeys};
 use base_runtime::Worker;
-use base_runtime::net::inherited::{self, SocketKind};
+use base_runtime::net::inherited::{self, Passes, SocketKind};
 use base_runtime::net::udp::{UdpOptions, UdpSocket};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::time::Duration;
 
 /// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
@@ -27,8 +28,6 @@ const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 #[derive(Default)]
 pub struct H3Front {
     state: Mutex<State>,
-    /// Workers that serve a socket still.
-    serving: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -37,6 +36,8 @@ struct State {
     listening: Option<(Arc<Held>, Sockets)>,
     /// Why there are none.
     error: Option<String>,
+    /// This process's ends of the streams to one that is to have the sockets, one for each.
+    passes: Vec<UnixStream>,
 }
 
 /// The sockets of a front, for as long as a worker serves one of them.
@@ -74,11 +75,16 @@ fn take_over(address: &str, port: u16, workers: &[Worker]) -> Option<(Vec<std::n
             let served =
                 SERVED.with_borrow(|served| served.iter().find(|(its, _)| *its == key).map(|(_, s)| s.clone()));
             if let Some(share) = served.and_then(|share| share.upgrade()) {
-                share.door().let_go();
+                share.door().let_go(None);
             }
         });
     }
     Some((sockets, held.iter().filter_map(|held| held.elders.clone()).collect()))
+}
+
+/// Whether fronts that have stopped serve still: connections, or what is passed on through this process to the one before.
+pub fn is_leaving() -> bool {
+    LEAVING.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|held| held.strong_count() > 0)
 }
 
 impl H3Front {
@@ -116,7 +122,12 @@ impl H3Front {
                 let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
                 let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
                 let keys = QuicKeys::of(server.tickets());
-                let endpoints = Group::endpoints(workers.len(), &keys, server.machine(), &elders);
+                let beyond = inherited::take_passes(at).map(|passes| Beyond {
+                    epochs: Epochs(passes.told),
+                    ends: passes.ends.into_iter().map(UnixStream::from).collect(),
+                });
+                let beyond = beyond.unwrap_or_default();
+                let endpoints = Group::endpoints(workers.len(), &keys, server.machine(), &elders, beyond);
                 // Without copies nobody takes them over.
                 let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
                 let held = Arc::new(Held {
@@ -126,10 +137,9 @@ impl H3Front {
                     sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
                 });
                 for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
-                    let (server, serving) = (server.clone(), Serving::begin(&self.serving));
-                    let served = held.clone();
+                    let (server, served) = (server.clone(), held.clone());
                     worker.spawn(move || async move {
-                        let _serving = (serving, served);
+                        let _served = served;
                         let share = server.share();
                         SERVED.with_borrow_mut(|served| {
                             served.retain(|(_, share)| share.strong_count() > 0);
@@ -147,7 +157,7 @@ impl H3Front {
                     });
                 }
                 tracing::info!(server = %server.name(), address = %at, "listening for HTTP/3");
-                *state = State { listening: Some((held, listening)), error: None };
+                *state = State { listening: Some((held, listening)), ..State::default() };
             }
             Err(error) => {
                 let shown = if address.is_empty() { "*" } else { address };
@@ -183,14 +193,39 @@ impl H3Front {
         });
     }
 
-    /// Receives nothing more, whatever connections are there.
-    pub fn let_go(&self, workers: &[Worker]) {
-        self.tell(workers, |share| share.door().let_go());
+    /// Streams for a process that is to have the sockets, in place of those there were.
+    pub fn passes(&self) -> io::Result<Option<Passes>> {
+        let mut state = self.lock();
+        state.passes.clear();
+        let Some((held, sockets)) = &state.listening else { return Ok(None) };
+        let Some(elders) = &held.elders else { return Ok(None) };
+        let (told, at) = (elders.epochs().0, sockets.at);
+        let pairs = sockets.descriptors.iter().map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+        let (own, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        state.passes = own;
+        Ok(Some(Passes { at, told, ends: theirs.into_iter().map(OwnedFd::from).collect() }))
     }
 
-    /// Whether any worker serves still.
-    pub fn serves(&self) -> bool {
-        self.serving.load(Ordering::Acquire) > 0
+    /// Receives nothing more but what the process that has got [`passes`](H3Front::passes) passes on.
+    pub fn let_go(&self, workers: &[Worker]) {
+        let mut state = self.lock();
+        let passes = std::mem::take(&mut state.passes);
+        let Some(key) = state.listening.as_ref().map(|(held, _)| held.key) else { return };
+        drop(state);
+        let (heard, hears) = mpsc::channel::<()>();
+        let passes = passes.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        for (worker, passes) in workers.iter().zip(passes) {
+            let heard = heard.clone();
+            worker.spawn(move || async move {
+                if let Some(share) = accept::by_key::<<HttpServer as Listener>::Share>(key) {
+                    share.door().let_go(passes);
+                }
+                drop(heard);
+            });
+        }
+        drop(heard);
+        // Ends when all have; one that hangs must not hold up the others.
+        let _ = hears.recv_timeout(LET_GO);
     }
 
     fn tell(&self, workers: &[Worker], what: fn(&<HttpServer as Listener>::Share)) {
@@ -225,18 +260,5 @@ impl H3Front {
     }
 }
 
-/// A worker that serves, counted until it is dropped.
-struct Serving(Arc<AtomicUsize>);
-
-impl Serving {
-    fn begin(count: &Arc<AtomicUsize>) -> Serving {
-        count.fetch_add(1, Ordering::AcqRel);
-        Serving(count.clone())
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
+/// What workers may take to hear of something.
+const LET_GO: Duration = Duration::from_secs(1);

@@ -27,6 +27,7 @@ use base_model::namespaces;
 use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, Spec, UnderscoresInHeaders};
 use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
+use base_runtime::net::inherited::Passes;
 use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
@@ -37,6 +38,7 @@ use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -319,8 +321,8 @@ impl Server for HttpServer {
         self.front.accepts()
     }
 
-    fn receives(&self) -> bool {
-        self.h3.serves()
+    fn passes(&self) -> io::Result<Option<Passes>> {
+        self.h3.passes()
     }
 
     fn let_go(&self) {

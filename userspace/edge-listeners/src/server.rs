@@ -8,7 +8,9 @@ use crate::tcp_proxy::TcpProxy;
 use crate::traffic::Shared;
 use crate::udp_proxy::UdpProxy;
 use base_model::{Protocol, Spec};
+use base_runtime::net::inherited::Passes;
 use serde_json::Value;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -59,12 +61,14 @@ pub trait Server: Send + Sync {
         false
     }
 
-    /// Whether it has connections over sockets that receive for those alone; see [`let_go`](Server::let_go).
-    fn receives(&self) -> bool {
-        false
+    /// Where it has connections that only it can go on with, over sockets that receive what is for others, too: streams for another process
+    /// that is to have those sockets, over which that passes on what is for these connections.
+    fn passes(&self) -> io::Result<Option<Passes>> {
+        Ok(None)
     }
 
-    /// Leaves what such sockets receive to another process, whatever that does to the connections.
+    /// Leaves what such sockets receive to the process that was given [`passes`](Server::passes) last. Returns when nothing more is taken
+    /// from them.
     fn let_go(&self) {}
 
     /// Where it listens now.

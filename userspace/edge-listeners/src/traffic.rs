@@ -600,14 +600,9 @@ impl Traffic {
         wait(patience, || servers.iter().any(|(_, server)| server.accepts()));
     }
 
-    /// Leaves what sockets of UDP receive to another process: once the connections over them have ended, and after `patience` in any
-    /// case.
-    pub fn let_go(&self, patience: Duration) {
-        let servers = self.servers();
-        let receive = || servers.iter().any(|(_, server)| server.receives());
-        if wait(patience, receive) {
-            servers.iter().for_each(|(_, server)| server.let_go());
-        }
+    /// Leaves what sockets of UDP receive to another process, which passes on what is for connections of this one.
+    pub fn let_go(&self) {
+        self.servers().iter().for_each(|(_, server)| server.let_go());
     }
 
     /// Connections still open.

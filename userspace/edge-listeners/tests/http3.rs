@@ -5,8 +5,10 @@ mod support;
 #[path = "support/h3.rs"]
 mod h3_client;
 
+use base_model::Protocol;
 use base_quic::proto::Dir;
 use base_runtime::IoMode;
+use base_runtime::net::inherited::{self, SocketKind};
 use base_tls::TicketKey;
 use edge_listeners::Timeouts;
 use h3_client::{Certificate, Client, any_frame, bound_socket, certificate, config, data, get, head, post};
@@ -38,6 +40,7 @@ on_both_drivers![
     old_connections_live_on_when_those_that_took_over_have_stopped,
     old_connections_live_on_when_keys_have_changed,
     a_client_that_moves_is_heard_by_a_server_that_stops,
+    who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections,
     idle_connections_end,
     only_http3_is_agreed_on,
 ];
@@ -608,13 +611,55 @@ fn a_client_that_moves_is_heard_by_a_server_that_stops(io: IoMode) {
     eventually("it is free", || UdpSocket::bind(("127.0.0.1", house.port)).is_ok());
 }
 
+/// As one process hands its sockets to another; here both are houses of one. The new one has other keys.
+fn who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections(io: IoMode) {
+    let backend = echo();
+    let (mut house, certificate, lines) = house_of_two(io, &backend);
+    let (mut clients, mut houses) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        for _ in 0..4 {
+            let mut client = Client::connect(house.port, &certificate);
+            let id = client.open(Dir::Bi);
+            client.send(id, &[head(&post("/")), data(b"begun ")].concat(), false);
+            clients.push((client, id));
+        }
+        let server = house.traffic.servers()[0].1.clone();
+        for sockets in server.sockets() {
+            let kind = if sockets.protocol == Protocol::Udp { SocketKind::Datagram } else { SocketKind::Stream };
+            let copies = sockets.descriptors.iter().map(|socket| inherited::duplicate(*socket).unwrap());
+            copies.for_each(|socket| inherited::keep(kind, socket).unwrap());
+        }
+        inherited::keep_passes(server.passes().unwrap().expect("it has HTTP/3"));
+        house.traffic.let_go();
+        house.traffic.release(Duration::from_secs(5), Duration::from_millis(100));
+        let pipeline = proxy_to(backend.port);
+        let next = House::at(house.port, 2, io, &lines, &pipeline, slow_bodies(), edge_filters::kind);
+        houses.push(std::mem::replace(&mut house, next));
+        for _ in 0..4 {
+            assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+        }
+    }
+    for (client, id) in &mut clients {
+        // Whichever worker of the last one hears of it.
+        client.socket = bound_socket();
+        client.send(*id, &data(b"and ended"), true);
+        let answer = client.answer(*id);
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "begun and ended"), "{:?}", client.lost);
+        assert_eq!(client.closed(), Some(0x100), "{:?}", client.lost);
+    }
+    houses.iter().for_each(|house| eventually("none is left", || house.traffic.connections() == 0));
+    assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+}
+
+fn slow_bodies() -> Timeouts {
+    Timeouts { body: Duration::from_secs(600), rate: 0, linger: Duration::from_millis(100), ..Timeouts::default() }
+}
+
 /// Of two workers, where bodies may take their time; with the lines that turn HTTP/3 on.
 fn house_of_two(io: IoMode, backend: &Backend) -> (House, Certificate, String) {
     let certificate = certificate(&["a.test"]);
     let lines = format!("http3: true\n{}", certificate.lines);
-    let timeouts =
-        Timeouts { body: Duration::from_secs(600), rate: 0, linger: Duration::from_millis(100), ..Timeouts::default() };
-    let house = House::with_workers(2, io, &lines, &proxy_to(backend.port), timeouts, edge_filters::kind);
+    let house = House::with_workers(2, io, &lines, &proxy_to(backend.port), slow_bodies(), edge_filters::kind);
     (house, certificate, lines)
 }
 

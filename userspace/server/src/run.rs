@@ -61,9 +61,6 @@ const IDLE_STAYS: Duration = Duration::from_secs(10);
 /// What was accepted when another process takes over has been given to its worker within this.
 const RELEASE: Duration = Duration::from_secs(1);
 
-/// Connections of HTTP/3, which no other process can go on with, are given so long to end what is under way.
-const DATAGRAMS_STAY: Duration = Duration::from_secs(2);
-
 /// Threads of the runtime that Raft runs on, and of the one that answers the admin API: whatever is asked of the API, members hear
 /// of each other in time.
 const CONTROL_THREADS: usize = 2;
@@ -441,6 +438,7 @@ impl Serving {
                     kind.push(inherited::duplicate(*descriptor)?);
                 }
             }
+            sockets.passes.extend(server.passes()?);
         }
         Ok(sockets)
     }
@@ -451,8 +449,8 @@ impl Serving {
         if let Some(lease) = self.lease.take() {
             lease.pass_on();
         }
+        self.traffic.let_go();
         self.traffic.release(RELEASE, IDLE_STAYS);
-        self.traffic.let_go(DATAGRAMS_STAY);
         leave_datagrams();
     }
 
@@ -462,7 +460,9 @@ impl Serving {
         self.lease = None;
         self.traffic.stop();
         let until = Instant::now() + DRAIN;
-        while self.traffic.connections() > 0 && Instant::now() < until {
+        // Connections of the process before this one may need it, where it is itself succeeded.
+        let passes_on = || self.handed_over.load(Ordering::Acquire) && edge_listeners::h3_front::is_leaving();
+        while (self.traffic.connections() > 0 || passes_on()) && Instant::now() < until {
             thread::sleep(Duration::from_millis(10));
         }
         let left = self.traffic.connections();

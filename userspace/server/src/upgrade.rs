@@ -13,12 +13,13 @@
 //! released                   ──────────────▶   starts the control half, opens the admin API
 //!                            ◀──────────────   ready
 //! accepts no more; yours     ──────────────▶   reads what comes over UDP as well
+//!                            ◀──────────────   passes on what of it is for connections of HTTP/3 that the old one has
 //! ends what it has, and itself                 closes sockets that nobody asked for
 //! ```
 //! Until the new process is ready the old one accepts; when that ends, fails or takes too long, the old one goes on as before. The data of
 //! Raft has one owner at any moment. `failed REASON` may be said in the place of anything by the new one.
 
-use base_runtime::net::inherited::{self, SocketKind};
+use base_runtime::net::inherited::{self, Passes, SocketKind};
 use rustix::cmsg_space;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -27,7 +28,7 @@ use rustix::net::{
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,6 +92,8 @@ fn as_called(called: &OsStr, path: &OsStr, found: &Path) -> Option<PathBuf> {
 pub struct Sockets {
     pub streams: Vec<OwnedFd>,
     pub datagrams: Vec<OwnedFd>,
+    /// For what comes to some of those and is for connections of this process.
+    pub passes: Vec<Passes>,
     pub admin: Vec<OwnedFd>,
 }
 
@@ -125,6 +128,12 @@ impl Successor {
             for (kind, sockets) in [("tcp", &sockets.streams), ("udp", &sockets.datagrams), ("admin", &sockets.admin)] {
                 for some in sockets.chunks(DESCRIPTORS_MOST) {
                     successor.send(kind, some).await?;
+                }
+            }
+            for passes in &sockets.passes {
+                let text = format!("passes {} {}", passes.at, passes.told);
+                for some in passes.ends.chunks(DESCRIPTORS_MOST) {
+                    successor.send(&text, some).await?;
                 }
             }
             successor.send("begin", &[]).await
@@ -251,6 +260,8 @@ impl Predecessor {
                 other => {
                     if let Some(address) = other.strip_prefix("hello 1 ") {
                         api_addr = address.to_owned();
+                    } else if let Some((at, told)) = other.strip_prefix("passes ").and_then(passes_of) {
+                        inherited::keep_passes(Passes { at, told, ends: descriptors });
                     }
                     continue;
                 }
@@ -312,6 +323,12 @@ impl Predecessor {
         // One that is gone needs to hear nothing.
         let _ = send(self.channel.as_fd(), text, &[]);
     }
+}
+
+/// Where the sockets are, and what is to be passed on.
+fn passes_of(text: &str) -> Option<(SocketAddr, u32)> {
+    let (at, told) = text.split_once(' ')?;
+    Some((at.parse().ok()?, told.parse().ok()?))
 }
 
 fn send(channel: BorrowedFd<'_>, text: &str, descriptors: &[OwnedFd]) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! Sockets that the process before this one listened on, and hands over so that nobody who comes meanwhile is refused.
 //!
 //! They wait here until a listener asks for those of its address, in place of new ones. What nobody asks for is closed in the end. Those
-//! of UDP are read by one process at a time: [`datagrams_are_ours`] tells when the turn has come.
+//! of UDP are read by one process at a time: [`datagrams_are_ours`] tells when the turn has come. Where the other one has connections
+//! over them still, there are streams beside them over which it is passed what is for those.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +28,17 @@ struct Waiting {
     socket: OwnedFd,
 }
 
+/// Streams to the process before.
+pub struct Passes {
+    /// Of the sockets they belong to, in whose order they are.
+    pub at: SocketAddr,
+    /// What is to go over them; whoever listens knows the meaning.
+    pub told: u32,
+    pub ends: Vec<OwnedFd>,
+}
+
+static PASSES: Mutex<Vec<Passes>> = Mutex::new(Vec::new());
+
 static WAITING: Mutex<Vec<Waiting>> = Mutex::new(Vec::new());
 
 /// The process before reads the datagrams still.
@@ -47,8 +59,25 @@ pub fn take(kind: SocketKind, at: SocketAddr) -> Vec<OwnedFd> {
     taken.into_iter().map(|one| one.socket).collect()
 }
 
+/// Keeps streams for whoever takes the sockets at their address; they may come in several parts.
+pub fn keep_passes(passes: Passes) {
+    let mut kept = PASSES.lock().unwrap_or_else(PoisonError::into_inner);
+    match kept.iter_mut().find(|one| one.at == passes.at) {
+        Some(known) => known.ends.extend(passes.ends),
+        None => kept.push(passes),
+    }
+}
+
+/// Those of exactly this address.
+pub fn take_passes(at: SocketAddr) -> Option<Passes> {
+    let mut kept = PASSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = kept.iter().position(|one| one.at == at)?;
+    Some(kept.swap_remove(at))
+}
+
 /// Closes what nobody has asked for, and says how many those were.
 pub fn close_rest() -> usize {
+    PASSES.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let rest = std::mem::take(&mut *waiting());
     rest.len()
 }

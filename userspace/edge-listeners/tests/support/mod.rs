@@ -66,6 +66,18 @@ impl House {
         timeouts: Timeouts,
         kinds: Kinds,
     ) -> House {
+        House::at(free_port(), workers, io, server, pipeline, timeouts, kinds)
+    }
+
+    pub fn at(
+        port: u16,
+        workers: usize,
+        io: IoMode,
+        server: &str,
+        pipeline: &str,
+        timeouts: Timeouts,
+        kinds: Kinds,
+    ) -> House {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let mut cpus = base_runtime::allowed_cpus();
         let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
@@ -81,7 +93,7 @@ impl House {
         let telemetry = Telemetry::new(identity, workers);
         let workers = runtime.workers().to_vec();
         let traffic = Traffic::with_kinds(workers, "test", telemetry.clone(), None, timeouts, kinds);
-        let house = House { traffic: Arc::new(traffic), telemetry, port: free_port(), runtime };
+        let house = House { traffic: Arc::new(traffic), telemetry, port, runtime };
         house.pipeline("app", pipeline);
         house.server(server);
         assert_eq!(house.state(), "running", "{:?}", house.traffic.servers()[0].1.state());

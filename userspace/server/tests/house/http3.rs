@@ -1,9 +1,13 @@
 //! HTTP/3 as its usual clients speak it. Those that are not installed are named and left out.
 
+use crate::leash::Leashed;
 use crate::tls::{serve_as, shop};
+use crate::upgrade::{gone, lives, signal, successor};
 use crate::world::{Backend, Machine, eventually, program, proxy};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A machine that serves HTTP/3, and its port.
 fn machine() -> (Machine, Backend, u16) {
@@ -175,6 +179,116 @@ class Relay(asyncio.DatagramProtocol):
         self.client = client
     def datagram_received(self, data, address):
         self.client.datagram_received(data, address)
+
+asyncio.run(main())
+"#;
+
+/// Another process takes the place of this one, three times, while requests are under way: those come to their end on the process they
+/// began on, be it three before, and new connections are served meanwhile.
+#[test]
+fn an_upgrade_leaves_connections_where_they_are() {
+    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let (machine, _backend, port) = machine();
+    let mut command = Command::new(python);
+    command.args(["-u", "-c", AIOQUIC_UPGRADE, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = Leashed::start(&mut command).unwrap();
+    let (mut tells, mut says) = (client.stdin.take().unwrap(), BufReader::new(client.stdout.take().unwrap()).lines());
+    let mut ask = |what: &str| {
+        writeln!(tells, "{what}").unwrap();
+        says.next().unwrap_or_else(|| panic!("{what}: it has ended")).unwrap()
+    };
+    let mut pids = vec![machine.pid()];
+    for turn in 0..3 {
+        // One in the middle has none of its own, and is needed all the same.
+        if turn != 1 {
+            assert_eq!(ask("begin"), "begun");
+        }
+        signal(pids[turn], "USR2");
+        pids.push(successor(&machine, turn));
+        eventually("it has taken over", || {
+            (machine.log().matches("another process has the place of this one").count() > turn).then_some(())
+        });
+        assert_eq!(ask("new"), "200");
+        // The one before has left the control half and all else.
+        eventually("the API answers", || {
+            machine.try_api("GET", "/apis/v2/healthz", "").ok().filter(|answer| answer.status == 200)
+        });
+    }
+    // For longer than anybody is patient.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ask("new"), "200");
+    assert!(pids.iter().all(|pid| lives(*pid)), "{pids:?}");
+    assert_eq!(ask("end"), "200 whole, 200 whole, 200 whole, 200 whole");
+    pids[..3].iter().for_each(|pid| gone(*pid));
+    assert_eq!(ask("new"), "200");
+    signal(pids[3], "TERM");
+    gone(pids[3]);
+}
+
+/// `begin`: two connections with a request each that is not at its end. `end`: those end. `new`: a request over a connection of its own.
+const AIOQUIC_UPGRADE: &str = r#"
+import asyncio, ssl, sys
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+
+class Client(QuicConnectionProtocol):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.http = H3Connection(self._quic)
+        self.status, self.body, self.ended = "", b"", asyncio.get_event_loop().create_future()
+
+    def quic_event_received(self, event):
+        for event in self.http.handle_event(event):
+            if isinstance(event, HeadersReceived):
+                self.status = dict(event.headers).get(b":status", b"").decode()
+            elif isinstance(event, DataReceived):
+                self.body += event.data
+            if event.stream_ended and event.stream_id == 0:
+                self.ended.set_result(None)
+
+    def begin(self, method):
+        self._quic.get_next_available_stream_id()
+        head = [(b":method", method), (b":scheme", b"https"), (b":authority", b"shop.test"), (b":path", b"/")]
+        self.http.send_headers(0, head, end_stream=method == b"GET")
+
+    def say(self, body, end):
+        self.http.send_data(0, body, end_stream=end)
+        self.transmit()
+
+def connected():
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE)
+    configuration.server_name = "shop.test"
+    return connect("127.0.0.1", int(sys.argv[1]), configuration=configuration, create_protocol=Client)
+
+async def main():
+    loop, begun = asyncio.get_event_loop(), []
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        if line.strip() == "begin":
+            for _ in range(2):
+                opened = connected()
+                client = await opened.__aenter__()
+                client.begin(b"POST")
+                client.say(b"begun ", False)
+                begun.append((opened, client))
+            print("begun")
+        elif line.strip() == "new":
+            async with connected() as client:
+                client.begin(b"GET")
+                client.transmit()
+                await asyncio.wait_for(client.ended, 60)
+                print(client.status)
+        else:
+            said = []
+            for opened, client in begun:
+                client.say(b"and ended", True)
+                await asyncio.wait_for(client.ended, 20)
+                said.append(client.status + " " + ("whole" if b"begun and ended" in client.body else repr(client.body)))
+                await opened.__aexit__(None, None, None)
+            begun = []
+            print(", ".join(said))
 
 asyncio.run(main())
 "#;

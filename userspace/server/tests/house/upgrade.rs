@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// The pid of the n-th successor, as the log tells it.
-fn successor(machine: &Machine, nth: usize) -> u32 {
+pub fn successor(machine: &Machine, nth: usize) -> u32 {
     eventually("a successor was started", || started(&machine.log(), nth))
 }
 
@@ -22,18 +22,18 @@ fn started(log: &str, nth: usize) -> Option<u32> {
     started.nth(nth)?.rsplit_once("pid=")?.1.split_whitespace().next()?.parse().ok()
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     let done = std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
     assert!(done.success());
 }
 
 /// It runs, and is not merely a zombie.
-fn lives(pid: u32) -> bool {
+pub fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn gone(pid: u32) {
+pub fn gone(pid: u32) {
     eventually("the old process leaves", || (!lives(pid)).then_some(()));
 }
 
