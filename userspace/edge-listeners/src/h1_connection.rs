@@ -117,6 +117,11 @@ impl ClientConnection {
         Poll::Ready(received.map(|first| (first, fresh)))
     }
 
+    /// It has come within this time, and its first request may be on its way.
+    pub fn is_arriving(&self, within: Duration) -> bool {
+        self.fresh.get() && Duration::from_millis(time::elapsed_ms().saturating_sub(self.since_ms.get())) < within
+    }
+
     /// Ends an idle connection, as if it had idled for too long.
     pub fn leave(&self) {
         self.phase.set(Phase::Leaving);

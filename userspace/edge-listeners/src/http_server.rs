@@ -809,10 +809,12 @@ impl Share for Local {
             return;
         }
         self.made_room.set(base_runtime::now());
-        let connections = self.connections.borrow();
+        let (arriving, connections) = (self.timeouts().arriving, self.connections.borrow());
         let mut idle: Vec<&Rc<ClientConnection>> = connections
             .iter()
-            .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
+            .filter(|c| {
+                c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open && !c.is_arriving(arriving)
+            })
             .collect();
         let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
         if some == 0 {

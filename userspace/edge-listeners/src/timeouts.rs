@@ -12,6 +12,9 @@ pub struct Timeouts {
     /// From the first byte of a request head to its last, and from a fresh connection to its first byte. Default 30 s.
     /// Beyond it 408; protects connections from slow heads.
     pub head: Duration,
+    /// From an accepted connection on: so long it is not closed to make room where memory runs out, though nothing has come. Its first
+    /// request may be on its way, which is answered, or refused in words. Default 1 s.
+    pub arriving: Duration,
     /// Without a byte of a body the client owes. Default 60 s. Beyond it 408.
     pub body: Duration,
     /// Without the client taking a byte of its answer. Default 60 s. Beyond it the connection is cut off.
@@ -38,6 +41,7 @@ impl Default for Timeouts {
         Timeouts {
             handshake: seconds(10),
             head: seconds(30),
+            arriving: seconds(1),
             body: seconds(60),
             send: seconds(60),
             rate: 240,

@@ -90,7 +90,8 @@ fn what_streams_goes_on() {
 #[test]
 fn those_who_idle_longest_make_room() {
     on_both(|io| {
-        let house = House::new(io, "", MOCK);
+        let timeouts = Timeouts { arriving: Duration::ZERO, ..Timeouts::default() };
+        let house = House::with_timeouts(io, "", MOCK, timeouts);
         let old: Vec<Wire> = (0..20)
             .map(|_| {
                 let mut client = house.connect();
@@ -115,6 +116,31 @@ fn those_who_idle_longest_make_room() {
         drop(all);
         young[0].send(GET.as_bytes());
         assert_eq!(young[0].answer().status(), 200);
+    });
+}
+
+/// Its first request may be on its way, and nobody would say to it why it is closed.
+#[test]
+fn who_has_just_come_does_not_make_room() {
+    on_both(|io| {
+        let timeouts = Timeouts { arriving: Duration::from_secs(600), ..Timeouts::default() };
+        let house = House::with_timeouts(io, "", MOCK, timeouts);
+        let all = no_memory();
+        let mut arriving = house.connect();
+        eventually("it is in", || house.traffic.connections() == 1);
+        let ask = || {
+            let mut other = house.connect();
+            other.send(GET.as_bytes());
+            assert_eq!(other.answer().status(), 503);
+        };
+        ask();
+        // Room is made from time to time.
+        std::thread::sleep(Duration::from_millis(30));
+        ask();
+        arriving.send(GET.as_bytes());
+        let answer = arriving.answer();
+        assert!(answer.status() == 503 && answer.field("retry-after").is_some(), "{}", answer.head);
+        drop(all);
     });
 }
 
