@@ -96,8 +96,8 @@ pub use pipeline::{
 };
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
-    CompressionSpec, HedgingSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, QueueSpec,
-    RequestMatcherSpec, RetryBudgetSpec, ServerSpec, ServerUrl, SplitSpec,
+    CompressionSpec, HedgingSpec, MembersSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec,
+    QueueSpec, RequestMatcherSpec, RetryBudgetSpec, ServerSpec, ServerUrl, SplitSpec,
 };
 pub use proxy_protocol::ProxyProtocol;
 pub use repeats::{once, repeats};

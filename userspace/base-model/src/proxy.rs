@@ -78,29 +78,14 @@ impl Default for ProxySpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PoolSpec {
-    /// Name of the spans of tries at its servers, see `tracing` of an HTTPServer. Default: the pool's own name.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub span_name: String,
+    #[serde(flatten)]
+    pub members: MembersSpec,
     /// The servers. `servers` or `serviceName` is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ServerSpec>,
-    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("uniqueItems" = true))]
-    pub server_tags: Vec<String>,
     /// Send the server's own name as Host. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub set_upstream_host: bool,
-    /// Name of the registry object, such as an EtcdServiceRegistry, that is asked for servers.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_registry: String,
-    /// Name of the service in the registry. Its servers come and go without a change of this document. When it has none that can be
-    /// used, or `serverTags` takes none of them, `servers` are used.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_name: String,
-    /// How a server is chosen. Default: in turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_balance: Option<LoadBalanceSpec>,
     /// Requests this pool is for. Default: all that no pool with a filter took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<RequestMatcherSpec>,
@@ -139,13 +124,6 @@ pub struct PoolSpec {
     /// the `queue` or get 503 (counted as `server_requests`). 0, the default: any number.
     #[serde(skip_serializing_if = "is_zero")]
     pub max_concurrency: u32,
-    /// Where requests wait while each server has as many as `maxConcurrency` says, first come, first served. Default: nobody waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue: Option<QueueSpec>,
-    /// Time over which a server that comes, or comes back, gets its share by and by, from a tenth of it on. Not with policies that go by
-    /// hashes. Default: it gets all of it at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_start: Option<GoDuration>,
     /// Bounds what the pool sends more than once: tries of `retryPolicy` beyond the first, and requests of `hedging`. Default: each
     /// request has the tries its policy gives it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,9 +132,6 @@ pub struct PoolSpec {
     /// can be sent twice alone. Default: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedging: Option<HedgingSpec>,
-    /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<OutlierDetectionSpec>,
     /// Limit how many requests are under way at each server by what they take, and queue, or refuse by priority, what is beyond.
     /// Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +155,39 @@ pub struct PoolSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("uniqueItems" = true))]
     pub failure_codes: Vec<HttpCode>,
+}
+
+/// Where pools of all kinds have their servers from, and how one of them is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MembersSpec {
+    /// Name of the spans of tries at its servers, see `tracing` of an HTTPServer. Default: the pool's own name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub span_name: String,
+    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
+    pub server_tags: Vec<String>,
+    /// Name of the registry object, such as an EtcdServiceRegistry, that is asked for servers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_registry: String,
+    /// Name of the service in the registry. Its servers come and go without a change of this document. When it has none that can be
+    /// used, or `serverTags` takes none of them, `servers` are used.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_name: String,
+    /// How a server is chosen. Default: in turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balance: Option<LoadBalanceSpec>,
+    /// Where requests wait while each server has as many as `maxConcurrency` says, first come, first served. Default: nobody waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueSpec>,
+    /// Time over which a server that comes, or comes back, gets its share by and by, from a tenth of it on. Not with policies that go by
+    /// hashes. Default: it gets all of it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<GoDuration>,
+    /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetectionSpec>,
 }
 
 /// How many requests may be sent more than once, of those of the last seconds on a machine. Beyond it the first failure is the answer,
@@ -774,21 +782,21 @@ impl PoolSpec {
     }
 
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
-        if !self.service_registry.is_empty() && self.service_name.is_empty() {
+        if !self.members.service_registry.is_empty() && self.members.service_name.is_empty() {
             findings.warn(at(path, "serviceRegistry"), "has no effect without serviceName");
         }
-        let policy = self.load_balance.as_ref().map_or("", |balance| balance.policy.as_str());
-        let ring = self.load_balance.as_ref().and_then(|balance| balance.sticky_session.as_ref());
+        let policy = self.members.load_balance.as_ref().map_or("", |balance| balance.policy.as_str());
+        let ring = self.members.load_balance.as_ref().and_then(|balance| balance.sticky_session.as_ref());
         let weighs = WEIGHTED_POLICIES.contains(&policy) || ring.is_some_and(|s| s.mode == "CookieConsistentHash");
         if !weighs && self.servers.iter().any(|server| server.weight > 0) {
             let text = "weights have no effect: only loadBalance.policy weightedRandom, leastRequest, peakEWMA and maglev look at them";
             findings.warn(at(path, "servers"), text);
         }
-        if self.servers.is_empty() && self.service_name.is_empty() {
+        if self.servers.is_empty() && self.members.service_name.is_empty() {
             let problem = Problem::new(path, "no servers");
             findings.problem(problem.advice("list servers, or give serviceRegistry and serviceName"));
         }
-        if !self.service_name.is_empty() && self.service_registry.is_empty() {
+        if !self.members.service_name.is_empty() && self.members.service_registry.is_empty() {
             if self.servers.is_empty() {
                 let problem = Problem::new(at(path, "serviceRegistry"), "missing beside serviceName");
                 findings.problem(problem.advice("name the registry, or list servers"));
@@ -797,7 +805,7 @@ impl PoolSpec {
             }
         }
         let old = at(&at(path, "loadBalance"), "healthCheck");
-        let is_old = self.load_balance.as_ref().is_some_and(|balance| balance.health_check.is_some());
+        let is_old = self.members.load_balance.as_ref().is_some_and(|balance| balance.health_check.is_some());
         let places = [(self.health_check.is_some(), at(path, "healthCheck")), (is_old, old.clone())];
         for (_, place) in places.into_iter().filter(|(given, _)| *given && self.service().is_some()) {
             let problem = Problem::new(place, "not together with serviceName");
@@ -825,14 +833,14 @@ impl PoolSpec {
             }
         }
         self.validate_http3(path, findings);
-        if let Some(outliers) = &self.outlier_detection {
+        if let Some(outliers) = &self.members.outlier_detection {
             outliers.validate(&at(path, "outlierDetection"), findings);
         }
         self.validate_room(policy, path, findings);
         if let Some(adaptive) = &self.adaptive_concurrency {
             adaptive.validate(&at(path, "adaptiveConcurrency"), findings);
         }
-        if let Some(balance) = &self.load_balance {
+        if let Some(balance) = &self.members.load_balance {
             balance.validate(&at(path, "loadBalance"), findings);
             if let Some(check) = &balance.health_check {
                 check.validate(scheme.probe(), &at(&at(path, "loadBalance"), "healthCheck"), findings);
@@ -898,7 +906,7 @@ impl PoolSpec {
     }
 
     fn validate_room(&self, policy: &str, path: &str, findings: &mut Findings) {
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = &self.members.queue {
             let place = at(path, "queue");
             if queue.size == 0 {
                 let problem = Problem::new(at(&place, "size"), "nobody could wait").value(&0.into());
@@ -933,10 +941,10 @@ impl PoolSpec {
                 findings.warn(place, "has no effect: there is no second server");
             }
         }
-        if self.slow_start.is_some_and(|window| window.is_zero()) {
+        if self.members.slow_start.is_some_and(|window| window.is_zero()) {
             findings.warn(at(path, "slowStart"), "has no effect: 0s is at once");
         }
-        if self.slow_start.is_some() && matches!(policy, "ipHash" | "headerHash" | "cookieHash" | "maglev") {
+        if self.members.slow_start.is_some() && matches!(policy, "ipHash" | "headerHash" | "cookieHash" | "maglev") {
             let text = format!("has no effect: {policy} leads clients to their servers, new ones or not");
             findings.warn(at(path, "slowStart"), text);
         }
@@ -944,13 +952,13 @@ impl PoolSpec {
 
     /// The registry that is asked for servers, and the service there.
     pub fn service(&self) -> Option<(&str, &str)> {
-        let named = !self.service_registry.is_empty() && !self.service_name.is_empty();
-        named.then_some((&*self.service_registry, &*self.service_name))
+        let named = !self.members.service_registry.is_empty() && !self.members.service_name.is_empty();
+        named.then_some((&*self.members.service_registry, &*self.members.service_name))
     }
 
     /// What its servers are probed with: the pool's own word before that of the old place.
     pub fn health_check(&self) -> Option<&HealthCheckSpec> {
-        self.health_check.as_ref().or_else(|| self.load_balance.as_ref()?.health_check.as_ref())
+        self.health_check.as_ref().or_else(|| self.members.load_balance.as_ref()?.health_check.as_ref())
     }
 
     /// A mirror's answers are dropped, and so is whatever would be made of them.

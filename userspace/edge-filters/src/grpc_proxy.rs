@@ -40,9 +40,8 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::proxy::ServerScheme;
 use base_model::{
-    AdaptiveConcurrencySpec, Findings, GoDuration, HealthCheckSpec, LoadBalanceSpec, MtlsSpec, NamedSpec,
-    OutlierDetectionSpec, PoolSpec, Problem, ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec, StringMatcher,
-    UrlRule,
+    AdaptiveConcurrencySpec, Findings, GoDuration, HealthCheckSpec, MembersSpec, MtlsSpec, NamedSpec, PoolSpec,
+    Problem, ProxySpec, RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
 };
 use base_runtime::time::Deadline;
 use base_telemetry::{Limit, Telemetry};
@@ -99,44 +98,22 @@ impl Default for GrpcProxySpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GrpcPoolSpec {
-    /// Name of the pool's spans. Default: the pool's own name.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub span_name: String,
+    #[serde(flatten)]
+    pub members: MembersSpec,
     /// The servers, `http://` (HTTP/2 in the clear) or `https://`. `servers` or `serviceName` is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ServerSpec>,
-    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub server_tags: Vec<String>,
     /// Send the server's own name as `:authority`. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub set_upstream_host: bool,
-    /// Name of the registry that is asked for servers.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_registry: String,
-    /// Name of the service in the registry. When it has no usable server, `servers` are used.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_name: String,
-    /// How a server is chosen for a call. Default: in turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_balance: Option<LoadBalanceSpec>,
     /// Calls this pool is for. Default: all that no pool with a filter took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<GrpcMatcherSpec>,
-    /// Leave out for a while servers that fail. Default: those that cannot be connected to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<OutlierDetectionSpec>,
     /// Probe the servers, with grpc.health.v1 unless its `type` says otherwise. Not with `serviceName`. Default: none are probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckSpec>,
     /// Calls that each server has at a time from this pool, as a Proxy's `maxConcurrency` says. 0, the default: any number.
     pub max_concurrency: u32,
-    /// Where calls wait while each server has as many as that. Default: nobody waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue: Option<QueueSpec>,
-    /// Time over which a server that comes, or comes back, gets its share by and by. Default: it gets all of it at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_start: Option<GoDuration>,
     /// Limit how many calls are under way at each server by what they take, and queue, or refuse by priority, what is beyond.
     /// Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +171,7 @@ impl GrpcMatcherSpec {
 impl GrpcPoolSpec {
     /// The metadata that names servers.
     fn forward_key(&self) -> Option<&str> {
-        let balance = self.load_balance.as_ref().filter(|balance| balance.policy == "forward")?;
+        let balance = self.members.load_balance.as_ref().filter(|balance| balance.policy == "forward")?;
         Some(&balance.forward_key)
     }
 }
@@ -202,24 +179,17 @@ impl GrpcPoolSpec {
 impl GrpcProxySpec {
     fn pool(&self, pool: &GrpcPoolSpec) -> PoolSpec {
         PoolSpec {
-            span_name: pool.span_name.clone(),
+            members: pool.members.clone(),
             servers: pool.servers.clone(),
-            server_tags: pool.server_tags.clone(),
             set_upstream_host: pool.set_upstream_host,
-            service_registry: pool.service_registry.clone(),
-            service_name: pool.service_name.clone(),
-            load_balance: pool.load_balance.clone(),
             filter: pool.filter.as_ref().map(GrpcMatcherSpec::matcher),
             server_max_body_size: -1,
             connect_timeout: self.connect_timeout,
             http2: Some(true),
-            outlier_detection: pool.outlier_detection.clone(),
             health_check: pool.health_check.clone(),
             adaptive_concurrency: pool.adaptive_concurrency.clone(),
             circuit_breaker_policy: pool.circuit_breaker_policy.clone(),
             max_concurrency: pool.max_concurrency,
-            queue: pool.queue.clone(),
-            slow_start: pool.slow_start,
             ..PoolSpec::default()
         }
     }

@@ -880,7 +880,7 @@ impl Pool {
         }
         edge_upstream::patience::await_addresses(&servers);
         let listed = servers.iter().map(|server| server.url.clone()).collect();
-        let balance = spec.load_balance.clone().unwrap_or_default();
+        let balance = spec.members.load_balance.clone().unwrap_or_default();
         let stats = parts.telemetry.pool(PoolNames {
             pool: format!("{}/{name}", parts.pipeline),
             proxy: parts.name.to_owned(),
@@ -934,7 +934,7 @@ impl Pool {
             let previous = parts.previous.and_then(|p| p.downcast::<Proxy>()).and_then(|p| p.pool(&name));
             MemoryCache::new(cache, &name, parts, previous.and_then(|pool| pool.memory.as_ref()))
         });
-        let span_name = if spec.span_name.is_empty() { name.as_str() } else { &spec.span_name };
+        let span_name = if spec.members.span_name.is_empty() { name.as_str() } else { &spec.members.span_name };
         Ok(Pool {
             span_name: span_name.into(),
             label: name.as_str().into(),
@@ -960,7 +960,7 @@ impl Pool {
             adaptive,
             breaker,
             too_large: parts.telemetry.limits().register("response_body_bytes"),
-            queue_time: spec.queue.clone().unwrap_or_default().timeout.into(),
+            queue_time: spec.members.queue.clone().unwrap_or_default().timeout.into(),
             full: parts.telemetry.limits().register("server_requests"),
             queue_full: parts.telemetry.limits().register("server_queue"),
             queue_late: parts.telemetry.limits().register("server_queue_time"),

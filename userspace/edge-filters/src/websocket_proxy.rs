@@ -38,10 +38,10 @@ use crate::proxy::{self, CLIENT_ERROR, INTERNAL_ERROR, Proxy, SERVER_ERROR};
 use crate::side::quiet;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
-use base_model::proxy::{OutlierDetectionSpec, ServerScheme};
+use base_model::proxy::ServerScheme;
 use base_model::{
-    Findings, GoDuration, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec, MtlsSpec, PoolSpec, ProbeType, Problem,
-    ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec,
+    Findings, GoDuration, HealthCheckSpec, HealthMatchSpec, MembersSpec, MtlsSpec, PoolSpec, ProbeType, Problem,
+    ProxySpec, RequestMatcherSpec, ServerSpec,
 };
 use base_telemetry::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
@@ -86,38 +86,19 @@ pub struct WebSocketProxySpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebSocketPoolSpec {
-    /// Name of the pool's spans. Default: the pool's own name.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub span_name: String,
+    #[serde(flatten)]
+    pub members: MembersSpec,
     /// The servers, `ws://` or `wss://`. `servers` or `serviceName` is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ServerSpec>,
-    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub server_tags: Vec<String>,
     /// Send the server's own name as Host. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub set_upstream_host: bool,
-    /// Name of the registry that is asked for servers.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_registry: String,
-    /// Name of the service in the registry. When it has no usable server, `servers` are used.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service_name: String,
-    /// How a server is chosen. Default: in turn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_balance: Option<LoadBalanceSpec>,
     /// Requests this pool is for. Default: all that no pool with a filter took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<RequestMatcherSpec>,
     /// WebSockets that each server has at a time from this pool, as a Proxy's `maxConcurrency` says. 0, the default: any number.
     pub max_concurrency: u32,
-    /// Where openings wait while each server has as many as that. Default: nobody waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue: Option<QueueSpec>,
-    /// Time over which a server that comes, or comes back, gets its share by and by. Default: it gets all of it at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_start: Option<GoDuration>,
     /// How long connecting to a server may take, over all its addresses and with the TLS handshake. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
@@ -126,9 +107,6 @@ pub struct WebSocketPoolSpec {
     /// own `http2` goes before. Default: `wss://` servers may choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
-    /// Leave out for a while servers that fail. Default: those that cannot be connected to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<OutlierDetectionSpec>,
     /// Longest message of a client, in bytes of its payload; one that is longer ends the WebSocket with 1009. 0, the default: 32768;
     /// negative: any. Counted as `websocket_message_bytes`.
     pub client_max_msg_size: i64,
@@ -271,20 +249,13 @@ impl WebSocketPoolSpec {
         PoolSpec {
             health_check,
             opening_check,
-            span_name: self.span_name.clone(),
+            members: self.members.clone(),
             servers: self.servers.clone(),
-            server_tags: self.server_tags.clone(),
             set_upstream_host: self.set_upstream_host,
-            service_registry: self.service_registry.clone(),
-            service_name: self.service_name.clone(),
-            load_balance: self.load_balance.clone(),
             filter: self.filter.clone(),
             max_concurrency: self.max_concurrency,
-            queue: self.queue.clone(),
-            slow_start: self.slow_start,
             connect_timeout: self.connect_timeout,
             http2: self.http2,
-            outlier_detection: self.outlier_detection.clone(),
             ..PoolSpec::default()
         }
     }
@@ -535,11 +506,11 @@ mod tests {
         let proxy = spec.proxy();
         let pool = &proxy.pools[0];
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
-        assert_eq!((pool.service_registry.as_str(), pool.service_name.as_str()), ("etcd", "chat"));
-        assert_eq!((pool.max_concurrency, pool.slow_start), (7, Some(GoDuration::from_secs(5))));
+        assert_eq!((pool.members.service_registry.as_str(), pool.members.service_name.as_str()), ("etcd", "chat"));
+        assert_eq!((pool.max_concurrency, pool.members.slow_start), (7, Some(GoDuration::from_secs(5))));
         assert_eq!(pool.http2, Some(false));
-        assert_eq!(pool.queue.as_ref().map(|queue| queue.size), Some(3));
-        assert_eq!(pool.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
+        assert_eq!(pool.members.queue.as_ref().map(|queue| queue.size), Some(3));
+        assert_eq!(pool.members.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));
     }
 

@@ -89,7 +89,7 @@ impl Recipe {
     /// A set for each worker.
     fn sets(&self, instances: &[Instance], before: Option<&Balancer>) -> Result<Vec<Arc<Set>>, String> {
         let servers = self.servers(instances);
-        let (stats, balance) = (&self.stats, self.spec.load_balance.clone().unwrap_or_default());
+        let (stats, balance) = (&self.stats, self.spec.members.load_balance.clone().unwrap_or_default());
         // Those that calls name are figures of one pool, though each is alone in its own.
         if balance.policy != "forward" {
             stats.retain_servers(|url| servers.iter().any(|s| s.url == url));
@@ -112,11 +112,11 @@ impl Recipe {
         let most: Vec<u32> = servers.iter().map(|server| self.most_of(server)).collect();
         let waiting = waiting_of(&self.spec, before);
         let crowded = self.telemetry.limits().register("upstream_probes");
-        let balancer = Balancer::new(servers, policy, self.spec.outlier_detection.as_ref(), crowded)
+        let balancer = Balancer::new(servers, policy, self.spec.members.outlier_detection.as_ref(), crowded)
             .checked(checks)
             .sticking(sticky)
             .limited(&most, waiting, before);
-        let balancer = match self.spec.slow_start.map(Duration::from).filter(|window| !window.is_zero()) {
+        let balancer = match self.spec.members.slow_start.map(Duration::from).filter(|window| !window.is_zero()) {
             Some(window) => balancer.starting_slowly(window, before, Instant::now()),
             None => balancer,
         };
@@ -169,7 +169,7 @@ impl Recipe {
 
 /// The queue of the generation before, where there was one: who waits there is in front.
 fn waiting_of(spec: &PoolSpec, before: Option<&Balancer>) -> Option<Arc<Waiting>> {
-    let size = spec.queue.as_ref()?.size as usize;
+    let size = spec.members.queue.as_ref()?.size as usize;
     match before.and_then(|before| before.waiting()) {
         Some(waiting) => {
             waiting.set_most(size);
@@ -181,7 +181,7 @@ fn waiting_of(spec: &PoolSpec, before: Option<&Balancer>) -> Option<Arc<Waiting>
 
 /// Whether `serverTags` of the pool take a server with these tags.
 pub(crate) fn is_tagged(spec: &PoolSpec, tags: &[String]) -> bool {
-    spec.server_tags.is_empty() || tags.iter().any(|tag| spec.server_tags.contains(tag))
+    spec.members.server_tags.is_empty() || tags.iter().any(|tag| spec.members.server_tags.contains(tag))
 }
 
 #[cfg(test)]
