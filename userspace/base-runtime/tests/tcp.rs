@@ -17,6 +17,7 @@ use support::*;
 
 on_both_drivers!(
     echo_of_every_size,
+    who_looks_whether_a_port_is_free_lets_nobody_in,
     many_small_sends_stay_in_order,
     half_close_lets_the_answer_through,
     reset_is_an_error_not_an_end,
@@ -517,6 +518,28 @@ fn two_workers(io: IoMode) -> base_runtime::Runtime {
     let mut config = config(io);
     config.workers = Some(2);
     base_runtime::Runtime::start(config).expect("the driver works here")
+}
+
+/// Whoever was let in would be reset.
+fn who_looks_whether_a_port_is_free_lets_nobody_in(io: IoMode) {
+    run(io, || async {
+        // Connections come from 127.0.0.1, so that none of them meets itself.
+        let address = SocketAddr::from(([127, 0, 0, 2], listen().local_addr().port()));
+        let looks = std::thread::spawn(move || {
+            for _ in 0..2000 {
+                TcpListener::is_free(address).expect("nobody listens");
+            }
+        });
+        while !looks.is_finished() {
+            let refused = std::net::TcpStream::connect(address).expect_err("nobody listens");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        looks.join().expect("no panic");
+        let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
+        let _listens = TcpListener::bind(address, options).expect("it is free");
+        let taken = TcpListener::is_free(address).expect_err("somebody listens, and would share");
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    });
 }
 
 fn accept_on_another_worker_is_refused(io: IoMode) {

@@ -479,7 +479,7 @@ fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListene
     let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
     let adopt = |socket: OwnedFd| Ok(TcpListener::from_std(socket.into()));
     let bind = |at| TcpListener::bind(at, options());
-    bind_each(address, port, count, SocketKind::Stream, adopt, probe, bind).map(|(_, sockets)| sockets)
+    bind_each(address, port, count, SocketKind::Stream, adopt, TcpListener::is_free, bind).map(|(_, sockets)| sockets)
 }
 
 /// As many sockets as there are workers, of whatever kind `bind` makes, and where they are. Those that the process before this one
@@ -531,9 +531,4 @@ pub(crate) fn bind_each<S>(
         }
     }
     Err(last)
-}
-
-/// Whether the port is free, which a socket without SO_REUSEPORT finds out.
-fn probe(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address, ListenOptions { backlog: 1, reuse_port: false, ..ListenOptions::default() }).map(drop)
 }

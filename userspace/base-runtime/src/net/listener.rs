@@ -68,6 +68,19 @@ pub struct TcpListener {
 
 impl TcpListener {
     pub fn bind(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+        let fd = TcpListener::bound(address, &options)?;
+        listen(fd.as_raw_fd(), options.backlog)?;
+        let local_addr = socket_address(fd.as_raw_fd(), libc::getsockname)?;
+        Ok(TcpListener { acceptor: Acceptor::new(fd), local_addr, _own: OwnPort::note(local_addr.port()) })
+    }
+
+    /// Finds out whether somebody else listens there, with a socket that shares its address with nobody. It does not listen itself: who
+    /// connected in that moment would be let in, and reset.
+    pub fn is_free(address: SocketAddr) -> io::Result<()> {
+        TcpListener::bound(address, &ListenOptions::default()).map(drop)
+    }
+
+    fn bound(address: SocketAddr, options: &ListenOptions) -> io::Result<OwnedFd> {
         let fd = new_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_STREAM)?;
         let raw = fd.as_raw_fd();
         if options.reuse_address {
@@ -85,9 +98,8 @@ impl TcpListener {
         if options.nodelay {
             set_option(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
         }
-        listen(raw, &Address::from(&address), options.backlog)?;
-        let local_addr = socket_address(raw, libc::getsockname)?;
-        Ok(TcpListener { acceptor: Acceptor::new(fd), local_addr, _own: OwnPort::note(local_addr.port()) })
+        bind(raw, &Address::from(&address))?;
+        Ok(fd)
     }
 
     /// Takes over a listener made elsewhere, for example one inherited from the process before. Sets TCP_NODELAY on it.
@@ -165,10 +177,10 @@ impl UnixListener {
         let address = Address::of_path(&path)?;
         let fd = new_socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
         let raw = fd.as_raw_fd();
-        match listen(raw, &address, backlog) {
+        match bind(raw, &address).and_then(|()| listen(raw, backlog)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path) => {
                 std::fs::remove_file(&path)?;
-                listen(raw, &address, backlog)?;
+                bind(raw, &address).and_then(|()| listen(raw, backlog))?;
             }
             result => result?,
         }
@@ -217,9 +229,13 @@ fn is_stale(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
 }
 
-fn listen(fd: RawFd, address: &Address, backlog: u32) -> io::Result<()> {
+fn bind(fd: RawFd, address: &Address) -> io::Result<()> {
     // SAFETY: the address and its length belong together, the descriptor is open.
     check(unsafe { libc::bind(fd, address.as_ptr(), address.length()) })?;
+    Ok(())
+}
+
+fn listen(fd: RawFd, backlog: u32) -> io::Result<()> {
     // SAFETY: a plain system call on an open descriptor.
     check(unsafe { libc::listen(fd, backlog.min(i32::MAX as u32) as i32) })?;
     Ok(())
