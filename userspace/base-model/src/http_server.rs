@@ -299,7 +299,7 @@ pub struct PathSpec {
     pub backend: String,
     /// Servers to proxy to without writing a Pipeline. `backend` wins if both are given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backend_pool: Option<PoolSpec>,
+    pub backend_pool: Option<Box<PoolSpec>>,
     /// Largest request body, in bytes, for this path. 0, the default: as the server says; negative: relayed at any size.
     pub client_max_body_size: i64,
     /// Headers to set on the request, with nginx-like variables; an empty text removes the header.

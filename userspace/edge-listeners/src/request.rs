@@ -221,7 +221,7 @@ fn prepare(
     matched: &Matched,
     forwarded_for: bool,
 ) -> Result<(), PathError> {
-    if !route.set_headers.is_empty() {
+    if !route.set_headers().is_empty() {
         let context = VariableContext {
             request: exchange.request(),
             client: &exchange.client,
@@ -231,7 +231,7 @@ fn prepare(
             captures: if let Matched::Captured(captures) = matched { captures } else { &[] },
         };
         let set: Vec<(&str, Option<String>)> = route
-            .set_headers
+            .set_headers()
             .iter()
             .map(|(name, text)| (name.as_str(), (!text.is_empty()).then(|| text.expand(&context))))
             .collect();
@@ -255,7 +255,7 @@ fn prepare(
     // Who writes the whole list into the field has the peer in it already.
     let is_list =
         |(name, text): &(String, VariableText)| name.eq_ignore_ascii_case("X-Forwarded-For") && text.adds_peer();
-    if forwarded_for && !route.set_headers.iter().any(is_list) {
+    if forwarded_for && !route.set_headers().iter().any(is_list) {
         let list = forwarded::with_peer(&exchange.request().headers, exchange.client.peer.ip(), ",");
         exchange.request_mut().headers.set("X-Forwarded-For", list);
     }

@@ -13,6 +13,7 @@ use proto_http::path::PathError;
 use regex::Regex;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ struct Rule {
     routes: Vec<Route>,
     /// Paths of the routes by index, when they are looked up in a tree and not one after another.
     tree: Option<Tree>,
+    /// Where there are many and no tree.
+    paths: Option<Paths>,
 }
 
 /// A host pattern, in lower case where it is text.
@@ -58,12 +61,27 @@ enum Host {
     Pattern(Regex),
 }
 
-/// One path entry.
+/// One path entry. There may be a hundred thousand, most of them with a path and a pipeline and nothing else.
 #[derive(Debug)]
 pub struct Route {
-    ip_filter: Option<IpFilter>,
-    exact: Option<String>,
+    exact: Option<Arc<str>>,
     prefix: Option<Arc<str>>,
+    /// What few have.
+    further: Option<Box<Further>>,
+    /// Number of the route in its server, from 0.
+    pub index: usize,
+    /// Where the pipeline of this name is, or will be.
+    pub pipeline: Arc<PipelineSlot>,
+    /// Largest request body in bytes: as `clientMaxBodySize` of the document, 0 = the server's.
+    pub max_body: i64,
+    /// It is written for what lies below `/.well-known/`, and not for everything.
+    pub well_known: bool,
+}
+
+/// Conditions beside the path's texts, and changes of the request.
+#[derive(Debug)]
+struct Further {
+    ip_filter: Option<IpFilter>,
     pattern: Option<Regex>,
     methods: Vec<String>,
     headers: Vec<KeyMatch>,
@@ -71,16 +89,7 @@ pub struct Route {
     queries: Vec<KeyMatch>,
     all_queries: bool,
     rewrite: Option<String>,
-    /// Number of the route in its server, from 0.
-    pub index: usize,
-    /// Where the pipeline of this name is, or will be.
-    pub pipeline: Arc<PipelineSlot>,
-    /// Largest request body in bytes: as `clientMaxBodySize` of the document, 0 = the server's.
-    pub max_body: i64,
-    /// Request headers to set (or, with an empty text, to remove) before the pipeline.
-    pub set_headers: Vec<(String, VariableText)>,
-    /// It is written for what lies below `/.well-known/`, and not for everything.
-    pub well_known: bool,
+    set_headers: Vec<(String, VariableText)>,
 }
 
 /// A condition on the first value of a header or query key.
@@ -155,21 +164,24 @@ impl Router {
                     method = true;
                 } else if !route.matches_headers(request) || !route.matches_queries(request) {
                     mismatch = true;
-                } else if !allowed(&route.ip_filter) {
+                } else if route.ip_filter().is_some_and(|filter| !filter.allows(client)) {
                     denied = true;
                 } else {
                     return true;
                 }
                 false
             };
-            let found = match &rule.tree {
-                Some(tree) => tree
+            let mut fits = |route| {
+                let route: &Route = route;
+                let matched = route.matches_path(path)?;
+                takes(route).then_some((route, matched))
+            };
+            let found = match (&rule.tree, rule.paths.as_ref().map(|paths| paths.of(path))) {
+                (Some(tree), _) => tree
                     .find(path, &mut |route| takes(&rule.routes[route]))
                     .map(|(route, captures)| (&rule.routes[route], Matched::Captured(captures))),
-                None => rule.routes.iter().find_map(|route| {
-                    let matched = route.matches_path(path)?;
-                    takes(route).then_some((route, matched))
-                }),
+                (None, Some(Some(mut some))) => some.find_map(|route| fits(&rule.routes[route])),
+                (None, _) => rule.routes.iter().find_map(fits),
             };
             if let Some(found) = found {
                 return Ok(found);
@@ -231,6 +243,99 @@ impl Hosts {
 /// So many rules are looked at one after another.
 const RULES_LISTED: usize = 16;
 
+/// Routes by the texts of their paths, in their order: of a hundred thousand a few are looked up, and the request is not compared with the
+/// others.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: HashMap<Arc<str>, Places>,
+    prefixes: HashMap<Arc<str>, Places>,
+    /// Lengths that prefixes have, in bytes, each once.
+    lengths: Vec<usize>,
+    /// Those with an expression, and those for every path.
+    others: Vec<u32>,
+}
+
+/// Where routes with one text stand; mostly it is one.
+#[derive(Debug)]
+enum Places {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Places {
+    fn add(&mut self, place: u32) {
+        match self {
+            Places::One(first) => *self = Places::Many(vec![*first, place]),
+            Places::Many(places) => places.push(place),
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Places::One(place) => std::slice::from_ref(place),
+            Places::Many(places) => places,
+        }
+    }
+}
+
+impl Paths {
+    /// Nothing where there are few, and where prefixes have so many lengths that trying each of them would take longer.
+    fn of_routes(routes: &[Route]) -> Option<Paths> {
+        if routes.len() < ROUTES_LISTED || u32::try_from(routes.len()).is_err() {
+            return None;
+        }
+        let mut listed = Paths::default();
+        for (place, route) in routes.iter().enumerate() {
+            let place = place as u32;
+            for (text, places) in [(&route.exact, &mut listed.exact), (&route.prefix, &mut listed.prefixes)] {
+                if let Some(text) = text {
+                    match places.entry(text.clone()) {
+                        Entry::Occupied(mut there) => there.get_mut().add(place),
+                        Entry::Vacant(free) => drop(free.insert(Places::One(place))),
+                    }
+                }
+            }
+            if route.pattern().is_some() || route.exact.is_none() && route.prefix.is_none() {
+                listed.others.push(place);
+            }
+        }
+        listed.lengths = listed.prefixes.keys().map(|prefix| prefix.len()).collect();
+        listed.lengths.sort_unstable();
+        listed.lengths.dedup();
+        (listed.lengths.len() < routes.len() / 4).then_some(listed)
+    }
+
+    /// Routes that may be for this path, in their order. `None`: so many prefixes of it are known that all routes have to be gone through.
+    fn of<'p>(&'p self, path: &str) -> Option<impl Iterator<Item = usize> + use<'p>> {
+        let mut lists: [&[u32]; LISTS_MOST] = [&[]; LISTS_MOST];
+        lists[0] = &self.others;
+        lists[1] = self.exact.get(path).map(Places::as_slice).unwrap_or_default();
+        let mut count = 2;
+        for length in self.lengths.iter().take_while(|length| **length <= path.len()) {
+            let known = path.get(..*length).and_then(|start| self.prefixes.get(start));
+            if let Some(places) = known {
+                *lists.get_mut(count)? = places.as_slice();
+                count += 1;
+            }
+        }
+        Some(std::iter::from_fn(move || {
+            let lists = &mut lists[..count];
+            let next = lists.iter().filter_map(|list| list.first().copied()).min()?;
+            // One that has several texts stands in several lists.
+            for list in lists.iter_mut().filter(|list| list.first() == Some(&next)) {
+                *list = &list[1..];
+            }
+            Some(next as usize)
+        }))
+    }
+}
+
+/// So many routes are compared one after another.
+const ROUTES_LISTED: usize = 32;
+
+/// Lists that are gone through together, those of prefixes in prefixes among them.
+const LISTS_MOST: usize = 10;
+
 /// Key of the pipeline generated for the `backendPool` of a path of the server of this key.
 pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
     let (namespace, name) = namespaces::split(server);
@@ -268,19 +373,21 @@ impl Rule {
             }
             Ok::<Tree, String>(tree)
         });
+        let made = spec.paths.iter().enumerate().map(|(index, path)| {
+            let pipeline = if path.backend.is_empty() { generated(index) } else { slot(&path.backend) };
+            Route::new(first + index, path, pipeline)
+        });
+        let mut routes = Vec::with_capacity(spec.paths.len());
+        for route in made {
+            routes.push(route?);
+        }
+        let tree = tree.transpose()?;
         Ok(Rule {
-            tree: tree.transpose()?,
+            paths: if tree.is_none() { Paths::of_routes(&routes) } else { None },
+            tree,
             ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()),
             hosts,
-            routes: spec
-                .paths
-                .iter()
-                .enumerate()
-                .map(|(index, path)| {
-                    let pipeline = if path.backend.is_empty() { generated(index) } else { slot(&path.backend) };
-                    Route::new(first + index, path, pipeline)
-                })
-                .collect::<Result<_, _>>()?,
+            routes,
         })
     }
 
@@ -321,14 +428,11 @@ impl Host {
 impl Route {
     fn new(index: usize, spec: &PathSpec, pipeline: Arc<PipelineSlot>) -> Result<Route, String> {
         let text = |t: &String| (!t.is_empty()).then(|| t.clone());
-        let canonical = |t: String| proto_http::path::Path::from_text(&t).as_str().to_owned();
+        let canonical = |t: String| Arc::<str>::from(proto_http::path::Path::from_text(&t).as_str());
         let headers = spec.headers.iter().map(|h| KeyMatch::new(&h.key, &h.values, &h.regexp));
         let queries = spec.queries.iter().map(|q| KeyMatch::new(&q.key, &q.values, &q.regexp));
-        Ok(Route {
-            index,
+        let further = Further {
             ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()),
-            exact: text(&spec.path).map(canonical),
-            prefix: text(&spec.path_prefix).map(canonical).map(Arc::from),
             pattern: text(&spec.path_regexp).map(|p| pattern(&p)).transpose()?,
             methods: spec.methods.clone(),
             headers: headers.collect::<Result<_, _>>()?,
@@ -336,17 +440,36 @@ impl Route {
             queries: queries.collect::<Result<_, _>>()?,
             all_queries: spec.match_all_query,
             rewrite: text(&spec.rewrite_target),
+            set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), VariableText::parse(v))).collect(),
+        };
+        Ok(Route {
+            index,
+            exact: text(&spec.path).map(canonical),
+            prefix: text(&spec.path_prefix).map(canonical),
+            further: (!further.is_empty()).then(|| Box::new(further)),
             well_known: [&spec.path, &spec.path_prefix, &spec.path_regexp]
                 .iter()
                 .any(|text| text.contains("well-known")),
             pipeline,
             max_body: spec.client_max_body_size,
-            set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), VariableText::parse(v))).collect(),
         })
     }
 
+    /// Request headers to set (or, with an empty text, to remove) before the pipeline.
+    pub fn set_headers(&self) -> &[(String, VariableText)] {
+        self.further.as_ref().map(|further| &further.set_headers[..]).unwrap_or_default()
+    }
+
+    fn ip_filter(&self) -> Option<&IpFilter> {
+        self.further.as_ref()?.ip_filter.as_ref()
+    }
+
+    fn pattern(&self) -> Option<&Regex> {
+        self.further.as_ref()?.pattern.as_ref()
+    }
+
     fn matches_path(&self, path: &str) -> Option<Matched> {
-        if self.exact.is_none() && self.prefix.is_none() && self.pattern.is_none() {
+        if self.exact.is_none() && self.prefix.is_none() && self.pattern().is_none() {
             return Some(Matched::Any);
         }
         if self.exact.as_deref() == Some(path) {
@@ -355,20 +478,22 @@ impl Route {
         if self.prefix.as_deref().is_some_and(|p| path.starts_with(p)) {
             return Some(Matched::Prefix);
         }
-        self.pattern.as_ref().is_some_and(|p| p.is_match(path)).then_some(Matched::Pattern)
+        self.pattern().is_some_and(|p| p.is_match(path)).then_some(Matched::Pattern)
     }
 
     fn matches_method(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|m| m == method)
+        let all = |further: &Further| further.methods.is_empty() || further.methods.iter().any(|m| m == method);
+        self.further.as_deref().is_none_or(all)
     }
 
     fn matches_headers(&self, request: &Request) -> bool {
-        holds(&self.headers, self.all_headers, |key| request.headers.text(key).map(Cow::Borrowed))
+        let value = |key: &str| request.headers.text(key).map(Cow::Borrowed);
+        self.further.as_deref().is_none_or(|further| holds(&further.headers, further.all_headers, value))
     }
 
     fn matches_queries(&self, request: &Request) -> bool {
-        self.queries.is_empty()
-            || holds(&self.queries, self.all_queries, |key| query_value(request.query.as_deref().unwrap_or(""), key))
+        let value = |key: &str| query_value(request.query.as_deref().unwrap_or(""), key);
+        self.further.as_deref().is_none_or(|further| holds(&further.queries, further.all_queries, value))
     }
 
     /// The prefix the route was written with.
@@ -378,19 +503,31 @@ impl Route {
 
     /// Rewrites the path by `rewriteTarget`, according to what matched. What may not be a path is refused, and the path stays.
     pub fn rewrite(&self, request: &mut Request, matched: &Matched) -> Result<(), PathError> {
-        let Some(target) = &self.rewrite else { return Ok(()) };
+        let Some(target) = self.further.as_ref().and_then(|further| further.rewrite.as_ref()) else { return Ok(()) };
         let path = request.path.as_str();
         let rewritten = match matched {
             Matched::Any => return Ok(()),
             Matched::Exact => target.clone(),
             Matched::Captured(captures) => radix::expand(target, captures),
             Matched::Prefix => format!("{target}{}", &path[self.prefix.as_ref().map_or(0, |p| p.len())..]),
-            Matched::Pattern => match &self.pattern {
+            Matched::Pattern => match self.pattern() {
                 Some(pattern) => pattern.replace_all(path, target.as_str()).into_owned(),
                 None => return Ok(()),
             },
         };
         request.path.rewrite(&rewritten)
+    }
+}
+
+impl Further {
+    fn is_empty(&self) -> bool {
+        self.ip_filter.is_none()
+            && self.pattern.is_none()
+            && self.methods.is_empty()
+            && self.headers.is_empty()
+            && self.queries.is_empty()
+            && self.rewrite.is_none()
+            && self.set_headers.is_empty()
     }
 }
 
@@ -484,6 +621,66 @@ mod tests {
             request.headers.add(name, value);
         }
         (request, client)
+    }
+
+    /// Many routes are looked up and few compared one after another: the same one is found.
+    #[test]
+    fn many_routes_lead_where_few_do() {
+        let few = "{path: /a, backend: a}, {pathPrefix: /a/, methods: [GET], backend: get}, {pathPrefix: /a/b, backend: ab}, \
+                   {path: /a/b/c, backend: late}, {pathRegexp: '^/r[0-9]$', backend: r}, {path: /x, pathPrefix: /y, pathRegexp: '^/z$', backend: xyz}, \
+                   {pathPrefix: /a/b/c/d/e, backend: deep}, {pathPrefix: /ü, backend: u}, {path: /a, headers: [{key: X-A, values: [b]}], backend: twice}, \
+                   {path: /h, headers: [{key: X-A, values: [b]}], backend: h}, {path: /h, backend: h2}";
+        let mut more = String::new();
+        for n in 0..ROUTES_LISTED * 4 {
+            more.push_str(&format!(
+                ", {{path: /more/{n:03}, backend: m{n}}}, {{pathPrefix: /pre/{n:03}/, backend: p{n}}}"
+            ));
+        }
+        let nested: String =
+            (1..=12).map(|n| format!(", {{pathPrefix: {}, methods: [PUT], backend: n{n}}}", "/n".repeat(n))).collect();
+        let short = router(&format!("rules: [{{paths: [{few}]}}]"));
+        let long = router(&format!("rules: [{{paths: [{few}{nested}{more}]}}]"));
+        assert!(short.rules[0].paths.is_none() && long.rules[0].paths.is_some());
+        let name = |found: Result<(&Route, Matched), u16>| match found {
+            Ok((route, matched)) => format!("{} {matched:?}", route.pipeline.name()),
+            Err(status) => status.to_string(),
+        };
+        for text in [
+            "GET h/a",
+            "GET h/a/",
+            "PUT h/a/",
+            "GET h/a/b",
+            "PUT h/a/b/c",
+            "PUT h/a/b/c/d/e/f",
+            "GET h/r1",
+            "GET h/r12",
+            "GET h/x",
+            "GET h/yes",
+            "GET h/z",
+            "GET h/%C3%BCber",
+            "GET h/%C3",
+            "GET h/",
+            "GET h/other",
+            "GET h/h",
+            "GET h/h|X-A: b",
+        ] {
+            let (request, client) = request(text);
+            let (one, other) = (short.route(&request, Some(client)), long.route(&request, Some(client)));
+            assert_eq!(name(one), name(other), "{text}");
+        }
+        for (text, wanted) in [
+            ("GET h/more/077", "m77 Exact"),
+            ("GET h/more/0770", "404"),
+            ("GET h/pre/003/x", "p3 Prefix"),
+            ("GET h/pre/003", "404"),
+            // More prefixes of it are known than are gone through together.
+            ("PUT h/n/n/n/n/n/n/n/n/n/n/n/n/x", "n1 Prefix"),
+            ("GET h/n/n/n/n/n/n/n/n/n/n/n/n/x", "405"),
+        ] {
+            let (request, client) = request(text);
+            assert_eq!(name(long.route(&request, Some(client))), wanted, "{text}");
+        }
+        assert!(size_of::<Route>() <= 72, "{}", size_of::<Route>());
     }
 
     /// The name of the backend, with the target after rewriting when it is another; or the status.

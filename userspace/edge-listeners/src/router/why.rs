@@ -136,7 +136,7 @@ impl Rule {
 impl Route {
     /// Its condition on the path, as it was written.
     fn condition(&self) -> String {
-        match (&self.exact, &self.prefix, &self.pattern) {
+        match (&self.exact, &self.prefix, self.pattern()) {
             (Some(exact), _, _) => format!("path {exact}"),
             (None, Some(prefix), _) => format!("pathPrefix {prefix}"),
             (None, None, Some(pattern)) => format!("pathRegexp {}", pattern.as_str()),
@@ -147,7 +147,7 @@ impl Route {
     fn unfit(&self) -> String {
         let exact = self.exact.as_ref().map(|text| format!("is not {text}"));
         let prefix = self.prefix.as_ref().map(|text| format!("does not begin with {text}"));
-        let pattern = self.pattern.as_ref().map(|regex| format!("does not match {}", regex.as_str()));
+        let pattern = self.pattern().map(|regex| format!("does not match {}", regex.as_str()));
         [exact, prefix, pattern].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
@@ -158,20 +158,20 @@ impl Route {
         client: Option<IpAddr>,
         kept_out: &dyn Fn(&str) -> String,
     ) -> Option<String> {
-        let method = request.method.as_str();
+        let (method, further) = (request.method.as_str(), self.further.as_ref()?);
         if !self.matches_method(method) {
-            return Some(format!("method {method} is none of {}", listed(self.methods.iter().cloned())));
+            return Some(format!("method {method} is none of {}", listed(further.methods.iter().cloned())));
         }
         if !self.matches_headers(request) {
             let value = |key: &str| request.headers.text(key).is_some();
-            return Some(unmet("header", &self.headers, self.all_headers, value));
+            return Some(unmet("header", &further.headers, further.all_headers, value));
         }
         if !self.matches_queries(request) {
             let query = request.query.as_deref().unwrap_or("");
             let value = |key: &str| super::query_value(query, key).is_some();
-            return Some(unmet("query parameter", &self.queries, self.all_queries, value));
+            return Some(unmet("query parameter", &further.queries, further.all_queries, value));
         }
-        let allowed = self.ip_filter.as_ref().is_none_or(|filter| filter.allows(client));
+        let allowed = further.ip_filter.as_ref().is_none_or(|filter| filter.allows(client));
         (!allowed).then(|| kept_out("the path's"))
     }
 }
