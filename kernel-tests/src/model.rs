@@ -12,6 +12,7 @@ use abi::{
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::syn::Segment;
 use datapath::tables::Bucket;
 use datapath::{Connection, Live, Outcome, Tables, steer};
 use edge_kernel::{AccessTables, Vip, before, gather};
@@ -34,6 +35,10 @@ pub struct Model {
     pub sockets: Vec<(Connection, u32)>,
     /// Whether the daemon lives: a number of `abi::config::lease`.
     pub lease: u8,
+    /// What is put into answers to SYNs, where there is a listener; no packet brings it.
+    pub cookie: Option<u32>,
+    /// As `abi::config::syn` has it.
+    pub syn_options: u32,
     pub access: AccessTables,
     /// By the number of the VIP.
     limits: HashMap<u32, Limit>,
@@ -100,6 +105,8 @@ impl Model {
             machines: array,
             sockets: Vec::new(),
             lease: abi::config::lease::OFF,
+            cookie: None,
+            syn_options: 0,
             access: AccessTables::of(&[]),
             limits: vips.iter().filter_map(|vip| Some((vip.id.into(), vip.limits.element()?))).collect(),
             buckets: RefCell::default(),
@@ -196,6 +203,18 @@ impl Tables for Model {
 
     fn now_ns(&self) -> u64 {
         1_000_000_000_000 + self.began.elapsed().as_nanos() as u64
+    }
+
+    fn make_cookie(&self, _: &Segment) -> Option<u32> {
+        self.cookie
+    }
+
+    fn takes_answer(&self, _: &Segment) -> bool {
+        self.cookie.is_none()
+    }
+
+    fn syn_options(&self) -> u32 {
+        self.syn_options
     }
 
     fn lease(&self) -> u8 {

@@ -146,7 +146,7 @@ pub fn vips() -> Vec<Vip> {
 /// Limits that no test comes near: they are looked at all the same.
 fn never_reached() -> VipLimits {
     let rate = Rate::new(10_000_000, 10_000_000);
-    VipLimits { all: Some(rate), source: Some(SourceLimit { rate, v4: 16, v6: 40 }) }
+    VipLimits { all: Some(rate), source: Some(SourceLimit { rate, v4: 16, v6: 40 }), cookies: Some(rate) }
 }
 
 /// Every slot with these owners.

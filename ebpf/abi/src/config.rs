@@ -18,7 +18,8 @@ pub struct Config {
     /// Bits of the captures that somebody waits for; 0: none, and no packet is looked at. Stored at once, by userspace and, when nobody
     /// has said for a while that he waits, by the programs.
     pub captures: u32,
-    pub reserved: u32,
+    /// What an answer with a SYN cookie may hold, as [`syn`] has it. Stored at once.
+    pub syn: u32,
 }
 
 /// The word that says until when the daemon lives: nanoseconds of CLOCK_MONOTONIC, without the lowest bit, which is set while the
@@ -54,6 +55,23 @@ pub mod lease {
         } else {
             AWAKE
         }
+    }
+}
+
+/// The word that says which options of TCP an answer with a SYN cookie may have: those that are remembered in its timestamp, where this
+/// machine's stack reads them there, and by how much it scales its window then.
+pub mod syn {
+    /// Timestamps are sent as they are: of a SYN cookie they hold what the client's SYN had.
+    pub const TIMESTAMPS: u32 = 1;
+
+    #[inline(always)]
+    pub const fn word(timestamps: bool, scale: u8) -> u32 {
+        (timestamps as u32 * TIMESTAMPS) | ((scale as u32) << 8)
+    }
+
+    #[inline(always)]
+    pub const fn scale(word: u32) -> u8 {
+        (word >> 8) as u8 & 0x0f
     }
 }
 

@@ -2,7 +2,7 @@
 //! and the sizes of the maps with their reasons. No code that decides anything.
 //!
 //! Reading order: `limits`, `address`, `vip`, `slot`, `machine`, `config`, `access`, `limit`, `listener`, `fragment`,
-//! `reason`, `counter`, `capture`, `gue`.
+//! `syn`, `reason`, `counter`, `capture`, `gue`.
 //!
 //! Every type here consists of integers and byte arrays, has no padding the compiler could leave uninitialised and
 //! accepts every bit pattern, so either side may copy it as bytes. Change a layout and [`limits::LAYOUT_VERSION`] together:
@@ -24,6 +24,7 @@ pub mod listener;
 pub mod machine;
 pub mod reason;
 pub mod slot;
+pub mod syn;
 pub mod vip;
 
 pub use access::AccessKey;
@@ -37,4 +38,5 @@ pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRan
 pub use machine::{Machine, SenderKey};
 pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
+pub use syn::Syn;
 pub use vip::{Before, Counts, HashMode, Service, VipAddress, VipKey};

@@ -13,6 +13,8 @@ pub struct Limit {
     pub all: Rate,
     /// Of those of one source.
     pub source: Rate,
+    /// What comes faster is answered with SYN cookies by who serves it.
+    pub cookies: Rate,
     /// Which bits of a source's address tell it from others; of IPv4 the last word.
     pub mask_v4: u32,
     pub reserved: u32,
@@ -42,6 +44,7 @@ impl Limit {
     pub const NONE: Limit = Limit {
         all: Rate { each_ns: 0, burst_ns: 0 },
         source: Rate { each_ns: 0, burst_ns: 0 },
+        cookies: Rate { each_ns: 0, burst_ns: 0 },
         mask_v4: 0,
         reserved: 0,
         mask_v6: [0; 4],
@@ -66,4 +69,4 @@ impl Rate {
     }
 }
 
-const _: () = assert!(size_of::<Rate>() == 16 && size_of::<Limit>() == 56 && size_of::<SourceKey>() == 20);
+const _: () = assert!(size_of::<Rate>() == 16 && size_of::<Limit>() == 72 && size_of::<SourceKey>() == 20);

@@ -120,6 +120,10 @@ reasons! {
     SourceLimited = 39, "source_limited", Drop;
     /// Opens a connection, and more than it allows come to its virtual IP.
     VipLimited = 40, "vip_limited", Drop;
+    /// Opens a connection, and more do than its virtual IP takes without: answered with a SYN cookie.
+    SynCookieSent = 41, "syn_cookie_sent", Transmit;
+    /// Of no connection and without a SYN cookie of this machine, while more come than its virtual IP takes without.
+    SynCookieWrong = 42, "syn_cookie_wrong", Drop;
 }
 
 const _: () = {

@@ -119,8 +119,10 @@ impl VipAddress {
 impl Service {
     /// There is an element of BEFORE for its VIP.
     pub const BEFORE: u8 = 1;
-    /// There is an element of LIMITS for its VIP.
+    /// New connections of its VIP are limited: there is an element of LIMITS.
     pub const LIMITED: u8 = 2;
+    /// What comes too fast is answered with SYN cookies: likewise.
+    pub const COOKIES: u8 = 4;
 
     pub const NONE: Service = Service {
         port_first: 0,

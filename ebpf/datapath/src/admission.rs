@@ -44,6 +44,21 @@ pub fn limited(tables: &impl Tables, index: u32, vip: u32, source: &Address) -> 
     None
 }
 
+/// Whether connections of the VIP begin faster than it takes without SYN cookies; counts the one that asks if not. Its bucket lies behind
+/// those of limits.
+#[inline(always)]
+pub fn is_flooded(tables: &impl Tables, index: u32, bucket: u32, opens: bool) -> bool {
+    let Some(limit) = tables.limit(index) else { return false };
+    let Some(bucket) = tables.vip_bucket(bucket) else { return false };
+    let now = tables.now_ns();
+    let rate = limit.cookies;
+    if opens {
+        return rate.each_ns != 0 && !take(&bucket, now, rate);
+    }
+    // Nothing is taken: it is looked whether there is less than half.
+    bucket.load() > now.wrapping_add(rate.burst_ns / 2)
+}
+
 /// Takes one out of a bucket, if there is one. Other CPUs do so at the same time, so a refusal writes nothing: what it took and gave back
 /// would be missing to who asks meanwhile, and under a flood somebody always does.
 #[inline(always)]

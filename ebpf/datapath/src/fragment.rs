@@ -21,8 +21,8 @@ pub fn steer(frame: &mut impl Frame, tables: &impl Tables, part: &Part) -> Outco
     let packet = Ip::of(part);
     let key = VipKey { address: packet.destination, generation: live.switch.generation() };
     let Some(address) = tables.vip(&key) else { return nobody(Reason::NotVip) };
-    let (own, packed, asked) = (live.settings.own as u16, part.packed as u8, Asked(part.asked));
     let vip = address.services[0].vip;
+    let (own, packed, asked) = (live.settings.own as u16, part.packed as u8, Asked(part.asked));
     let road = Road { tables, live, link: &link, packet: &packet, vip, hops: hops(packed), packed, asked };
     let outcome = road.go(frame, address, own, part);
     Outcome { hops: road.hops, ..outcome.unwrap_or_else(|reason| Outcome { vip, ..nobody(reason) }) }

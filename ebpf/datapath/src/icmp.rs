@@ -199,7 +199,7 @@ pub fn is_error(message: &Message) -> bool {
 }
 
 #[inline(always)]
-fn write_addresses_v6(w: impl Window, source: &[u32; 4], destination: &[u32; 4]) {
+pub fn write_addresses_v6(w: impl Window, source: &[u32; 4], destination: &[u32; 4]) {
     w.put_u32_raw(8, source[0]);
     w.put_u32_raw(12, source[1]);
     w.put_u32_raw(16, source[2]);

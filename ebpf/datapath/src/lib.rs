@@ -2,7 +2,7 @@
 //! into the tests on the host. No allocation, no loop without a bound, no length believed before it is checked.
 //!
 //! Reading order: [`steer`] is the road of a packet; `frame` how bytes are reached; `tables` what is looked up; then
-//! `admission` (who is let in), `owners` (who is asked next), `fragment` (their own road), `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `capture` (what of it all somebody wants to see); `host` for tests.
+//! `admission` (who is let in), `owners` (who is asked next), `fragment` (their own road), `syn` (SYN cookies), `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `capture` (what of it all somebody wants to see); `host` for tests.
 //!
 //! `#[inline(always)]` throughout: pointers into the packet do not survive a call between BPF functions, so all of it becomes one.
 #![cfg_attr(not(test), no_std)]
@@ -14,6 +14,7 @@ pub mod fragment;
 pub mod frame;
 pub mod owners;
 pub mod steer;
+pub mod syn;
 pub mod tables;
 
 pub mod ethernet;

@@ -1,15 +1,15 @@
 //! Who of a slot's owners is asked next. Four machines of 16 bits lie in one word, and all are compared at once: no branch, so one
 //! road for the verifier.
 
-use abi::Slot;
 use abi::config::lease;
 use abi::gue::{self, Asked, held};
 use abi::limits::{HOPS_MAX, STAND_INS_MAX};
+use abi::{Address, Slot};
 
 use crate::Tables;
 use crate::flow::Flow;
 use crate::ip::TCP;
-use crate::tables::{CLOSE, Connection, held};
+use crate::tables::{CLOSE, held};
 
 /// What is to be known of a packet whose slot this machine owns, or that another one sent. In words, because it is handed to a function
 /// that the verifier examines by itself.
@@ -129,17 +129,24 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
 #[inline(always)]
 pub fn slot_before(tables: &impl Tables, q: &Question) -> Slot {
     let Some(spread) = tables.before(q.before) else { return Slot::default() };
-    let connection = Connection::of(q);
-    let flow = Flow {
-        source: connection.source,
-        destination: connection.destination,
-        source_port: connection.source_port,
-        destination_port: connection.destination_port,
-        v4: connection.v4,
+    // Family by family, so that nothing of the other has to be kept: there is little room on the stack.
+    let t = &q.tuple;
+    let flow = |v4: bool, source: Address, destination: Address, ports: u32| Flow {
+        source,
+        destination,
+        source_port: u16::from_be(ports as u16),
+        destination_port: u16::from_be((ports >> 16) as u16),
+        v4,
         protocol: TCP,
     };
-    let counts = if connection.v4 { &spread.v4 } else { &spread.v6 };
-    tables.slot(spread.table as u16, Slot::number(flow.hash(counts, spread.seed)))
+    let hash = if q.v4() {
+        let (source, destination) = (Address::from_v4_raw(t[0]), Address::from_v4_raw(t[1]));
+        flow(true, source, destination, t[2]).hash(&spread.v4, spread.seed)
+    } else {
+        let (source, destination) = (Address([t[0], t[1], t[2], t[3]]), Address([t[4], t[5], t[6], t[7]]));
+        flow(false, source, destination, t[8]).hash(&spread.v6, spread.seed)
+    };
+    tables.slot(spread.table as u16, Slot::number(hash))
 }
 
 /// The newest owner that is not this machine and was not asked yet; 0: nobody is left. When four were asked the owner of new flows was

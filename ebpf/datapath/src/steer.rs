@@ -11,7 +11,7 @@ use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
 use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
 use crate::owners::{Decision, Question};
-use crate::{Frame, Live, Tables, Window};
+use crate::{Frame, Live, Tables, Window, syn};
 
 /// Why the packet met its fate, and whose counters say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,26 @@ pub struct Outcome {
     pub machine: u16,
     /// Tunnels it had been through when it arrived.
     pub hops: u8,
+    /// A number of [`watched`].
+    pub watched: u8,
+}
+
+/// Whether a packet is of a connection whose virtual IP takes only so many without SYN cookies.
+pub mod watched {
+    use crate::ip::TCP;
+
+    pub const NOT: u8 = 0;
+    /// It opens a connection.
+    pub const OPENS: u8 = 1;
+    /// It belongs to one, or says so.
+    pub const BELONGS: u8 = 2;
+
+    #[inline(always)]
+    pub(super) fn of(kind: super::Kind, protocol: u8) -> u8 {
+        // Looked into instead of a match: one road for the verifier.
+        let number = (kind.0 as u32 & 3) | ((protocol != TCP) as u32) << 2;
+        ((OPENS as u32 | (BELONGS as u32) << 4) >> (number * 4)) as u8 & 0x0f
+    }
 }
 
 /// Decides about the frame and changes it accordingly. On a verdict of Pass or Drop for a reason other than
@@ -108,7 +128,11 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     }
     let road = Road { tables, live, link: &link, packet: &packet, vip, hops, packed, asked };
     let outcome = road.travel(frame, address, &transport);
-    Outcome { hops, ..outcome.unwrap_or_else(|reason| Outcome { vip, ..nobody(reason) }) }
+    let outcome = Outcome { hops, ..outcome.unwrap_or_else(|reason| Outcome { vip, ..nobody(reason) }) };
+    if outcome.watched == watched::NOT || !syn::is_mine(outcome.reason) {
+        return outcome;
+    }
+    tables.watch(frame, &live, outcome)
 }
 
 /// What is settled about a packet once it is known to be for a VIP.
@@ -202,6 +226,13 @@ impl<T: Tables> Road<'_, T> {
                     return Ok(Outcome { vip: service.vip, ..nobody(reason) });
                 }
                 let plan = self.choose::<true>(&flow, service, kind, transport.at, self.hops > 0);
+                let watched = match service.flags & Service::COOKIES {
+                    0 => watched::NOT,
+                    _ => watched::of(kind, flow.protocol),
+                };
+                if let Some(reason) = plan.end {
+                    return Ok(Outcome { vip: plan.vip, watched, ..nobody(reason) });
+                }
                 self.send::<true>(frame, plan, flow.entropy())
             }
             None if kind == Kind::ICMP_ERROR => Ok(self.stay(Reason::IcmpPassed)),
@@ -466,7 +497,7 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
 
 #[inline(always)]
 pub(crate) fn nobody(reason: Reason) -> Outcome {
-    Outcome { reason, vip: 0, machine: 0, hops: 0 }
+    Outcome { reason, vip: 0, machine: 0, hops: 0, watched: watched::NOT }
 }
 
 pub(crate) const TCP_HEADER: usize = 20;

@@ -5,12 +5,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{
     AccessKey, Address, Before, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot, SourceKey,
-    Switch, VipAddress, VipKey,
+    Switch, Syn, VipAddress, VipKey,
 };
 
 use crate::owners::{self, Decision, Question};
+use crate::steer::watched;
+use crate::syn::{Offer, Segment};
 use crate::{Frame, Outcome};
-use crate::{admission, fragment};
+use crate::{admission, fragment, syn};
 
 pub trait Tables {
     /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
@@ -75,6 +77,48 @@ pub trait Tables {
         let index = live.switch.generation() * live.settings.vips + u32::from(vip);
         admission::limited(self, index, vip.into(), source)
     }
+
+    /// [`admission::is_flooded`] likewise.
+    #[inline(always)]
+    fn is_flooded(&self, live: &Live<'_>, vip: u16, opens: bool) -> bool
+    where
+        Self: Sized,
+    {
+        let (index, vips) = (live.switch.generation() * live.settings.vips, live.settings.vips);
+        admission::is_flooded(self, index + u32::from(vip), vips + u32::from(vip), opens)
+    }
+
+    /// What becomes of a watched packet that is this machine's: that of `outcome`, or [`syn::answer`] while too many come; in BPF a program
+    /// by itself, and then this does not return.
+    #[inline(always)]
+    fn watch(&self, frame: &mut impl Frame, live: &Live<'_>, outcome: Outcome) -> Outcome
+    where
+        Self: Sized,
+    {
+        if !self.is_flooded(live, outcome.vip, outcome.watched == watched::OPENS) {
+            return outcome;
+        }
+        let Outcome { reason, vip, hops, .. } = outcome;
+        syn::answer(frame, self, &Syn { switch: live.switch.0, arrived: 0, vip, hops, reason: reason as u8 })
+    }
+
+    /// [`syn::read_options`]; in BPF a function that the verifier examines once.
+    #[inline(always)]
+    fn offer(&self, frame: &impl Frame, from: usize, to: usize) -> Offer
+    where
+        Self: Sized,
+    {
+        syn::read_options(frame, self, from, to)
+    }
+
+    /// A SYN cookie for the packet that a listener of this machine takes from who answers it.
+    fn make_cookie(&self, segment: &Segment) -> Option<u32>;
+
+    /// Whether there is a socket for the packet, or a listener that takes its SYN cookie.
+    fn takes_answer(&self, segment: &Segment) -> bool;
+
+    /// The word of [`abi::config::syn`].
+    fn syn_options(&self) -> u32;
 
     /// Whether this machine's daemon lives: a number of [`abi::config::lease`].
     fn lease(&self) -> u8;

@@ -13,6 +13,7 @@ use abi::{
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::syn::Segment;
 use datapath::tables::Bucket;
 use datapath::{Live, Outcome, Tables, steer};
 use proptest::prelude::*;
@@ -116,6 +117,18 @@ impl Tables for World {
 
     fn machine(&self, index: u32) -> Option<&Machine> {
         self.machines.get(index as usize)
+    }
+
+    fn make_cookie(&self, _: &Segment) -> Option<u32> {
+        None
+    }
+
+    fn takes_answer(&self, _: &Segment) -> bool {
+        true
+    }
+
+    fn syn_options(&self) -> u32 {
+        0
     }
 
     fn lease(&self) -> u8 {

@@ -28,5 +28,17 @@ pub extern "C" fn limited(which: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
     }
 }
 
+/// [`admission::is_flooded`] likewise: 1, or 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn flooded(which: u32, opens: u32) -> u32 {
+    let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+    let vip = which & 0xffff;
+    let live = live(Switch(which >> 16), config);
+    let vips = live.settings.vips;
+    let index = live.switch.generation() * vips + vip;
+    admission::is_flooded(&Maps::new(core::ptr::null_mut(), 0), index, vips + vip, opens != 0) as u32
+}
+
 pub const SOURCE: u32 = 1;
 const VIP: u32 = 2;

@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 mod admission;
+mod cookie;
 mod decide;
 mod frame;
 mod maps;
@@ -17,6 +18,7 @@ mod verdict;
 mod xdp_capture;
 mod xdp_fragment;
 mod xdp_steer;
+mod xdp_syn;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use aya_ebpf::macros::{map, xdp};

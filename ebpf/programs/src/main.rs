@@ -4,6 +4,7 @@
 #![feature(asm_experimental_arch)]
 
 mod admission;
+mod cookie;
 mod decide;
 mod frame;
 mod maps;
@@ -15,6 +16,7 @@ mod verdict;
 mod xdp_capture;
 mod xdp_fragment;
 mod xdp_steer;
+mod xdp_syn;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -12,12 +12,13 @@
 //! | ACCESS_BLOCKS | hash | first 24 bits of an IPv4 address → states of the 256 | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | ACCESS_PREFIXES | trie | AccessKey → DENY or ALLOW | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | LIMITS | array, mapped | generation × vips + vip → Limit | 2 × vips at load | userspace, as VIPS | xdp_steer, xdp_fragment | none |
-//! | BUCKETS | array | vip → bucket | vips at load | xdp_steer, xdp_fragment | the same | none |
+//! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket | 2 × vips at load | xdp_steer, xdp_fragment | the same | none |
 //! | SOURCES | LRU hash | SourceKey → bucket | 65,536 | xdp_steer, xdp_fragment | the same | longest unused |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
-//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture | 2 | userspace | xdp_steer, xdp_fragment | none |
+//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture, 2 → xdp_syn | 3 | userspace | xdp_steer, xdp_fragment | none |
+//! | SYN | array per CPU | 0 → Syn | 1 | xdp_steer, for xdp_syn | xdp_syn | none |
 //! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment | xdp_fragment | none |
 //! | FRAGMENTS | LRU hash | FragmentKey → FragmentWay | 16,384 | xdp_fragment | xdp_fragment, userspace | longest unused |
 //! | CAPTURED | array per CPU | 0 → Captured | 1 | xdp_steer, xdp_fragment, for xdp_capture | xdp_capture | none |
@@ -43,7 +44,7 @@ use abi::limits::{
 };
 use abi::{
     Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit,
-    ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, VipAddress, VipKey,
+    ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
 };
 use datapath::owners::Question;
 
@@ -100,11 +101,15 @@ pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ROADS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub static ROADS: ProgramArray = ProgramArray::with_max_entries(3, 0);
 
 /// Elements of ROADS.
 pub const FRAGMENT_ROAD: u32 = 0;
 pub const CAPTURE_ROAD: u32 = 1;
+pub const SYN_ROAD: u32 = 2;
+
+#[map]
+pub static SYN: PerCpuArray<Syn> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static PART: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);

@@ -12,18 +12,21 @@ use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, Config, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey, Settings,
-    Slot, SourceKey, Switch, VipAddress, VipKey,
+    Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
 };
 use datapath::owners::{Decision, Question};
+use datapath::steer::watched;
+use datapath::syn::{Offer, Segment};
 use datapath::tables::Bucket;
 use datapath::{Frame, Live, Outcome, Tables};
 
-use crate::admission::{SOURCE, denied, limited};
+use crate::admission::{SOURCE, denied, flooded, limited};
+use crate::cookie::{answers, cookie, offer};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
     ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES,
-    PART, QUESTION, ROADS, SLOTS, SOURCES, VIPS, switch,
+    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIPS, switch,
 };
 use crate::sender::sender;
 
@@ -63,7 +66,7 @@ impl Tables for Maps {
             }
         }
         // There is no program: userspace puts it there before this one runs.
-        Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0, hops: 0 }
+        Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0, hops: 0, watched: watched::NOT }
     }
 
     #[inline(always)]
@@ -195,6 +198,57 @@ impl Tables for Maps {
             SOURCE => Some(Reason::SourceLimited),
             _ => Some(Reason::VipLimited),
         }
+    }
+
+    #[inline(always)]
+    fn is_flooded(&self, live: &Live<'_>, vip: u16, opens: bool) -> bool {
+        flooded(live.switch.generation() << 16 | vip as u32, opens as u32) != 0
+    }
+
+    #[inline(always)]
+    fn watch(&self, _: &mut impl Frame, live: &Live<'_>, outcome: Outcome) -> Outcome {
+        if self.is_flooded(live, outcome.vip, outcome.watched == watched::OPENS)
+            && let Some(place) = SYN.get_ptr_mut(0)
+        {
+            let Outcome { reason, vip, hops, .. } = outcome;
+            // SAFETY: as in `fragment`.
+            unsafe {
+                place.write(Syn {
+                    switch: live.switch.0,
+                    arrived: self.arrived as u32,
+                    vip,
+                    hops,
+                    reason: reason as u8,
+                });
+                let _ = ROADS.tail_call(&XdpContext::new(self.context), SYN_ROAD);
+            }
+            // This kernel does not take the program: it makes cookies itself, when its queue is full.
+        }
+        outcome
+    }
+
+    #[inline(always)]
+    fn offer(&self, _: &impl Frame, from: usize, to: usize) -> Offer {
+        Offer(offer(self.context, from as u32, to as u32))
+    }
+
+    #[inline(always)]
+    fn make_cookie(&self, segment: &Segment) -> Option<u32> {
+        let made =
+            cookie(self.context, segment.at as u32, segment.tcp as u32, segment.header as u32, segment.v4 as u32);
+        (made >> 32 != 0).then_some(made as u32)
+    }
+
+    #[inline(always)]
+    fn takes_answer(&self, segment: &Segment) -> bool {
+        answers(self.context, segment.at as u32, segment.tcp as u32, segment.v4 as u32) != 0
+    }
+
+    #[inline(always)]
+    fn syn_options(&self) -> u32 {
+        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+        unsafe { (&raw const (*config).syn).read_volatile() }
     }
 
     #[inline(always)]

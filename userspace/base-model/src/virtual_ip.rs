@@ -13,6 +13,7 @@
 //! limits:
 //!   newConnections: {perSecond: 20000, burst: 40000}
 //!   newConnectionsPerSource: {perSecond: 50, burst: 200}
+//!   synCookies: {perSecond: 5000}
 //! ```
 
 use std::borrow::Cow;
@@ -64,6 +65,15 @@ pub struct VipLimitsSpec {
     /// Those of one source, counted first. The kernel remembers 65536 sources; with more at a time, those longest unheard of begin anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_connections_per_source: Option<SourceRateSpec>,
+    /// New connections that a machine takes without SYN cookies. SYNs beyond are answered with them in the kernel's programs, before its
+    /// stack or anybody's memory is asked (`weir_xdp_packets_total` with the reason `syn_cookie_sent`), and what belongs to no connection
+    /// and brings no cookie is dropped (`syn_cookie_wrong`): a flood from forged addresses keeps no client out. Give a rate that
+    /// clients alone do not reach. Counted by the machine that serves the connection; SYNs that another machine sent on, those with IP
+    /// options, and those that come before a listener's queue has been full once, or again after two minutes, are its stack's, which
+    /// makes cookies, too. Connections that begin by a cookie have window scaling and selective acknowledgement only where
+    /// `net.ipv4.tcp_timestamps` is 2. Needs Linux 6.0; `weir doctor` says what is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_cookies: Option<ConnectionRateSpec>,
 }
 
 /// How fast, and how many at once.
@@ -387,7 +397,7 @@ impl VirtualIpSpec {
         if let Some(limits) = &self.limits {
             let path = at(path, "limits");
             if *limits == VipLimitsSpec::default() {
-                findings.warn(&path, "limits nothing: give newConnections or newConnectionsPerSource");
+                findings.warn(&path, "limits nothing: give newConnections, newConnectionsPerSource or synCookies");
             } else if !self.protocols.is_empty() && !self.protocols.contains(&Protocol::Tcp) {
                 findings.warn(&path, "has no effect: only TCP connections are limited, and protocols has no TCP");
             }
@@ -560,13 +570,14 @@ machines:
             &["machines: no machine is active: new flows have nowhere to go"],
         );
         check(
-            "{addresses: [1.2.3.4], limits: {newConnections: {perSecond: 100}, newConnectionsPerSource: {perSecond: 5, burst: 9, prefixLength: {ipv4: 24}}}}",
+            "{addresses: [1.2.3.4], limits: {synCookies: {perSecond: 9}, newConnections: {perSecond: 100}, newConnectionsPerSource: {perSecond: 5, burst: 9, prefixLength: {ipv4: 24}}}}",
             &[],
             &[],
         );
         check(
-            "{addresses: [1.2.3.4], limits: {newConnections: {}, newConnectionsPerSource: {perSecond: 0, burst: 0, prefixLength: {ipv4: 33}}}}",
+            "{addresses: [1.2.3.4], limits: {synCookies: {perSecond: 20000000}, newConnections: {}, newConnectionsPerSource: {perSecond: 0, burst: 0, prefixLength: {ipv4: 33}}}}",
             &[
+                "limits.synCookies.perSecond = 20000000: out of range; accepted: 1 to 10000000",
                 "limits.newConnections.perSecond: missing; give it: New connections in a second, 1 to 10000000",
                 "limits.newConnectionsPerSource.perSecond = 0: out of range; accepted: 1 to 10000000",
                 "limits.newConnectionsPerSource.burst = 0: out of range; accepted: 1 to 10000000",
@@ -577,7 +588,7 @@ machines:
         check(
             "{addresses: [1.2.3.4], limits: {}}",
             &[],
-            &["limits: limits nothing: give newConnections or newConnectionsPerSource"],
+            &["limits: limits nothing: give newConnections, newConnectionsPerSource or synCookies"],
         );
         check(
             "{addresses: [1.2.3.4], protocols: [UDP], limits: {newConnections: {perSecond: 1}}}",

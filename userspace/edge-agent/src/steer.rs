@@ -621,6 +621,7 @@ fn limits(spec: &VipLimitsSpec) -> VipLimits {
     let rate = |per_second: u32, burst: Option<u32>| Rate::new(per_second, burst.unwrap_or(per_second));
     VipLimits {
         all: spec.new_connections.map(|all| rate(all.per_second, all.burst)),
+        cookies: spec.syn_cookies.map(|above| rate(above.per_second, above.burst)),
         source: spec.new_connections_per_source.map(|source| SourceLimit {
             rate: rate(source.per_second, source.burst),
             v4: source.prefix_length.ipv4,
@@ -845,7 +846,7 @@ mod tests {
     #[test]
     fn every_field_of_a_virtual_ip_reaches_the_kernel() {
         let written = "{addresses: [192.0.2.1], ports: [80], protocols: [TCP], hash: sourcePrefix, sourcePrefixLength: {ipv4: 24, \
-                       ipv6: 56}, limits: {newConnections: {perSecond: 9, burst: 8}, newConnectionsPerSource: {perSecond: 7, burst: 6, \
+                       ipv6: 56}, limits: {synCookies: {perSecond: 5, burst: 4}, newConnections: {perSecond: 9, burst: 8}, newConnectionsPerSource: {perSecond: 7, burst: 6, \
                        prefixLength: {ipv4: 30, ipv6: 60}}}}";
         let nothing = Slots { slots: Arc::from([]), table: Arc::from([]), hash: None, earlier: None };
         let installed = |text: &str| {
@@ -863,6 +864,9 @@ mod tests {
             ("perSecond: 9", "perSecond: 10"),
             ("burst: 8", "burst: 9"),
             ("newConnections: {perSecond: 9, burst: 8}, ", ""),
+            ("perSecond: 5", "perSecond: 6"),
+            ("burst: 4", "burst: 5"),
+            ("synCookies: {perSecond: 5, burst: 4}, ", ""),
             ("perSecond: 7", "perSecond: 8"),
             ("burst: 6", "burst: 7"),
             ("ipv4: 30", "ipv4: 31"),

@@ -29,6 +29,7 @@ use aya::programs::{SkLookup, SkReuseport, Xdp};
 
 use crate::access::KnownAccess;
 use crate::capture::Captures;
+use crate::cookies;
 use crate::error::{KernelError, Warning};
 use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
@@ -143,6 +144,8 @@ pub enum Hook {
     XdpFragment,
     /// What both leave packets to that somebody wants to see.
     XdpCapture,
+    /// What `XdpSteer` leaves packets to while connections begin too fast.
+    XdpSyn,
     SkLookup,
     SkReuseport,
 }
@@ -371,11 +374,17 @@ impl Kernel {
             own_v6: family(false),
             ..Settings::default()
         };
+        self.publish_syn_options();
         if !inherited {
             for generation in 0..2 {
                 self.write_settings(generation);
             }
         }
+    }
+
+    /// What answers with SYN cookies may hold, as this machine's stack is set now.
+    pub(crate) fn publish_syn_options(&self) {
+        self.config.publish(std::mem::offset_of!(Config, syn) / 4, cookies::options());
     }
 
     fn attach(&mut self, interfaces: &[Interface], inherited: bool) -> Result<(), KernelError> {
@@ -424,13 +433,12 @@ impl Kernel {
         self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))
     }
 
-    /// Our programs for fragments and captures where `xdp_steer` looks for them, which takes ours and those of an earlier process alike.
+    /// Our programs that others call where `xdp_steer` looks for them, which takes ours and those of an earlier process alike.
     fn lay_roads(&self) -> Result<(), KernelError> {
-        for (place, hook) in [(0u32, Hook::XdpFragment), (1, Hook::XdpCapture)] {
+        for (place, hook) in [(0u32, Hook::XdpFragment), (1, Hook::XdpCapture), (2, Hook::XdpSyn)] {
             let Some(program) = self.programs.get(&hook).map(|program| program.as_raw_fd() as u32) else { continue };
-            sys::map_update(self.roads.as_fd(), &place, &program).map_err(|e| {
-                KernelError::system("cannot put the programs for fragments and captures into their places", e)
-            })?;
+            sys::map_update(self.roads.as_fd(), &place, &program)
+                .map_err(|e| KernelError::system("cannot put the programs that others call into their places", e))?;
         }
         Ok(())
     }
@@ -584,7 +592,7 @@ fn load_object(
         .map_max_entries("MACHINES", 2 * machines)
         .map_max_entries("BEFORE", 2 * vips)
         .map_max_entries("LIMITS", 2 * vips)
-        .map_max_entries("BUCKETS", vips)
+        .map_max_entries("BUCKETS", 2 * vips)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);
     if let Some(dir) = map_dir {
@@ -603,12 +611,13 @@ fn load_object(
         })?;
         let failed = |e: &aya::programs::ProgramError| load_error(name, e);
         let fd = match hook {
-            Hook::XdpCapture => {
+            Hook::XdpCapture | Hook::XdpSyn => {
                 let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
                 match xdp.load().and_then(|()| xdp.fd()) {
                     Ok(fd) => fd,
                     Err(_) => {
-                        warnings.push(Warning(WITHOUT_CAPTURE.to_owned()));
+                        let without = if hook == Hook::XdpSyn { WITHOUT_COOKIES } else { WITHOUT_CAPTURE };
+                        warnings.push(Warning(without.to_owned()));
                         continue;
                     }
                 }
@@ -838,6 +847,7 @@ fn possible_cpus() -> u32 {
 
 pub(crate) const WITHOUT_CAPTURE: &str =
     "packets cannot be captured: this kernel does not take the program for that; all else works as it does elsewhere";
+const WITHOUT_COOKIES: &str = "limits.synCookies of virtual IPs have no effect: Linux 6.0 lets programs make SYN cookies; the kernel makes its own when a queue is full";
 /// By mode: driver, generic. Behind it stands the interface's name.
 const XDP_PINS: [&str; 2] = ["link-xdp-", "generic-xdp-"];
 const GENERIC: usize = 1;
@@ -853,6 +863,7 @@ const MAPS: &[&str] = &[
     "PART",
     // Shared by programs of this process and an earlier one while one takes over, as PART is.
     "CAPTURED",
+    "SYN",
     "SLOTS",
     "MACHINES",
     "BEFORE",
@@ -874,6 +885,7 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("xdp_steer", Hook::XdpSteer),
     ("xdp_fragment", Hook::XdpFragment),
     ("xdp_capture", Hook::XdpCapture),
+    ("xdp_syn", Hook::XdpSyn),
     ("pick_listener", Hook::SkLookup),
     ("pick_worker", Hook::SkReuseport),
 ];

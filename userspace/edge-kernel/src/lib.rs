@@ -11,12 +11,13 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
 mod capture;
 mod connections;
+mod cookies;
 mod counters;
 mod error;
 mod follow;

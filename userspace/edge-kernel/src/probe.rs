@@ -6,6 +6,7 @@ use std::path::Path;
 use abi::gue::OVERHEAD_V6;
 
 use crate::built_in;
+use crate::cookies;
 use crate::interface::Interface;
 use crate::kernel::{Kernel, Options, Sizes};
 use crate::sockets::receives_on;
@@ -113,6 +114,9 @@ pub fn probe() -> Probe {
         "/sys/fs/bpf can hold pins".into(),
         "/sys/fs/bpf is missing: without sysfs nothing can be pinned, and steering stops when the process does".into(),
     );
+
+    let (well, text) = cookies::finding();
+    add("syn_cookies", false, well, text.into(), text.into());
 
     let forbidden = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default().trim() == "1";
     add(

@@ -88,7 +88,8 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) 
                 port_last: *range.end(),
                 protocol: protocol.number(),
                 flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 }
-                    | if vip.limits.element().is_some() { Service::LIMITED } else { 0 },
+                    | if vip.limits.all.is_some() || vip.limits.source.is_some() { Service::LIMITED } else { 0 }
+                    | if vip.limits.cookies.is_some() { Service::COOKIES } else { 0 },
                 vip: vip.id,
                 table,
                 reserved_too: 0,

@@ -69,6 +69,8 @@ pub struct VipLimits {
     /// All of them together.
     pub all: Option<Rate>,
     pub source: Option<SourceLimit>,
+    /// What comes faster to this machine is answered with SYN cookies, and must bring them.
+    pub cookies: Option<Rate>,
 }
 
 /// For the connections of one source.
@@ -92,6 +94,7 @@ impl VipLimits {
         Some(abi::Limit {
             all: self.all.unwrap_or_default(),
             source: source.map(|source| source.rate).unwrap_or_default(),
+            cookies: self.cookies.unwrap_or_default(),
             mask_v4: source.map_or(0, |source| (mask(source.v4, 32) as u32).to_be()),
             reserved: 0,
             mask_v6: Address::from(std::net::Ipv6Addr::from_bits(v6)).0,
@@ -220,6 +223,7 @@ impl Kernel {
         self.write_machines(standby, machines);
         self.write_before(standby, &spreads);
         self.write_limits(standby, &vips);
+        self.publish_syn_options();
         self.hand_over_counters(machines, &vips);
         self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;

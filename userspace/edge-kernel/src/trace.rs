@@ -13,6 +13,7 @@ use abi::{
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::syn::Segment;
 use datapath::tables::Bucket;
 use datapath::{Live, Tables, steer};
 
@@ -224,6 +225,18 @@ impl Tables for LiveTables<'_> {
 
     fn now_ns(&self) -> u64 {
         monotonic()
+    }
+
+    fn make_cookie(&self, _: &Segment) -> Option<u32> {
+        None
+    }
+
+    fn takes_answer(&self, _: &Segment) -> bool {
+        true
+    }
+
+    fn syn_options(&self) -> u32 {
+        0
     }
 
     fn lease(&self) -> u8 {
