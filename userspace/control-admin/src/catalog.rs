@@ -66,6 +66,17 @@ pub struct Tap {
     pub hold: Box<dyn Any + Send + Sync>,
 }
 
+/// Why a machine shows nothing of what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unshown {
+    /// The question is wrong, whoever is asked.
+    Question(String),
+    /// There is none of it here, as this machine is set up.
+    Nothing(String),
+    /// It cannot be shown here now; another machine may show its own.
+    Trouble(String),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KindInfo {
     pub kind: String,
@@ -146,16 +157,16 @@ pub trait Local: Send + Sync + 'static {
     }
 
     /// Requests as they end, from now on, that pass a filter: keys and values as `GET /tap` takes them.
-    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, Unshown> {
         let _ = filter;
-        Err("this machine has no edge half, and so no requests".to_owned())
+        Err(Unshown::Nothing("this machine has no edge half, and so no requests".to_owned()))
     }
 
     /// Packets that the kernel's programs decide about from now on and that pass a filter: keys and values as `GET /capture` takes them.
     /// Called where it may wait.
-    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, Unshown> {
         let _ = filter;
-        Err("this machine has no edge half, and so no kernel plane".to_owned())
+        Err(Unshown::Nothing("this machine has no edge half, and so no kernel plane".to_owned()))
     }
 
     /// A request was refused because as many documents as may be are being checked: counted.

@@ -42,7 +42,7 @@ mod wasm;
 mod watch;
 
 pub use alone::router_alone;
-pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local, Requests, Tap};
+pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local, Requests, Tap, Unshown};
 pub use listen::{Admin, Door, bind, check_open};
 pub use log_ring::LogRing;
 pub use login::Logins;

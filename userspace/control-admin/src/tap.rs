@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::access::caller;
 use crate::body::{Error, text};
-use crate::catalog::{Local, Tap};
+use crate::catalog::{Local, Tap, Unshown};
 use crate::logs::Chunks;
 use crate::routes::Api;
 use crate::status::escaped;
@@ -48,20 +48,32 @@ impl Shown {
         }
     }
 
-    async fn start(self, local: Arc<dyn Local>, filter: Vec<(String, String)>) -> Result<Tap, String> {
+    async fn start(self, local: Arc<dyn Local>, filter: Vec<(String, String)>) -> Result<Tap, Unshown> {
         match self {
             Shown::Requests => local.tap(&filter),
             Shown::Packets => {
                 // Waits for the kernel's programs.
                 let started = tokio::task::spawn_blocking(move || local.capture(&filter)).await;
-                started.unwrap_or_else(|_| Err("opening a capture panicked; the log says more".to_owned()))
+                started.unwrap_or_else(|_| {
+                    Err(Unshown::Trouble("opening a capture panicked; the log says more".to_owned()))
+                })
             }
         }
     }
+}
 
-    /// A machine that has none of it lets the others show theirs.
-    fn has_none(self, reason: &str) -> bool {
-        reason.contains("no edge half") || self == Shown::Packets && reason.contains("no kernel plane")
+impl Unshown {
+    fn reason(&self) -> &str {
+        match self {
+            Unshown::Question(reason) | Unshown::Nothing(reason) | Unshown::Trouble(reason) => reason,
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Unshown::Question(_) | Unshown::Nothing(_) => StatusCode::BAD_REQUEST,
+            Unshown::Trouble(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
     }
 }
 
@@ -99,10 +111,14 @@ pub async fn lines(api: &Arc<Api>, query: &[(String, String)], shown: Shown) -> 
         .cloned()
         .collect();
     if wanted(api.control.name()) {
+        let name = api.control.name().to_owned();
         match shown.start(api.local.clone(), filter.clone()).await {
-            Ok(tap) => drop(tokio::spawn(hand_on(tap, api.control.name().to_owned(), sender.clone()))),
-            Err(reason) if others.is_empty() || !shown.has_none(&reason) => return Err(Error::invalid(reason)),
-            Err(_) => {}
+            Ok(tap) => drop(tokio::spawn(hand_on(tap, name, sender.clone()))),
+            Err(Unshown::Nothing(_)) if !others.is_empty() => {}
+            Err(Unshown::Trouble(reason)) if !others.is_empty() => {
+                tokio::spawn(try_again(api.local.clone(), name, filter.clone(), shown, reason, sender.clone()));
+            }
+            Err(unshown) => return Err(Error::new(unshown.status(), unshown.reason())),
         }
     }
     for other in others {
@@ -142,6 +158,30 @@ async fn hand_on(mut tap: Tap, machine: String, sender: mpsc::Sender<Bytes>) {
         };
         if sender.send(line(&next)).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Says why this machine shows nothing yet while others do, and hands on what it shows once it can, as theirs is that were in trouble.
+async fn try_again(
+    local: Arc<dyn Local>,
+    machine: String,
+    filter: Vec<(String, String)>,
+    shown: Shown,
+    reason: String,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let warning = json!({"machine": machine, "warning": format!("it shows nothing yet: {reason}")});
+    if sender.send(line(&warning)).await.is_err() {
+        return;
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = sender.closed() => return,
+        }
+        if let Ok(tap) = shown.start(local.clone(), filter.clone()).await {
+            return hand_on(tap, machine, sender).await;
         }
     }
 }
@@ -233,7 +273,7 @@ async fn next(State(taps): State<Taps>, Query(query): Params) -> Response {
                 query.iter().filter(|(key, _)| key != "session" && key != "machine").cloned().collect();
             match taps.shown.start(taps.local.clone(), filter).await {
                 Ok(tap) => Session { tap, told: 0, asked: Instant::now() },
-                Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+                Err(unshown) => return (unshown.status(), unshown.reason().to_owned()).into_response(),
             }
         }
     };
@@ -274,3 +314,66 @@ const WAIT: Duration = Duration::from_millis(500);
 /// What nobody has asked for so long ends.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// It has room for a capture when it is asked for the second time.
+    #[derive(Default)]
+    struct Busy(AtomicU64);
+
+    impl Local for Busy {
+        fn about(&self) -> String {
+            String::new()
+        }
+        fn object_status(&self, _: Option<&str>) -> BTreeMap<String, Value> {
+            BTreeMap::new()
+        }
+        fn metrics(&self) -> String {
+            String::new()
+        }
+        fn logs(&self, _: usize) -> Vec<Arc<str>> {
+            Vec::new()
+        }
+        fn follow_logs(&self) -> Option<tokio::sync::broadcast::Receiver<Arc<str>>> {
+            None
+        }
+        fn log_level(&self) -> String {
+            String::new()
+        }
+        fn set_log_level(&self, _: &str) -> Result<(), String> {
+            Ok(())
+        }
+        fn capture(&self, _: &[(String, String)]) -> Result<Tap, Unshown> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err(Unshown::Trouble("all are taken".to_owned()));
+            }
+            let (sender, requests) = mpsc::channel(1);
+            sender.try_send(json!({"frame": "AAAA"})).expect("there is room");
+            Ok(Tap { requests, missed: Box::new(|| 0), hold: Box::new(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_in_trouble_says_so_and_is_shown_once_it_can_be() {
+        let (sender, mut lines) = mpsc::channel(4);
+        let local = Arc::new(Busy::default());
+        let reason = "all are taken".to_owned();
+        tokio::spawn(try_again(local.clone(), "m1".to_owned(), Vec::new(), Shown::Packets, reason, sender));
+        let mut next = async || serde_json::from_slice::<Value>(&lines.recv().await.expect("a line")).expect("JSON");
+        assert_eq!(next().await, json!({"machine": "m1", "warning": "it shows nothing yet: all are taken"}));
+        assert_eq!(next().await, json!({"frame": "AAAA"}));
+        assert_eq!(local.0.load(Ordering::Relaxed), 2, "it was asked until it could");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_question_is_told_apart_from_what_is_wrong_with_a_machine() {
+        let status = |unshown: fn(String) -> Unshown| unshown("it".to_owned()).status();
+        assert_eq!(status(Unshown::Question), StatusCode::BAD_REQUEST);
+        assert_eq!(status(Unshown::Nothing), StatusCode::BAD_REQUEST);
+        assert_eq!(status(Unshown::Trouble), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

@@ -21,15 +21,14 @@ const RATE: u32 = 1_000;
 const SNAP: u32 = 2_048;
 
 impl Plane {
-    /// Gives packets to the sink, from now on, for as long as what comes back lives. The error tells what the question should have been,
-    /// or what failed.
-    pub fn capture(&self, asked: &[(String, String)], sink: PacketSink) -> Result<OpenCapture, String> {
-        let filter = self.filter(asked)?;
-        self.kernel.capture(&filter, sink).map_err(|error| error.to_string())
+    /// Gives packets to the sink, from now on, for as long as what comes back lives. The error tells what this machine lacks for it.
+    pub fn capture(&self, filter: &CaptureFilter, sink: PacketSink) -> Result<OpenCapture, String> {
+        self.kernel.capture(filter, sink).map_err(|error| error.to_string())
     }
 
-    /// Reads `vip`, `reason`, `source`, `flow`, `to`, `rate` and `snap`. What is empty asks for nothing.
-    fn filter(&self, asked: &[(String, String)]) -> Result<CaptureFilter, String> {
+    /// Reads `vip`, `reason`, `source`, `flow`, `to`, `rate` and `snap`. What is empty asks for nothing. The error tells what the question
+    /// should have been.
+    pub fn capture_filter(&self, asked: &[(String, String)]) -> Result<CaptureFilter, String> {
         let mut filter = CaptureFilter { rate: RATE, snap: SNAP, ..CaptureFilter::default() };
         let mut flow = None;
         for (key, text) in asked.iter().filter(|(_, text)| !text.is_empty()) {

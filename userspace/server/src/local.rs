@@ -8,7 +8,7 @@ use base_telemetry::{Limit, Telemetry};
 use base_text::quoted;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use control_admin::{Requests, Tap};
+use control_admin::{Requests, Tap, Unshown};
 use control_api::{EdgeReport, FAILURE_CHARS_TOLD, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
@@ -178,27 +178,34 @@ impl control_admin::Local for Local {
         plane.lock().unwrap_or_else(PoisonError::into_inner).trace(flow)
     }
 
-    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+    fn capture(&self, filter: &[(String, String)]) -> Result<Tap, Unshown> {
         let Some(plane) = self.plane.get().and_then(Weak::upgrade) else {
-            return Err("there is no kernel plane here, so that no packet is looked at: start weir with --interface, or ask a machine that was"
-                .to_owned());
+            return Err(Unshown::Nothing(
+                "there is no kernel plane here, so that no packet is looked at: start weir with --interface, or ask a machine that was"
+                    .to_owned(),
+            ));
         };
         let (sender, captured) = mpsc::channel(CAPTURED_WAITING);
         let sink = Box::new(move |packet| sender.try_send(packet).is_ok());
-        let open = Arc::new(plane.lock().unwrap_or_else(PoisonError::into_inner).capture(filter, sink)?);
+        let open = {
+            let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
+            let filter = plane.capture_filter(filter).map_err(Unshown::Question)?;
+            Arc::new(plane.capture(&filter, sink).map_err(Unshown::Trouble)?)
+        };
         let (told, requests) = mpsc::channel(TAPPED_WAITING);
         tokio::spawn(tell_packets(Arc::downgrade(&plane), captured, told));
         let counted = open.clone();
         Ok(Tap { requests, missed: Box::new(move || counted.missed()), hold: Box::new(open) })
     }
 
-    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, Unshown> {
         let Some((traffic, _)) = self.edge.get() else {
-            return Err("this machine has no edge half, and so no requests".to_owned());
+            return Err(Unshown::Nothing("this machine has no edge half, and so no requests".to_owned()));
         };
+        let filter = watch::Filter::parse(filter).map_err(Unshown::Question)?;
         let (sender, requests) = mpsc::channel(TAPPED_WAITING);
         let sink: watch::Sink = Box::new(move |record| sender.try_send(record.to_json()).is_ok());
-        let open = Arc::new(traffic.watch().tap(watch::Filter::parse(filter)?, sink)?);
+        let open = Arc::new(traffic.watch().tap(filter, sink).map_err(Unshown::Trouble)?);
         let counted = open.clone();
         Ok(Tap { requests, missed: Box::new(move || counted.missed()), hold: Box::new(open) })
     }

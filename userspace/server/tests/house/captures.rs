@@ -3,6 +3,7 @@
 use crate::cluster::in_a_network;
 use crate::world::{Machine, eventually, free_port, mock, program, server, weirctl};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -190,17 +191,25 @@ fn packets_are_captured_with_what_becomes_of_them_in_either_mode() {
         assert_eq!(edge.machine.metric("weir_capture_missed_total{reason=\"room\"}"), Some(0.0));
         if mode == "generic" {
             shown_through_another(&edge);
-        }
-        let lines: Vec<_> =
-            (0..4).map(|_| edge.command(&edge.machine, &[]).stdout(Stdio::null()).spawn().unwrap()).collect();
-        edge.is_open(4.0);
-        let fifth = edge.command(&edge.machine, &["-c", "1"]).output().unwrap();
-        assert!(text(&fifth.stderr).contains("4 captures are open"), "{}", text(&fifth.stderr));
-        for mut line in lines {
-            line.kill().unwrap();
-            line.wait().unwrap();
+        } else {
+            let lines = as_many_as_may_be(&edge);
+            let fifth = edge.command(&edge.machine, &["-c", "1"]).output().unwrap();
+            assert!(text(&fifth.stderr).contains("4 captures are open"), "{}", text(&fifth.stderr));
+            assert_eq!(fifth.status.code(), Some(1));
+            lines.into_iter().for_each(end);
         }
     }
+}
+
+fn as_many_as_may_be(edge: &Edge) -> Vec<Child> {
+    let lines = (0..4).map(|_| edge.command(&edge.machine, &[]).stdout(Stdio::null()).spawn().unwrap()).collect();
+    edge.is_open(4.0);
+    lines
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// A member without a kernel plane shows what the one with one has.
@@ -215,5 +224,23 @@ fn shown_through_another(edge: &Edge) {
     let output = ended(edge, edge.capture(&second, &["--vip", "198.51.100.1", "-c", "1", "-o", "json"]));
     let line: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&line["machine"], &line["virtualIP"]), (&"generic".into(), &"shop".into()), "{line}");
+    edge.is_open(0.0);
+
+    // A machine that can show no more says so beside what others show, and joins them once it can.
+    let mut lines = as_many_as_may_be(edge);
+    let mut fifth = edge
+        .command(&edge.machine, &["-c", "1", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(fifth.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let warning = "generic: it shows nothing yet: 4 captures are open";
+    assert!(said.any(|line| line.contains(warning)), "the capture ended without the warning");
+    lines.pop().into_iter().for_each(end);
+    let output = ended(edge, fifth);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["machine"], "generic", "{line}");
+    lines.into_iter().for_each(end);
     edge.is_open(0.0);
 }
