@@ -167,7 +167,7 @@ mod tests {
             crate::problem::render(&problems),
             "labels.n = 1: not a text; put it in quotes: \"1\"\n\
              name = \"a b\": the name has a character that cannot stand in a URL; accepted: 1 to 253 letters, digits, '-', '_', '.' and '~'\n\
-             kind = \"Pipline\": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, AccessList, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"
+             kind = \"Pipline\": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, AccessList, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry, KubernetesServiceRegistry or MockNamespacer; did you mean Pipeline?"
         );
         assert_eq!(Document::parse(&json!({})).unwrap_err().len(), 2);
         assert_eq!(Document::parse(&json!([1])).unwrap_err().len(), 1);

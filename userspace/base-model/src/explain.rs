@@ -45,6 +45,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::IngressControllerSpec>("IngressController"),
         Explained::of::<crate::GatewayControllerSpec>("GatewayController"),
         Explained::of::<crate::AutoCertManagerSpec>("AutoCertManager"),
+        Explained::of::<crate::MockNamespacerSpec>("MockNamespacer"),
         Explained::of::<crate::ProxySpec>("Proxy"),
         Explained::of::<crate::RetrySpec>("Retry"),
         Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),

@@ -103,7 +103,7 @@ pub const KINDS: &[Kind] = &[
         &["kubernetesserviceregistry", "kubernetesserviceregistries", "kubernetes", "k8s"],
     )
     .serve(),
-    kind("MockNamespacer", Category::Business, &["mocknamespacer"]),
+    kind("MockNamespacer", Category::Business, &["mocknamespacer", "mocknamespacers"]).serve(),
     kind("ServiceRegistry", Category::System, &["serviceregistry", "sr"]).single(),
     kind("TrafficController", Category::System, &["trafficcontroller", "tc"]).single(),
     kind("RawConfigTrafficController", Category::System, &["rawconfigtrafficcontroller", "rctc"]).single(),
@@ -216,7 +216,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, AccessList, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, AccessList, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry, KubernetesServiceRegistry or MockNamespacer; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

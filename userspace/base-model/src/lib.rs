@@ -56,6 +56,7 @@ mod hash_rule;
 pub mod header_adapt;
 pub mod health_check;
 pub mod ip_filter;
+mod mock_namespacer;
 pub mod moment;
 pub mod regexp;
 pub mod repeats;
@@ -87,6 +88,7 @@ pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec
 pub use log_sink::{
     FileSinkSpec, HttpSinkSpec, KafkaSinkSpec, LogFormat, LogKind, LogSinkSpec, SpoolSpec, SyslogSinkSpec,
 };
+pub use mock_namespacer::{Made, MockNamespacerSpec};
 pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
 pub use overload_manager::{OverloadAction, OverloadActionSpec, OverloadManagerSpec, Resource, TriggerSpec};

@@ -16,6 +16,7 @@ use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 use crate::log_sink::LogSinkSpec;
+use crate::mock_namespacer::MockNamespacerSpec;
 use crate::overload_manager::OverloadManagerSpec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
@@ -61,6 +62,7 @@ pub enum Spec {
     IngressController(Box<IngressControllerSpec>),
     GatewayController(Box<GatewayControllerSpec>),
     AutoCertManager(Box<AutoCertManagerSpec>),
+    MockNamespacer(Box<MockNamespacerSpec>),
 }
 
 impl Object {
@@ -169,6 +171,7 @@ impl Spec {
             Self::IngressController(_) => "IngressController",
             Self::GatewayController(_) => "GatewayController",
             Self::AutoCertManager(_) => "AutoCertManager",
+            Self::MockNamespacer(_) => "MockNamespacer",
         }
     }
 
@@ -209,7 +212,8 @@ impl Spec {
             | Self::Consumer(_)
             | Self::IngressController(_)
             | Self::GatewayController(_)
-            | Self::AutoCertManager(_) => None,
+            | Self::AutoCertManager(_)
+            | Self::MockNamespacer(_) => None,
         }
     }
 
@@ -255,6 +259,11 @@ impl Spec {
                 let spec = findings
                     .read(&document.spec, "", |spec: &AutoCertManagerSpec, findings| spec.validate("", findings))?;
                 Some(Self::AutoCertManager(Box::new(spec)))
+            }
+            "MockNamespacer" => {
+                let check = |spec: &MockNamespacerSpec, findings: &mut Findings| spec.validate("", filters, findings);
+                let spec = findings.read(&document.spec, "", check)?;
+                Some(Self::MockNamespacer(Box::new(spec)))
             }
             "GlobalFilter" => {
                 let check = |spec: &GlobalFilterSpec, findings: &mut Findings| spec.validate("", filters, findings);
@@ -304,6 +313,7 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
+            Self::MockNamespacer(made) => made.check_certificates(now, dates, findings),
             Self::IngressController(controller) => {
                 controller.http_server.check_certificates("httpServer", now, dates, findings);
                 if let Some(server) = &controller.https_server {
@@ -415,6 +425,54 @@ mod tests {
             let told: Vec<&str> = findings.problems.iter().map(|problem| problem.path.as_str()).collect();
             assert_eq!(told, places, "{}", render(&findings.problems));
         }
+    }
+
+    #[test]
+    fn what_a_mock_namespacer_makes_is_looked_at_as_if_it_stood_alone() {
+        let refused = |yaml: &str| read(&format!("name: m\nkind: MockNamespacer\n{yaml}")).unwrap_err();
+        assert!(refused("pipelines: [{name: p, filters: []}]").contains("namespace: missing"));
+        assert!(refused("namespace: default").contains("what people write themselves is there"));
+        assert!(refused("namespace: a/b").starts_with("namespace = \"a/b\""), "{}", refused("namespace: a/b"));
+        let told = refused(
+            "namespace: n\nhttpServers: [{name: web, port: 0}, {port: 80}, {name: w, kind: TCPProxy, port: 81}, 7]",
+        );
+        for wanted in
+            ["httpServers[0].port", "httpServers[1].name", "httpServers[2].kind = \"TCPProxy\"", "httpServers[3] = 7"]
+        {
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+        let told = refused("namespace: n\npipelines: [{name: web, filters: [{name: x, kind: Nothing}]}]");
+        assert!(told.contains("pipelines[0].filters[0].kind"), "{told}");
+        let told = refused("namespace: n\nhttpServers: [{name: x, port: 80}]\npipelines: [{name: x, filters: []}]");
+        assert!(told.contains("pipelines[0].name: another one here is named \"x\""), "{told}");
+
+        let written = "namespace: n\nHTTPServers: [{name: web, port: 80, certBase64: c2hvd24=, keyBase64: c2VjcmV0}]\n\
+                       pipelines: [{name: p, filters: [{name: f, kind: Proxy, pools: [{servers: [{url: 'http://a:1'}]}]}]}]";
+        let object = read(&format!("name: m\nkind: MockNamespacer\n{written}")).unwrap();
+        let Spec::MockNamespacer(spec) = &object.spec else { panic!("it is one") };
+        let names: Vec<(String, &str)> =
+            spec.makes().into_iter().map(|made| (made.document.name.clone(), made.spec.kind())).collect();
+        assert_eq!(names, [("web".to_owned(), "HTTPServer"), ("p".to_owned(), "Pipeline")]);
+        // Nobody is shown the key, though the server need not say that it is one, and who sends what was shown keeps it.
+        let (secrets, stored) = (crate::Secrets::new(&[]), object.document.to_value());
+        let mut shown = secrets.hide(&stored);
+        let text = shown.to_string();
+        assert!(!text.contains("c2VjcmV0") && text.contains(crate::secret::HIDDEN), "{text}");
+        assert_eq!(secrets.restore(&mut shown, Some(&stored)), []);
+        assert_eq!(shown, stored);
+
+        let lost =
+            "namespace: n\nhttpServers: [{name: web, port: 80, rules: [{paths: [{pathPrefix: /, backend: q}]}]}]";
+        let told: Vec<String> = read(&format!("name: m\nkind: MockNamespacer\n{lost}"))
+            .unwrap()
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            told,
+            ["httpServers[0].rules[0].paths[0].backend: there is no Pipeline q here; its requests get 503"]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Secrets of documents: hidden where documents are shown, and put back where a shown document comes in again.
 //!
-//! Which fields are secret is said by the schemas (`x-secret`), where the fields are defined.
+//! Which fields are secret is said by the schemas (`x-secret`), where the fields are defined. A list of documents that need not say their
+//! kind says it for them (`x-kind`).
 
 use std::collections::BTreeMap;
 
@@ -63,7 +64,10 @@ impl Secrets {
 
     /// Of the kind the value says it is.
     fn schema(&self, value: &Value) -> Option<&Value> {
-        let kind = text_of(value, "kind")?;
+        self.of_kind(text_of(value, "kind")?)
+    }
+
+    fn of_kind(&self, kind: &str) -> Option<&Value> {
         self.kinds.iter().find(|known| known.kind.eq_ignore_ascii_case(kind)).map(|known| known.schema.as_ref())
     }
 }
@@ -109,8 +113,9 @@ impl<'w> Walk<'w, '_> {
                 for (i, item) in items.iter_mut().enumerate() {
                     let step = text_of(item, "name").map_or_else(|| i.to_string(), |name| format!("={name}"));
                     let (place, path) = (format!("{place}/{step}"), nth(path, i));
-                    // What has a kind of its own, as filters do, is known by that.
-                    if let Some(schema) = self.secrets.schema(item) {
+                    // What has a kind of its own, as filters do, is known by that, and what need not say it by where it stands.
+                    let of_place = || self.secrets.of_kind(schema.get("x-kind")?.as_str()?);
+                    if let Some(schema) = self.secrets.schema(item).or_else(of_place) {
                         Walk { secrets: self.secrets, root: schema, then: self.then }
                             .walk(item, schema, secret, &place, &path);
                     } else if let Some(schema) = schema.get("items") {

@@ -60,6 +60,7 @@ const EXAMPLES: &[(&str, &str)] = examples![
     "LogSink",
     "Lottery",
     "Mock",
+    "MockNamespacer",
     "NacosServiceRegistry",
     "OIDCAdaptor",
     "OPAFilter",

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
-use base_model::{Beside, FilterKinds, Object, Outline, Secrets, Spec, kinds, namespaces};
-use control_api::Document;
+use base_model::{Beside, FilterKinds, HttpServerSpec, Object, Outline, Secrets, Spec, kinds, namespaces};
+use control_api::{Document, NAMESPACE_LABEL};
 use serde_json::{Value, json};
 
 use crate::catalog::{Catalog, Category, Checked, KindInfo};
@@ -160,9 +160,32 @@ impl Catalog for ModelCatalog {
     }
 }
 
-/// One pipeline for each `backendPool` that has no `backend` beside it, named by its place.
+/// What there is because of this object: pipelines of an HTTPServer's `backendPool`s, and what a MockNamespacer makes in its namespace.
 fn generated(object: &Object) -> Vec<Value> {
-    let Spec::HttpServer(server) = &object.spec else { return Vec::new() };
+    match &object.spec {
+        Spec::HttpServer(server) => of_pools(server, &object.document),
+        Spec::MockNamespacer(spec) => {
+            let mut all = Vec::new();
+            for made in spec.makes() {
+                if let Spec::HttpServer(server) = &made.spec {
+                    all.extend(of_pools(server, &made.document));
+                }
+                all.push(made.document.to_value());
+            }
+            for document in &mut all {
+                if !document["labels"].is_object() {
+                    document["labels"] = json!({});
+                }
+                document["labels"][NAMESPACE_LABEL] = spec.namespace.as_str().into();
+            }
+            all
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// One pipeline for each `backendPool` that has no `backend` beside it, named by its place.
+fn of_pools(server: &HttpServerSpec, document: &base_model::Document) -> Vec<Value> {
     let mut pipelines = Vec::new();
     for (r, rule) in server.rules.iter().enumerate() {
         for (p, path) in rule.paths.iter().enumerate() {
@@ -170,11 +193,11 @@ fn generated(object: &Object) -> Vec<Value> {
                 continue;
             }
             // As it was written: the spec of the pool is read again with the pipeline.
-            let Some(pool) = written(&object.document.spec, &["rules", "paths"], &[r, p], "backendPool") else {
+            let Some(pool) = written(&document.spec, &["rules", "paths"], &[r, p], "backendPool") else {
                 continue;
             };
             pipelines.push(json!({
-                "name": namespaces::generated_pipeline(&object.document.name, r, p),
+                "name": namespaces::generated_pipeline(&document.name, r, p),
                 "kind": "Pipeline",
                 "flow": [{"filter": "proxy"}],
                 "filters": [{"name": "proxy", "kind": "Proxy", "pools": [pool]}],
@@ -388,6 +411,28 @@ beforePipeline:
   filters: []
 afterPipeline:
   filters: []
+"#,
+    ),
+    (
+        "MockNamespacer",
+        r#"
+name: NAME
+kind: MockNamespacer
+namespace: staging
+httpServers:
+- name: web
+  port: 10081
+  rules:
+  - paths:
+    - pathPrefix: /
+      backend: hello
+pipelines:
+- name: hello
+  filters:
+  - name: hello
+    kind: Mock
+    rules:
+    - code: 200
 "#,
     ),
     (

@@ -219,11 +219,15 @@ fn what_is_written_in_another_namespace_changes_nothing() {
     assert_eq!(world.get("/objects/a?namespace=blue").status, 200);
 }
 
+/// Makes a pipeline in the namespace `green`.
+const GREEN: &str = r#"{"name": "green", "kind": "MockNamespacer", "namespace": "green",
+    "pipelines": [{"name": "g", "filters": [{"name": "m", "kind": "Mock", "rules": [{"code": 200}]}]}]}"#;
+
 #[test]
 fn a_token_for_a_namespace_is_for_what_is_in_it() {
     let world = World::start();
     let until = Instant::now() + Duration::from_secs(60);
-    let mut token = |name: &str, grant: Value| loop {
+    let token = |name: &str, grant: Value| loop {
         let made = world.json("POST", "/tokens", json!({"name": name, "grants": [grant]}));
         if made.status != 503 {
             return made.json()["token"].as_str().unwrap_or_else(|| panic!("{}", made.text)).to_owned();
@@ -232,6 +236,7 @@ fn a_token_for_a_namespace_is_for_what_is_in_it() {
     };
     let blue = token("blue", json!({"role": "read", "kinds": ["Pipeline"], "namespaces": ["blue"]}));
     let own = token("own", json!({"role": "write", "namespaces": ["default"]}));
+    let both = token("both", json!({"role": "write", "namespaces": ["default", "green"]}));
     let refused =
         world.json("POST", "/tokens", json!({"name": "x", "grants": [{"role": "read", "namespaces": ["a b"]}]}));
     assert!(refused.status == 400 && refused.text.contains("namespaces"), "{}", refused.text);
@@ -255,6 +260,12 @@ fn a_token_for_a_namespace_is_for_what_is_in_it() {
         (&own, "GET", "/objects/a", "", 200),
         (&own, "DELETE", "/objects/a", "", 200),
         (&blue, "DELETE", "/objects/space", "", 403),
+        (&own, "POST", "/objects", GREEN, 403),
+        (&both, "POST", "/objects", GREEN, 201),
+        (&own, "GET", "/objects/g?namespace=green", "", 403),
+        (&both, "GET", "/objects/g?namespace=green", "", 200),
+        (&both, "DELETE", "/objects/green", "", 200),
+        (&both, "GET", "/objects/g?namespace=green", "", 404),
         (&own, "DELETE", "/objects?all=true", "", 403),
         (&own, "POST", "/tokens", r#"{"name": "y", "grants": [{"role": "admin"}]}"#, 403),
     ] {

@@ -47,6 +47,7 @@ mod kube;
 mod kubernetes;
 mod log_sinks;
 mod many_ingresses;
+mod namespaces;
 mod openid;
 mod overload;
 mod parts;
