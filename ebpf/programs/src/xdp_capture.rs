@@ -5,7 +5,7 @@
 //! - **Reads**: CAPTURED, CAPTURES; the packet
 //! - **Writes**: CAPTURES (counts and buckets), SEEN, and `captures` in CONFIG when nobody waits any more
 //! - **Verdicts**: those of the program that left the packet to it
-//! - **Kernel ≥** 5.15 (tried: 6.18); left out where it is refused
+//! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3); left out where it is refused
 //! - **Stack/insn budget**: 512 bytes; 29,000 instructions examined
 //! - **Test**: kernel-tests/tests/capture.rs
 

@@ -5,7 +5,7 @@
 //! - **Reads**: SYN, CONFIG; the kernel's TCP sockets, and its secrets of SYN cookies
 //! - **Writes**: COUNTERS, CAPTURED; the packet
 //! - **Verdicts**: as `xdp_steer`
-//! - **Kernel ≥** 6.0 (tried: 6.18); left out where it is refused
+//! - **Kernel ≥** 6.0 (tried: 6.1, 6.12, 6.18, 7.3); left out where it is refused
 //! - **Stack/insn budget**: 512 bytes; 42,000 instructions examined
 //! - **Test**: kernel-tests/tests/syn_cookies.rs
 

@@ -80,15 +80,28 @@ fn packets() {
     const PACKETS: u32 = 5_000;
     let mut kernel = world::kernel().unwrap_or_else(|e| panic!("{e}"));
     kernel.set_access(&[]).expect("written");
-    for hook in [Hook::XdpSteer, Hook::XdpFragment, Hook::SkLookup, Hook::SkReuseport] {
-        let Some(program) = kernel.program(hook) else { continue };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel has a release");
+    let release = release.trim();
+    let mut missing = Vec::new();
+    for (name, hook, since) in PROGRAMS {
+        let Some(program) = kernel.program(hook) else {
+            println!("guest: not loaded: {name}");
+            if version(release) >= since {
+                missing.push(name);
+            }
+            continue;
+        };
         let facts = sys::program_facts(program).expect("a loaded program");
         let examined = match facts.verified_instructions {
             0 => "it does not say how many instructions it examined".to_owned(),
             some => format!("{some} instructions examined"),
         };
-        println!("guest: loaded: {}: {} bytes of machine code, {examined}", facts.name, facts.jited_bytes);
+        println!("guest: loaded: {name}: {} bytes of machine code, {examined}", facts.jited_bytes);
     }
+    let warnings: Vec<&str> = kernel.warnings().iter().map(|warning| warning.0.as_str()).collect();
+    warnings.iter().for_each(|warning| println!("guest: warning: {warning}"));
+    // The daemon does without some of them, so nothing else here would miss them.
+    assert!(missing.is_empty(), "Linux {release} must take {}, and did not", missing.join(", "));
     let program = kernel.program(Hook::XdpSteer).expect("loaded");
     let mut witness = Witness::new(world::machines(), world::vips(), [world::address(OWN), world::own_v6()]);
     let mut random = Random(1);
@@ -107,6 +120,12 @@ fn packets() {
         );
     }
     println!("guest: packets: {PACKETS} mutated ones, each as the second opinion says");
+}
+
+/// Of `6.12.9+deb12-cloud-amd64`, 6 and 12.
+fn version(release: &str) -> [u32; 2] {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    [(); 2].map(|()| numbers.next().unwrap_or(0))
 }
 
 /// Ends with the value.
@@ -201,6 +220,15 @@ fn run(command: &mut Command) {
     assert!(status.success(), "{status}");
 }
 
+/// Every program, and the Linux since which it must load: what it needs is there from then on.
+const PROGRAMS: [(&str, Hook, [u32; 2]); 6] = [
+    ("xdp_steer", Hook::XdpSteer, [5, 10]),
+    ("xdp_fragment", Hook::XdpFragment, [5, 10]),
+    ("xdp_capture", Hook::XdpCapture, [5, 10]),
+    ("xdp_syn", Hook::XdpSyn, [6, 0]),
+    ("pick_listener", Hook::SkLookup, [5, 10]),
+    ("pick_worker", Hook::SkReuseport, [5, 14]),
+];
 const API: &str = "127.0.0.1:2381";
 /// An emulated machine on a busy one.
 const PATIENCE: Duration = Duration::from_secs(900);
