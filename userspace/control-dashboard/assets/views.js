@@ -34,7 +34,7 @@ export function machines(known) {
     number(known.rate(`machine ${member.name}`, total(member, "weir_worker_requests_total"))),
     number(total(member, "weir_worker_connections")),
     percent(share(total(member, "weir_worker_busy_ratio"), samples(member, "weir_worker_busy_ratio").length)),
-    bytes(total(member, "weir_process_resident_memory_bytes") || total(member, "process_resident_memory_bytes")),
+    bytes(total(member, "process_resident_memory_bytes")),
     member.version,
     when(member.startedAt),
   ]);

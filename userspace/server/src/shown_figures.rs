@@ -17,7 +17,7 @@ const FAMILIES: [&str; 14] = [
     "weir_steered_total",
     "weir_steering_virtual_ips",
     "weir_taps",
-    "weir_process_resident_memory_bytes",
+    "process_resident_memory_bytes",
 ];
 
 /// Series of one machine that are shown at most; what is beyond them is in `/metrics`.
@@ -30,7 +30,7 @@ pub fn of(metrics: &str) -> Value {
     };
     let mut families: Map<String, Value> = Map::new();
     let mut left = SERIES_MOST;
-    for line in metrics.lines().filter(|line| line.starts_with("weir_")) {
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let Ok(value) = value.parse::<f64>() else { continue };
@@ -76,10 +76,12 @@ mod tests {
 
     #[test]
     fn series_with_their_labels_and_no_others() {
-        let text = "# HELP weir_taps x\nweir_taps 2\nweir_limit_hits_total{limit=\"a\"} 0\nweir_limit_hits_total{limit=\"b\"} 3\n\
+        let text = "# HELP weir_taps x\nweir_taps 2\nprocess_resident_memory_bytes 4096\nprocess_open_fds 5\n\
+            weir_limit_hits_total{limit=\"a\"} 0\nweir_limit_hits_total{limit=\"b\"} 3\n\
             weir_room_waiting{room=\"q\\\"x,=\",kind=\"y\"} 7\nweir_requests_total{server=\"s\",code=\"200\"} 4\n";
         let wanted = json!({
             "weir_taps": [[{}, 2.0]],
+            "process_resident_memory_bytes": [[{}, 4096.0]],
             "weir_limit_hits_total": [[{"limit": "b"}, 3.0]],
             "weir_room_waiting": [[{"room": "q\"x,=", "kind": "y"}, 7.0]],
         });
