@@ -3,7 +3,7 @@
 //! OpenTelemetry says (<https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/>).
 
 use crate::Resource;
-use crate::recording::{Attribute, Recording, Span, SpanKind, Value};
+use crate::recording::{Attribute, Recording, Span, SpanKind, Value, lost};
 use crate::thrift::{Encoding, Writer};
 
 /// The spans as a collector takes them.
@@ -83,20 +83,24 @@ fn write_span(trace: &Recording, span: &Span, to: &mut Writer) {
             SpanKind::Server => "server",
             SpanKind::Client => "client",
         };
-        to.list_field(10, span.attributes.len() + 1 + if span.failed { 2 } else { 0 });
+        let left_out = lost(span.dropped_attributes, span.dropped_events);
+        to.list_field(10, span.attributes.len() + 1 + if span.failed { 2 } else { 0 } + left_out.clone().count());
         tag("span.kind", Tag::Text(kind), to);
         span.attributes.iter().for_each(|attribute| attribute_tag(attribute, to));
         if span.failed {
             tag("error", Tag::Flag(true), to);
             tag("otel.status_code", Tag::Text("ERROR"), to);
         }
+        left_out.for_each(|(key, count)| tag(key, Tag::Number(count), to));
         to.list_field(11, span.events.len());
         for event in &span.events {
             to.element(|log| {
                 log.i64_field(1, micros(event.at));
-                log.list_field(2, event.attributes.len() + 1);
+                let left_out = lost(event.dropped_attributes, 0);
+                log.list_field(2, event.attributes.len() + 1 + left_out.clone().count());
                 tag("event", Tag::Text(event.name), log);
                 event.attributes.iter().for_each(|attribute| attribute_tag(attribute, log));
+                left_out.for_each(|(key, count)| tag(key, Tag::Number(count), log));
             });
         }
     });
@@ -236,6 +240,28 @@ mod tests {
         let (packets, too_long) = packets(&resource(), &[&trace], 65_000);
         assert_eq!((packets.len(), too_long), (1, 0));
         assert_eq!(read_packet(&packets[0]), expected);
+    }
+
+    #[test]
+    fn what_bounds_have_cost_is_said() {
+        let bounds = SpanLimits { attributes: 1, events: 1, event_attributes: 1, ..SpanLimits::default() };
+        let (mut trace, now) = recording(bounds);
+        let request = trace.request();
+        ["a", "b", "c"].into_iter().for_each(|key| trace.set(request, key, 1));
+        (0..3).for_each(|_| trace.happened(request, "e", now, [("x", 1.into()), ("y", 2.into())]));
+        trace.close(now);
+        let number = |key: &str, number: i64| json!({"1": key, "2": 3, "6": number});
+        let (packets, _) = packets(&resource(), &[&trace], 65_000);
+        let span = &read_packet(&packets[0])["2"][0];
+        assert_eq!(span["10"][2], number("otel.dropped_attributes_count", 2));
+        assert_eq!(span["10"][3], number("otel.dropped_events_count", 2));
+        assert_eq!(span["11"][0]["2"][2], number("otel.dropped_attributes_count", 1));
+        let json: Json = serde_json::from_slice(&crate::zipkin::spans(&resource(), &[&trace])).unwrap();
+        let tags = &json[0]["tags"];
+        assert_eq!(
+            (&tags["otel.dropped_attributes_count"], &tags["otel.dropped_events_count"]),
+            (&json!("2"), &json!("2"))
+        );
     }
 
     #[test]

@@ -419,6 +419,13 @@ impl Span {
     }
 }
 
+/// What a format without a place of its own for what bounds have cost says of it, as OpenTelemetry has it for all of them: names and
+/// numbers, where there is something.
+pub fn lost(attributes: u32, events: u32) -> impl Iterator<Item = (&'static str, i64)> + Clone {
+    let all = [("otel.dropped_attributes_count", attributes), ("otel.dropped_events_count", events)];
+    all.into_iter().filter(|(_, count)| *count > 0).map(|(key, count)| (key, count.into()))
+}
+
 fn cut(value: Value, chars: usize) -> Value {
     match value.text().and_then(|text| text.char_indices().nth(chars).map(|(end, _)| text[..end].to_owned())) {
         Some(shorter) => shorter.into(),

@@ -2,7 +2,7 @@
 
 use crate::Resource;
 use crate::json;
-use crate::recording::{Recording, Span, SpanKind, Value};
+use crate::recording::{Recording, Span, SpanKind, Value, lost};
 use std::net::{IpAddr, SocketAddr};
 
 /// Where a Zipkin server takes spans.
@@ -96,6 +96,7 @@ fn write_span(resource: &Resource, trace: &Recording, span: &Span, o: &mut Vec<u
     if span.failed {
         member("error", text_of(span, "error.type").unwrap_or("true"), o);
     }
+    lost(span.dropped_attributes, span.dropped_events).for_each(|(key, count)| member(key, &count.to_string(), o));
     o.extend(b"}}");
 }
 
