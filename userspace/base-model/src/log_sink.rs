@@ -20,7 +20,9 @@ use crate::tracing::{OtlpSpec, check_url};
 /// Where lines of the access log and events of each machine go, beside where they go anyway. One of `http`, `syslog`, `file`, `otlp` and
 /// `kafka` says what takes them. Every line is on the machine's disk within a fifth of a second and leaves it when the sink has said
 /// that it has it: what a sink that is away, slow or failing cannot take waits there, also over a restart and a crash, and goes in its
-/// order when it is back. A line may come twice where the answer to it was lost.
+/// order when it is back. A line may come twice where the answer to it was lost. What a LogSink that is deleted had not sent waits a day
+/// for one of the same name, and is removed then, or sooner where that is more than 256 MiB of all that are gone
+/// (`weir_log_sink_gone_bytes`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LogSinkSpec {
@@ -111,8 +113,8 @@ pub struct HttpSinkSpec {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["address"]))]
 pub struct SyslogSinkSpec {
-    /// `udp://host:514` (nobody says whether lines arrive), `tcp://host:601` (each line after its length, RFC 6587) or
-    /// `unix:///dev/log`.
+    /// `udp://host:514` (nobody says whether lines arrive; where nobody listens they are sent again, or counted when that was heard too
+    /// late), `tcp://host:601` (each line after its length, RFC 6587) or `unix:///dev/log`.
     pub address: String,
     /// Facility of the lines: `kern`, `user`, `daemon`, `local0` to `local7` and so on. Default `local0`.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -70,6 +70,9 @@ const GIVE_UP: Duration = Duration::from_secs(300);
 /// What is left when the process ends is tried for this long.
 const LAST: Duration = Duration::from_secs(2);
 
+/// And their threads have so long to notice that it is over.
+const AFTER_LAST: Duration = Duration::from_millis(500);
+
 /// Between two lines in the log about a collector that does not take spans.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -84,8 +87,10 @@ pub(crate) fn shutdown() {
         let _ = shared.end.set(end);
         thread.thread().unpark();
     }
-    for (_, thread) in threads {
-        let _ = thread.join();
+    // One that waits for something without an end is not waited for.
+    let last = end + AFTER_LAST;
+    while threads.iter().any(|(_, thread)| !thread.is_finished()) && Instant::now() < last {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -224,7 +229,13 @@ impl Work {
         let mut pause = AGAIN_FIRST;
         loop {
             let shared = self.shared.clone();
-            match self.way.send(&messages, spans, &|| shared.end.get().copied()) {
+            let outcome = self.way.send(&messages, spans, &|| shared.end.get().copied());
+            let unheard = self.way.unheard();
+            if unheard > 0 {
+                kind.lost(Lost::Unheard, unheard);
+                self.tell(&format!("nobody was there for {unheard} spans that were sent"));
+            }
+            match outcome {
                 Outcome::Taken => return kind.exported(spans),
                 Outcome::Refused(count, why) => {
                     kind.lost(Lost::Refused, count);
@@ -314,8 +325,16 @@ impl Way {
     fn send(&mut self, messages: &[Bytes], spans: u64, until: &dyn Fn() -> Option<Instant>) -> Outcome {
         match (self, messages) {
             (Way::Collector(collector), [message]) => collector.send(message, spans, until),
-            (Way::Agent(agent), messages) => agent.send(messages),
+            (Way::Agent(agent), messages) => agent.send(messages, spans, until),
             (Way::Collector(_), _) => Outcome::Taken,
+        }
+    }
+
+    /// Spans that count as exported, and of which was heard since that nobody was there for them.
+    fn unheard(&mut self) -> u64 {
+        match self {
+            Way::Collector(_) => 0,
+            Way::Agent(agent) => agent.unheard(),
         }
     }
 }

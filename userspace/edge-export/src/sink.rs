@@ -4,6 +4,7 @@
 //! the other sends from its front and tries again. What an earlier process has left goes first.
 
 use crate::frame::Kind;
+use crate::leavings;
 use crate::sinks::{self, Sent, Target};
 use crate::spool::{Batch, Line, Spool};
 use base_model::{LogFormat, LogKind, LogSinkSpec};
@@ -51,7 +52,9 @@ static WANT_EVENTS: AtomicBool = AtomicBool::new(false);
 
 /// Where lines wait. To be called once, before there are sinks.
 pub fn set_directory(directory: &Path) {
-    let _ = DIRECTORY.set(directory.to_owned());
+    if DIRECTORY.set(directory.to_owned()).is_ok() {
+        leavings::look_after(directory);
+    }
 }
 
 /// What the daemon logs, line by line, for the sinks that want it. Waits for nobody but others who look at the list of sinks.
@@ -124,6 +127,8 @@ struct Counts {
     /// The disk was too slow to take what came.
     overrun: AtomicU64,
     damaged: AtomicU64,
+    /// They were sent in packets, and nobody listened there: heard too late to send them again.
+    unheard: AtomicU64,
     retries: AtomicU64,
 }
 
@@ -245,7 +250,7 @@ impl LogSink {
         json!({
             "health": lock(&self.shared.why).clone().unwrap_or_default(),
             "delivered": get(&counts.delivered),
-            "dropped": get(&counts.refused) + get(&counts.full) + get(&counts.overrun) + get(&counts.damaged),
+            "dropped": get(&counts.refused) + get(&counts.full) + get(&counts.overrun) + get(&counts.damaged) + get(&counts.unheard),
             "spoolBytes": self.shared.bytes(),
         })
     }
@@ -255,6 +260,12 @@ impl LogSink {
 pub fn end_all(sinks: &[Arc<LogSink>]) {
     sinks.iter().for_each(|sink| sink.close(LAST));
     sinks.iter().for_each(|sink| sink.wait());
+}
+
+/// Ends one that none of its name takes the place of: what it had not sent stays on disk for a while.
+pub fn retire(sink: &LogSink) {
+    hand_over(sink);
+    leavings::mark(&sink.shared.directory);
 }
 
 /// Puts one in the place of another, so that lines go on in their order.
@@ -269,7 +280,8 @@ pub fn encode(encoder: &mut Encoder) {
     for shared in sinks {
         let (counts, labels) = (&shared.counts, [("sink", &*shared.name)]);
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed) as f64;
-        let help = "Lines that a sink has said it has, by sink.";
+        let help =
+            "Lines that a sink has said it has, or that were sent to one that says nothing (syslog over UDP), by sink.";
         encoder.counter("weir_log_sink_delivered_total", help, &labels, get(&counts.delivered));
         let help = "Times lines were sent again because the sink had not taken them, by sink.";
         encoder.counter("weir_log_sink_retries_total", help, &labels, get(&counts.retries));
@@ -282,6 +294,7 @@ pub fn encode(encoder: &mut Encoder) {
             ("spool_full", &counts.full),
             ("queue_full", &counts.overrun),
             ("damaged", &counts.damaged),
+            ("unheard", &counts.unheard),
         ] {
             let help = "Lines that do not reach their sink, by sink and reason.";
             let labels = [("sink", &*shared.name), ("reason", reason)];
@@ -407,8 +420,15 @@ impl Sending {
                 continue;
             };
             let count = batch.lines.len() as u64;
-            let counts = &self.shared.counts;
-            match self.target.send(&batch.lines, &|| self.shared.end.get().copied()) {
+            let shared = self.shared.clone();
+            let counts = &shared.counts;
+            let sent = self.target.send(&batch.lines, &|| self.shared.end.get().copied());
+            let unheard = self.target.unheard();
+            if unheard > 0 {
+                counts.unheard.fetch_add(unheard, Ordering::Relaxed);
+                self.tell(&format!("nobody was there for {unheard} lines that were sent"));
+            }
+            match sent {
                 Sent::Taken => {
                     counts.delivered.fetch_add(count, Ordering::Relaxed);
                     (pause, bytes) = (AGAIN_FIRST, BATCH_BYTES);

@@ -31,6 +31,11 @@ pub enum Sent {
 pub trait Sink: Send {
     fn send(&mut self, lines: &[Line], until: &dyn Fn() -> Option<Instant>) -> Sent;
 
+    /// Lines that counted as taken, and of which was heard since that nobody was there for them; since this was asked last.
+    fn unheard(&mut self) -> u64 {
+        0
+    }
+
     /// Where they go, for people.
     fn shown(&self) -> &str;
 }

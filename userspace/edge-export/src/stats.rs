@@ -21,11 +21,14 @@ pub enum Lost {
     Refused,
     /// It could not be reached for too long.
     Failed,
+    /// They were sent in packets, and nobody listened there: heard too late to send them again.
+    Unheard,
 }
 
 const KINDS: [(Kind, &str); 4] =
     [(Kind::OtlpHttp, "otlp_http"), (Kind::OtlpGrpc, "otlp_grpc"), (Kind::Zipkin, "zipkin"), (Kind::Jaeger, "jaeger")];
-const LOST: [(Lost, &str); 3] = [(Lost::QueueFull, "queue_full"), (Lost::Refused, "refused"), (Lost::Failed, "failed")];
+const LOST: [(Lost, &str); 4] =
+    [(Lost::QueueFull, "queue_full"), (Lost::Refused, "refused"), (Lost::Failed, "failed"), (Lost::Unheard, "unheard")];
 
 #[derive(Debug)]
 struct Counts {
@@ -89,7 +92,7 @@ pub fn encode(encoder: &mut Encoder) {
             continue;
         }
         let labels = [("exporter", name)];
-        let help = "Spans that collectors have taken, by exporter.";
+        let help = "Spans that collectors have taken, and that were sent to agents, who never say whether they have them, by exporter.";
         encoder.counter("weir_trace_spans_exported_total", help, &labels, get(&counts.exported));
         let help = "Spans that wait to be exported, by exporter.";
         encoder.gauge("weir_trace_queue_spans", help, &labels, get(&counts.waiting));
@@ -97,7 +100,8 @@ pub fn encode(encoder: &mut Encoder) {
             "Exports that were tried again, because the collector could not be reached or had no room, by exporter.";
         encoder.counter("weir_trace_export_retries_total", help, &labels, get(&counts.retries));
         for (lost, reason) in LOST {
-            let help = "Spans that did not arrive, by exporter and reason.";
+            let help =
+                "Spans that did not arrive, by exporter and reason; unheard: sent in packets to where nobody listened.";
             let labels = [("exporter", name), ("reason", reason)];
             encoder.counter("weir_trace_spans_dropped_total", help, &labels, get(&counts.lost[lost as usize]));
         }

@@ -462,11 +462,11 @@ impl Traffic {
         Ok(())
     }
 
-    /// Logs to it no longer. What it had not taken stays on disk, for one of the same name.
+    /// Logs to it no longer. What it had not taken stays on disk, for one of the same name, and is removed after a day.
     pub fn remove_log_sink(&self, name: &str) {
         let all = self.shared.log_sinks.load_full();
         self.shared.log_sinks.store(Arc::new(all.iter().filter(|sink| &*sink.name != name).cloned().collect()));
-        all.iter().filter(|sink| &*sink.name == name).for_each(|sink| edge_export::sink::hand_over(sink));
+        all.iter().filter(|sink| &*sink.name == name).for_each(|sink| edge_export::sink::retire(sink));
         self.shared.refresh();
     }
 

@@ -1,20 +1,22 @@
 //! A syslog server: messages of RFC 5424 in packets (RFC 5426), over TCP after their lengths (RFC 6587 section 3.4.1), or over a Unix
 //! socket.
 //!
-//! Nobody there says what has arrived. Over a connection, a batch counts as taken when the connection is still there a moment after it.
-//! What was sent last is remembered: where the connection breaks otherwise than by a server that has read everything and closed it, that
-//! is sent again to the next one, so that a server that hangs and is killed loses nothing that is remembered.
+//! Nobody there says what has arrived. Of packets is counted what is heard of them: where nobody listens, they are sent again, to the
+//! host's next address, and what was heard too late for that is counted as unheard. Over a connection, a batch counts as taken when
+//! the connection is still there a moment after it. What was sent last is remembered: where the connection breaks otherwise than by a
+//! server that has read everything and closed it, that is sent again to the next one, so that a server that hangs and is killed loses
+//! nothing that is remembered.
 
 use super::{Sent, Sink, TIMEOUT, severity, word};
 use crate::frame::Line;
+use crate::packets::Packets;
 use base_model::SyslogSinkSpec;
 use base_model::log_sink::FACILITIES;
 use base_text::time::write_time;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Bytes of a message in one packet, at most (RFC 5426 section 3.2: what all receivers should take); longer ones are cut.
@@ -31,15 +33,16 @@ pub struct SyslogSink {
     facility: u8,
     /// Host, application and process.
     who: String,
+    /// Where it takes packets of UDP.
+    packets: Option<Packets>,
     way: Option<Way>,
     /// Batches as they were sent over a connection, the newest last, and their bytes.
     recent: VecDeque<Vec<u8>>,
     recent_bytes: usize,
 }
 
-/// How it is reached.
+/// How it is reached otherwise.
 enum Way {
-    Packets(UdpSocket),
     Local(UnixDatagram),
     Tcp(TcpStream),
     LocalStream(UnixStream),
@@ -55,6 +58,7 @@ impl SyslogSink {
             address: spec.address.clone(),
             facility: given.unwrap_or(LOCAL0) as u8,
             who: format!("{host} {app} {}", std::process::id()),
+            packets: udp_place(&spec.address).map(Packets::new),
             way: None,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -69,6 +73,18 @@ impl SyslogSink {
         out.extend_from_slice(&line.text);
     }
 
+    fn send_packets(&mut self, lines: &[Line], until: &dyn Fn() -> Option<Instant>) -> io::Result<()> {
+        let packet = |line| {
+            let mut text = Vec::new();
+            self.message(line, &mut text);
+            text.truncate(PACKET_MOST);
+            text
+        };
+        let all: Vec<Vec<u8>> = lines.iter().map(packet).collect();
+        let Some(packets) = &mut self.packets else { return Ok(()) };
+        packets.send(all.iter().map(Vec::as_slice), lines.len() as u64, until)
+    }
+
     fn try_send(&mut self, lines: &[Line]) -> io::Result<()> {
         let (mut way, fresh) = match self.way.take().map(|mut way| (way.is_there(), way)) {
             Some((Ok(()), way)) => (way, false),
@@ -80,21 +96,12 @@ impl SyslogSink {
         };
         let mut text = Vec::new();
         match &mut way {
-            Way::Packets(_) | Way::Local(_) => {
+            Way::Local(socket) => {
                 for line in lines {
                     text.clear();
                     self.message(line, &mut text);
                     text.truncate(PACKET_MOST);
-                    match &way {
-                        Way::Packets(socket) => socket.send(&text)?,
-                        Way::Local(socket) => socket.send(&text)?,
-                        Way::Tcp(_) | Way::LocalStream(_) => 0,
-                    };
-                }
-                if let Way::Packets(socket) = &way {
-                    // That nobody listens there is heard a moment later.
-                    thread::sleep(SETTLE / 20);
-                    socket.take_error()?.map_or(Ok(()), Err)?;
+                    socket.send(&text)?;
                 }
             }
             stream => {
@@ -145,7 +152,7 @@ impl Way {
         match self {
             Way::Tcp(stream) => stream.write_all(text),
             Way::LocalStream(stream) => stream.write_all(text),
-            Way::Packets(_) | Way::Local(_) => Ok(()),
+            Way::Local(_) => Ok(()),
         }
     }
 
@@ -155,7 +162,7 @@ impl Way {
         let read = match self {
             Way::Tcp(stream) => stream.read(&mut unread),
             Way::LocalStream(stream) => stream.read(&mut unread),
-            Way::Packets(_) | Way::Local(_) => return Ok(()),
+            Way::Local(_) => return Ok(()),
         };
         match read {
             Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection")),
@@ -169,7 +176,7 @@ impl Way {
         let block = |way: &Way, block: bool| match way {
             Way::Tcp(stream) => stream.set_nonblocking(!block),
             Way::LocalStream(stream) => stream.set_nonblocking(!block),
-            Way::Packets(_) | Way::Local(_) => Ok(()),
+            Way::Local(_) => Ok(()),
         };
         block(self, false)?;
         let there = self.settle();
@@ -178,8 +185,14 @@ impl Way {
     }
 }
 
-fn connect(address: &str) -> io::Result<Way> {
+/// Host and port, where the address is one of UDP.
+fn udp_place(address: &str) -> Option<&str> {
     let (scheme, place) = address.split_once("://").unwrap_or(("udp", address));
+    (scheme == "udp").then_some(place)
+}
+
+fn connect(address: &str) -> io::Result<Way> {
+    let (scheme, place) = address.split_once("://").unwrap_or(("tcp", address));
     if scheme == "unix" {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(TIMEOUT))?;
@@ -197,21 +210,12 @@ fn connect(address: &str) -> io::Result<Way> {
     }
     let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
     for at in place.to_socket_addrs()? {
-        let connected = if scheme == "udp" { packets(at) } else { stream(at) };
-        match connected {
+        match stream(at) {
             Ok(way) => return Ok(way),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-fn packets(at: SocketAddr) -> io::Result<Way> {
-    let any: SocketAddr = if at.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    // Connected, so that a machine that says nobody listens there is heard.
-    socket.connect(at)?;
-    Ok(Way::Packets(socket))
 }
 
 fn stream(at: SocketAddr) -> io::Result<Way> {
@@ -225,11 +229,16 @@ fn stream(at: SocketAddr) -> io::Result<Way> {
 const PROTOTYPE: i32 = 91;
 
 impl Sink for SyslogSink {
-    fn send(&mut self, lines: &[Line], _: &dyn Fn() -> Option<Instant>) -> Sent {
-        match self.try_send(lines) {
+    fn send(&mut self, lines: &[Line], until: &dyn Fn() -> Option<Instant>) -> Sent {
+        let sent = if self.packets.is_some() { self.send_packets(lines, until) } else { self.try_send(lines) };
+        match sent {
             Ok(()) => Sent::Taken,
             Err(error) => Sent::Later(None, error.to_string()),
         }
+    }
+
+    fn unheard(&mut self) -> u64 {
+        self.packets.as_mut().map_or(0, Packets::unheard)
     }
 
     fn shown(&self) -> &str {
@@ -241,7 +250,8 @@ impl Sink for SyslogSink {
 mod tests {
     use super::*;
     use crate::frame::Kind;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, UdpSocket};
+    use std::thread;
 
     fn sink(address: &str) -> SyslogSink {
         let spec =

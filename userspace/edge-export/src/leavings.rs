@@ -1,0 +1,183 @@
+//! What LogSinks that are gone have left on disk: it waits for one of the same name, for a day and within a bound, and is removed then.
+
+use base_telemetry::Encoder;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// How long lines of a sink that is gone are kept.
+pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes of all sinks that are gone, at most; the oldest go first.
+pub const MOST: u64 = 256 << 20;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// Its age says when a sink went.
+const MARK: &str = "gone";
+
+static THERE: AtomicU64 = AtomicU64::new(0);
+static REMOVED: AtomicU64 = AtomicU64::new(0);
+
+/// Looks after this directory, in which each sink has one of its own, for as long as the process lives.
+pub fn look_after(directory: &Path) {
+    let directory = directory.to_owned();
+    let look = move || {
+        loop {
+            sweep(&directory, SystemTime::now(), MOST);
+            thread::sleep(LOOK);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("log-leavings".into()).spawn(look) {
+        tracing::warn!(%error, "no thread to remove what log sinks that are gone have left on disk");
+    }
+}
+
+/// A sink has gone: from now on its lines are a day old at most.
+pub fn mark(directory: &Path) {
+    if let Err(error) = File::create(directory.join(MARK)) {
+        tracing::warn!(path = %directory.display(), %error, "the disk does not say when a log sink went");
+    }
+}
+
+/// Of a sink that is gone. Nobody else has it while this is there.
+struct Left {
+    directory: PathBuf,
+    places: Vec<(PathBuf, File)>,
+    bytes: u64,
+    since: SystemTime,
+}
+
+/// Removes what has been there for too long, and the oldest of what is too much.
+pub fn sweep(directory: &Path, now: SystemTime, most: u64) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let mut all: Vec<Left> = entries.flatten().filter_map(|entry| left(&entry.path())).collect();
+    all.sort_by_key(|left| left.since);
+    let mut there: u64 = all.iter().map(|left| left.bytes).sum();
+    for left in all {
+        let is_old = now.duration_since(left.since).is_ok_and(|age| age >= KEPT_FOR);
+        if !is_old && there <= most {
+            continue;
+        }
+        match left.remove() {
+            Ok(()) => {
+                there -= left.bytes;
+                REMOVED.fetch_add(left.bytes, Ordering::Relaxed);
+                let (path, bytes) = (left.directory.display(), left.bytes);
+                tracing::info!(%path, bytes, "what a log sink that is gone has left is removed");
+            }
+            Err(error) => {
+                let path = left.directory.display();
+                tracing::warn!(%path, %error, "what a log sink that is gone has left cannot be removed");
+            }
+        }
+    }
+    THERE.store(there, Ordering::Relaxed);
+}
+
+/// What is in a sink's directory, where nobody writes or sends it.
+fn left(directory: &Path) -> Option<Left> {
+    let mut places = Vec::new();
+    let (mut bytes, mut since) = (0, SystemTime::UNIX_EPOCH);
+    let mut see = |path: &Path| -> Option<()> {
+        let data = fs::metadata(path).ok()?;
+        bytes += data.len();
+        since = since.max(data.modified().ok()?);
+        Some(())
+    };
+    for entry in fs::read_dir(directory).ok()?.flatten() {
+        let path = entry.path();
+        if !path.is_dir() {
+            see(&path)?;
+            continue;
+        }
+        let lock = OpenOptions::new().append(true).open(path.join("lock")).ok()?;
+        lock.try_lock().ok()?;
+        for file in fs::read_dir(&path).ok()?.flatten() {
+            see(&file.path())?;
+        }
+        places.push((path, lock));
+    }
+    // What is none of ours is left alone.
+    (!places.is_empty()).then(|| Left { directory: directory.to_owned(), places, bytes, since })
+}
+
+impl Left {
+    fn remove(&self) -> io::Result<()> {
+        for (place, _held) in &self.places {
+            fs::remove_dir_all(place)?;
+        }
+        match fs::remove_file(self.directory.join(MARK)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // One of the same name may have begun meanwhile, in a place of its own.
+        match fs::remove_dir(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `weir_log_sink_gone_*`.
+pub fn encode(encoder: &mut Encoder) {
+    let get = |number: &AtomicU64| number.load(Ordering::Relaxed) as f64;
+    let help =
+        "Bytes of lines on disk that LogSinks which are gone had not sent; they wait a day for one of the same name.";
+    encoder.gauge("weir_log_sink_gone_bytes", help, &[], get(&THERE));
+    let help =
+        "Bytes of lines of LogSinks which are gone that were removed, after a day or because they were too many.";
+    encoder.counter("weir_log_sink_gone_removed_bytes_total", help, &[], get(&REMOVED));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+    use crate::spool::{Line, Spool};
+
+    fn fill(directory: &Path, name: &str) -> Spool {
+        let mut spool = Spool::open(&directory.join(name).join("0"), 1 << 20).unwrap();
+        let line = Line { kind: Kind::Access, at: 0, text: vec![b'x'; 1000].into() };
+        assert_eq!(spool.append(&[line], false).unwrap(), 1);
+        spool
+    }
+
+    #[test]
+    fn what_is_left_goes_after_a_day_or_when_it_is_too_much_and_what_is_used_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = |name: &str| directory.path().join(name).join("0").exists();
+        let used = fill(directory.path(), "used");
+        drop(fill(directory.path(), "old"));
+        let now = SystemTime::now();
+        sweep(directory.path(), now, MOST);
+        assert!(there("used") && there("old"));
+        sweep(directory.path(), now + KEPT_FOR + Duration::from_secs(60), MOST);
+        assert!(there("used") && !directory.path().join("old").exists());
+        // A sink that had nothing to write for long has just gone.
+        drop(fill(directory.path(), "idle"));
+        let long_ago = now - 2 * KEPT_FOR;
+        for file in fs::read_dir(directory.path().join("idle/0")).unwrap().flatten() {
+            File::options().append(true).open(file.path()).unwrap().set_modified(long_ago).unwrap();
+        }
+        mark(&directory.path().join("idle"));
+        sweep(directory.path(), now, MOST);
+        assert!(there("idle"));
+        // The oldest of too much.
+        drop(fill(directory.path(), "second"));
+        let marked = File::options().append(true).open(directory.path().join("idle").join(MARK)).unwrap();
+        marked.set_modified(now - Duration::from_secs(3600)).unwrap();
+        sweep(directory.path(), now, 1500);
+        assert!(there("used") && there("second") && !directory.path().join("idle").exists());
+        drop(used);
+        // What is none of ours is nobody's business here.
+        fs::create_dir(directory.path().join("else")).unwrap();
+        fs::write(directory.path().join("else/file"), "x").unwrap();
+        sweep(directory.path(), now + 2 * KEPT_FOR, 0);
+        assert!(!there("used") && directory.path().join("else/file").exists());
+    }
+}
