@@ -239,3 +239,22 @@ fn what_would_grow_unseen_is_refused() {
         assert_eq!(run(&*script, &mut request("GET", "/", &[])), SUCCESS, "{text}: {}", script.status().unwrap());
     }
 }
+
+/// After a method that may have changed a part, the engine looks for a way to put that back: it must not begin to.
+#[test]
+fn a_header_that_is_set_is_not_put_back() {
+    use std::sync::atomic::AtomicUsize;
+    let mut engine = words::engine();
+    let put_back = Arc::new(AtomicUsize::new(0));
+    let count = put_back.clone();
+    engine.register_indexer_set(move |_: &mut words::Req, _: &str, _: rhai::Dynamic| {
+        count.fetch_add(1, Relaxed);
+    });
+    let text = "req.Header.Set(\"A\", req.Header.Get(\"B\") + req.URL.Query.Get(\"z\") + req.Cookie(\"c\")); req.Header.Del(\"B\");";
+    let ast = words::compile(&engine, text).unwrap();
+    let mut exchange = request_with("GET", "/k?z=1", &[("B", "b"), ("Cookie", "c=2")], b"");
+    assert!(words::lent(&mut exchange, Duration::from_secs(1), || words::run(&engine, &ast)).is_ok());
+    let headers = &exchange.space_ref().request.headers;
+    assert_eq!((headers.value("A"), headers.value("B")), (Some(&b"b12"[..]), None));
+    assert_eq!(put_back.load(Relaxed), 0);
+}

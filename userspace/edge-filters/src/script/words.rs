@@ -14,7 +14,7 @@ use rhai::packages::{
 };
 use rhai::{AST, Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Position, Scope, def_package};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -146,21 +146,20 @@ pub fn lent<T>(exchange: &mut Exchange, timeout: Duration, script: impl FnOnce()
     struct Back<'e>(&'e mut Exchange);
     impl Drop for Back<'_> {
         fn drop(&mut self) {
-            let Some(here) = HERE.take() else { return };
-            *self.0.space() = here.space;
-            for line in here.lines {
+            let Some(mut here) = HERE.take() else { return };
+            std::mem::swap(self.0.space(), &mut here.space);
+            for line in here.lines.drain(..) {
                 self.0.tags.note(|| line);
             }
+            SPARE.set(Some(here));
         }
     }
-    let here = Here {
-        real_ip: exchange.client.real_ip,
-        scheme: exchange.client.scheme,
-        space: std::mem::take(exchange.space()),
-        until: Instant::now() + timeout,
-        lines: Vec::new(),
-        said: 0,
-    };
+    let mut here = SPARE.take().unwrap_or_default();
+    here.real_ip = exchange.client.real_ip;
+    here.scheme = exchange.client.scheme;
+    here.until = Some(Instant::now() + timeout);
+    here.said = 0;
+    std::mem::swap(exchange.space(), &mut here.space);
     HERE.set(Some(here));
     let _back = Back(exchange);
     script()
@@ -168,7 +167,7 @@ pub fn lent<T>(exchange: &mut Exchange, timeout: Duration, script: impl FnOnce()
 
 /// What a script calls `req`, `resp`, `req.URL`, its query and the headers of both; what they are of lies in [`HERE`].
 #[derive(Clone, Copy)]
-struct Req;
+pub struct Req;
 #[derive(Clone, Copy)]
 struct Resp;
 #[derive(Clone, Copy)]
@@ -181,11 +180,12 @@ struct Fields {
 }
 
 /// Of a request under way.
+#[derive(Default)]
 struct Here {
     space: Space,
     real_ip: Option<IpAddr>,
     scheme: &'static str,
-    until: Instant,
+    until: Option<Instant>,
     lines: Vec<String>,
     /// Bytes of headers that were set.
     said: usize,
@@ -193,13 +193,15 @@ struct Here {
 
 thread_local! {
     /// The request that a script runs for on this thread.
-    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    static HERE: RefCell<Option<Box<Here>>> = const { RefCell::new(None) };
+    /// What the last one lay in, with nothing of it left.
+    static SPARE: Cell<Option<Box<Here>>> = const { Cell::new(None) };
 }
 
 type Failed = Box<EvalAltResult>;
 
 fn here<T>(look: impl FnOnce(&mut Here) -> T) -> Result<T, Failed> {
-    HERE.with_borrow_mut(|here| here.as_mut().map(look)).ok_or_else(|| "there is no request here".into())
+    HERE.with_borrow_mut(|here| here.as_deref_mut().map(look)).ok_or_else(|| "there is no request here".into())
 }
 
 fn replace(text: &mut ImmutableString, what: &str, by: &str) -> Result<(), Failed> {
@@ -212,7 +214,7 @@ fn replace(text: &mut ImmutableString, what: &str, by: &str) -> Result<(), Faile
 }
 
 fn is_late() -> bool {
-    here(|here| Instant::now() >= here.until).unwrap_or(false)
+    here(|here| here.until.is_some_and(|until| Instant::now() >= until)).unwrap_or(false)
 }
 
 fn print(text: &str) {
@@ -241,10 +243,10 @@ fn words_of_request(engine: &mut Engine) {
     engine.register_get("RealIP", |_: &mut Req| {
         here(|here| here.real_ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string()))
     });
-    engine.register_get("Scheme", |_: &mut Req| here(|here| here.scheme.to_owned()));
-    engine.register_get("Proto", |_: &mut Req| here(|here| here.space.request.version.as_str().to_owned()));
+    engine.register_get("Scheme", |_: &mut Req| here(|here| ImmutableString::from(here.scheme)));
+    engine.register_get("Proto", |_: &mut Req| here(|here| ImmutableString::from(here.space.request.version.as_str())));
     engine.register_get("RequestURI", |_: &mut Req| here(|here| here.space.request.target()));
-    engine.register_fn("Cookie", |_: &mut Req, name: &str| {
+    engine.register_fn("Cookie", |_: Req, name: &str| {
         here(|here| {
             let lines = here.space.request.headers.known_all(Known::Cookie);
             let mut pairs = lines.flat_map(|line| line.split(|b| *b == b';')).map(<[u8]>::trim_ascii);
@@ -252,12 +254,13 @@ fn words_of_request(engine: &mut Engine) {
             lossy(value)
         })
     });
-    engine.register_get("Method", |_: &mut Req| here(|here| here.space.request.method.as_str().to_owned()));
+    engine.register_get("Method", |_: &mut Req| here(|here| ImmutableString::from(here.space.request.method.as_str())));
     engine.register_set("Method", |_: &mut Req, text: ImmutableString| match Method::parse(text.as_bytes()) {
         Some(method) => here(|here| here.space.request.method = method),
         None => wrong("a method", &text),
     });
-    engine.register_get("Host", |_: &mut Req| here(|here| here.space.request.authority.clone()));
+    engine
+        .register_get("Host", |_: &mut Req| here(|here| ImmutableString::from(here.space.request.authority.as_str())));
     engine.register_set("Host", |_: &mut Req, text: ImmutableString| match authority::is_authority(text.as_bytes()) {
         true => here(|here| text.as_str().clone_into(&mut here.space.request.authority)),
         false => wrong("a host", &text),
@@ -276,14 +279,14 @@ fn words_of_url(engine: &mut Engine) {
     engine.register_type_with_name::<Url>("URL").register_type_with_name::<Query>("Query");
     engine.register_get("EscapedPath", |_: &mut Url| here(|here| here.space.request.path.encoded().into_owned()));
     engine.register_get("Query", |_: &mut Url| Query);
-    engine.register_fn("Get", |_: &mut Query, name: &str| {
+    engine.register_fn("Get", |_: Query, name: &str| {
         here(|here| {
             let query = here.space.request.query.as_deref().unwrap_or_default();
             let found = form::readable_pairs(query).find(|(known, _)| known == name.as_bytes());
             lossy(found.as_ref().map(|(_, value)| &value[..]))
         })
     });
-    engine.register_get("Path", |_: &mut Url| here(|here| here.space.request.path.as_str().to_owned()));
+    engine.register_get("Path", |_: &mut Url| here(|here| ImmutableString::from(here.space.request.path.as_str())));
     engine.register_set("Path", |_: &mut Url, text: ImmutableString| {
         match here(|here| here.space.request.path.rewrite(&text))? {
             Ok(()) => Ok(()),
@@ -321,24 +324,26 @@ fn words_of_response(engine: &mut Engine) {
     engine.register_get("JSONBody", |_: &mut Resp| here(|here| json_of(&here.space.response_body))?);
 }
 
+/// Methods take the words they are of by value: after one that could have changed them, the engine would look for a way to put
+/// `req.Header` back, find none, and make two errors of it that it tells nobody: most of what a script costs.
 fn words_of_headers(engine: &mut Engine) {
     engine.register_type_with_name::<Fields>("Header");
-    engine.register_fn("Get", |fields: &mut Fields, name: &str| {
+    engine.register_fn("Get", |fields: Fields, name: &str| {
         here(|here| lossy(fields.read(here).and_then(|headers| headers.value(name))))
     });
-    engine.register_fn("Values", |fields: &mut Fields, name: &str| {
+    engine.register_fn("Values", |fields: Fields, name: &str| {
         here(|here| -> Array {
             let values = fields.read(here).into_iter().flat_map(|headers| headers.values(name));
             values.map(|value| lossy(Some(value)).into()).collect()
         })
     });
-    engine.register_fn("Set", |fields: &mut Fields, name: &str, value: &str| {
+    engine.register_fn("Set", |fields: Fields, name: &str, value: &str| {
         fields.change(name, value, |headers| headers.set(name, value))
     });
-    engine.register_fn("Add", |fields: &mut Fields, name: &str, value: &str| {
+    engine.register_fn("Add", |fields: Fields, name: &str, value: &str| {
         fields.change(name, value, |headers| headers.add(name, value))
     });
-    engine.register_fn("Del", |fields: &mut Fields, name: &str| {
+    engine.register_fn("Del", |fields: Fields, name: &str| {
         fields.change(name, "", |headers| {
             headers.remove(name);
         })
@@ -384,7 +389,7 @@ fn bytes_of(body: &Body) -> Result<&[u8], Failed> {
     Ok(bytes)
 }
 
-fn text_of(body: &Body) -> Result<String, Failed> {
+fn text_of(body: &Body) -> Result<ImmutableString, Failed> {
     bytes_of(body).map(|bytes| lossy(Some(bytes)))
 }
 
@@ -410,6 +415,6 @@ fn dynamic(value: Value) -> Dynamic {
     }
 }
 
-fn lossy(bytes: Option<&[u8]>) -> String {
-    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+fn lossy(bytes: Option<&[u8]>) -> ImmutableString {
+    String::from_utf8_lossy(bytes.unwrap_or_default()).as_ref().into()
 }
