@@ -6,18 +6,26 @@
 use edge_pipeline::{Exchange, Space};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
 
 /// The part of an exchange that a program reads and changes.
 #[derive(Default)]
 pub struct Call {
     pub space: Space,
-    pub real_ip: String,
+    real_ip: Option<IpAddr>,
     pub scheme: &'static str,
     /// For the access log.
     pub notes: Vec<String>,
     /// Bytes of headers, paths and other texts that the program has set.
     pub said: usize,
+}
+
+impl Call {
+    /// As [`Client::real_ip_text`](edge_pipeline::exchange::Client::real_ip_text) has it: few programs ask.
+    pub fn real_ip_text(&self) -> String {
+        self.real_ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string())
+    }
 }
 
 thread_local! {
@@ -66,11 +74,8 @@ struct Lent<'e> {
 
 impl<'e> Lent<'e> {
     fn new(exchange: &'e mut Exchange) -> Lent<'e> {
-        let mut call = Box::new(Call {
-            real_ip: exchange.client.real_ip_text(),
-            scheme: exchange.client.scheme,
-            ..Call::default()
-        });
+        let mut call =
+            Box::new(Call { real_ip: exchange.client.real_ip, scheme: exchange.client.scheme, ..Call::default() });
         std::mem::swap(exchange.space(), &mut call.space);
         Lent { exchange, call: Some(call) }
     }

@@ -54,7 +54,7 @@ type Set = fn(&mut Call, &[u8]) -> Result<(), String>;
 type SetNamed = fn(&mut Call, &[u8], &[u8]) -> Result<(), String>;
 
 const TELLS: [(&str, Tell); 14] = [
-    ("host_req_get_real_ip", |call, out| put_string(out, call.real_ip.as_bytes())),
+    ("host_req_get_real_ip", |call, out| put_string(out, call.real_ip_text().as_bytes())),
     ("host_req_get_scheme", |call, out| put_string(out, call.scheme.as_bytes())),
     ("host_req_get_proto", |call, out| put_string(out, call.space.request.version.as_str().as_bytes())),
     ("host_req_get_method", |call, out| put_string(out, call.space.request.method.as_str().as_bytes())),

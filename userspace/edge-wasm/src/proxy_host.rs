@@ -11,7 +11,7 @@ use crate::vm::State;
 use edge_filters::replaced;
 use edge_pipeline::Body;
 use proto_http::{Headers, Known, Method, Response, authority};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wasmtime::{Caller, ExternType, Linker, Module, Result, Val, ValType};
@@ -74,7 +74,7 @@ pub struct PerContext {
     /// `proxy_continue_stream` was called.
     pub resumed: bool,
     /// What the program says it means (`proxy_set_property`).
-    properties: HashMap<Vec<u8>, Vec<u8>>,
+    properties: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Calls that are to be made.
     pub calls: Vec<WantedCall>,
     /// What has come back, while the program is told of it.
@@ -415,7 +415,7 @@ fn property(caller: &mut Ask<'_>, path: &[u8]) -> Result<Option<Vec<u8>>> {
             here(|call| call.space.response.as_ref().map(|response| u64::from(response.status).to_le_bytes().to_vec()))?
         }
         [b"response", b"size"] => here(|call| call.space.response_body.length().map(|n| n.to_le_bytes().to_vec()))?,
-        [b"source", b"address"] => here(|call| Some(call.real_ip.clone().into_bytes()))?,
+        [b"source", b"address"] => here(|call| Some(call.real_ip_text().into_bytes()))?,
         _ => None,
     })
 }

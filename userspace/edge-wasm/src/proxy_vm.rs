@@ -54,6 +54,46 @@ pub enum Action {
     Pause,
 }
 
+/// Which callbacks a program has: what it has none for needs no VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Hears {
+    creates: bool,
+    /// By [`Side`].
+    heads: [bool; 2],
+    bodies: [bool; 2],
+    trailers: [bool; 2],
+    replies: bool,
+    /// That a request is over.
+    ends: bool,
+}
+
+impl Hears {
+    /// Whether it is called for that; `is_new`: its context has not been made yet.
+    pub fn of(&self, event: &Event, is_new: bool) -> bool {
+        let has = match event {
+            Event::Head { side, .. } => self.heads[*side as usize],
+            Event::Body { side, .. } => self.bodies[*side as usize],
+            Event::Trailers { side, .. } => self.trailers[*side as usize],
+            Event::Reply { .. } => self.replies,
+            Event::Done => self.ends,
+        };
+        has || is_new && self.creates
+    }
+
+    pub fn bodies_of(&self, side: Side) -> bool {
+        self.bodies[side as usize]
+    }
+
+    pub fn trailers_of(&self, side: Side) -> bool {
+        self.trailers[side as usize]
+    }
+
+    /// Whether it wants to know of contexts that are gone.
+    pub fn ends(&self) -> bool {
+        self.ends
+    }
+}
+
 /// What a program may export, and what it takes.
 type Callback<P, R = ()> = Option<TypedFunc<P, R>>;
 
@@ -133,12 +173,15 @@ impl ProxyVm {
         Ok(vm)
     }
 
-    pub fn has_body(&self, side: Side) -> bool {
-        self.bodies[side as usize].is_some()
-    }
-
-    pub fn has_trailers(&self, side: Side) -> bool {
-        self.trailers[side as usize].is_some()
+    pub fn hears(&self) -> Hears {
+        Hears {
+            creates: self.create.is_some(),
+            heads: self.heads.each_ref().map(Option::is_some),
+            bodies: self.bodies.each_ref().map(Option::is_some),
+            trailers: self.trailers.each_ref().map(Option::is_some),
+            replies: self.on_reply.is_some(),
+            ends: self.on_done.is_some() || self.on_log.is_some() || self.on_delete.is_some(),
+        }
     }
 
     pub fn tick_period(&self) -> Option<Duration> {

@@ -9,7 +9,7 @@ use crate::code::{Breed, Dialect, Program, Runs, Source};
 use crate::patience::Patience;
 use crate::proxy_common::Common;
 use crate::proxy_host::{CallReply, PerContext, Proxy, WantedCall, answer};
-use crate::proxy_vm::{Action, Event, ProxyVm, ROOT, Side};
+use crate::proxy_vm::{Action, Event, Hears, ProxyVm, ROOT, Side};
 use crate::shared::{Place, Section};
 use crate::unfit::Unfit;
 use crate::vm::{Failure, Reason, Settings, is_room};
@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -169,6 +169,8 @@ struct Bounds {
 struct Slot {
     program: Arc<Program>,
     place: Mutex<Lies>,
+    /// What its program is called for; there once it has begun.
+    hears: OnceLock<Hears>,
     next: AtomicI32,
     /// Contexts whose requests are over, and of which the program has not heard that.
     gone: Mutex<Vec<i32>>,
@@ -214,6 +216,11 @@ impl Slot {
 
     fn is_ended(&self) -> bool {
         matches!(*lock(&self.place), Lies::Ended)
+    }
+
+    /// Nobody uses it.
+    fn is_free(&self) -> bool {
+        matches!(*lock(&self.place), Lies::Here(_))
     }
 }
 
@@ -282,18 +289,17 @@ struct Visit {
     context: i32,
     is_new: bool,
     here: PerContext,
-    replies: Receiver<CallReply>,
-    replied: Sender<CallReply>,
+    /// Where calls of the program come back; most requests make none.
+    mail: Option<(Sender<CallReply>, Receiver<CallReply>)>,
     /// Calls that have not come back.
     outstanding: usize,
-    has_body: [bool; 2],
-    has_trailers: [bool; 2],
+    hears: Hears,
     closed: bool,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        if !self.closed && !self.is_new {
+        if !self.closed && !self.is_new && self.hears.ends() {
             lock(&self.slot.gone).push(self.context);
         }
     }
@@ -438,8 +444,8 @@ impl Host {
             self.pause(visit, exchange).await?;
             action = Action::Continue;
         }
-        let at = side as usize;
-        if ends || visit.here.local.is_some() || !(visit.has_body[at] || visit.has_trailers[at]) {
+        let (hears_body, hears_trailers) = (visit.hears.bodies_of(side), visit.hears.trailers_of(side));
+        if ends || visit.here.local.is_some() || !(hears_body || hears_trailers) {
             return self.paused_for_nothing(visit, exchange, action).await;
         }
         if !self.gather(exchange, side, action == Action::Pause).await? {
@@ -449,14 +455,14 @@ impl Host {
         let body = if side == Side::Request { &space.request_body } else { &space.response_body };
         let bytes = body.in_memory().map_or(0, <[u8]>::len);
         let trailers = body.trailers_here().map_or(0, proto_http::Headers::len);
-        if bytes > 0 && visit.has_body[at] {
+        if bytes > 0 && hears_body {
             action = self.call(visit, exchange, Event::Body { side, bytes, ends: trailers == 0 }).await?;
             if action == Action::Pause && (trailers == 0 || visit.outstanding > 0 || visit.here.resumed) {
                 self.pause(visit, exchange).await?;
                 action = Action::Continue;
             }
         }
-        if trailers > 0 && visit.has_trailers[at] && visit.here.local.is_none() {
+        if trailers > 0 && hears_trailers && visit.here.local.is_none() {
             action = self.call(visit, exchange, Event::Trailers { side, fields: trailers }).await?;
         }
         self.paused_for_nothing(visit, exchange, action).await
@@ -473,7 +479,7 @@ impl Host {
             self.pause(visit, exchange).await?;
         }
         // What came back meanwhile is told of before the next part.
-        while let Some(reply) = visit.replies.try_recv() {
+        while let Some(reply) = visit.mail.as_mut().and_then(|(_, replies)| replies.try_recv()) {
             self.deliver(visit, exchange, reply).await?;
         }
         Ok(())
@@ -492,8 +498,10 @@ impl Host {
                 let text = format!("it pauses a request for longer than {most} (pauseTimeout)");
                 return Err(Stop::Failed(Failure { reason: Reason::Time, text }));
             }
-            if visit.outstanding > 0 {
-                if let Ok(Some(reply)) = base_runtime::time::timeout(left, visit.replies.recv()).await {
+            if visit.outstanding > 0
+                && let Some((_, replies)) = &mut visit.mail
+            {
+                if let Ok(Some(reply)) = base_runtime::time::timeout(left, replies.recv()).await {
                     self.deliver(visit, exchange, reply).await?;
                 }
                 continue;
@@ -535,6 +543,9 @@ impl Host {
         exchange: &mut Exchange,
         event: Event,
     ) -> Result<Action, Failure> {
+        if !visit.hears.of(&event, visit.is_new) {
+            return Ok(Action::Continue);
+        }
         let slot = visit.slot.clone();
         let mut held = slot.hold().await.ok_or_else(ended)?;
         let gone = std::mem::take(&mut *lock(&slot.gone));
@@ -558,7 +569,8 @@ impl Host {
                 continue;
             }
             visit.outstanding += 1;
-            self.send(wanted, visit.replied.clone());
+            let (replied, _) = visit.mail.get_or_insert_with(|| mailbox(CALLS_MAX));
+            self.send(wanted, replied.clone());
         }
         Ok(action)
     }
@@ -599,6 +611,7 @@ impl Host {
                     let slot = Arc::new(Slot {
                         program: program.clone(),
                         place: Mutex::new(Lies::InUse),
+                        hears: OnceLock::new(),
                         next: AtomicI32::new(ROOT),
                         gone: Mutex::default(),
                     });
@@ -607,6 +620,9 @@ impl Host {
                     let mut held = Held { slot: slot.clone(), vm: None };
                     held.vm = Some(self.start(&program).await?);
                     let ticks = held.vm.as_ref().is_some_and(|vm| vm.tick_period().is_some());
+                    if let Some(vm) = &held.vm {
+                        let _ = slot.hears.set(vm.hears());
+                    }
                     drop(held);
                     if ticks {
                         self.tick(&slot);
@@ -614,25 +630,21 @@ impl Host {
                     slot
                 }
             };
-            let Some(held) = slot.hold().await else { continue };
-            let Some(vm) = &held.vm else { continue };
-            let sides = [Side::Request, Side::Response];
-            let (has_body, has_trailers) =
-                (sides.map(|side| vm.has_body(side)), sides.map(|side| vm.has_trailers(side)));
-            drop(held);
+            // Who uses it may have it ended: then another one is made.
+            if !slot.is_free() && slot.hold().await.is_none() {
+                continue;
+            }
+            let Some(hears) = slot.hears.get().copied() else { continue };
             // Numbers come again only after two thousand million requests.
             let context = slot.next.fetch_add(1, Relaxed).wrapping_add(1).max(ROOT + 1);
-            let (replied, replies) = mailbox(CALLS_MAX);
             return Ok(Visit {
                 slot,
                 context,
                 is_new: true,
                 here: PerContext::default(),
-                replies,
-                replied,
+                mail: None,
                 outstanding: 0,
-                has_body,
-                has_trailers,
+                hears,
                 closed: false,
             });
         }

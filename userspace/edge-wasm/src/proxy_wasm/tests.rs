@@ -328,3 +328,28 @@ fn requests_under_way_end_with_the_program_they_began_with() {
     });
     assert_eq!(told, ["seen", "news"]);
 }
+
+/// It hears of requests only, and ends with the second one.
+const HEADS_ONLY: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (if (i32.gt_u (local.get 0) (i32.const 2)) (then unreachable))
+    (i32.const 0)))"#;
+
+/// It costs an answer nothing that a program hears nothing of answers, and a program that has ended meanwhile cannot spoil one.
+#[test]
+fn what_a_program_has_no_callback_for_needs_no_vm() {
+    let made = made(HEADS_ONLY, json!({}));
+    let host = host(&made.pipeline);
+    let told = on_worker(move || async move {
+        let mut first = request("", "");
+        let Ok(visit) = host.on_its_way(&mut first).await else { panic!("it goes on") };
+        let second = host.on_its_way(&mut request("", "")).await.err();
+        first.respond(Response::with_status(200), Body::Empty);
+        (second, host.back(visit, &mut first).await, seen(&first).status)
+    });
+    assert_eq!(told, (Some(WASM_ERROR), false, 200));
+}
