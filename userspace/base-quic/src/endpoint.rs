@@ -74,7 +74,10 @@ pub struct Group {
     keys: QuicKeys,
     machine: u16,
     epoch: u8,
+    /// All of this process: none of them knows of the others.
     before: Arc<[Elders]>,
+    /// Whether anything is for one of those, from the epoch of an id: most of what comes is not, and costs no look at each.
+    elder: Epochs,
     /// What is passed to the process before, for as long as any worker can.
     beyond: Epochs,
     beyond_lives: Weak<()>,
@@ -85,7 +88,7 @@ pub struct Group {
 }
 
 /// The endpoints of a port whose sockets others have taken over: what comes for their connections is passed to them for as long as
-/// they have any.
+/// they have any. What is for those before them does not come through them.
 #[derive(Clone)]
 pub struct Elders {
     epoch: u8,
@@ -95,7 +98,6 @@ pub struct Elders {
     /// As of their [`Group`].
     beyond: Epochs,
     beyond_lives: Weak<()>,
-    before: Arc<[Elders]>,
 }
 
 /// Some of the epochs there are.
@@ -146,7 +148,7 @@ impl Drop for Busy {
 }
 
 impl Group {
-    /// One endpoint for each of so many workers, 256 at most. `before`: those whose sockets they take over, in this process.
+    /// One endpoint for each of so many workers, 256 at most. `before`: all that had the port before and live, in this process.
     pub fn endpoints(
         workers: usize,
         keys: &QuicKeys,
@@ -158,7 +160,8 @@ impl Group {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox(PASSED_MOST)).unzip();
         // Of more than there are epochs the first are forgotten.
         let before = &before[before.len().saturating_sub(usize::from(connection_id::EPOCHS) - 1)..];
-        let taken = before.iter().fold(beyond.epochs, |taken, elders| taken | elders.epochs());
+        let elder = before.iter().fold(Epochs::default(), |epochs, elders| epochs | elders.epochs());
+        let taken = beyond.epochs | elder;
         let epochs = std::iter::repeat_with(|| connection_id::epoch_of(EPOCH.fetch_add(1, Ordering::Relaxed)));
         let epoch = epochs.take(connection_id::EPOCHS.into()).find(|epoch| !taken.has(*epoch)).unwrap_or_default();
         let lives = Arc::new(());
@@ -168,6 +171,7 @@ impl Group {
             machine: connection_id::machine_number(machine),
             epoch,
             before: before.into(),
+            elder,
             beyond: beyond.epochs,
             beyond_lives: Arc::downgrade(&lives),
             beyond_ends: beyond.ends.len().min(workers),
@@ -186,20 +190,29 @@ impl Group {
 }
 
 impl Elders {
-    /// Those whose connections live, if there are any: all that is for them comes to these inboxes.
+    /// Those whose connections live, if there are any: theirs, and of the process before, to which they alone have a way.
     pub fn epochs(&self) -> Epochs {
-        if self.inboxes.strong_count() == 0 {
+        if !self.live() {
             return Epochs::default();
         }
         let beyond = if self.beyond_lives.strong_count() > 0 { self.beyond } else { Epochs::default() };
-        self.before.iter().fold(Epochs(1 << self.epoch) | beyond, |epochs, elders| epochs | elders.epochs())
+        Epochs(1 << self.epoch) | beyond
+    }
+
+    fn live(&self) -> bool {
+        self.inboxes.strong_count() > 0
     }
 }
 
 impl Group {
-    /// Whether anything may come for connections of the group, or of those before it.
-    fn is_needed(&self) -> bool {
-        self.busy.load(Ordering::Acquire) > 0 || self.before.iter().any(|elders| elders.inboxes.strong_count() > 0)
+    /// Whether anything may come for connections of the group, or for those before it where what is theirs comes `through` this one.
+    fn is_needed(&self, through: bool) -> bool {
+        self.busy.load(Ordering::Acquire) > 0 || through && self.before.iter().any(Elders::live)
+    }
+
+    /// The one of those before whose connections have ids of this epoch, or that has a way to them.
+    fn elders_of(&self, epoch: u8) -> Option<&Elders> {
+        self.elder.has(epoch).then(|| self.before.iter().find(|elders| elders.epochs().has(epoch))).flatten()
     }
 }
 
@@ -213,12 +226,11 @@ impl Endpoint {
             inboxes: Arc::downgrade(&group.inboxes),
             beyond: group.beyond,
             beyond_lives: group.beyond_lives.clone(),
-            before: group.before.clone(),
         }
     }
 
-    /// Serves a socket of this worker until no more connections are taken and the last has ended, here and on the other workers and of
-    /// those before them.
+    /// Serves a socket of this worker until no more connections are taken and the last has ended, here and on the other workers, and of
+    /// those before them unless others have the sockets by then.
     pub async fn serve<A: Accepts>(mut self, socket: UdpSocket, accepts: Rc<A>) {
         let place = Place { machine: self.group.machine, worker: self.worker, epoch: self.group.epoch };
         let config = settings::endpoint(&self.group.keys, place);
@@ -364,7 +376,9 @@ impl<A: Accepts> Serving<A> {
                 if self.beyond.is_none() {
                     self.endpoint.busy = None;
                 }
-                if !self.endpoint.group.is_needed() {
+                // Who has the sockets in this process passes on to each himself; one in another has a way to this one alone.
+                let through = !self.accepts.has_let_go() || self.next.is_some();
+                if !self.endpoint.group.is_needed(through) {
                     return Poll::Ready(());
                 }
                 // Nobody says so when the last of the others has gone.
@@ -471,7 +485,7 @@ impl<A: Accepts> Serving<A> {
                 _ => Way::Here,
             };
         }
-        let elders = group.before.iter().find(|elders| elders.epochs().has(epoch));
+        let elders = group.elders_of(epoch);
         let inboxes = elders.and_then(|elders| elders.inboxes.upgrade());
         // They pass it on themselves.
         if elders.is_some_and(|elders| elders.epoch != epoch) {
@@ -612,3 +626,40 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Datagrams that may wait for a worker that another has received.
 const PASSED_MOST: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection_id::EPOCHS;
+
+    /// With every one knowing of all before it, and asking each of those in turn, this would not end.
+    #[test]
+    fn many_that_had_the_port_before_are_each_asked_once() {
+        let keys = QuicKeys::new(&[7; 32]);
+        let endpoints = |before: &[Elders]| {
+            let made = Group::endpoints(1, &keys, "edge-1", before, Beyond::default());
+            made.into_iter().next().unwrap()
+        };
+        let (mut lived, mut elders) = (Vec::new(), Vec::new());
+        for _ in 1..40 {
+            let next = endpoints(&elders);
+            elders.push(next.elders());
+            lived.push(next);
+        }
+        let last = endpoints(&elders);
+        // The first are forgotten: there are no more epochs to tell them apart.
+        let (kept, all) = (usize::from(EPOCHS) - 1, u32::MAX);
+        assert_eq!(last.group.elder.0 | 1 << last.group.epoch, all, "each has an epoch of its own");
+        for endpoint in &lived[lived.len() - kept..] {
+            let found = last.group.elders_of(endpoint.group.epoch).map(|elders| elders.epoch);
+            assert_eq!(found, Some(endpoint.group.epoch));
+        }
+        assert_eq!(last.group.elders_of(last.group.epoch).map(|elders| elders.epoch), None);
+        // Those that end are needed by nobody, whoever came before them lives.
+        lived.truncate(lived.len() - 1);
+        assert!(last.group.elders_of(elders[elders.len() - 1].epoch).is_none());
+        let middle = &lived[lived.len() - 2];
+        middle.group.busy.store(0, Ordering::Release);
+        assert!(!middle.group.is_needed(false) && middle.group.is_needed(true));
+    }
+}

@@ -46,6 +46,8 @@ struct Held {
     /// Of the shares.
     key: u64,
     elders: Option<Elders>,
+    /// What it took the sockets over from.
+    before: Vec<Elders>,
     sockets: Vec<OwnedFd>,
 }
 
@@ -134,6 +136,7 @@ impl H3Front {
                     at: (address.to_owned(), at.port()),
                     key,
                     elders: endpoints.first().map(|endpoint| endpoint.elders()),
+                    before: elders,
                     sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
                 });
                 for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
@@ -198,8 +201,9 @@ impl H3Front {
         let mut state = self.lock();
         state.passes.clear();
         let Some((held, sockets)) = &state.listening else { return Ok(None) };
-        let Some(elders) = &held.elders else { return Ok(None) };
-        let (told, at) = (elders.epochs().0, sockets.at);
+        let Some(own) = &held.elders else { return Ok(None) };
+        let told = held.before.iter().fold(own.epochs(), |told, elders| told | elders.epochs()).0;
+        let at = sockets.at;
         let pairs = sockets.descriptors.iter().map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
         let (own, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         state.passes = own;

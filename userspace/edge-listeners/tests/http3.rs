@@ -39,6 +39,7 @@ on_both_drivers![
     a_port_is_taken_over_while_old_connections_live,
     old_connections_live_on_when_those_that_took_over_have_stopped,
     old_connections_live_on_when_keys_have_changed,
+    one_connection_outlives_many_that_took_over,
     a_client_that_moves_is_heard_by_a_server_that_stops,
     who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections,
     idle_connections_end,
@@ -550,6 +551,25 @@ fn old_connections_live_on_when_those_that_took_over_have_stopped(io: IoMode) {
 
 fn old_connections_live_on_when_keys_have_changed(io: IoMode) {
     take_over(io, |house| house.traffic.tickets().install(vec![TicketKey::generate()], 0), true);
+}
+
+/// More often than there are epochs to tell them apart: those that have no connections are gone, and what comes is passed on once.
+fn one_connection_outlives_many_that_took_over(io: IoMode) {
+    let backend = echo();
+    let (house, certificate, lines) = house_of_two(io, &backend);
+    let mut client = Client::connect(house.port, &certificate);
+    let id = client.open(Dir::Bi);
+    client.send(id, &[head(&post("/")), data(b"begun ")].concat(), false);
+    for _ in 0..40 {
+        house.server(&certificate.lines);
+        house.server(&lines);
+        assert_eq!(house.state(), "running");
+        client.drive_for(Duration::from_millis(5), |_| false);
+    }
+    assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+    client.send(id, &data(b"and ended"), true);
+    let answer = client.answer(id);
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "begun and ended"), "{:?}", client.lost);
 }
 
 /// HTTP/3 is turned off and on again, twice, with requests under way on connections of each time: all of them end well, whether it is
