@@ -104,8 +104,10 @@ pub struct PoolSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
     /// Speak HTTP/2 to the servers: many requests at a time over few connections. `true`: `https://` servers may choose it (ALPN), all
-    /// others must speak it (h2c). WebSockets go over it where a server offers that (RFC 8441), and over HTTP/1.1 where it does not. `false`:
-    /// HTTP/1.1. A server's own `http2` goes before. Default: `https://` servers may choose.
+    /// others must speak it (h2c). WebSockets go over it where a server offers that (RFC 8441), and over HTTP/1.1 where it does not. They take
+    /// places on 128 connections of a worker to a server; where those have no room, further ones go over HTTP/1.1 to `https://` servers, and
+    /// to others are refused (`upstream_connections`). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `https://` servers may
+    /// choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
     /// Speak HTTP/3 to the servers, which are `https://` ones then: many requests at a time over few connections of QUIC, to the port

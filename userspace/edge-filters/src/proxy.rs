@@ -25,7 +25,9 @@
 //! `https://` servers are asked whether they speak HTTP/2 (ALPN), others are spoken to in it where their `http2` or that of their pool
 //! says `true`; `false` keeps to HTTP/1.1. Each worker then sends many requests at a time over few connections. What such a backend says
 //! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams. WebSockets go over
-//! streams of such connections where the server offers that (RFC 8441), and each over a connection of HTTP/1.1 where it does not.
+//! streams of such connections where the server offers that (RFC 8441), and each over a connection of HTTP/1.1 where it does not. They
+//! take places on 128 connections of a worker to a server: where those have no room, further ones go over HTTP/1.1 to `https://` servers;
+//! others, which may speak nothing but HTTP/2, are not asked (503, counted as `upstream_connections`).
 //!
 //! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. One that is not reached
 //! on UDP counts as one that cannot be connected to: TCP is not tried for it. Over HTTP/1.1, to the same port on TCP, go requests that

@@ -103,8 +103,9 @@ pub struct WebSocketPoolSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
     /// Speak HTTP/2 to the servers, so that many WebSockets share few connections. `true`: `wss://` servers may choose it (ALPN), `ws://`
-    /// ones must speak it (h2c). One that does not offer WebSockets over it (RFC 8441) is asked over HTTP/1.1. `false`: HTTP/1.1. A server's
-    /// own `http2` goes before. Default: `wss://` servers may choose.
+    /// ones must speak it (h2c). One that does not offer WebSockets over it (RFC 8441) is asked over HTTP/1.1. They take places on 128
+    /// connections of a worker to a server; where those have no room, further ones go over HTTP/1.1 to `wss://` servers, and to `ws://` ones
+    /// are refused (`upstream_connections`). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `wss://` servers may choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
     /// Longest message of a client, in bytes of its payload; one that is longer ends the WebSocket with 1009. 0, the default: 32768;

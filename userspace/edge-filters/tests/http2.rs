@@ -326,6 +326,7 @@ fn websockets_go_over_http1_where_streams_are_not_offered() {
 }
 
 /// WebSockets stay, and where a backend takes one request at a time each has a connection for itself: messages find room beside them.
+/// Further ones are refused, and not asked for over HTTP/1.1, which such a backend may not speak.
 #[test]
 fn websockets_leave_room_for_messages() {
     let (streams, http1) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -361,11 +362,12 @@ fn websockets_leave_room_for_messages() {
     let house = House::new(1, &h2c(backend.port));
     let _open: Vec<_> = (0..260).map(|_| house.begin_and_stop(0, websocket("/ws"))).collect();
     let end = Instant::now() + Duration::from_secs(60);
-    let opened = || (streams.load(SeqCst), http1.load(SeqCst));
-    while opened() != (128, 132) {
-        assert!(Instant::now() < end, "over streams and HTTP/1.1: {:?}", opened());
+    let refused = || house.metric("weir_limit_hits_total", "upstream_connections");
+    while streams.load(SeqCst) != 128 || refused() < 132 {
+        assert!(Instant::now() < end, "over streams: {streams:?}, refused: {}", refused());
         std::thread::sleep(Duration::from_millis(5));
     }
+    assert_eq!((streams.load(SeqCst), http1.load(SeqCst)), (128, 0));
     let said = house.ask(get("/"));
     assert_eq!(said.status, 200, "{}", said.notes);
 }

@@ -258,7 +258,7 @@ pub enum Protocols {
     /// HTTP/2 if it agrees to that in the handshake of TLS (ALPN), else HTTP/1.1.
     Negotiated,
     /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3). What asks for a WebSocket goes over HTTP/1.1 where the server
-    /// does not offer it over HTTP/2.
+    /// does not offer it over HTTP/2, and is refused where it does and has no room.
     Http2,
     /// HTTP/3 alone, over QUIC; what asks to go on in another protocol goes over HTTP/1.1, as a connection of TCP to the same port.
     Http3,

@@ -23,8 +23,9 @@ pub const STREAMS_MOST: usize = 128;
 /// one request at a time would otherwise be given descriptors without end.
 pub const CONNECTIONS_MOST: usize = 256;
 
-/// Of those, how many there may be while WebSockets take places on them. Beyond it each has a connection of HTTP/1.1: they stay, and where a
-/// backend takes few requests at a time they would leave no room for messages.
+/// Of those, how many WebSockets take places on. Where none has room, each further one has a connection of HTTP/1.1, or is refused where
+/// the backend was not asked for its protocols: they stay, and where a backend takes few requests at a time they would leave no room for
+/// messages.
 pub(crate) const WEBSOCKETS_WITHIN: usize = CONNECTIONS_MOST / 2;
 
 /// A connection that is shared.

@@ -7,7 +7,8 @@
 //! One that does not gets connections of HTTP/1.1, as many as there are requests.
 //!
 //! The opening of a WebSocket takes a stream where the backend has said that it offers them so (RFC 8441); where it has not, a connection
-//! of HTTP/1.1 is made for it, without another one of HTTP/2 as long as that is known.
+//! of HTTP/1.1 is made for it, without another one of HTTP/2 as long as that is known. So it is where many connections are taken up by
+//! others and the backend was asked which protocols it speaks; one that was not may speak nothing else, and who finds no room is refused.
 //!
 //! Frames that cost a backend nothing and lead nowhere (PING, SETTINGS, empty DATA and their kin) have allowances; one that has spent
 //! them gets no further requests over its connection, counted as `upstream_h2_faults`; those under way end on it, unless it goes on.
@@ -302,12 +303,14 @@ thread_local! {
 pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
     Session::with_groups(|groups| {
         let group = groups.known(server)?;
-        if need == Need::WebSocket && (group.known.websockets != Some(true) || group.count() >= WEBSOCKETS_WITHIN) {
+        if need == Need::WebSocket && group.known.websockets != Some(true) {
             return None;
         }
+        // They stay where they are, and what lies before them only goes: so many connections carry any, at most.
+        let most = if need == Need::WebSocket { WEBSOCKETS_WITHIN } else { usize::MAX };
         let sessions = &mut group.sessions;
         let mut at = 0;
-        while let Some(session) = sessions.get(at) {
+        while let Some(session) = sessions.get(at).filter(|_| at < most) {
             if !session.is_usable(server) {
                 sessions.remove(at).close();
             } else if session.has_room()
@@ -333,7 +336,11 @@ fn turn(server: &Server, need: Need) -> Result<Turn<Lease>, Protocols> {
             return Err(if known.http1_asked { Protocols::Http1 } else { server.protocols });
         }
         if need == Need::WebSocket && group.count() >= WEBSOCKETS_WITHIN {
-            return Err(Protocols::Http1);
+            return match server.protocols {
+                // It may speak nothing else.
+                Protocols::Http2 => Ok(Turn::Refused),
+                _ => Err(Protocols::Http1),
+            };
         }
         Ok(group.turn())
     })
