@@ -18,8 +18,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
-use std::time::Duration;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
@@ -210,13 +210,13 @@ impl H3Front {
         Ok(Some(Passes { at, told, ends: theirs.into_iter().map(OwnedFd::from).collect() }))
     }
 
-    /// Receives nothing more but what the process that has got [`passes`](H3Front::passes) passes on.
-    pub fn let_go(&self, workers: &[Worker]) {
+    /// Receives nothing more but what the process that has got [`passes`](H3Front::passes) passes on. `heard` and its
+    /// clones are dropped when all workers know.
+    pub fn let_go(&self, workers: &[Worker], heard: &Sender<()>) {
         let mut state = self.lock();
         let passes = std::mem::take(&mut state.passes);
         let Some(key) = state.listening.as_ref().map(|(held, _)| held.key) else { return };
         drop(state);
-        let (heard, hears) = mpsc::channel::<()>();
         let passes = passes.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         for (worker, passes) in workers.iter().zip(passes) {
             let heard = heard.clone();
@@ -227,9 +227,6 @@ impl H3Front {
                 drop(heard);
             });
         }
-        drop(heard);
-        // Ends when all have; one that hangs must not hold up the others.
-        let _ = hears.recv_timeout(LET_GO);
     }
 
     fn tell(&self, workers: &[Worker], what: fn(&<HttpServer as Listener>::Share)) {
@@ -263,6 +260,3 @@ impl H3Front {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
-
-/// What workers may take to hear of something.
-const LET_GO: Duration = Duration::from_secs(1);

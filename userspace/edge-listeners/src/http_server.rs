@@ -41,6 +41,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::LocalKey;
 use std::time::{Duration, Instant};
@@ -325,8 +326,8 @@ impl Server for HttpServer {
         self.h3.passes()
     }
 
-    fn let_go(&self) {
-        self.h3.let_go(self.shared.workers());
+    fn let_go(&self, heard: Sender<()>) {
+        self.h3.let_go(self.shared.workers(), &heard);
     }
 
     fn sockets(&self) -> Vec<Sockets> {

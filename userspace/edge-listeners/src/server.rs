@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 /// Makes a server of a document and tries to listen. That the port is taken is a state, not an error: see [`Server::retry`].
 pub type Start = fn(&str, &Spec, Arc<Shared>) -> Result<Arc<dyn Server>, String>;
@@ -67,9 +68,9 @@ pub trait Server: Send + Sync {
         Ok(None)
     }
 
-    /// Leaves what such sockets receive to the process that was given [`passes`](Server::passes) last. Returns when nothing more is taken
-    /// from them.
-    fn let_go(&self) {}
+    /// Leaves what sockets of UDP receive to another process: that which was given [`passes`](Server::passes) last, where there are any.
+    /// `heard` and its clones are dropped when nothing more is taken from them.
+    fn let_go(&self, _heard: Sender<()>) {}
 
     /// Where it listens now.
     fn sockets(&self) -> Vec<Sockets>;

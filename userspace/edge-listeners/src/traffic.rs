@@ -33,7 +33,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 /// The place of a pipeline: routes hold it whether the pipeline exists or not.
@@ -196,6 +196,9 @@ pub struct Shared {
 
 /// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
 const IDLE_GRACE_MS: u32 = 100;
+
+/// What workers may take to hear that they receive nothing more.
+const LET_GO: Duration = Duration::from_secs(1);
 
 impl Shared {
     pub fn workers(&self) -> &[Worker] {
@@ -600,9 +603,14 @@ impl Traffic {
         wait(patience, || servers.iter().any(|(_, server)| server.accepts()));
     }
 
-    /// Leaves what sockets of UDP receive to another process, which passes on what is for connections of this one.
+    /// Leaves what sockets of UDP receive to another process, which passes on what is for connections of this one. Returns when nothing
+    /// more is taken from them: nobody reads it until the other does.
     pub fn let_go(&self) {
-        self.servers().iter().for_each(|(_, server)| server.let_go());
+        let (heard, hears) = mpsc::channel();
+        self.servers().iter().for_each(|(_, server)| server.let_go(heard.clone()));
+        drop(heard);
+        // Ends when all workers have; one that hangs must not hold up the others.
+        let _ = hears.recv_timeout(LET_GO);
     }
 
     /// Connections still open.

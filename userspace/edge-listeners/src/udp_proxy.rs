@@ -38,6 +38,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -246,12 +247,19 @@ impl UdpProxy {
     }
 
     fn tell(&self, key: u64, what: fn(&Local)) {
+        self.tell_and(key, what, &mpsc::channel().0);
+    }
+
+    /// `heard` and its clones are dropped when all workers have done so.
+    fn tell_and(&self, key: u64, what: fn(&Local), heard: &Sender<()>) {
         for worker in self.shared.workers() {
+            let heard = heard.clone();
             worker.spawn(move || async move {
                 let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, l)| l.clone()));
                 if let Some(local) = local {
                     what(&local);
                 }
+                drop(heard);
             });
         }
     }
@@ -290,10 +298,13 @@ impl Server for UdpProxy {
         }
     }
 
-    fn release(&self) {
+    /// Its sockets were let go.
+    fn release(&self) {}
+
+    fn let_go(&self, heard: Sender<()>) {
         let key = lock(&self.state).listening.as_ref().map(|listening| listening.key);
         if let Some(key) = key {
-            self.tell(key, Local::release);
+            self.tell_and(key, Local::release, &heard);
         }
     }
 
@@ -443,6 +454,7 @@ impl Local {
 
     fn release(&self) {
         self.released.set(true);
+        self.socket.stop_receiving();
         self.wake();
     }
 

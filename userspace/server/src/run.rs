@@ -450,8 +450,9 @@ impl Serving {
             lease.pass_on();
         }
         self.traffic.let_go();
-        self.traffic.release(RELEASE, IDLE_STAYS);
+        // At once: nobody reads them until it hears, and TCP, which both accept, may take a while.
         leave_datagrams();
+        self.traffic.release(RELEASE, IDLE_STAYS);
     }
 
     /// Takes no new connections and waits for requests under way.

@@ -12,8 +12,9 @@
 //! closes the control half
 //! released                   ──────────────▶   starts the control half, opens the admin API
 //!                            ◀──────────────   ready
-//! accepts no more; yours     ──────────────▶   reads what comes over UDP as well
+//! reads no UDP; yours        ──────────────▶   reads what comes over UDP as well
 //!                            ◀──────────────   passes on what of it is for connections of HTTP/3 that the old one has
+//! accepts no more
 //! ends what it has, and itself                 closes sockets that nobody asked for
 //! ```
 //! Until the new process is ready the old one accepts; when that ends, fails or takes too long, the old one goes on as before. The data of
