@@ -53,7 +53,8 @@ pub trait Accepts: 'static {
         false
     }
 
-    /// Over which a process that has the socket instead passes on what is for connections of this one. Given out once.
+    /// Over which a process that has the socket instead passes on what is for connections of this one. Each is given out once, and each
+    /// endpoint asks once, when what comes is for others.
     fn passes(&self) -> Option<UnixStream> {
         None
     }
@@ -148,7 +149,10 @@ impl Drop for Busy {
 }
 
 impl Group {
-    /// One endpoint for each of so many workers, 256 at most. `before`: all that had the port before and live, in this process.
+    /// Endpoints of a group.
+    pub const MOST: usize = 256;
+
+    /// So many endpoints, each of which a worker serves, [`MOST`](Group::MOST) of them at most. `before`: all that had the port before and live, in this process.
     pub fn endpoints(
         workers: usize,
         keys: &QuicKeys,
@@ -239,8 +243,9 @@ impl Endpoint {
         let config = accepts.config();
         let (handshakes, waiting, look) = (Rc::default(), VecDeque::new(), Deadline::new());
         let beyond = self.beyond.take().and_then(|(end, lives)| Some((Passing::new(end).ok()?, lives)));
-        let (endpoint, next) = (self, None);
-        let mut serving = Serving { endpoint, socket, accepts, config, handshakes, waiting, look, beyond, next };
+        let (endpoint, next, has_asked) = (self, None, false);
+        let mut serving =
+            Serving { endpoint, socket, accepts, config, handshakes, waiting, look, beyond, next, has_asked };
         poll_fn(|cx| serving.poll(cx)).await;
     }
 }
@@ -352,6 +357,8 @@ struct Serving<A: Accepts> {
     beyond: Option<(Passing, Arc<()>)>,
     /// From the process that has the socket by now.
     next: Option<Passing>,
+    /// Whether there is one was asked for.
+    has_asked: bool,
 }
 
 impl<A: Accepts> Serving<A> {
@@ -360,8 +367,8 @@ impl<A: Accepts> Serving<A> {
         let mut closed = self.accepts.poll_closed(cx).is_ready();
         if self.accepts.has_let_go() {
             self.socket.socket.stop_receiving();
-            if let Some(passes) = self.accepts.passes() {
-                self.next = Passing::new(passes).ok();
+            if !std::mem::replace(&mut self.has_asked, true) {
+                self.next = self.accepts.passes().and_then(|passes| Passing::new(passes).ok());
             }
             // Those that have come here are known nowhere else.
             closed &= self.waiting.is_empty();

@@ -289,7 +289,7 @@ pub struct Door {
     /// Others receive the datagrams.
     let_go: Cell<bool>,
     /// Over which another process passes on what is for connections of this one.
-    passes: RefCell<Option<UnixStream>>,
+    passes: RefCell<Vec<UnixStream>>,
     /// Of the tasks that accept.
     accepting: RefCell<Vec<Waker>>,
 }
@@ -300,7 +300,7 @@ impl Door {
         self.closed.get()
     }
 
-    /// Ready once no more are taken in. One task asks.
+    /// Ready once no more are taken in.
     pub fn poll_closed(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         self.wakes(cx);
         if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
@@ -324,10 +324,10 @@ impl Door {
     }
 
     pub(crate) fn take_passes(&self) -> Option<UnixStream> {
-        self.passes.take()
+        self.passes.borrow_mut().pop()
     }
 
-    pub(crate) fn let_go(&self, passes: Option<UnixStream>) {
+    pub(crate) fn let_go(&self, passes: Vec<UnixStream>) {
         self.let_go.set(true);
         self.passes.replace(passes);
         self.wake();

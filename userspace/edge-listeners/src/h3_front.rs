@@ -32,7 +32,7 @@ pub struct H3Front {
 
 #[derive(Default)]
 struct State {
-    /// The sockets in the order of the workers; `None` while there are none.
+    /// The sockets, shared out among the workers in turn; `None` while there are none.
     listening: Option<(Arc<Held>, Sockets)>,
     /// Why there are none.
     error: Option<String>,
@@ -77,7 +77,7 @@ fn take_over(address: &str, port: u16, workers: &[Worker]) -> Option<(Vec<std::n
             let served =
                 SERVED.with_borrow(|served| served.iter().find(|(its, _)| *its == key).map(|(_, s)| s.clone()));
             if let Some(share) = served.and_then(|share| share.upgrade()) {
-                share.door().let_go(None);
+                share.door().let_go(Vec::new());
             }
         });
     }
@@ -117,8 +117,9 @@ impl H3Front {
         };
         match bound {
             Ok((at, mut sockets, elders)) => {
-                // Each worker's part of the group has one; the kernel shares out among those that are left.
-                sockets.truncate(workers.len());
+                // Of a process with more workers there are more, all of which the kernel shares out among for as long as that has them: each
+                // is served, and is a part of the group for itself.
+                sockets.truncate(Group::MOST);
                 let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
                 let key = accept::next_key();
                 let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
@@ -129,7 +130,7 @@ impl H3Front {
                     ends: passes.ends.into_iter().map(UnixStream::from).collect(),
                 });
                 let beyond = beyond.unwrap_or_default();
-                let endpoints = Group::endpoints(workers.len(), &keys, server.machine(), &elders, beyond);
+                let endpoints = Group::endpoints(sockets.len(), &keys, server.machine(), &elders, beyond);
                 // Without copies nobody takes them over.
                 let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
                 let held = Arc::new(Held {
@@ -139,10 +140,13 @@ impl H3Front {
                     before: elders,
                     sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
                 });
-                for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
+                let mut parts: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+                for (nth, part) in sockets.into_iter().zip(endpoints).enumerate() {
+                    parts[nth % workers.len()].push(part);
+                }
+                for (worker, parts) in workers.iter().zip(parts) {
                     let (server, served) = (server.clone(), held.clone());
                     worker.spawn(move || async move {
-                        let _served = served;
                         let share = server.share();
                         SERVED.with_borrow_mut(|served| {
                             served.retain(|(_, share)| share.strong_count() > 0);
@@ -151,10 +155,17 @@ impl H3Front {
                         <HttpServer as Listener>::Share::shares()
                             .with_borrow_mut(|shares| shares.push((key, share.clone())));
                         wait_for_datagrams().await;
-                        match UdpSocket::from_std(socket) {
-                            Ok(socket) => endpoint.serve(socket, Rc::new(Door { local: share })).await,
-                            Err(error) => {
-                                tracing::error!(server = %server.name(), "HTTP/3: a worker cannot take its socket: {error}");
+                        for (socket, endpoint) in parts {
+                            let (door, served) = (Rc::new(Door { local: share.clone() }), served.clone());
+                            match UdpSocket::from_std(socket) {
+                                Ok(socket) => base_runtime::spawn(async move {
+                                    let _served = served;
+                                    endpoint.serve(socket, door).await;
+                                })
+                                .detach(),
+                                Err(error) => {
+                                    tracing::error!(server = %server.name(), "HTTP/3: a worker cannot take its socket: {error}");
+                                }
                             }
                         }
                     });
@@ -217,8 +228,11 @@ impl H3Front {
         let passes = std::mem::take(&mut state.passes);
         let Some(key) = state.listening.as_ref().map(|(held, _)| held.key) else { return };
         drop(state);
-        let passes = passes.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        for (worker, passes) in workers.iter().zip(passes) {
+        let mut shared_out: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        for (nth, end) in passes.into_iter().enumerate() {
+            shared_out[nth % workers.len()].push(end);
+        }
+        for (worker, passes) in workers.iter().zip(shared_out) {
             let heard = heard.clone();
             worker.spawn(move || async move {
                 if let Some(share) = accept::by_key::<<HttpServer as Listener>::Share>(key) {

@@ -42,6 +42,7 @@ on_both_drivers![
     one_connection_outlives_many_that_took_over,
     a_client_that_moves_is_heard_by_a_server_that_stops,
     who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections,
+    a_process_of_fewer_workers_hears_all_that_comes,
     idle_connections_end,
     only_http3_is_agreed_on,
 ];
@@ -633,10 +634,20 @@ fn a_client_that_moves_is_heard_by_a_server_that_stops(io: IoMode) {
 
 /// As one process hands its sockets to another; here both are houses of one. The new one has other keys.
 fn who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections(io: IoMode) {
+    succeed(io, [2, 2]);
+}
+
+/// The kernel shares out what comes among all the sockets for as long as the old one has them.
+fn a_process_of_fewer_workers_hears_all_that_comes(io: IoMode) {
+    succeed(io, [1, 3]);
+}
+
+/// Houses of so many workers take each other's place, after one of two.
+fn succeed(io: IoMode, workers: [usize; 2]) {
     let backend = echo();
     let (mut house, certificate, lines) = house_of_two(io, &backend);
     let (mut clients, mut houses) = (Vec::new(), Vec::new());
-    for _ in 0..2 {
+    for workers in workers {
         for _ in 0..4 {
             let mut client = Client::connect(house.port, &certificate);
             let id = client.open(Dir::Bi);
@@ -653,9 +664,9 @@ fn who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections(io: Io
         house.traffic.let_go();
         house.traffic.release(Duration::from_secs(5), Duration::from_millis(100));
         let pipeline = proxy_to(backend.port);
-        let next = House::at(house.port, 2, io, &lines, &pipeline, slow_bodies(), edge_filters::kind);
+        let next = House::at(house.port, workers, io, &lines, &pipeline, slow_bodies(), edge_filters::kind);
         houses.push(std::mem::replace(&mut house, next));
-        for _ in 0..4 {
+        for _ in 0..8 {
             assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
         }
     }
