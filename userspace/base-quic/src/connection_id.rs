@@ -58,17 +58,26 @@ pub fn may_be_of(id: &[u8], machine: u16) -> bool {
     id.len() == LENGTH && id[0] >> 5 == CONFIGURATION && id[1..3] == machine.to_be_bytes()
 }
 
-/// The id a datagram is addressed to, when it belongs to a connection that exists: Initials, and what came before the handshake, are
-/// addressed to ids that their clients made up.
+/// The id a datagram is addressed to, where that may be one of ours. Clients make up the ids of their first packets, and take ours as
+/// soon as they have heard of it: from then on Initials, too, are for a connection that exists. Those with a token (RFC 9000 section
+/// 17.2.2) are not looked at, for the first after a Retry has an id of ours and no connection.
 pub fn addressed(datagram: &[u8]) -> Option<&[u8]> {
     let (&first, rest) = datagram.split_first()?;
     if first & 0x80 == 0 {
         return rest.get(..LENGTH);
     }
-    // A long header: four bytes of version, then the id. Type 2 is a handshake's (RFC 9000 section 17.2).
-    let length = usize::from(*rest.get(4)?);
-    (first >> 4 & 3 == 2 && length == LENGTH).then(|| rest.get(5..5 + LENGTH)).flatten()
+    // A long header: four bytes of version, then the ids.
+    let (id, rest) = rest.get(5..)?.split_at_checked(usize::from(rest[4]))?;
+    let is_known = match first >> 4 & 3 {
+        INITIAL => rest.first().and_then(|length| rest.get(1 + usize::from(*length))) == Some(&0),
+        packet => packet == HANDSHAKE,
+    };
+    (is_known && id.len() == LENGTH).then_some(id)
 }
+
+/// Types of packets with long headers.
+const INITIAL: u8 = 0;
+const HANDSHAKE: u8 = 2;
 
 fn prove(said: &[u8], keys: &QuicKeys) -> [u8; PROOF] {
     let tag = hmac::sign(&keys.ids, said);
@@ -149,13 +158,17 @@ mod tests {
         let id = generator(1).generate_cid();
         let short = [&[0x40][..], &id, b"payload"].concat();
         assert_eq!(addressed(&short), Some(&id[..]));
-        let long = |first: u8| [&[first, 0, 0, 0, 1, LENGTH as u8][..], &id, b"\0payload"].concat();
+        let with = |first: u8, id: &[u8], rest: &[u8]| [&[first, 0, 0, 0, 1, id.len() as u8], id, rest].concat();
+        let long = |first: u8| with(first, &id, b"\x02me\0payload");
         assert_eq!(addressed(&long(0xe0)), Some(&id[..]), "a handshake packet");
-        assert_eq!(addressed(&long(0xc0)), None, "an Initial");
+        assert_eq!(addressed(&long(0xc0)), Some(&id[..]), "an Initial of a client that has heard of it");
+        assert_eq!(addressed(&with(0xc0, &id, b"\x02me\x05tokenpayload")), None, "the first after a Retry");
+        assert_eq!(addressed(&with(0xc0, &id[1..], b"\x02me\0payload")), None, "an id that its client made up");
         assert_eq!(addressed(&long(0xd0)), None, "0-RTT");
         for cut in 0..LENGTH {
             assert_eq!(addressed(&short[..cut + 1]), None);
             assert_eq!(addressed(&long(0xe0)[..cut + 6]), None);
+            assert_eq!(addressed(&long(0xc0)[..cut + 6]), None);
         }
     }
 

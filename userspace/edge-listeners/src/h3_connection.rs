@@ -558,7 +558,8 @@ impl Drive {
                 self.local.limit("handshake_timeout");
                 return self.end(Code::NoError);
             }
-            if self.local.is_stopping() {
+            // Where another process has the socket nobody else can end what has begun here. The client is told to go once it has.
+            if self.local.is_stopping() && !self.local.door().has_let_go() {
                 return self.end(Code::NoError);
             }
             return self.arm(next, cx);

@@ -43,6 +43,7 @@ on_both_drivers![
     a_client_that_moves_is_heard_by_a_server_that_stops,
     who_takes_the_place_of_a_process_passes_on_what_is_for_its_connections,
     a_process_of_fewer_workers_hears_all_that_comes,
+    handshakes_under_way_end_well_where_another_process_takes_over,
     idle_connections_end,
     only_http3_is_agreed_on,
 ];
@@ -642,6 +643,25 @@ fn a_process_of_fewer_workers_hears_all_that_comes(io: IoMode) {
     succeed(io, [1, 3]);
 }
 
+/// The client's second flight is for the process that answered its first, and what follows it is that it is to go.
+fn handshakes_under_way_end_well_where_another_process_takes_over(io: IoMode) {
+    let backend = echo();
+    let (house, certificate, lines) = house_of_two(io, &backend);
+    let mut clients: Vec<_> =
+        (0..8).map(|_| Client::begin(house.port, "a.test", config(&certificate.der, b"h3"))).collect();
+    for client in &mut clients {
+        client.transmit();
+        eventually("it is answered", || client.socket.peek_from(&mut [0; 2048]).is_ok());
+    }
+    let next = next_house(io, &house, 2, &lines, &backend);
+    for client in &mut clients {
+        assert!(client.drive(|client| client.connected), "{:?}", client.lost);
+        assert_eq!(client.closed(), Some(0x100), "{:?}", client.lost);
+    }
+    eventually("none is left", || house.traffic.connections() == 0);
+    assert_eq!(Client::connect(next.port, &certificate).get("/new").status(), 200);
+}
+
 /// Houses of so many workers take each other's place, after one of two.
 fn succeed(io: IoMode, workers: [usize; 2]) {
     let backend = echo();
@@ -654,17 +674,7 @@ fn succeed(io: IoMode, workers: [usize; 2]) {
             client.send(id, &[head(&post("/")), data(b"begun ")].concat(), false);
             clients.push((client, id));
         }
-        let server = house.traffic.servers()[0].1.clone();
-        for sockets in server.sockets() {
-            let kind = if sockets.protocol == Protocol::Udp { SocketKind::Datagram } else { SocketKind::Stream };
-            let copies = sockets.descriptors.iter().map(|socket| inherited::duplicate(*socket).unwrap());
-            copies.for_each(|socket| inherited::keep(kind, socket).unwrap());
-        }
-        inherited::keep_passes(server.passes().unwrap().expect("it has HTTP/3"));
-        house.traffic.let_go();
-        house.traffic.release(Duration::from_secs(5), Duration::from_millis(100));
-        let pipeline = proxy_to(backend.port);
-        let next = House::at(house.port, workers, io, &lines, &pipeline, slow_bodies(), edge_filters::kind);
+        let next = next_house(io, &house, workers, &lines, &backend);
         houses.push(std::mem::replace(&mut house, next));
         for _ in 0..8 {
             assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
@@ -680,6 +690,20 @@ fn succeed(io: IoMode, workers: [usize; 2]) {
     }
     houses.iter().for_each(|house| eventually("none is left", || house.traffic.connections() == 0));
     assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+}
+
+/// Takes the place of a house, whose connections come to their end.
+fn next_house(io: IoMode, house: &House, workers: usize, lines: &str, backend: &Backend) -> House {
+    let server = house.traffic.servers()[0].1.clone();
+    for sockets in server.sockets() {
+        let kind = if sockets.protocol == Protocol::Udp { SocketKind::Datagram } else { SocketKind::Stream };
+        let copies = sockets.descriptors.iter().map(|socket| inherited::duplicate(*socket).unwrap());
+        copies.for_each(|socket| inherited::keep(kind, socket).unwrap());
+    }
+    inherited::keep_passes(server.passes().unwrap().expect("it has HTTP/3"));
+    house.traffic.let_go();
+    house.traffic.release(Duration::from_secs(5), Duration::from_millis(100));
+    House::at(house.port, workers, io, lines, &proxy_to(backend.port), slow_bodies(), edge_filters::kind)
 }
 
 fn slow_bodies() -> Timeouts {
