@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
-use support::{Backend, House, proxy_to};
+use std::time::Duration;
+use support::{Backend, House, eventually, proxy_to};
 
 on_both_drivers![
     a_body_refused_in_the_middle_is_answered_with_the_verdict,
@@ -18,6 +19,8 @@ on_both_drivers![
     an_answer_of_unknown_length_is_sent_as_it_comes,
     an_answer_beyond_its_limit_breaks_off,
     a_packed_answer_is_sent_as_it_comes,
+    a_slow_upload_makes_no_slow_server,
+    a_client_that_falls_silent_says_nothing_of_a_server,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -221,4 +224,83 @@ fn a_packed_answer_is_sent_as_it_comes(io: IoMode) {
     let answer = client.answer();
     assert_eq!((answer.text().as_str(), answer.field("content-encoding")), ("firstlast", None));
     assert_eq!((answer.field("vary"), answer.field("etag")), (Some("Accept-Encoding"), Some("\"v\"")));
+}
+
+/// A pool and a filter, both with adaptive concurrency, before a server; `pool` are further fields of the pool.
+fn measured(io: IoMode, port: u16, pool: &str, timeouts: Timeouts) -> House {
+    let filters = proxy_to(port)
+        .replace("filters: [", "filters: [{name: shed, kind: AdaptiveConcurrency}, ")
+        .replace("pools: [{", &format!("pools: [{{adaptiveConcurrency: {{}}, {pool}"));
+    House::with_timeouts(io, ANY, &filters, timeouts)
+}
+
+/// What the pool and the filter say a request takes, once both know.
+fn unloaded(house: &House) -> Option<[f64; 2]> {
+    fn look(value: &serde_json::Value, found: &mut Vec<f64>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("unloadedMs").and_then(serde_json::Value::as_f64));
+                fields.values().for_each(|value| look(value, found));
+            }
+            serde_json::Value::Array(all) => all.iter().for_each(|value| look(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    house.traffic.status().values().for_each(|value| look(value, &mut found));
+    found.try_into().ok()
+}
+
+/// Many clients at a time that say half of what they announced; what they said the rest of, if `rest`, is answered with `status`.
+fn half_said(house: &House, rest: bool, status: u16) {
+    let half = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2000\r\n\r\n";
+    let mut clients: Vec<_> = (0..16).map(|_| house.connect()).collect();
+    for client in &mut clients {
+        client.send(&[&half[..], &[b'x'; 1000]].concat());
+    }
+    if rest {
+        std::thread::sleep(STALL);
+    }
+    for client in &mut clients {
+        if rest {
+            client.send(&[b'x'; 1000]);
+        }
+        assert_eq!(client.answer().status(), status);
+    }
+}
+
+const STALL: Duration = Duration::from_secs(1);
+
+/// What an upload over a slow link takes is its client's time, for a pool and for the filter.
+fn a_slow_upload_makes_no_slow_server(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = measured(io, backend.port, "", Timeouts::default());
+    eventually("both know what a request takes", || {
+        half_said(&house, true, 200);
+        unloaded(&house).is_some()
+    });
+    let taken = unloaded(&house).unwrap();
+    assert!(taken.iter().all(|ms| *ms < STALL.as_millis() as f64 / 2.0), "{taken:?} ms of the server");
+}
+
+/// While a client is waited for, neither that the server has not answered, nor that Weir answers in its place, is a time that the server took.
+fn a_client_that_falls_silent_says_nothing_of_a_server(io: IoMode) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    for (pool, timeouts) in [("timeout: 300ms, ", Timeouts::default()), ("", support::short_timeouts())] {
+        let backend = Backend::recording(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            OK.as_bytes().to_vec()
+        });
+        let house = measured(io, backend.port, pool, timeouts);
+        eventually("both know what a request takes", || {
+            house.ask("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+            unloaded(&house).is_some()
+        });
+        before.push(unloaded(&house));
+        for _ in 0..5 {
+            half_said(&house, false, 408);
+        }
+        after.push(unloaded(&house));
+    }
+    assert_eq!(after, before);
 }

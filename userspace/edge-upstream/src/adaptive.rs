@@ -17,5 +17,5 @@ pub mod threshold;
 
 pub use gate::{Bounds, Gate, Reason};
 pub use line::Who;
-pub use passage::{Admission, Attended, LastCame, Pass, Passages};
+pub use passage::{Admission, Attended, Pass, Passages, Progress};
 pub use rank::Rank;

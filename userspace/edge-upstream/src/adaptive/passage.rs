@@ -234,8 +234,37 @@ impl Drop for Waiting {
     }
 }
 
-/// When something of a request came last that its client had let us wait for.
-pub type LastCame = Rc<Cell<Instant>>;
+/// How a request comes whose client may take its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coming {
+    /// Nobody waits for its client; what was waited for last came then.
+    Came(Instant),
+    /// Its client is waited for.
+    Awaited,
+    /// The rest of it never comes.
+    Failed,
+}
+
+/// Where it is noted how a request comes.
+#[derive(Clone)]
+pub struct Progress(Rc<Cell<Coming>>);
+
+impl Progress {
+    /// Its client is waited for.
+    pub fn awaited(&self) {
+        self.0.set(Coming::Awaited);
+    }
+
+    /// What its client was waited for has come.
+    pub fn came(&self) {
+        self.0.set(Coming::Came(base_runtime::now()));
+    }
+
+    /// The rest of it never comes: it broke off, was refused, or its client was waited for in vain.
+    pub fn failed(&self) {
+        self.0.set(Coming::Failed);
+    }
+}
 
 /// A place among those that may be under way; dropped, it is free for another.
 pub struct Pass {
@@ -243,24 +272,24 @@ pub struct Pass {
     /// How long it was waited for.
     pub waited: Duration,
     /// `None`: the whole request was there from the beginning.
-    last: Option<LastCame>,
+    progress: Option<Progress>,
 }
 
 impl Pass {
     fn new(passages: &Arc<Passages>, waited: Duration) -> Pass {
-        Pass { passages: passages.clone(), waited, last: None }
+        Pass { passages: passages.clone(), waited, progress: None }
     }
 
-    /// The request comes by and by: servers are held to account from what is noted here.
-    pub fn comes(&mut self) -> LastCame {
-        self.last.insert(Rc::new(Cell::new(base_runtime::now()))).clone()
+    /// The request comes by and by: servers are held to account by what is noted here.
+    pub fn comes(&mut self) -> Progress {
+        self.progress.insert(Progress(Rc::new(Cell::new(Coming::Came(base_runtime::now()))))).clone()
     }
 
     /// The request goes to this server now.
     pub fn begin(&self, server: usize) -> Attended {
         let under_way = self.passages.gate.begin(server);
-        let (began, last) = (base_runtime::now(), self.last.clone());
-        Attended { passages: self.passages.clone(), server, under_way, began, last }
+        let (began, progress) = (base_runtime::now(), self.progress.clone());
+        Attended { passages: self.passages.clone(), server, under_way, began, progress }
     }
 }
 
@@ -276,23 +305,40 @@ pub struct Attended {
     server: usize,
     under_way: u32,
     began: Instant,
-    last: Option<LastCame>,
+    progress: Option<Progress>,
 }
 
 impl Attended {
     /// It has an answer, or has waited in vain. `pushed_back`: the server said that this is too much.
+    ///
+    /// Where the client has not said all and is waited for, nothing is learnt of what the server takes: it answered early, or waits as
+    /// we do. Where the request broke off, the answer need not even be the server's.
     pub fn answered(&self, pushed_back: bool) {
         let now = base_runtime::now();
-        let taken = now.saturating_duration_since(self.since());
-        let at = self.passages.since(now);
+        let since = match self.coming() {
+            Coming::Came(since) => since,
+            Coming::Awaited if pushed_back => now,
+            Coming::Awaited | Coming::Failed => return,
+        };
+        let (at, taken) = (self.passages.since(now), now.saturating_duration_since(since));
         self.passages.gate.answered(at, worker(), self.server, taken, self.under_way, pushed_back);
     }
-}
 
-impl Attended {
-    /// Since when the server is what is waited for: as long as a client has not said all, it takes no time.
-    pub fn since(&self) -> Instant {
-        self.last.as_ref().map_or(self.began, |last| last.get().max(self.began))
+    /// Since when the server is what is waited for: as long as a client has not said all, it takes no time. `None` while it is the
+    /// client, and for ever where the request broke off.
+    pub fn since(&self) -> Option<Instant> {
+        match self.coming() {
+            Coming::Came(since) => Some(since),
+            Coming::Awaited | Coming::Failed => None,
+        }
+    }
+
+    fn coming(&self) -> Coming {
+        match self.progress.as_ref().map(|progress| progress.0.get()) {
+            None => Coming::Came(self.began),
+            Some(Coming::Came(last)) => Coming::Came(last.max(self.began)),
+            Some(other) => other,
+        }
     }
 }
 
