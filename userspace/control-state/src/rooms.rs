@@ -11,6 +11,8 @@ use proto_admission::{Answer, Call, Ledger};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::command::Done;
+
 /// The ledgers, by room and sale.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -100,6 +102,19 @@ impl Rooms {
         };
         Ok(calls.iter().map(answer).collect())
     }
+}
+
+/// What of an answer is kept for when its request arrives again: all that its edge learns only once. The long lists of what others did are
+/// left out, and up to where they went: the edge asks again from where it was. Edges that start are told thousands of names at once, and
+/// would push out everybody's answers. Calls by older laws are answered as members know it that have nothing newer.
+pub(crate) fn to_keep(calls: &[Call], answer: &crate::command::Answer) -> crate::command::Answer {
+    let done = answer.as_ref().map_err(Clone::clone)?;
+    let short = |(answer, call): (&Answer, &Call)| match call.law {
+        0 | 1 => answer.clone(),
+        _ => Answer { learned: Vec::new(), gone: Vec::new(), gone_known: None, ..answer.clone() },
+    };
+    let rooms = done.rooms.iter().zip(calls).map(short).collect();
+    Ok(Done { version: done.version, rooms, ..Done::default() })
 }
 
 /// Whether some document has a room of this name and sale, wherever in it.
@@ -215,6 +230,32 @@ mod tests {
         at(&mut older, 1, first, admit("gone/f", "", 1));
         at(&mut older, 2, "2026-03-01T00:00:00Z", another("x"));
         assert_eq!(older.rooms.ledgers.len(), 1);
+    }
+
+    #[test]
+    fn edges_that_learn_who_has_left_push_nobodys_answers_out() {
+        use proto_admission::ledger::{LAW, LEARNED_MAX};
+        let mut state = State::default();
+        let now = "2026-01-01T00:00:00Z";
+        let say = |gone: Vec<Candidate>| {
+            let call = Call { room: "p/f".into(), law: LAW, gone, ..Call::default() };
+            Action::Admit { caller: "e".into(), at_ms: 1, seed: 1, calls: vec![call] }
+        };
+        at(&mut state, 1, now, Action::RaiseLevel { level: crate::LEVEL });
+        let left = (0..LEARNED_MAX as u64).map(|id| Candidate { bucket: 0, id }).collect();
+        at(&mut state, 2, now, say(left));
+        let document = serde_json::json!({"kind": "Pipeline", "name": "p", "filters": []});
+        at(&mut state, 3, now, Command::put(0, "", crate::PutMode::Create, vec![document]).action);
+        for request in 0..600 {
+            let told = apply(&mut state, 100 + request, say(Vec::new()));
+            assert_eq!(told[0].gone.len(), LEARNED_MAX, "who asks is told all");
+        }
+        assert_eq!(state.answers_forgotten(), 0);
+        // The same call again is carried out once, and leaves its edge where it was, so that it asks again for what it has not heard.
+        let before = state.rooms.clone();
+        let again = apply(&mut state, 100, say(Vec::new()));
+        assert_eq!((again[0].gone.len(), again[0].gone_known), (0, None));
+        assert_eq!(state.rooms, before);
     }
 
     #[test]

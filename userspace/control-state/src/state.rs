@@ -139,7 +139,7 @@ impl State {
         if let Action::Admit { caller, at_ms, seed, calls } = &action {
             let admitted = Arc::make_mut(&mut self.rooms).admit(calls, caller, *at_ms, *seed, at);
             let answer = admitted.map(|rooms| Done { version: self.view.version, rooms, ..Done::default() });
-            self.answers.push(request, at, answer.clone());
+            self.answers.push(request, at, crate::rooms::to_keep(calls, &answer));
             return Applied { answer, delta: None };
         }
         if self.level() >= ROOMS_LEVEL && self.rooms.are_due(at) {
