@@ -169,7 +169,7 @@ impl CorsAdaptor {
     fn preflight(&self, request: &Headers) -> Response {
         let mut response = Response::with_status(204);
         let headers = &mut response.headers;
-        headers.add("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
+        headers.add_own("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
         let origin = request.text("Origin").unwrap_or_default();
         let method = request.text("Access-Control-Request-Method").unwrap_or_default().trim();
         let asked = request.text("Access-Control-Request-Headers").unwrap_or_default();
@@ -179,17 +179,17 @@ impl CorsAdaptor {
         }
         self.allow_origin(origin, headers);
         match &self.all_methods {
-            Some(all) => headers.add("Access-Control-Allow-Methods", &**all),
-            None => headers.add("Access-Control-Allow-Methods", method.to_ascii_uppercase()),
+            Some(all) => headers.add_own("Access-Control-Allow-Methods", &**all),
+            None => headers.add_own("Access-Control-Allow-Methods", method.to_ascii_uppercase()),
         }
         if let Some(names) = self.exposed.as_deref().filter(|_| self.full) {
-            headers.add("Access-Control-Expose-Headers", names);
+            headers.add_own("Access-Control-Expose-Headers", names);
         }
         if !asked.is_empty() {
-            headers.add("Access-Control-Allow-Headers", asked);
+            headers.add_own("Access-Control-Allow-Headers", asked);
         }
         if let Some(seconds) = &self.max_age {
-            headers.add("Access-Control-Max-Age", &**seconds);
+            headers.add_own("Access-Control-Max-Age", &**seconds);
         }
         response
     }
@@ -224,7 +224,7 @@ impl Filter for CorsAdaptor {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let Some(origin) = request.headers.value("Origin").filter(|origin| !origin.is_empty()) else {
-            exchange.space().response.get_or_insert_default().headers.add("Vary", "Origin");
+            exchange.space().response.get_or_insert_default().headers.add_own("Vary", "Origin");
             return Step::Done(SUCCESS);
         };
         let origin = std::str::from_utf8(origin).unwrap_or_default();
@@ -240,7 +240,7 @@ impl Filter for CorsAdaptor {
         // The request borrows the exchange; its origin is needed while the response is written.
         let origin = origin.to_owned();
         let headers = &mut exchange.space().response.get_or_insert_default().headers;
-        headers.add("Vary", "Origin");
+        headers.add_own("Vary", "Origin");
         if !allowed {
             return Step::Done(REJECTED);
         }

@@ -231,6 +231,20 @@ rules:
         assert_eq!(response_header(&exchange, "Vary"), Some("Origin"));
     }
 
+    /// What a backend said of its own answer does not: that is not who answers.
+    #[test]
+    fn pages_that_a_backend_lets_read_its_answer_read_no_other() {
+        let mut exchange = request("GET", "/and", &[]);
+        run(&*filter(&crate::cors_adaptor::KIND, "{}"), &mut exchange);
+        let earlier = exchange.space().response.take().unwrap();
+        answer(&mut exchange, 500, &[("Access-Control-Allow-Origin", "*"), ("Vary", "Cookie")], b"");
+        crate::proxy::merge(exchange.response_mut().unwrap(), &earlier);
+        assert_eq!(run(&*filter(&KIND, "rules: [{code: 504}]"), &mut exchange), MOCKED);
+        let headers = &exchange.space_ref().response.as_ref().unwrap().headers;
+        assert_eq!(headers.values("Vary").collect::<Vec<_>>(), [b"Origin"]);
+        assert_eq!(headers.value("Access-Control-Allow-Origin"), None);
+    }
+
     /// It was taken before there was a rule, and is served.
     #[test]
     fn a_path_without_a_slash_is_refused_where_it_comes_in_alone() {

@@ -1409,11 +1409,14 @@ pub(crate) fn is_event_stream(content_type: &[u8]) -> bool {
     content_type.get(..17).is_some_and(|t| t.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them.
+/// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them. What they say of
+/// who may read it stays theirs: should the answer be replaced, that outlives it.
 pub(crate) fn merge(response: &mut Response, earlier: &Response) {
     for (name, value, _) in earlier.headers.iter() {
         if name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")) {
             response.headers.set(name, value);
+        } else if name.eq_ignore_ascii_case(b"Vary") {
+            response.headers.add_own(name, value);
         } else {
             response.headers.add(name, value);
         }

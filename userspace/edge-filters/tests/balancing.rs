@@ -309,14 +309,14 @@ fn what_lasts_gives_its_place_up_once_its_head_has_come() {
         let backend = Backend::new(move |mut wire, _| {
             while let Some(request) = wire.request() {
                 if !request.0.contains(" /stream ") {
-                    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned());
+                    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
                     continue;
                 }
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
                 wire.send(format!("{head}5\r\nfirst\r\n"));
                 let open = inside.0.lock().unwrap();
                 drop(inside.1.wait_while(open, |open| !*open).unwrap());
-                wire.send("0\r\n\r\n".to_owned());
+                wire.send("0\r\n\r\n");
             }
         });
         let limit = "adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 30ms}";

@@ -163,18 +163,18 @@ fn is_of_one_answer(name: &[u8]) -> bool {
         || name.len() > TARGETED.len() && name[name.len() - TARGETED.len()..].eq_ignore_ascii_case(TARGETED)
 }
 
-/// Takes over from an answer that is replaced what is said of who may read it, unless the new one says it itself: it is about the page that
-/// asks and not about the answer. Without it a browser would neither follow a redirect nor show a maintenance page, and what says that an answer depends
-/// on the origin keeps caches from giving it to others.
+/// Takes over from an answer that is replaced what filters have said of who may read it, unless the new one says it itself: it is about the
+/// page that asks and not about the answer. Without it a browser would neither follow a redirect nor show a maintenance page, and what says
+/// that an answer depends on the origin keeps caches from giving it to others. What a backend has said of its own answer goes with that.
 fn keep_for_pages(before: &Response, response: &mut Response) {
-    for (name, value, _) in before.headers.iter() {
+    for (name, value) in before.headers.own() {
         let is_cors = || name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"access-control-"));
         if name.eq_ignore_ascii_case(b"Vary") {
             if !response.headers.values("Vary").any(|known| known.eq_ignore_ascii_case(value)) {
-                response.headers.add(name, value);
+                response.headers.add_own(name, value);
             }
         } else if is_cors() && !response.headers.iter().any(|(known, _, _)| known.eq_ignore_ascii_case(name)) {
-            response.headers.add(name, value);
+            response.headers.add_own(name, value);
         }
     }
 }
@@ -943,6 +943,13 @@ mod tests {
                 ("vary", "Origin"),
                 ("Access-Control-Allow-Origin", "https://a.test"),
                 ("access-control-allow-credentials", "true"),
+            ] {
+                response.headers.add_own(name, value);
+            }
+            // The backend's, of its own answer.
+            for (name, value) in [
+                ("Vary", "Accept-Encoding"),
+                ("Access-Control-Expose-Headers", "X-Other"),
                 ("X-Other", "x"),
                 ("Set-Cookie", "a=b"),
             ] {
@@ -961,6 +968,8 @@ mod tests {
         let mut space = before();
         space.answer(404, Body::Empty);
         assert_eq!(told(&space), kept);
+        space.answer(503, Body::Empty);
+        assert_eq!(told(&space), kept, "as often as it is replaced");
         let mut space = before();
         let mut response = Response::with_status(302);
         for (name, value) in [("Vary", "Accept"), ("Vary", "origin"), ("Access-Control-Allow-Origin", "*")] {

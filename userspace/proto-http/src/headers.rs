@@ -303,6 +303,19 @@ impl Headers {
         self.ruled.extend(ruled);
     }
 
+    /// As [`add`](Headers::add), of a field that is ours and not the sender's: it is [`own`](Headers::own), as one that was set is.
+    pub fn add_own(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let before = self.fields.len();
+        self.add(name, value);
+        self.ruled.extend(self.fields.get(before).map(|added| added.name));
+    }
+
+    /// The fields that were set, or added as [`own`](Headers::add_own), since the message was read: those its sender did not write.
+    pub fn own(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let own = self.fields.iter().filter(|f| self.ruled.contains(&f.name));
+        own.map(|f| (f.name.of(&self.arena), f.value.of(&self.arena)))
+    }
+
     /// [`set`](Headers::set)s every field of `prepared`, which was made ready once for many messages and has each name once. Where there is
     /// nothing yet, that is a copy.
     pub fn set_all(&mut self, prepared: &Headers) {
@@ -562,6 +575,20 @@ mod tests {
         assert_eq!(lines(&h), "X-Kept: 1\r\nX-Set: 2\r\nX-New: 2\r\n");
         h.clear();
         assert!(!h.is_ruled(b"X-Set"));
+    }
+
+    #[test]
+    fn what_was_set_or_added_as_ours_is_own() {
+        let mut h = Headers::new();
+        h.add("Vary", "Accept");
+        h.add_own("Vary", "Origin");
+        h.add("X-Set", "1");
+        h.set("X-Set", "2");
+        h.add_own("not a name", "1");
+        let own = |h: &Headers| h.own().map(|(name, value)| (name.to_vec(), value.to_vec())).collect::<Vec<_>>();
+        let wanted = [(b"Vary".to_vec(), b"Origin".to_vec()), (b"X-Set".to_vec(), b"2".to_vec())];
+        assert_eq!(own(&h), wanted);
+        assert_eq!(own(&h.clone()), wanted);
     }
 
     #[test]
