@@ -1,4 +1,4 @@
-//! What earlier filters have set stays when a later one refuses the request.
+//! What earlier filters have set stays when a later one refuses the request, and who may read it when a later one answers.
 
 #[macro_use]
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use base_runtime::IoMode;
 use support::{Backend, House, free_port, proxy_to};
 
-on_both_drivers![refusals_keep_what_filters_set, answers_replace_what_filters_set];
+on_both_drivers![refusals_keep_what_filters_set, answers_keep_who_may_read_them];
 
 const CORS: &str = "{name: cors, kind: CORSAdaptor, allowedOrigins: ['http://page.test']}";
 const ASK: &str = "POST /x HTTP/1.1\r\nHost: a\r\nOrigin: http://page.test\r\nContent-Length: 0\r\n\r\n";
@@ -57,11 +57,13 @@ fn refusals_keep_what_filters_set(io: IoMode) {
     }
 }
 
-fn answers_replace_what_filters_set(io: IoMode) {
+fn answers_keep_who_may_read_them(io: IoMode) {
     let mock = "{name: m, kind: Mock, rules: [{code: 201, body: text}]}";
     let house = House::new(io, "", &format!("filters: [{CORS}, {mock}]"));
-    assert_eq!(house.ask(ASK).field("access-control-allow-origin"), None);
-    // A backend's answer is merged with it, as before.
+    let answer = house.ask(ASK);
+    assert_eq!(answer.field("access-control-allow-origin"), Some("http://page.test"));
+    assert_eq!((answer.field("vary"), answer.text()), (Some("Origin"), "text".to_owned()));
+    // A backend's answer is merged with it.
     let backend =
         Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAccess-Control-Allow-Origin: *\r\n\r\nok");
     let house = House::new(io, "", &proxy_to(backend.port).replace("filters: [", &format!("filters: [{CORS}, ")));
