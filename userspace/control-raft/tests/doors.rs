@@ -14,7 +14,7 @@ use control_api::client::{Answer, Client};
 use control_api::tls::ClientTrust;
 use control_api::{MemberRole, Refusal};
 use control_raft::{ClusterSecret, Config, Control, PeerTls, StartErrorKind};
-use control_state::{Action, Entry, PutMode};
+use control_state::{Action, Entry, LEVEL, PutMode};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -40,7 +40,7 @@ fn without_the_name_of_the_cluster_nothing_is_told() {
             }
         }
     }
-    let (status, told) = node.ask("GET", "/watch", &NAMED, "");
+    let (status, told) = node.ask("GET", &format!("/watch?level={LEVEL}"), &NAMED, "");
     assert!(status == 200 && told.contains(MARK), "a member on this machine is answered: {status} {told}");
 }
 
@@ -288,7 +288,8 @@ fn a_certificate_speaks_for_its_own_member_alone() {
     assert!(status == 403 && told.contains("DNS:n1") && told.contains("--peer-cert-file"), "{status} {told}");
     assert_eq!(identity("edge-9", "edge-9").0, 200, "one that is new here");
     let heartbeat = |name: &str, url: &str| {
-        json!({"member": {"name": name, "role": "secondary", "peerUrl": url, "up": true}, "leaving": false}).to_string()
+        let member = json!({"name": name, "role": "secondary", "peerUrl": url, "up": true, "level": LEVEL});
+        json!({"member": member, "leaving": false}).to_string()
     };
     let beat = |shown: &str, says: &str, name: &str, url: &str| {
         ask(shown, says, "POST", "/raft/heartbeat", heartbeat(name, url))

@@ -464,6 +464,9 @@ pub const AUTHORITIES_LEVEL: u32 = 13;
 /// has to fit beside what is there: see `objects::left_out`.
 pub(crate) const EACH_FOR_ITSELF: u32 = 13;
 
+/// Of long answers to waiting rooms only the short part is kept from here on: see `rooms::to_keep`.
+pub(crate) const SHORT_ANSWERS_LEVEL: u32 = 13;
+
 /// The last level that changed how what members that do not vote are told is to be read: one that knows less would serve something else.
 /// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone.
 pub const TOLD_LEVEL: u32 = GRANTS_LEVEL;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
 use crate::authority::{self, Authority, Revoked};
-use crate::command::{Action, Answer, Command, Done, EACH_FOR_ITSELF, ROOMS_LEVEL};
+use crate::command::{Action, Answer, Command, Done, EACH_FOR_ITSELF, ROOMS_LEVEL, SHORT_ANSWERS_LEVEL};
 use crate::diff::between;
 use crate::history::{self, History};
 use crate::leases::{self, Leases};
@@ -139,7 +139,9 @@ impl State {
         if let Action::Admit { caller, at_ms, seed, calls } = &action {
             let admitted = Arc::make_mut(&mut self.rooms).admit(calls, caller, *at_ms, *seed, at);
             let answer = admitted.map(|rooms| Done { version: self.view.version, rooms, ..Done::default() });
-            self.answers.push(request, at, crate::rooms::to_keep(calls, &answer));
+            let keeps_short = self.level() >= SHORT_ANSWERS_LEVEL;
+            let kept = if keeps_short { crate::rooms::to_keep(calls, &answer) } else { answer.clone() };
+            self.answers.push(request, at, kept);
             return Applied { answer, delta: None };
         }
         if self.level() >= ROOMS_LEVEL && self.rooms.are_due(at) {

@@ -33,6 +33,12 @@ const OWED: &[&str] = &["Validator/JwtSpec.jwksRefresh"];
 /// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("AccessListSpec", "server/tests/house/access_lists.rs", "who_is_denied_is_not_served_by_any_listener"),
+    ("NamedSpec", "base-model/src/pipeline.rs", "filters_have_names_and_known_kinds"),
+    (
+        "MockNamespacerSpec",
+        "server/tests/house/namespaces.rs",
+        "what_a_mock_namespacer_makes_serves_beside_what_has_its_names",
+    ),
     ("ConnectionRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("LimitPrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("SourceRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
