@@ -256,7 +256,7 @@ fn another_authority_follows_and_nobody_is_left_behind() {
         let authority = world.authority_of(name);
         authority.matches("BEGIN").count() == 1 && authority != before
     };
-    assert!(eventually(|| names.iter().all(|name| is_new(name))), "the one before is believed no more");
+    assert!(eventually(|| names.iter().all(&is_new)), "the one before is believed no more");
     let shown = one.control.authority().unwrap();
     assert!(shown.next.is_none() && shown.former.is_none() && shown.ends.is_some());
     for name in ["a", "b"] {
