@@ -43,6 +43,9 @@ impl Priority {
 /// first. While too much comes, requests below a rank that rises with the delay are refused at once with 503 and Retry-After, whole
 /// clients at a time, the lowest priority first. Requests go on with the field `X-Weir-Priority` (their rank, 0 to 127), and answers to
 /// whoever sent that field have `X-Weir-Threshold` (the lowest rank that is let in); what a server says there is heeded before it is asked.
+///
+/// A place belongs to the work of a server. That of a request that has waited for its client more than for the server, or for a server
+/// that has said nothing in 10s and in sixteen times what requests take there, is lent to others: no more at a time than may be under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdaptiveConcurrencySpec {

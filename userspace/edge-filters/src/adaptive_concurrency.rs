@@ -16,22 +16,28 @@
 //!
 //! The limit follows what requests take from here to the end of the flow, beyond what they take when little is under way: it needs no
 //! number, and stops no traffic to find one. Time in which a client is waited for is not counted, and streams (WebSockets, events, calls
-//! of gRPC) have a place until their answer begins. What is beyond the limit waits in a queue that is bounded in length and time, where
+//! of gRPC) have a place until their answer begins. A place belongs to the work: that of a request that waits for its client more than for
+//! the server, or for a server that has said nothing in 10s and in sixteen times what requests take, is lent to others, no more
+//! of them at a time than the limit. What is beyond the limit waits in a queue that is bounded in length and time, where
 //! routes and clients are served in turn, and the newest first once the queue stands. While too much comes, a threshold over priorities
 //! and clients rises with the delay, and those below are refused at once. A request whose client says (`X-Request-Deadline`,
 //! `grpc-timeout`) that it will not wait for the answer is refused before it costs anything.
 //!
 //! Outcomes: `overloaded`, with status 503 and Retry-After (1 to 3 times `retryAfter`, at random), or 504 where the deadline is too near;
 //! a client of gRPC gets UNAVAILABLE or DEADLINE_EXCEEDED. `{{Refused}}` of the access log says why: priority, queue_full, share, waited
-//! or deadline. Fits HTTPServer and GRPCServer. Costs two additions to numbers that workers share per request; who is refused by
-//! priority takes no lock and allocates nothing but its answer.
+//! or deadline. Fits HTTPServer and GRPCServer. Costs two additions to numbers that workers share per request, and a
+//! place in a list of its worker, which is looked through ten times a second; who is refused by priority takes no lock and allocates
+//! nothing but its answer.
 
 use crate::arriving::Arriving;
 use crate::module_doc::module_doc;
+use crate::placed::Placed;
 use crate::ranking::{OVERLOADED, Ranking, is_telling, lasts, pushes_back};
 use crate::spec::{self, Spec, unexpected};
 use base_model::{AdaptiveConcurrencySpec, Findings};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Hold, Outcome, Parts, SUCCESS, Step, Touches, overload};
+use edge_pipeline::{
+    Body, BuildError, Exchange, Filter, FilterKind, Hold, Outcome, Parts, SUCCESS, Step, Touches, overload,
+};
 use edge_upstream::adaptive::{Admission, Attended, Pass};
 use proto_http::Response;
 use serde_json::Value;
@@ -103,7 +109,8 @@ impl AdaptiveConcurrency {
     }
 }
 
-/// A place, until the exchange is over; of an answer that goes on for as long as its client likes, until it begins.
+/// A place, until there is an answer, and its body has come from wherever that is made; of one that goes on for as long as its client
+/// likes, until it begins.
 struct Held {
     place: Option<(Attended, Pass)>,
     ranking: Arc<Ranking>,
@@ -111,15 +118,17 @@ struct Held {
 }
 
 impl Hold for Held {
-    fn answered(&mut self, response: Option<&mut Response>) {
+    fn answered(&mut self, response: Option<&mut Response>, body: &mut Body) {
+        // What is left to do is the client's: to take the answer.
+        let place = self.place.take();
         let Some(response) = response else { return };
-        if let Some((attended, _)) = &self.place
-            && is_telling(response)
-        {
-            attended.answered(pushes_back(response));
-        }
-        if lasts(response) {
-            self.place = None;
+        if let Some((attended, pass)) = place {
+            if is_telling(response) {
+                attended.answered(pushes_back(response));
+            }
+            if !lasts(response) {
+                *body = Placed::hold(std::mem::take(body), Some(attended), pass);
+            }
         }
         self.ranking.hear(response);
         self.ranking.tell(response, self.asks);
@@ -130,6 +139,8 @@ impl Hold for Held {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::{BodyError, BodyStream, Piece, Sight};
+    use std::task::{Context, Poll, Waker};
 
     const SPEC: &str = r#"
 {initialLimit: 2, minLimit: 2, maxLimit: 2, maxQueue: 0, retryAfter: 2s, trustPriority: true, consumerHeader: X-Consumer,
@@ -152,10 +163,52 @@ mod tests {
             assert!((2..=6).contains(&after), "{after}");
         }
         // A place is free once its exchange is over, and not before.
-        passed[0].answered();
         assert_eq!(run(&*filter, &mut request("GET", "/", &[])), OVERLOADED);
         passed[0].reset();
         assert_eq!(run(&*filter, &mut request("GET", "/", &[])), SUCCESS);
+    }
+
+    /// A body that comes piece by piece.
+    struct Pieces(usize);
+
+    impl BodyStream for Pieces {
+        fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+            let piece = self.0.checked_sub(1).map(|left| Piece::Bytes(vec![b'x'; (self.0 - left) * 9].into()));
+            self.0 = self.0.saturating_sub(1);
+            Poll::Ready(Ok(piece))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_place_is_free_when_nothing_but_the_client_is_waited_for() {
+        let filter = filter(&KIND, SPEC);
+        let mut answered: Vec<Exchange> = Vec::new();
+        for _ in 0..5 {
+            let mut exchange = request("GET", "/", &[]);
+            assert_eq!(run(&*filter, &mut exchange), SUCCESS, "all of the answers before is there");
+            answer(&mut exchange, 200, &[], b"done");
+            exchange.answered();
+            answered.push(exchange);
+        }
+        // What is still made has a place until it has come.
+        for _ in 0..2 {
+            let mut exchange = request("GET", "/", &[]);
+            assert_eq!(run(&*filter, &mut exchange), SUCCESS);
+            exchange.respond(Response::with_status(200), Body::Stream(Box::new(Pieces(2))));
+            exchange.answered();
+            answered.push(exchange);
+        }
+        assert_eq!(run(&*filter, &mut request("GET", "/", &[])), OVERLOADED);
+        let body = &mut answered[5].default_space().response_body;
+        let mut pieces = 0;
+        while let Poll::Ready(Ok(Some(_))) = body.poll_piece(&mut Context::from_waker(Waker::noop()), Sight::Seen) {
+            pieces += 1;
+        }
+        assert_eq!((pieces, run(&*filter, &mut request("GET", "/", &[]))), (2, SUCCESS));
     }
 
     #[test]
@@ -175,12 +228,10 @@ mod tests {
                 open.push(exchange);
             }
         }
-        // Others hold theirs until they are over.
+        // Others hold theirs until they have an answer.
         for _ in 0..2 {
             let mut exchange = request("GET", "/", &[]);
             assert_eq!(run(&*filter, &mut exchange), SUCCESS);
-            answer(&mut exchange, 200, &[], b"done");
-            exchange.answered();
             open.push(exchange);
         }
         assert_eq!(run(&*filter, &mut request("GET", "/", &[])), OVERLOADED);

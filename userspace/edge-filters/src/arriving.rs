@@ -36,9 +36,12 @@ impl BodyStream for Arriving {
                 self.progress.awaited();
             }
             Poll::Ready(Err(_)) => self.progress.failed(),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(piece)) => {
                 if std::mem::take(&mut self.waited) {
                     self.progress.came();
+                }
+                if piece.is_none() || self.body.remaining() == Some(0) {
+                    self.progress.said_all();
                 }
             }
         }

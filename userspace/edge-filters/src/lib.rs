@@ -60,6 +60,7 @@ mod gzip;
 mod heavy;
 mod kept;
 mod module_doc;
+mod placed;
 mod ranking;
 mod redirect;
 mod remote;

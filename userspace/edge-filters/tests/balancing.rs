@@ -335,6 +335,63 @@ fn what_lasts_gives_its_place_up_once_its_head_has_come() {
     }
 }
 
+/// Waits until one is served while another holds what place there is, or held it.
+fn is_served(house: &House, what: &str) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while house.ask(get("/")).status != 200 {
+        assert!(Instant::now() < end, "{what} holds its place: {:?}", adaptive(house));
+    }
+}
+
+/// A place belongs to the work of a server, not to whoever takes its time at the other end.
+#[test]
+fn a_client_that_takes_its_time_holds_no_place() {
+    let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+    let inside = gate.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some((head, _)) = wire.request() {
+            if head.contains(" /big ") {
+                wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 3 << 20));
+                wire.send(vec![b'x'; 3 << 20]);
+                continue;
+            }
+            if head.contains(" /upload ") {
+                let open = inside.0.lock().unwrap();
+                drop(inside.1.wait_while(open, |open| !*open).unwrap());
+            }
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let limit = "adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 30ms}";
+    let server = format!("{{url: 'http://127.0.0.1:{}'}}", backend.port);
+    let house = House::new(1, &format!("pools: [{{servers: [{server}], {limit}}}]"));
+    let lent = |house: &House| house.status()["mainPool"]["adaptiveConcurrency"]["lent"].as_u64();
+
+    let said_all = Arc::<AtomicBool>::default();
+    let pieces = vec![b"some".to_vec()];
+    let until = Some(said_all.clone());
+    let upload = house.begin(0, Ask { method: "POST", target: "/upload", pieces, until, ..Ask::default() });
+    is_served(&house, "who speaks slowly");
+    assert_eq!((adaptive(&house), lent(&house)), ((1, 0, 0), Some(1)));
+    // Once all is said the work begins, and has a place.
+    said_all.store(true, Ordering::SeqCst);
+    await_adaptive(&house, (1, 1, 0));
+    assert_eq!((house.ask(get("/")).outcome, lent(&house)), ("overloaded", Some(0)));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    assert_eq!(upload.recv().unwrap().status, 200);
+
+    let reader = house.begin_and_stop(0, get("/big"));
+    is_served(&house, "who reads slowly");
+    assert_eq!((adaptive(&house), lent(&house)), ((1, 0, 0), Some(1)));
+    // Another one has it, and no more are lent than there are: the server may be busy with them.
+    let another = house.begin_and_stop(0, get("/big"));
+    await_adaptive(&house, (1, 1, 0));
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!((house.ask(get("/")).outcome, lent(&house)), ("overloaded", Some(1)));
+    drop((house, reader, another));
+}
+
 #[test]
 fn who_waits_for_a_server_is_told_when_the_deadline_has_passed() {
     let a = named("a");

@@ -517,8 +517,8 @@ impl std::fmt::Debug for Ends {
 
 /// What a station holds for an exchange beyond its own part in it. Dropped when the exchange is over, the answer's body sent.
 pub trait Hold {
-    /// The pipelines have been walked: there is this answer, or none.
-    fn answered(&mut self, response: Option<&mut Response>);
+    /// The pipelines have been walked: there is this answer, or none, and its body, which is there already or still comes.
+    fn answered(&mut self, response: Option<&mut Response>, body: &mut Body);
 }
 
 impl std::fmt::Debug for dyn Hold {
@@ -647,7 +647,7 @@ impl Exchange {
     /// The pipelines have been walked.
     pub fn answered(&mut self) {
         for held in &mut self.held {
-            held.answered(self.default.response.as_mut());
+            held.answered(self.default.response.as_mut(), &mut self.default.response_body);
         }
     }
 

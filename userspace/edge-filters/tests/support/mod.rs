@@ -1,6 +1,7 @@
 //! A Proxy on workers of its own, asked directly; and backends that play what they are told, over TCP, TLS or a Unix socket.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of it")]
 
+use base_runtime::time::Deadline;
 use base_runtime::{Buf, Config, IoMode, Runtime};
 use base_telemetry::{Identity, Names, Telemetry};
 use edge_filters::proxy;
@@ -8,7 +9,7 @@ use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece,
 use proto_http::{Method, Path, Version};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Ask {
     pub pieces: Vec<Vec<u8>>,
     /// The pieces never end.
     pub endless: bool,
+    /// The end of the pieces is not told before this is so.
+    pub until: Option<Arc<AtomicBool>>,
     /// The client offers to go on in another protocol.
     pub upgrade: bool,
     /// Counts pieces that are taken.
@@ -194,7 +197,10 @@ async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
         _ if ask.whole.is_some() => Body::full(ask.whole.unwrap_or_default()),
         Some(bytes) => Body::Buffer(Buf::copy_from(&bytes)),
         None if ask.pieces.is_empty() => Body::Empty,
-        None => Body::Stream(Box::new(Pieces { left: ask.pieces, endless: ask.endless, taken: ask.taken })),
+        None => {
+            let (left, endless, taken, until) = (ask.pieces, ask.endless, ask.taken, ask.until);
+            Body::Stream(Box::new(Pieces { left, endless, taken, until, again: Deadline::new() }))
+        }
     };
     exchange.upgrade_offered = ask.upgrade;
     let began = Instant::now();
@@ -221,10 +227,17 @@ struct Pieces {
     left: Vec<Vec<u8>>,
     endless: bool,
     taken: Option<Arc<AtomicUsize>>,
+    until: Option<Arc<AtomicBool>>,
+    /// When to look again.
+    again: Deadline,
 }
 
 impl BodyStream for Pieces {
-    fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        if self.left.is_empty() && self.until.as_ref().is_some_and(|until| !until.load(Ordering::SeqCst)) {
+            self.again.set_after(Duration::from_millis(5));
+            return self.again.poll_expired(cx).map(|()| unreachable!("it has just been set"));
+        }
         if let Some(taken) = &self.taken {
             taken.fetch_add(1, Ordering::SeqCst);
         }

@@ -47,6 +47,31 @@ impl Reason {
     }
 }
 
+/// Why a place is lent: what its holder waits for is not the server's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Idle {
+    /// Its client reads the answer slowly.
+    Reader,
+    /// Its client says the request slowly.
+    Sender,
+    /// Its server has said nothing for so long that nobody knows whether it is at work or keeps a stream open.
+    Silent,
+}
+
+impl Idle {
+    pub const ALL: [Idle; 3] = [Idle::Reader, Idle::Sender, Idle::Silent];
+
+    /// As in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Idle::Reader => "reader",
+            Idle::Sender => "sender",
+            Idle::Silent => "silent",
+        }
+    }
+}
+
 /// Who waits, for whoever lets it pass.
 pub trait Waiter {
     /// It has a place. False: it is gone, and does not take it.
@@ -82,6 +107,8 @@ pub struct Gate<W> {
     /// The sum of what the servers may have.
     limit: AtomicU32,
     under_way: AtomicU32,
+    /// Places that are lent to others, beside those under way.
+    lent: AtomicU32,
     waiting: AtomicU32,
     cut: AtomicU8,
     overloaded: AtomicBool,
@@ -131,6 +158,9 @@ struct Marks {
     waits: AtomicU64,
     waited_ns: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
+    lent: [AtomicU64; Idle::ALL.len()],
+    /// Places that were not lent because as many were as may be.
+    kept: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -158,6 +188,8 @@ impl Marks {
             waits: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            lent: std::array::from_fn(|_| AtomicU64::new(0)),
+            kept: AtomicU64::new(0),
         }
     }
 
@@ -182,6 +214,7 @@ impl Marks {
 pub struct Shown {
     pub limit: u32,
     pub under_way: u32,
+    pub lent: u32,
     pub waiting: u32,
     pub cut: u8,
     pub overloaded: bool,
@@ -189,6 +222,10 @@ pub struct Shown {
     pub waited_ns_total: u64,
     /// As [`Reason::ALL`].
     pub refused_total: [u64; Reason::ALL.len()],
+    /// As [`Idle::ALL`].
+    pub lent_total: [u64; Idle::ALL.len()],
+    /// Places that were not lent because as many were as may be.
+    pub kept_total: u64,
 }
 
 /// What a gate shows of a server.
@@ -221,6 +258,7 @@ impl<W: Waiter> Gate<W> {
         Gate {
             limit: AtomicU32::new(bounds.first.saturating_mul(servers.max(1) as u32)),
             under_way: AtomicU32::new(0),
+            lent: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             cut: AtomicU8::new(0),
             overloaded: AtomicBool::new(false),
@@ -291,6 +329,36 @@ impl<W: Waiter> Gate<W> {
     pub fn leave(&self, now: Duration, worker: usize) {
         self.under_way.fetch_sub(1, SeqCst);
         self.serve(now, worker);
+    }
+
+    /// A place is lent to others until whoever has it [ends](Gate::end_lent) or [takes it back](Gate::take_back). False: as many are lent
+    /// as may be under way, and it keeps its place. That many more is the most that a server has to do whose requests are not what
+    /// they seem: a thread of it may hang on the client that we wait for.
+    pub fn lend(&self, now: Duration, worker: usize, idle: Idle) -> bool {
+        let most = self.limit.load(Relaxed);
+        let lent = self.lent.fetch_update(SeqCst, SeqCst, |n| (n < most).then_some(n + 1)).is_ok();
+        if lent {
+            add(&self.marks[worker % self.marks.len()].lent[idle as usize], 1);
+            self.leave(now, worker);
+        }
+        lent
+    }
+
+    /// Counts one that keeps its place because as many are lent as may be.
+    pub fn keep(&self, worker: usize) {
+        add(&self.marks[worker % self.marks.len()].kept, 1);
+    }
+
+    /// There is work again for whoever has lent its place: it is under way, whether there is room or not, and nobody else begins before
+    /// there is.
+    pub fn take_back(&self) {
+        self.lent.fetch_sub(1, SeqCst);
+        self.under_way.fetch_add(1, SeqCst);
+    }
+
+    /// Whoever has lent its place needs none any more.
+    pub fn end_lent(&self) {
+        self.lent.fetch_sub(1, SeqCst);
     }
 
     /// It waits no more, for this reason. False: it has a place already, and has to [leave](Gate::leave) it.
@@ -382,15 +450,20 @@ impl<W: Waiter> Gate<W> {
 
     pub fn shown(&self) -> Shown {
         let sums = self.sums();
+        let all =
+            |of: &dyn Fn(&Marks) -> &AtomicU64| -> u64 { self.marks.iter().map(|marks| of(marks).load(Relaxed)).sum() };
         Shown {
             limit: self.limit.load(Relaxed),
             under_way: self.under_way.load(Relaxed),
+            lent: self.lent.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             cut: self.cut.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),
             passed_total: sums.served,
             waited_ns_total: sums.waited_ns,
             refused_total: sums.refused,
+            lent_total: std::array::from_fn(|idle| all(&|marks| &marks.lent[idle])),
+            kept_total: all(&|marks| &marks.kept),
         }
     }
 
@@ -563,6 +636,30 @@ mod tests {
         let enter = |now| gate.enter(now, 0, &normal, || Sends(told.clone(), 1));
         assert_eq!(enter(at(20)), Entered::Refused(Reason::Priority));
         assert_eq!(enter(at(2100)), Entered::Passes);
+    }
+
+    #[test]
+    fn no_more_places_are_lent_than_there_are() {
+        let (told, heard) = mpsc::channel();
+        let gate = Gate::new(bounds(2, 9), 1, 1);
+        let now = Duration::from_millis(1);
+        let enter = |client: u32| gate.enter(now, 0, &who(client.into()), || Sends(told.clone(), client));
+        (1..=2).for_each(|client| assert_eq!(enter(client), Entered::Passes));
+        (3..=5).for_each(|client| assert!(matches!(enter(client), Entered::Waits(_))));
+        assert!(gate.lend(now, 0, Idle::Reader) && gate.lend(now, 0, Idle::Sender));
+        assert_eq!([heard.try_recv(), heard.try_recv()], [Ok((3, None)), Ok((4, None))], "who waits has them now");
+        assert!(!gate.lend(now, 0, Idle::Silent), "the server has twice its limit to do");
+        gate.keep(0);
+        let shown = gate.shown();
+        assert_eq!((shown.under_way, shown.lent, shown.lent_total, shown.kept_total), (2, 2, [1, 1, 0], 1));
+        // One has work again: nobody begins before there is room for it.
+        gate.take_back();
+        gate.leave(now, 0);
+        assert!(heard.try_recv().is_err());
+        gate.leave(now, 0);
+        assert_eq!(heard.try_recv(), Ok((5, None)));
+        gate.end_lent();
+        assert_eq!((gate.shown().under_way, gate.shown().lent), (2, 0));
     }
 
     /// However workers come and go, no more are under way than may be, and nobody is forgotten.

@@ -1,12 +1,12 @@
 //! The gate as the machine uses it: requests wait on their worker, places are given up where a request ends, and what it does is shown.
 
-use super::gate::{Bounds, Entered, Gate, Reason, Waiter};
+use super::gate::{Bounds, Entered, Gate, Idle, Reason, Waiter};
+use super::lending::{Coming, Held};
 use super::line::{Ticket, Who};
 use super::rank::Rank;
 use base_runtime::time::Deadline;
 use base_telemetry::registry::Encoder;
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -159,6 +159,7 @@ impl Passages {
         json!({
             "limit": shown.limit,
             "inFlight": shown.under_way,
+            "lent": shown.lent,
             "waiting": shown.waiting,
             "threshold": shown.cut,
             "overloaded": shown.overloaded,
@@ -166,6 +167,20 @@ impl Passages {
             "refused": refused,
             "servers": servers,
         })
+    }
+
+    pub(super) fn gate(&self) -> &Gate<InLine> {
+        &self.gate
+    }
+
+    /// A place is given up.
+    pub(super) fn leave(&self, now: Instant) {
+        self.gate.leave(self.since(now), worker());
+    }
+
+    /// See [`Gate::lend`].
+    pub(super) fn lend(&self, now: Instant, idle: Idle) -> bool {
+        self.gate.lend(self.since(now), worker(), idle)
     }
 
     fn since(&self, now: Instant) -> Duration {
@@ -229,83 +244,95 @@ impl Drop for Waiting {
         let gate = &self.passages.gate;
         // Whoever is about to tell it finds out that it is gone.
         if !gate.give_up(worker, &self.ticket, waited, None) && self.slot.state.swap(GONE, Ordering::AcqRel) == PASSES {
-            gate.leave(self.passages.since(now), worker);
+            self.passages.leave(now);
         }
     }
 }
 
-/// How a request comes whose client may take its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coming {
-    /// Nobody waits for its client; what was waited for last came then.
-    Came(Instant),
-    /// Its client is waited for.
-    Awaited,
-    /// The rest of it never comes.
-    Failed,
-}
-
 /// Where it is noted how a request comes.
 #[derive(Clone)]
-pub struct Progress(Rc<Cell<Coming>>);
+pub struct Progress(Rc<Held>);
 
 impl Progress {
     /// Its client is waited for.
     pub fn awaited(&self) {
-        self.0.set(Coming::Awaited);
+        self.0.coming.set(Coming::Awaited);
+        self.0.awaits_sender(true);
     }
 
     /// What its client was waited for has come.
     pub fn came(&self) {
-        self.0.set(Coming::Came(base_runtime::now()));
+        self.0.coming.set(Coming::Came(base_runtime::now()));
+        self.0.awaits_sender(false);
+    }
+
+    /// The last of it has come.
+    pub fn said_all(&self) {
+        self.0.said_all();
     }
 
     /// The rest of it never comes: it broke off, was refused, or its client was waited for in vain.
     pub fn failed(&self) {
-        self.0.set(Coming::Failed);
+        self.0.coming.set(Coming::Failed);
+        self.0.awaits_sender(false);
     }
 }
 
-/// A place among those that may be under way; dropped, it is free for another.
+/// A place among those that may be under way; dropped, it is free for another. It is [lent](super::lending) while it is not used.
 pub struct Pass {
-    passages: Arc<Passages>,
     /// How long it was waited for.
     pub waited: Duration,
-    /// `None`: the whole request was there from the beginning.
-    progress: Option<Progress>,
+    held: Rc<Held>,
 }
 
 impl Pass {
     fn new(passages: &Arc<Passages>, waited: Duration) -> Pass {
-        Pass { passages: passages.clone(), waited, progress: None }
+        Pass { waited, held: Held::new(passages) }
     }
 
     /// The request comes by and by: servers are held to account by what is noted here.
     pub fn comes(&mut self) -> Progress {
-        self.progress.insert(Progress(Rc::new(Cell::new(Coming::Came(base_runtime::now()))))).clone()
+        self.held.coming.set(Coming::Came(base_runtime::now()));
+        Progress(self.held.clone())
     }
 
     /// The request goes to this server now.
     pub fn begin(&self, server: usize) -> Attended {
-        let under_way = self.passages.gate.begin(server);
-        let (began, progress) = (base_runtime::now(), self.progress.clone());
-        Attended { passages: self.passages.clone(), server, under_way, began, progress }
+        let under_way = self.held.passages.gate.begin(server);
+        let at = self.held.goes_to(server);
+        Attended { held: self.held.clone(), server, at, under_way, began: base_runtime::now() }
+    }
+
+    /// The answer has begun.
+    pub fn reads(&self) {
+        self.held.reads();
+    }
+
+    /// Some of the answer is on its way to its client, which is waited for from now on.
+    pub fn handed(&self) {
+        self.held.awaits_reader(true);
+    }
+
+    /// More of the answer is wanted: it is the server that is waited for from now on.
+    pub fn asked(&self) {
+        self.held.awaits_reader(false);
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.passages.gate.leave(self.passages.since(base_runtime::now()), worker());
+        self.held.give_up();
     }
 }
 
 /// A request at a server, counted there until it is dropped.
 pub struct Attended {
-    passages: Arc<Passages>,
+    held: Rc<Held>,
     server: usize,
+    /// Where it is kept that it is there.
+    at: Option<usize>,
     under_way: u32,
     began: Instant,
-    progress: Option<Progress>,
 }
 
 impl Attended {
@@ -316,40 +343,42 @@ impl Attended {
     pub fn answered(&self, pushed_back: bool) {
         let now = base_runtime::now();
         let since = match self.coming() {
+            Coming::There => self.began,
             Coming::Came(since) => since,
             Coming::Awaited if pushed_back => now,
             Coming::Awaited | Coming::Failed => return,
         };
-        let (at, taken) = (self.passages.since(now), now.saturating_duration_since(since));
-        self.passages.gate.answered(at, worker(), self.server, taken, self.under_way, pushed_back);
+        let passages = &self.held.passages;
+        let (at, taken) = (passages.since(now), now.saturating_duration_since(since));
+        passages.gate.answered(at, worker(), self.server, taken, self.under_way, pushed_back);
     }
 
     /// Since when the server is what is waited for: as long as a client has not said all, it takes no time. `None` while it is the
     /// client, and for ever where the request broke off.
     pub fn since(&self) -> Option<Instant> {
         match self.coming() {
+            Coming::There => Some(self.began),
             Coming::Came(since) => Some(since),
             Coming::Awaited | Coming::Failed => None,
         }
     }
 
     fn coming(&self) -> Coming {
-        match self.progress.as_ref().map(|progress| progress.0.get()) {
-            None => Coming::Came(self.began),
-            Some(Coming::Came(last)) => Coming::Came(last.max(self.began)),
-            Some(other) => other,
+        match self.held.coming.get() {
+            Coming::Came(last) => Coming::Came(last.max(self.began)),
+            other => other,
         }
     }
 }
 
 impl Drop for Attended {
     fn drop(&mut self) {
-        self.passages.gate.end(self.server);
+        self.held.leave(self.at, self.server);
     }
 }
 
 /// What is dropped when the workers stop is dropped elsewhere.
-fn worker() -> usize {
+pub(super) fn worker() -> usize {
     base_runtime::try_worker_index().unwrap_or_default()
 }
 
@@ -372,6 +401,9 @@ pub fn encode(encoder: &mut Encoder) {
         gauge(encoder, "weir_concurrency_limit", help, shown.limit.into());
         let help = "Requests under way, by pool or filter with adaptive concurrency.";
         gauge(encoder, "weir_concurrency_in_flight", help, shown.under_way.into());
+        let help = "Places lent to others because their requests wait for clients or for a server that says nothing, by pool or filter \
+                    with adaptive concurrency.";
+        gauge(encoder, "weir_concurrency_lent", help, shown.lent.into());
         let help = "Requests that wait for a place, by pool or filter with adaptive concurrency.";
         gauge(encoder, "weir_concurrency_waiting", help, shown.waiting.into());
         let help =
@@ -393,6 +425,15 @@ pub fn encode(encoder: &mut Encoder) {
                 shown.refused_total[reason as usize] as f64,
             );
         }
+        for idle in Idle::ALL {
+            let help = "Places that were lent to others, by pool or filter with adaptive concurrency and reason: reader (its client takes \
+                        the answer slowly), sender (its client says the request slowly), silent (its server has said nothing for long).";
+            let labels = [pool, ("reason", idle.name())];
+            encoder.counter("weir_concurrency_lent_total", help, &labels, shown.lent_total[idle as usize] as f64);
+        }
+        let help = "Places that were kept although nothing was done for their requests, because as many were lent as may be under way, by \
+                    pool or filter with adaptive concurrency.";
+        encoder.counter("weir_concurrency_kept_total", help, &[pool], shown.kept_total as f64);
         for (at, server) in passages.servers.iter().enumerate() {
             let (shown, labels) = (passages.gate.server_shown(at), [pool, ("server", server.as_str())]);
             let help = "Requests that one server may have under way, as adaptive concurrency found.";

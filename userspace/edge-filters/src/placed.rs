@@ -1,4 +1,6 @@
 //! A body that holds a place among the requests under way until it has come.
+//!
+//! While its client is waited for, and no server, that is noted: such a place may be lent to others.
 
 use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use edge_upstream::adaptive::{Attended, Pass};
@@ -6,7 +8,7 @@ use proto_http::Headers;
 use std::task::{Context, Poll};
 
 /// A backend is busy with an answer until the last of it has been taken.
-pub struct Placed {
+pub(crate) struct Placed {
     body: Box<dyn BodyStream>,
     place: Option<(Option<Attended>, Pass)>,
 }
@@ -16,6 +18,7 @@ impl Placed {
     pub fn hold(body: Body, attended: Option<Attended>, pass: Pass) -> Body {
         match body {
             Body::Stream(body) if body.remaining() != Some(0) => {
+                pass.reads();
                 Body::Stream(Box::new(Placed { body, place: Some((attended, pass)) }))
             }
             there => there,
@@ -25,6 +28,9 @@ impl Placed {
 
 impl BodyStream for Placed {
     fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        if let Some((_, pass)) = &self.place {
+            pass.asked();
+        }
         let polled = self.body.poll_piece(cx, sight);
         let over = match &polled {
             Poll::Pending => false,
@@ -33,6 +39,9 @@ impl BodyStream for Placed {
         };
         if over {
             self.place = None;
+        }
+        if let (Poll::Ready(_), Some((_, pass))) = (&polled, &self.place) {
+            pass.handed();
         }
         polled
     }
