@@ -1,6 +1,6 @@
 //! What a WaitingRoom and a Lottery do alike: read and write cookies, let in, and tell whoever is not let in why.
 
-use crate::hall::{Came, Room, hall};
+use crate::hall::{Came, Room};
 use crate::room_answers::Answers;
 use base_model::HttpCode;
 use base_model::header_adapt::is_header_name;
@@ -8,12 +8,12 @@ use base_model::{Findings, Problem};
 use base_text::digits::write_number;
 use edge_pipeline::Exchange;
 use edge_upstream::random;
-use proto_admission::ticket::{self, Scope};
+use proto_admission::ticket;
 use proto_admission::{Carried, Pass, Rejected, Ticket};
 use proto_http::headers::Known;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A room as a filter of one generation has it.
 pub(crate) struct Door {
@@ -83,9 +83,9 @@ impl Door {
         let mut shown = cookies(exchange, self.cookie_name.as_bytes()).take(COOKIES_MAX).peekable();
         shown.peek()?;
         let address = self.address(exchange);
-        let (keys, scope) = (hall().keys(), self.scope(&address));
+        let keys = self.room.keys();
         let open = |text: &[u8]| {
-            let carried = ticket::open(&keys, &scope, text)?;
+            let carried = keys.open(&address, text)?;
             let (issued_ms, lasts_ms) = match &carried {
                 Carried::Ticket(ticket) => (ticket.issued_ms, ticket_ms(ticket)),
                 Carried::Pass(pass) => (pass.issued_ms, self.session_ms),
@@ -119,7 +119,7 @@ impl Door {
         let mut text = Vec::with_capacity(192);
         text.extend_from_slice(self.cookie_name.as_bytes());
         text.push(b'=');
-        text.extend_from_slice(&ticket::seal(&hall().keys(), &self.scope(&address), carried)?);
+        text.extend_from_slice(&self.room.keys().seal(&address, carried)?);
         text.extend_from_slice(b"; Path=/; Max-Age=");
         write_number(lasts_ms.div_ceil(1000), &mut text);
         text.extend_from_slice(COOKIE_ATTRIBUTES.as_bytes());
@@ -131,10 +131,6 @@ impl Door {
             text.extend_from_slice(b"; Secure");
         }
         Some(text)
-    }
-
-    fn scope<'s>(&'s self, address: &'s str) -> Scope<'s> {
-        Scope { room: self.room.desk.room(), sale: self.room.desk.sale(), bound_to: address }
     }
 
     fn address(&self, exchange: &Exchange) -> String {
@@ -210,10 +206,22 @@ fn cookies<'x>(exchange: &'x Exchange, name: &'x [u8]) -> impl Iterator<Item = &
     pairs.map(<[u8]>::trim_ascii).filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix(b"="))
 }
 
-/// Milliseconds since 1970 by this machine's clock.
+/// Milliseconds since 1970 by this machine's clock, as of this turn of the worker. The clock is read once a second: whoever sets it is
+/// followed within that.
 pub(crate) fn now_ms() -> u64 {
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+    thread_local! {
+        static READ: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+    }
+    let millis = |passed: Duration| passed.as_secs() * 1000 + u64::from(passed.subsec_millis());
+    let now = base_runtime::now();
+    if let Some((read, then)) = READ.get()
+        && let Some(passed) = now.checked_duration_since(read).filter(|passed| *passed < ALIKE)
+    {
+        return then + millis(passed);
+    }
+    let then = millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    READ.set(Some((now, then)));
+    then
 }
 
 /// Bits that nobody can guess; `None` where the system has none. They are drawn for many at a time: asking the system costs more than
@@ -247,6 +255,9 @@ pub(crate) async fn pause() {
     })
     .await;
 }
+
+/// How long the machine's clock and the workers' are taken to run alike.
+const ALIKE: Duration = Duration::from_secs(1);
 
 const DRAWN_AT_ONCE: usize = 64;
 

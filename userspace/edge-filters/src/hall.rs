@@ -7,15 +7,15 @@ use crate::each_worker::EachWorker;
 use arc_swap::{ArcSwap, Guard};
 use base_telemetry::registry::Encoder;
 use edge_pipeline::Parts;
-use proto_admission::{Desk, Keys, Rules};
+use proto_admission::{Desk, Keys, RoomKeys, Rules};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Hall {
-    rooms: Mutex<Vec<Weak<Room>>>,
-    keys: ArcSwap<Keys>,
+    /// And the keys that those get which are made later.
+    rooms: Mutex<(Vec<Weak<Room>>, Keys)>,
 }
 
 /// A desk and what became of requests at it.
@@ -24,6 +24,8 @@ pub struct Room {
     pub filter: String,
     pub kind: &'static str,
     pub desk: Desk,
+    /// What its cookies are signed with.
+    keys: ArcSwap<RoomKeys>,
     counts: EachWorker<Counts>,
 }
 
@@ -92,7 +94,8 @@ impl Hall {
         (rules, starts_ms): (Rules, u64),
     ) -> Arc<Room> {
         let (pipeline, filter) = (parts.pipeline, parts.name);
-        let mut rooms = lock(&self.rooms);
+        let mut state = lock(&self.rooms);
+        let (rooms, keys) = &mut *state;
         rooms.retain(|room| room.strong_count() > 0);
         let name = format!("{pipeline}/{filter}");
         let mut known = rooms.iter().filter_map(Weak::upgrade);
@@ -105,6 +108,7 @@ impl Hall {
             filter: filter.to_owned(),
             kind,
             desk: Desk::new(&name, sale, rules, starts_ms),
+            keys: ArcSwap::from_pointee(RoomKeys::new(keys, &name, sale)),
             counts: EachWorker::new(parts.telemetry.workers(), Counts::default),
         });
         rooms.push(Arc::downgrade(&room));
@@ -112,16 +116,16 @@ impl Hall {
     }
 
     pub fn rooms(&self) -> Vec<Arc<Room>> {
-        lock(&self.rooms).iter().filter_map(Weak::upgrade).collect()
+        lock(&self.rooms).0.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Cookies are signed with these from now on.
     pub fn set_keys(&self, keys: Keys) {
-        self.keys.store(Arc::new(keys));
-    }
-
-    pub fn keys(&self) -> Guard<Arc<Keys>> {
-        self.keys.load()
+        let mut state = lock(&self.rooms);
+        for room in state.0.iter().filter_map(Weak::upgrade) {
+            room.keys.store(Arc::new(RoomKeys::new(&keys, room.desk.room(), room.desk.sale())));
+        }
+        state.1 = keys;
     }
 
     /// Adds the figures of all rooms.
@@ -133,6 +137,11 @@ impl Hall {
 }
 
 impl Room {
+    /// What its cookies are signed with now.
+    pub fn keys(&self) -> Guard<Arc<RoomKeys>> {
+        self.keys.load()
+    }
+
     pub fn count(&self, came: Came) {
         self.counts.own().0[came as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -104,10 +104,12 @@ pub fn limits() -> Vec<Arc<Limit>> {
     lock().iter().filter_map(Weak::upgrade).collect()
 }
 
-/// Milliseconds by a clock that nobody sets: a limit neither stops nor opens when the machine's time is corrected.
+/// Milliseconds by a clock that nobody sets: a limit neither stops nor opens when the machine's time is corrected. On a worker as of this
+/// turn of its loop.
 pub fn now_ms() -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
-    1 + BEGAN.get_or_init(Instant::now).elapsed().as_millis() as u64
+    let passed = base_runtime::now().saturating_duration_since(*BEGAN.get_or_init(Instant::now));
+    1 + passed.as_secs() * 1000 + u64::from(passed.subsec_millis())
 }
 
 /// A filter has it from now on.

@@ -8,7 +8,7 @@ use base_text::digits::write_number;
 use bytes::Bytes;
 use edge_pipeline::{Body, Exchange, Note, Space};
 use proto_http::Headers;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// See the module doc.
 pub(crate) struct Answers {
@@ -16,7 +16,9 @@ pub(crate) struct Answers {
     json: Form,
     page: Vec<Piece>,
     /// For the access log, by state.
-    notes: EachWorker<[(&'static str, Arc<str>); 4]>,
+    notes: EachWorker<[Arc<str>; 4]>,
+    /// What those were told lately who have no position: many are told the same.
+    lately: EachWorker<Mutex<[Lately; LATELY]>>,
     filter: Arc<str>,
 }
 
@@ -24,6 +26,15 @@ pub(crate) struct Answers {
 struct Form {
     fields: Headers,
     over: EachWorker<Bytes>,
+}
+
+/// An answer that was given lately.
+#[derive(Default)]
+struct Lately {
+    /// What was told, whether in HTML, and when to come again; `None`: nothing yet.
+    of: Option<(Told, bool, u64)>,
+    fields: Headers,
+    body: Bytes,
 }
 
 /// A part of a page.
@@ -53,11 +64,12 @@ impl Answers {
             fields.set("Content-Type", kind);
             Form { fields, over: EachWorker::new(workers, || over.clone().into()) }
         };
-        let note = |state: &'static str| (state, Arc::from(format!("{filter}: {state}")));
+        let note = |state: &'static str| Arc::from(format!("{filter}: {state}"));
         Answers {
             html: form("text/html; charset=utf-8", html(&page, Told::SoldOut, 0)),
             json: form("application/json", json(Told::SoldOut, 0)),
             page,
+            lately: EachWorker::new(workers, Mutex::default),
             notes: EachWorker::new(workers, || ["notStarted", "waiting", "soldOut", "unavailable"].map(note)),
             filter: filter.into(),
         }
@@ -68,8 +80,13 @@ impl Answers {
         if let Told::Waiting { ahead: Some(ahead), .. } = told {
             return format!("{}: waiting, {ahead} ahead", self.filter).into();
         }
-        let ready = self.notes.own().iter().find(|(state, _)| *state == told.state());
-        ready.map_or(Note::Fixed(told.state()), |(_, note)| note.clone().into())
+        let at = match told {
+            Told::NotStarted { .. } => 0,
+            Told::Waiting { .. } => 1,
+            Told::SoldOut | Told::Unlucky => 2,
+            Told::Unavailable => 3,
+        };
+        self.notes.own()[at].clone().into()
     }
 
     /// Answers so, with a time to come again unless it is over.
@@ -80,17 +97,41 @@ impl Answers {
             begin(exchange.space(), status, &form.fields, Body::shared(form.over.own().clone()));
             return;
         }
-        let body = if takes_html { html(&self.page, told, refresh_s) } else { json(told, refresh_s) };
-        let headers = begin(exchange.space(), status, &form.fields, Body::full(body));
-        let mut refresh = Vec::with_capacity(8);
-        write_number(refresh_s, &mut refresh);
-        headers.set("Retry-After", &refresh);
+        // Of no worker but this one, unless it is none.
+        let mut lately = self.lately.own().lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &mut lately[refresh_s as usize % LATELY];
+        let of = Some((told, takes_html, refresh_s));
+        let mut body = None;
+        if kept.of != of {
+            let made = if takes_html { html(&self.page, told, refresh_s) } else { json(told, refresh_s) };
+            if told.has_position() || made.len() > KEPT_MOST {
+                body = Some(Body::full(made));
+            } else {
+                (kept.of, kept.body) = (of, made.into());
+                kept.fields.copy_from(&form.fields);
+                come_again(&mut kept.fields, refresh_s, takes_html);
+            }
+        }
+        let headers = match body {
+            None => begin(exchange.space(), status, &kept.fields, Body::shared(kept.body.clone())),
+            Some(body) => {
+                let headers = begin(exchange.space(), status, &form.fields, body);
+                come_again(headers, refresh_s, takes_html);
+                headers
+            }
+        };
         if let Some(cookie) = cookie {
             headers.set("Set-Cookie", cookie);
         }
-        if takes_html {
-            headers.set("Refresh", &refresh);
-        }
+    }
+}
+
+fn come_again(headers: &mut Headers, refresh_s: u64, takes_html: bool) {
+    let mut refresh = Vec::with_capacity(8);
+    write_number(refresh_s, &mut refresh);
+    headers.set("Retry-After", &refresh);
+    if takes_html {
+        headers.set("Refresh", &refresh);
     }
 }
 
@@ -115,6 +156,11 @@ fn begin<'s>(space: &'s mut Space, status: u16, fields: &Headers, body: Body) ->
 }
 
 impl Told {
+    /// It is told to one and not to many.
+    fn has_position(self) -> bool {
+        matches!(self, Told::Waiting { ahead: Some(_), .. })
+    }
+
     /// There is nothing to come again for.
     fn is_over(self) -> bool {
         matches!(self, Told::SoldOut | Told::Unlucky)
@@ -231,6 +277,11 @@ fn span(seconds: u64) -> String {
     }
 }
 
+/// Answers that each worker keeps ready,
+const LATELY: usize = 8;
+/// and how large one may be, in bytes: a page of the document's own may be of any size.
+const KEPT_MOST: usize = 4096;
+
 const MARKS: [(&str, Mark); 6] = [
     ("{title}", Mark::Title),
     ("{text}", Mark::Text),
@@ -297,6 +348,34 @@ mod tests {
             assert_eq!((&retry, &refresh), (&refresh, &retry), "{told:?}");
             assert!(page.contains(told.words().0) && page.contains(told.state()) && !page.contains("{text}"), "{page}");
             assert_eq!(retry.is_none(), over);
+        }
+    }
+
+    /// What is kept ready is told to those alone whom it is for.
+    #[test]
+    fn answers_that_are_kept_ready_are_those_of_the_same_state_form_and_time() {
+        let answers = Answers::new("room", "", 1);
+        let waiting = |ahead| Told::Waiting { ahead, seconds: None, later: false };
+        let cases = [
+            (waiting(None), "*/*", 5),
+            (waiting(None), "text/html", 5),
+            (waiting(None), "*/*", 5 + LATELY as u64),
+            (waiting(Some(3)), "*/*", 5),
+            (waiting(Some(4)), "*/*", 5),
+            (Told::NotStarted { starts_ms: 9 }, "*/*", 5),
+            (Told::Unavailable, "*/*", 5),
+            (Told::SoldOut, "*/*", 5),
+        ];
+        for (told, accept, refresh_s) in cases.iter().chain(&cases).chain(cases.iter().rev()).copied() {
+            let mut exchange = request("GET", "/", &[("Accept", accept)]);
+            answers.give(&mut exchange, told, 503, refresh_s, Some(b"a=b".to_vec()));
+            let takes_html = accept == "text/html";
+            let body = if takes_html { html(&pieces(PAGE), told, refresh_s) } else { json(told, refresh_s) };
+            assert_eq!(body_of(&exchange), body, "{told:?}");
+            let comes = (!told.is_over()).then(|| refresh_s.to_string());
+            assert_eq!(response_header(&exchange, "Retry-After"), comes.as_deref(), "{told:?}");
+            assert_eq!(response_header(&exchange, "Refresh").is_some(), takes_html && !told.is_over());
+            assert_eq!(response_header(&exchange, "Set-Cookie").is_some(), !told.is_over());
         }
     }
 

@@ -353,8 +353,8 @@ impl WaitingRoom {
         // Whoever shows nothing needs no place to be told that it is over, nor any signature: an id that is drawn has no past, and one
         // that follows from a key none that would still let it in.
         let drawn = ticket.is_none() && self.spec.one_place_per == OnePlacePer::None;
-        let over = started && ticket.is_none();
-        if over && (drawn && desk.view().over.is_some() || desk.is_over_for_strangers(now)) {
+        let is_over = |drawn| if drawn { desk.view().over.is_some() } else { desk.is_over_for_strangers(now) };
+        if started && ticket.is_none() && is_over(drawn) {
             return self.over(exchange, now);
         }
         let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else { return self.unavailable(exchange) };
@@ -410,7 +410,7 @@ impl WaitingRoom {
 
     /// The ticket, or a new one, and whether it is new. `None` without a key or random bits.
     fn placed(&self, exchange: &Exchange, ticket: Option<Ticket>, now: u64) -> Option<(Ticket, bool)> {
-        if hall().keys().is_empty() {
+        if self.door.room.keys().is_empty() {
             return None;
         }
         if let Some(ticket) = ticket {
@@ -453,7 +453,7 @@ impl WaitingRoom {
 
     /// Without a key or random bits.
     fn unavailable(&self, exchange: &mut Exchange) -> Step<'static> {
-        if hall().keys().is_empty() {
+        if self.door.room.keys().is_empty() {
             let name = &self.door.room.filter;
             exchange.tags.note_own(|| {
                 format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none")

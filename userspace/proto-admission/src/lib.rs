@@ -21,4 +21,4 @@ pub mod ticket;
 
 pub use desk::{Desk, Figures, Turn};
 pub use ledger::{Answer, Call, Candidate, Ledger, Line, Rules};
-pub use ticket::{Carried, Keys, Pass, Rejected, Ticket};
+pub use ticket::{Carried, Keys, Pass, Rejected, RoomKeys, Ticket};

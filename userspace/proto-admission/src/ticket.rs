@@ -97,67 +97,85 @@ impl Rejected {
     }
 }
 
-/// What cookies are signed for beside their own bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct Scope<'s> {
-    pub room: &'s str,
-    pub sale: &'s str,
-    /// Text of the client's address, where a pass is bound to it; else empty.
-    pub bound_to: &'s str,
+/// Keys made ready for the cookies of one room: its name and its sale are signed first in all of them, and that is done once.
+#[derive(Clone, Default)]
+pub struct RoomKeys {
+    keys: Vec<([u8; 4], hmac::Context)>,
+    current: usize,
+}
+
+impl RoomKeys {
+    pub fn new(keys: &Keys, room: &str, sale: &str) -> RoomKeys {
+        let ready = |(name, key): &([u8; 4], hmac::Key)| {
+            let mut begun = hmac::Context::with_key(key);
+            for part in [room, sale] {
+                begun.update(&(part.len() as u32).to_be_bytes());
+                begun.update(part.as_bytes());
+            }
+            (*name, begun)
+        };
+        RoomKeys { keys: keys.keys.iter().map(ready).collect(), current: keys.current }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The cookie's value. `bound_to` is the text of the client's address where a pass is bound to it, else empty. `None` without a key.
+    pub fn seal(&self, bound_to: &str, carried: &Carried) -> Option<[u8; TEXT]> {
+        let (name, begun) = self.keys.get(self.current)?;
+        let mut bytes = [0; LENGTH];
+        bytes[1..5].copy_from_slice(name);
+        match carried {
+            Carried::Ticket(ticket) => {
+                bytes[0] = TICKET;
+                bytes[5..13].copy_from_slice(&ticket.id.to_be_bytes());
+                bytes[13..21].copy_from_slice(&ticket.issued_ms.to_be_bytes());
+                bytes[21..29].copy_from_slice(&ticket.told_s.to_be_bytes());
+                bytes[29..33].copy_from_slice(&ticket.bucket.to_be_bytes());
+                bytes[33] = u8::from(ticket.counted);
+            }
+            Carried::Pass(pass) => {
+                bytes[0] = PASS;
+                bytes[5..13].copy_from_slice(&pass.id.to_be_bytes());
+                bytes[13..21].copy_from_slice(&pass.issued_ms.to_be_bytes());
+                bytes[21..29].copy_from_slice(&pass.number.to_be_bytes());
+                bytes[29..33].copy_from_slice(&pass.bucket.to_be_bytes());
+            }
+        }
+        let signature = signature(begun, bound_to, bytes.first_chunk()?);
+        bytes[SIGNED..].copy_from_slice(&signature.as_ref()[..LENGTH - SIGNED]);
+        let mut text = [0; TEXT];
+        URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).ok()?;
+        Some(text)
+    }
+
+    /// Reads a cookie that was sealed for this room. Whether it has expired is for [`fresh`] to say.
+    pub fn open(&self, bound_to: &str, text: &[u8]) -> Result<Carried, Rejected> {
+        let mut bytes = [0; LENGTH];
+        if text.len() != TEXT || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(LENGTH) {
+            return Err(Rejected::Shape);
+        }
+        let (_, begun) = self.keys.iter().find(|(name, _)| *name == bytes[1..5]).ok_or(Rejected::UnknownKey)?;
+        let (said, tag) = bytes.split_first_chunk().ok_or(Rejected::Shape)?;
+        if !same(&signature(begun, bound_to, said).as_ref()[..LENGTH - SIGNED], tag) {
+            return Err(Rejected::Forged);
+        }
+        let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        let (id, issued_ms) = (number(5), number(13));
+        let bucket = u32::from_be_bytes(std::array::from_fn(|byte| bytes[29 + byte]));
+        match bytes[0] {
+            TICKET => {
+                Ok(Carried::Ticket(Ticket { id, bucket, counted: bytes[33] != 0, issued_ms, told_s: number(21) }))
+            }
+            PASS => Ok(Carried::Pass(Pass { id, number: number(21), bucket, issued_ms })),
+            _ => Err(Rejected::Shape),
+        }
+    }
 }
 
 /// Seconds a cookie may be from the future: two members' clocks may each be two seconds off.
 pub const SKEW_MS: u64 = 5_000;
-
-/// The cookie's value. `None` without a key.
-pub fn seal(keys: &Keys, scope: &Scope<'_>, carried: &Carried) -> Option<[u8; TEXT]> {
-    let (name, key) = keys.keys.get(keys.current)?;
-    let mut bytes = [0; LENGTH];
-    bytes[1..5].copy_from_slice(name);
-    match carried {
-        Carried::Ticket(ticket) => {
-            bytes[0] = TICKET;
-            bytes[5..13].copy_from_slice(&ticket.id.to_be_bytes());
-            bytes[13..21].copy_from_slice(&ticket.issued_ms.to_be_bytes());
-            bytes[21..29].copy_from_slice(&ticket.told_s.to_be_bytes());
-            bytes[29..33].copy_from_slice(&ticket.bucket.to_be_bytes());
-            bytes[33] = u8::from(ticket.counted);
-        }
-        Carried::Pass(pass) => {
-            bytes[0] = PASS;
-            bytes[5..13].copy_from_slice(&pass.id.to_be_bytes());
-            bytes[13..21].copy_from_slice(&pass.issued_ms.to_be_bytes());
-            bytes[21..29].copy_from_slice(&pass.number.to_be_bytes());
-            bytes[29..33].copy_from_slice(&pass.bucket.to_be_bytes());
-        }
-    }
-    let signature = signature(key, scope, &bytes[..SIGNED]);
-    bytes[SIGNED..].copy_from_slice(&signature.as_ref()[..LENGTH - SIGNED]);
-    let mut text = [0; TEXT];
-    URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).ok()?;
-    Some(text)
-}
-
-/// Reads a cookie that was sealed for this room. Whether it has expired is for [`fresh`] to say.
-pub fn open(keys: &Keys, scope: &Scope<'_>, text: &[u8]) -> Result<Carried, Rejected> {
-    let mut bytes = [0; LENGTH];
-    if text.len() != TEXT || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(LENGTH) {
-        return Err(Rejected::Shape);
-    }
-    let (_, key) = keys.keys.iter().find(|(name, _)| *name == bytes[1..5]).ok_or(Rejected::UnknownKey)?;
-    let signature = signature(key, scope, &bytes[..SIGNED]);
-    if !same(&signature.as_ref()[..LENGTH - SIGNED], &bytes[SIGNED..]) {
-        return Err(Rejected::Forged);
-    }
-    let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]));
-    let (id, issued_ms) = (number(5), number(13));
-    let bucket = u32::from_be_bytes(std::array::from_fn(|byte| bytes[29 + byte]));
-    match bytes[0] {
-        TICKET => Ok(Carried::Ticket(Ticket { id, bucket, counted: bytes[33] != 0, issued_ms, told_s: number(21) })),
-        PASS => Ok(Carried::Pass(Pass { id, number: number(21), bucket, issued_ms })),
-        _ => Err(Rejected::Shape),
-    }
-}
 
 /// Whether something made at `issued_ms` that lasts for `lasts_ms` is good at `now_ms`.
 pub fn fresh(issued_ms: u64, lasts_ms: u64, now_ms: u64) -> Result<(), Rejected> {
@@ -205,13 +223,18 @@ impl Ids {
     }
 }
 
-fn signature(key: &hmac::Key, scope: &Scope<'_>, bytes: &[u8]) -> hmac::Tag {
-    let mut context = hmac::Context::with_key(key);
-    for part in [scope.room, scope.sale, scope.bound_to] {
-        context.update(&(part.len() as u32).to_be_bytes());
-        context.update(part.as_bytes());
+fn signature(begun: &hmac::Context, bound_to: &str, bytes: &[u8; SIGNED]) -> hmac::Tag {
+    let mut context = begun.clone();
+    // Its length and the bytes behind it, which follow at once where nothing is bound.
+    let mut last = [0; 4 + SIGNED];
+    last[4..].copy_from_slice(bytes);
+    if bound_to.is_empty() {
+        context.update(&last);
+    } else {
+        context.update(&(bound_to.len() as u32).to_be_bytes());
+        context.update(bound_to.as_bytes());
+        context.update(bytes);
     }
-    context.update(bytes);
     context.sign()
 }
 
@@ -235,7 +258,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SCOPE: Scope<'_> = Scope { room: "shop/room", sale: "", bound_to: "" };
+    /// Of a room.
+    fn ready(secrets: &[u8], current: usize) -> RoomKeys {
+        RoomKeys::new(&keys(secrets, current), "shop/room", "")
+    }
 
     fn keys(secrets: &[u8], current: usize) -> Keys {
         let secrets: Vec<_> = secrets.iter().map(|n| ([*n; 16], [*n; 32])).collect();
@@ -248,24 +274,41 @@ mod tests {
 
     #[test]
     fn keys_rotate_and_old_cookies_go_on() {
-        let text = seal(&keys(&[1, 2], 1), &SCOPE, &ticket()).unwrap();
+        let text = ready(&[1, 2], 1).seal("", &ticket()).unwrap();
         assert_eq!(text.len(), TEXT);
-        assert_eq!(open(&keys(&[2, 3], 1), &SCOPE, &text), Ok(ticket()), "it is the previous key now");
-        assert_eq!(open(&keys(&[3, 4], 1), &SCOPE, &text), Err(Rejected::UnknownKey));
-        assert_eq!(seal(&Keys::default(), &SCOPE, &ticket()), None);
+        assert_eq!(ready(&[2, 3], 1).open("", &text), Ok(ticket()), "it is the previous key now");
+        assert_eq!(ready(&[3, 4], 1).open("", &text), Err(Rejected::UnknownKey));
+        assert_eq!(ready(&[], 0).seal("", &ticket()), None);
+    }
+
+    /// As edges of other versions sign them: whoever was let in there is so here.
+    #[test]
+    fn cookies_are_signed_as_they_always_have_been() {
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[5; 32]), LABEL);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+        for (sale, bound_to) in
+            [("", ""), ("second", ""), ("", "192.0.2.1"), ("a sale with a long name", "2001:db8::1")]
+        {
+            let keys = RoomKeys::new(&keys(&[5], 0), "shop/room", sale);
+            let bytes = URL_SAFE_NO_PAD.decode(keys.seal(bound_to, &ticket()).unwrap()).unwrap();
+            let mut whole = Vec::new();
+            for part in ["shop/room", sale, bound_to] {
+                whole.extend_from_slice(&(part.len() as u32).to_be_bytes());
+                whole.extend_from_slice(part.as_bytes());
+            }
+            whole.extend_from_slice(&bytes[..34]);
+            assert_eq!(bytes[34..], hmac::sign(&key, &whole).as_ref()[..16], "{sale} {bound_to}");
+        }
     }
 
     #[test]
     fn a_cookie_is_good_in_its_own_room_alone() {
-        let keys = keys(&[1], 0);
-        let text = seal(&keys, &SCOPE, &ticket()).unwrap();
-        for scope in [
-            Scope { room: "shop/other", ..SCOPE },
-            Scope { sale: "second", ..SCOPE },
-            Scope { bound_to: "192.0.2.1", ..SCOPE },
-            Scope { room: "shop/roo", sale: "m", ..SCOPE },
-        ] {
-            assert_eq!(open(&keys, &scope, &text), Err(Rejected::Forged), "{scope:?}");
+        let text = ready(&[1], 0).seal("", &ticket()).unwrap();
+        for (room, sale, bound_to) in
+            [("shop/other", "", ""), ("shop/room", "second", ""), ("shop/room", "", "192.0.2.1"), ("shop/roo", "m", "")]
+        {
+            let other = RoomKeys::new(&keys(&[1], 0), room, sale);
+            assert_eq!(other.open(bound_to, &text), Err(Rejected::Forged), "{room} {sale} {bound_to}");
         }
     }
 
@@ -298,26 +341,26 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sealed_is_opened(id: u64, bucket: u32, counted: bool, issued_ms: u64, told_s: u64, number: u64) {
-            let keys = keys(&[9], 0);
+            let keys = ready(&[9], 0);
             let ticket = Carried::Ticket(Ticket { id, bucket, counted, issued_ms, told_s });
             for carried in [ticket, Carried::Pass(Pass { id, number, bucket, issued_ms })] {
-                let text = seal(&keys, &SCOPE, &carried).unwrap();
-                prop_assert_eq!(open(&keys, &SCOPE, &text), Ok(carried));
+                let text = keys.seal("", &carried).unwrap();
+                prop_assert_eq!(keys.open("", &text), Ok(carried));
             }
         }
 
         #[test]
         fn no_changed_cookie_is_taken(at in 0..TEXT, to in any::<u8>()) {
-            let keys = keys(&[9], 0);
-            let mut text = seal(&keys, &SCOPE, &ticket()).unwrap();
+            let keys = ready(&[9], 0);
+            let mut text = keys.seal("", &ticket()).unwrap();
             prop_assume!(text[at] != to);
             text[at] = to;
-            prop_assert!(open(&keys, &SCOPE, &text).is_err());
+            prop_assert!(keys.open("", &text).is_err());
         }
 
         #[test]
         fn no_bytes_are_too_strange(text in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(open(&keys(&[9], 0), &SCOPE, &text).is_err());
+            prop_assert!(ready(&[9], 0).open("", &text).is_err());
         }
 
         #[test]

@@ -1,12 +1,11 @@
 //! A sale with everything going wrong, in one thread and by a seed: messages and answers are lost or late, clocks are two seconds off
 //! either way, edges are cut off and lost, and leaders fail between deciding and answering.
 
-use proto_admission::ticket::{self, Carried, Keys, Pass, Scope, Ticket};
+use proto_admission::ticket::{self, Carried, Keys, Pass, RoomKeys, Ticket};
 use proto_admission::{Answer, Call, Desk, Ledger, Rules, Turn};
 use std::collections::{BTreeMap, BTreeSet};
 
 const EDGES: usize = 3;
-const SCOPE: Scope<'_> = Scope { room: "p/f", sale: "", bound_to: "" };
 const POLL_MS: u64 = 1_000;
 
 /// xorshift64*: every run of a seed is the same.
@@ -58,7 +57,7 @@ struct World {
     rules: Rules,
     /// Nobody leads until then.
     leaderless_until: u64,
-    keys: Keys,
+    keys: RoomKeys,
     clients: Vec<Client>,
     /// Id → number, as passes say.
     numbers: BTreeMap<u64, u64>,
@@ -94,7 +93,7 @@ impl World {
             ledger: Ledger::new(seed),
             rules,
             leaderless_until: 0,
-            keys: Keys::of([(&[7; 16], &[7; 32])], 0),
+            keys: RoomKeys::new(&Keys::of([(&[7; 16], &[7; 32])], 0), "p/f", ""),
             clients,
             numbers: BTreeMap::new(),
             left: Vec::new(),
@@ -189,7 +188,7 @@ impl World {
         if this.bot && id.is_multiple_of(2) {
             this.cookie = None;
         }
-        let carried = this.cookie.as_deref().map(|cookie| ticket::open(&self.keys, &SCOPE, cookie.as_bytes()).unwrap());
+        let carried = this.cookie.as_deref().map(|cookie| self.keys.open("", cookie.as_bytes()).unwrap());
         let mut ticket = match carried {
             Some(Carried::Pass(pass)) => {
                 if let Some(ticket) = this.kept.take() {
@@ -251,8 +250,8 @@ impl World {
     }
 }
 
-fn sealed(keys: &Keys, carried: &Carried) -> Option<String> {
-    String::from_utf8(ticket::seal(keys, &SCOPE, carried)?.to_vec()).ok()
+fn sealed(keys: &RoomKeys, carried: &Carried) -> Option<String> {
+    String::from_utf8(keys.seal("", carried)?.to_vec()).ok()
 }
 
 const START: u64 = 1_800_000_000_000;

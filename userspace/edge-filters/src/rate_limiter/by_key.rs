@@ -17,7 +17,7 @@ use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Who counts together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -179,8 +179,19 @@ pub(super) struct Told {
     refused: Headers,
     /// What `RateLimit` begins with.
     name: Vec<u8>,
+    /// The fields of refusals that were told lately: a bot is told the same many times a second, and so are many clients.
+    lately: EachWorker<Mutex<[Refusal; LATELY]>>,
     /// Of a refusal, for the access log.
     pub note: EachWorker<Arc<str>>,
+}
+
+/// All fields of a refusal.
+#[derive(Default)]
+struct Refusal {
+    left: u64,
+    /// Seconds until there is a token again; 0: none was told yet.
+    again_s: u64,
+    fields: Headers,
 }
 
 impl Told {
@@ -194,31 +205,45 @@ impl Told {
         refused.set("X-EG-Rate-Limiter", "too-many-requests");
         refused.set_all(&same);
         let note = EachWorker::new(workers, || format!("rateLimiter: too many requests for {name}").into());
-        Told { wanted, limit, same, refused, name: format!("\"{shown}\";r=").into_bytes(), note }
+        let (name, lately) = (format!("\"{shown}\";r=").into_bytes(), EachWorker::new(workers, Mutex::default));
+        Told { wanted, limit, same, refused, name, lately, note }
     }
 
     /// What a client is told whose request passes.
     pub(super) fn passes(&self, decided: Decided, headers: &mut Headers) {
         if self.wanted {
             headers.set_all(&self.same);
-            self.stands(decided, headers, &mut Vec::with_capacity(VALUE));
+            let left = u64::from(decided.left).min(self.limit);
+            self.stands(left, decided.again_ms.div_ceil(1000), headers, &mut Vec::with_capacity(VALUE));
         }
     }
 
     /// What one is told whose request does not.
     pub(super) fn refuses(&self, decided: Decided, headers: &mut Headers) {
+        let left = u64::from(decided.left).min(self.limit);
+        let again_s = decided.again_ms.div_ceil(1000).max(1);
+        // Only what is no worker shares one of theirs.
+        let mut lately = self.lately.own().lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = &mut lately[(left ^ again_s) as usize % LATELY];
+        if (refusal.left, refusal.again_s) != (left, again_s) {
+            self.refusal(left, again_s, &mut refusal.fields);
+            (refusal.left, refusal.again_s) = (left, again_s);
+        }
+        headers.set_all(&refusal.fields);
+    }
+
+    fn refusal(&self, left: u64, again_s: u64, fields: &mut Headers) {
         let mut value = Vec::with_capacity(VALUE);
-        headers.set_all(&self.refused);
-        write_number(decided.again_ms.div_ceil(1000).max(1), &mut value);
-        headers.set("Retry-After", &value);
+        fields.copy_from(&self.refused);
+        write_number(again_s, &mut value);
+        fields.set("Retry-After", &value);
         if self.wanted {
-            self.stands(decided, headers, &mut value);
+            self.stands(left, again_s, fields, &mut value);
         }
     }
 
     /// How the client stands. `value` is room for one.
-    fn stands(&self, decided: Decided, headers: &mut Headers, value: &mut Vec<u8>) {
-        let (left, reset) = (u64::from(decided.left).min(self.limit), decided.again_ms.div_ceil(1000));
+    fn stands(&self, left: u64, reset: u64, headers: &mut Headers, value: &mut Vec<u8>) {
         value.clear();
         value.extend_from_slice(&self.name);
         write_number(left, value);
@@ -238,5 +263,7 @@ impl Told {
     }
 }
 
+/// Refusals that each worker keeps ready for a limit, about 500 bytes each.
+const LATELY: usize = 8;
 /// Room for most values, in bytes.
 const VALUE: usize = 64;

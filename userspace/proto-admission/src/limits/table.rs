@@ -54,7 +54,7 @@ pub struct Leases {
 
 #[derive(Default)]
 struct Shard {
-    places: HashMap<u64, u32>,
+    places: HashMap<u64, u32, foldhash::fast::RandomState>,
     keys: Vec<Key>,
     /// Where the next one to be forgotten is looked for.
     hand: usize,
