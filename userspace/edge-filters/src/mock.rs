@@ -245,6 +245,26 @@ rules:
         assert_eq!(headers.value("Access-Control-Allow-Origin"), None);
     }
 
+    /// Nor do they where a second backend answers in place of the first, or where it cannot be reached and the request is refused.
+    #[test]
+    fn a_second_backend_and_a_refusal_do_not_repeat_what_the_first_allowed() {
+        let allow = "Access-Control-Allow-Origin";
+        let mut exchange = request("GET", "/", &[]);
+        answer(&mut exchange, 500, &[(allow, "*"), ("X-First", "1")], b"");
+        let earlier = exchange.space().response.take().unwrap();
+        answer(&mut exchange, 200, &[], b"second");
+        crate::proxy::merge(exchange.response_mut().unwrap(), &earlier);
+        assert_eq!((response_header(&exchange, allow), response_header(&exchange, "X-First")), (None, Some("1")));
+        answer(&mut exchange, 200, &[(allow, "*")], b"");
+        exchange.refuse(502);
+        assert_eq!(response_header(&exchange, allow), None);
+        // What the document adds is the document's.
+        let adds = "{header: {add: {Access-Control-Allow-Origin: 'https://a.test'}}}";
+        run(&*filter(&crate::response_adaptor::KIND, adds), &mut exchange);
+        exchange.refuse(503);
+        assert_eq!(response_header(&exchange, allow), Some("https://a.test"));
+    }
+
     /// It was taken before there was a rule, and is served.
     #[test]
     fn a_path_without_a_slash_is_refused_where_it_comes_in_alone() {

@@ -88,7 +88,7 @@ use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolStats, ServerRecorder, UpstreamError};
 use bounded::Bounded;
 use edge_pipeline::body::SPARED_MOST;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, is_cors};
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, overload,
     trailers,
@@ -1409,11 +1409,14 @@ pub(crate) fn is_event_stream(content_type: &[u8]) -> bool {
 }
 
 /// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them. What they say of
-/// who may read it stays theirs: should the answer be replaced, that outlives it.
+/// who may read it stays theirs: should the answer be replaced, that outlives it. What another backend has said of who may read its own
+/// answer, which was there before, is not true of this one.
 pub(crate) fn merge(response: &mut Response, earlier: &Response) {
-    for (name, value, _) in earlier.headers.iter() {
-        if name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")) {
-            response.headers.set(name, value);
+    for (name, value, own) in earlier.headers.iter_with_own() {
+        if is_cors(name) {
+            if own {
+                response.headers.set(name, value);
+            }
         } else if name.eq_ignore_ascii_case(b"Vary") {
             response.headers.add_own(name, value);
         } else {

@@ -21,6 +21,7 @@ use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
+use edge_pipeline::exchange::is_cors;
 use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
 use proto_http::{Known, Response};
 use schemars::JsonSchema;
@@ -98,8 +99,9 @@ impl Makes for Made {
         let body = source.response_body.gather().await.map_err(BuiltError::Body)?.clone();
         // As where a Proxy answers here: what a CORSAdaptor says replaces what a backend says.
         let here = exchange.space_ref().response.as_ref();
-        if here.is_some_and(|response| response.headers.contains("Access-Control-Allow-Origin")) {
-            response.headers.retain(|name| !name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")));
+        let allows = |name: &[u8]| name.eq_ignore_ascii_case(b"Access-Control-Allow-Origin");
+        if here.is_some_and(|response| response.headers.own().any(|(name, _)| allows(name))) {
+            response.headers.retain(|name| !is_cors(name));
         }
         exchange.respond(response, Body::shared(body));
         Ok(())
@@ -172,6 +174,26 @@ mod tests {
         assert_eq!(run(&*filter(&KIND, "sourceNamespace: one"), &mut exchange), SUCCESS);
         assert_eq!((status_of(&exchange), body_of(&exchange)), (203, &b"{\"path\": \"/1\"}"[..]));
         assert_eq!(run(&*filter(&KIND, "sourceNamespace: two"), &mut exchange), BUILD_ERR);
+    }
+
+    /// A backend that lets pages read its own answer, which was here before, says nothing of the copy.
+    #[test]
+    fn a_copy_keeps_who_may_read_it_unless_the_document_says() {
+        for (own, want) in [(false, "https://one.test"), (true, "https://a.test")] {
+            let mut exchange = exchange();
+            let allow = "Access-Control-Allow-Origin";
+            exchange.enter(Some(&"one".into()));
+            exchange.response_mut().unwrap().headers.add(allow, "https://one.test");
+            exchange.enter(None);
+            let here = &mut exchange.space().response.get_or_insert_default().headers;
+            if own {
+                here.add_own(allow, "https://a.test")
+            } else {
+                here.add(allow, "https://backend.test")
+            }
+            assert_eq!(run(&*filter(&KIND, "sourceNamespace: one"), &mut exchange), SUCCESS);
+            assert_eq!(response_header(&exchange, allow), Some(want));
+        }
     }
 
     #[test]

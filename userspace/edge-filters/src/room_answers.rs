@@ -385,7 +385,7 @@ mod tests {
             let mut exchange = request("GET", "/", &[]);
             let before = exchange.space().response.get_or_insert_default();
             before.headers.add("Vary", "Origin");
-            before.headers.add("Access-Control-Allow-Origin", "https://shop.example");
+            before.headers.add_own("Access-Control-Allow-Origin", "https://shop.example");
             before.headers.add("ETag", "x");
             Answers::new("room", "", 1).give(&mut exchange, told, 410, 7, None);
             let said: Vec<_> = exchange.default_space_ref().response.as_ref().unwrap().headers.values("Vary").collect();

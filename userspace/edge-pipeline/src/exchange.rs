@@ -123,12 +123,13 @@ impl Space {
 
     /// Refuses the request: the response under way gets this status and no body. It keeps what filters have set for the client: without
     /// the fields of CORS, for instance, a browser would hide even the status. What an answer under way says of itself goes, see
-    /// [`OF_ONE_ANSWER`]: a refusal is not fresh for as long, nor does it set that answer's cookies. A cache that may keep a status
+    /// [`OF_ONE_ANSWER`]: a refusal is not fresh for as long, nor does it set that answer's cookies; and who may read a backend's answer is
+    /// not who may read this. A cache that may keep a status
     /// without being told how long (RFC 9110 section 15.1) is told not to.
     pub fn refuse(&mut self, status: u16) -> &mut Response {
         let response = self.response.get_or_insert_with(fresh_response);
         response.status = status;
-        response.headers.retain(|name| !is_of_one_answer(name));
+        response.headers.retain_with_own(|name, own| (own || !is_cors(name)) && !is_of_one_answer(name));
         if matches!(status, 404 | 405 | 410 | 414 | 501) {
             response.headers.add("Cache-Control", "no-store");
         }
@@ -168,15 +169,19 @@ fn is_of_one_answer(name: &[u8]) -> bool {
 /// that an answer depends on the origin keeps caches from giving it to others. What a backend has said of its own answer goes with that.
 fn keep_for_pages(before: &Response, response: &mut Response) {
     for (name, value) in before.headers.own() {
-        let is_cors = || name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"access-control-"));
         if name.eq_ignore_ascii_case(b"Vary") {
             if !response.headers.values("Vary").any(|known| known.eq_ignore_ascii_case(value)) {
                 response.headers.add_own(name, value);
             }
-        } else if is_cors() && !response.headers.iter().any(|(known, _, _)| known.eq_ignore_ascii_case(name)) {
+        } else if is_cors(name) && !response.headers.iter().any(|(known, _, _)| known.eq_ignore_ascii_case(name)) {
             response.headers.add_own(name, value);
         }
     }
+}
+
+/// Whether a field says which pages may read the answer (Fetch, section 3.2.3).
+pub fn is_cors(name: &[u8]) -> bool {
+    name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"access-control-"))
 }
 
 const OF_ONE_ANSWER: [&str; 52] = [
@@ -982,14 +987,8 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_what_filters_set_and_nothing_of_the_answer_it_replaces() {
-        let kept = [
-            "Access-Control-Allow-Origin",
-            "Vary",
-            "Content-Security-Policy",
-            "Strict-Transport-Security",
-            "X-Request-Id",
-            "X-RateLimit-Remaining",
-        ];
+        let kept =
+            ["Vary", "Content-Security-Policy", "Strict-Transport-Security", "X-Request-Id", "X-RateLimit-Remaining"];
         let gone = [
             "content-type",
             "ETAG",
@@ -1010,6 +1009,9 @@ mod tests {
         let refused = |status| {
             let mut space = Space::default();
             let mut response = Response::with_status(200);
+            // The first one is the backend's own and goes, the second what a filter says.
+            response.headers.add("Access-Control-Allow-Origin", "backend");
+            response.headers.add_own("access-control-allow-origin", "filter");
             for name in kept.iter().chain(&gone) {
                 response.headers.add(name, "x");
             }
@@ -1020,11 +1022,12 @@ mod tests {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             response.headers.iter().map(|(name, value, _)| (text(name), text(value))).collect::<Vec<_>>()
         };
-        let mut wanted: Vec<(String, String)> = kept.iter().map(|name| (name.to_string(), "x".to_owned())).collect();
+        let mut wanted = vec![("access-control-allow-origin".to_owned(), "filter".to_owned())];
+        wanted.extend(kept.iter().map(|name| (name.to_string(), "x".to_owned())));
         wanted.push(("Retry-After".to_owned(), "1".to_owned()));
         assert_eq!(refused(503), wanted);
         // 404 may be kept by a cache that nobody told how long.
-        wanted.insert(kept.len(), ("Cache-Control".to_owned(), "no-store".to_owned()));
+        wanted.insert(wanted.len() - 1, ("Cache-Control".to_owned(), "no-store".to_owned()));
         assert_eq!(refused(404), wanted);
     }
 }

@@ -312,8 +312,12 @@ impl Headers {
 
     /// The fields that were set, or added as [`own`](Headers::add_own), since the message was read: those its sender did not write.
     pub fn own(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let own = self.fields.iter().filter(|f| self.ruled.contains(&f.name));
-        own.map(|f| (f.name.of(&self.arena), f.value.of(&self.arena)))
+        self.iter_with_own().filter(|(_, _, own)| *own).map(|(name, value, _)| (name, value))
+    }
+
+    /// All fields, and whether each is [`own`](Headers::own).
+    pub fn iter_with_own(&self) -> impl Iterator<Item = (&[u8], &[u8], bool)> {
+        self.fields.iter().map(|f| (f.name.of(&self.arena), f.value.of(&self.arena), self.ruled.contains(&f.name)))
     }
 
     /// [`set`](Headers::set)s every field of `prepared`, which was made ready once for many messages and has each name once. Where there is
@@ -353,6 +357,12 @@ impl Headers {
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
         let arena = &self.arena;
         self.fields.retain(|f| keep(f.name.of(arena)));
+    }
+
+    /// As [`retain`](Headers::retain); `keep` is told as well whether the field is [`own`](Headers::own).
+    pub fn retain_with_own(&mut self, mut keep: impl FnMut(&[u8], bool) -> bool) {
+        let (arena, ruled) = (&self.arena, &self.ruled);
+        self.fields.retain(|f| keep(f.name.of(arena), ruled.contains(&f.name)));
     }
 
     /// Removes every field recognised as `known`.
@@ -589,6 +599,8 @@ mod tests {
         let wanted = [(b"Vary".to_vec(), b"Origin".to_vec()), (b"X-Set".to_vec(), b"2".to_vec())];
         assert_eq!(own(&h), wanted);
         assert_eq!(own(&h.clone()), wanted);
+        h.retain_with_own(|name, own| own && name == b"Vary");
+        assert_eq!(lines(&h), "Vary: Origin\r\n");
     }
 
     #[test]
