@@ -28,6 +28,7 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("crypto.md5", 1, crypto::md5),
     ("crypto.sha1", 1, crypto::sha1),
     ("crypto.sha256", 1, crypto::sha256),
+    ("crypto.hmac.md5", 2, crypto::hmac_md5),
     ("crypto.hmac.sha1", 2, crypto::hmac_sha1),
     ("crypto.hmac.sha256", 2, crypto::hmac_sha256),
     ("crypto.hmac.sha512", 2, crypto::hmac_sha512),

@@ -17,6 +17,20 @@ pub(super) fn sha256(args: &[Value]) -> Option<Value> {
     of(&digest::SHA256, args)
 }
 
+/// RFC 2104, of a digest that `ring` does not have.
+pub(super) fn hmac_md5(args: &[Value]) -> Option<Value> {
+    const BLOCK: usize = 64;
+    let (message, key) = (text(&args[0])?.as_bytes(), text(&args[1])?.as_bytes());
+    let mut block = [0; BLOCK];
+    match block.get_mut(..key.len()) {
+        Some(place) => place.copy_from_slice(key),
+        None => block[..16].copy_from_slice(&Md5::digest(key)),
+    }
+    let padded = |pad: u8| block.map(|byte| byte ^ pad);
+    let inner = Md5::new().chain_update(padded(0x36)).chain_update(message).finalize();
+    Some(hex(&Md5::new().chain_update(padded(0x5c)).chain_update(inner).finalize()))
+}
+
 pub(super) fn hmac_sha1(args: &[Value]) -> Option<Value> {
     sign(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, args)
 }

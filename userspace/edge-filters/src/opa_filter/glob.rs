@@ -13,14 +13,19 @@ thread_local! {
     static KEPT: RefCell<HashMap<String, Option<Regex>>> = RefCell::default();
 }
 
-/// Pattern, delimiters (a list; empty: `.`; null: none), text.
+/// Pattern, delimiters (a list of characters; empty: `.`; null: none), text.
 pub(super) fn matches(args: &[Value]) -> Option<Value> {
     let (pattern, subject) = (text(&args[0])?, text(&args[2])?);
     let mut between = String::new();
     match &args[1] {
         Value::Null => {}
         Value::Array(all) if all.is_empty() => between.push('.'),
-        Value::Array(all) => all.iter().try_for_each(|part| text(part).map(|text| between.push_str(text)))?,
+        Value::Array(all) => {
+            for part in all.iter() {
+                let mut characters = text(part)?.chars();
+                between.push(characters.next().filter(|_| characters.next().is_none())?);
+            }
+        }
         _ => return None,
     }
     let key = format!("{between}\0{pattern}");
@@ -59,7 +64,7 @@ fn translate(pattern: &str, between: &str) -> Option<String> {
             '*' => out.push_str(&format!("{any}*")),
             '?' => out.push_str(&any),
             '[' => {
-                let negated = chars.next_if(|c| matches!(c, '!' | '^')).is_some();
+                let negated = chars.next_if_eq(&'!').is_some();
                 out.push_str(if negated { "[^" } else { "[" });
                 let mut some = false;
                 loop {

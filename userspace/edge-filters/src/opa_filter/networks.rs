@@ -5,6 +5,17 @@ use regorus::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// What an address without a prefix is.
+#[derive(Clone, Copy, PartialEq)]
+enum Alone {
+    /// None: it is refused.
+    Refused,
+    /// A network of one address.
+    Host,
+    /// In OPA's `net.cidr_merge`, which takes Go's `DefaultMask`: the network of its class (RFC 791), which only v4 has.
+    Class,
+}
+
 /// A network: whether it is v6, its first address and the length of its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Network {
@@ -15,11 +26,11 @@ struct Network {
 
 impl Network {
     /// `10.0.0.0/8`, or an address alone.
-    fn parse(text: &str, alone: bool) -> Option<Network> {
+    fn parse(text: &str, alone: Alone) -> Option<Network> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
-            None if alone => (text, None),
-            None => return None,
+            None if alone == Alone::Refused => return None,
+            None => (text, None),
         };
         let (six, bits) = match address.parse().ok()? {
             IpAddr::V4(ip) => (false, u128::from(ip.to_bits())),
@@ -27,6 +38,7 @@ impl Network {
         };
         let width = if six { 128 } else { 32 };
         let prefix = match prefix {
+            None if alone == Alone::Class => class_prefix((!six).then_some(bits as u32)?),
             None => width,
             Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok().filter(|p| *p <= width)?,
             Some(_) => return None,
@@ -59,24 +71,35 @@ impl Network {
     }
 }
 
+/// The length of the prefix of the class an address is in.
+fn class_prefix(address: u32) -> u32 {
+    match address.leading_ones() {
+        0 => 8,
+        1 => 16,
+        _ => 24,
+    }
+}
+
 pub(super) fn is_valid(args: &[Value]) -> Option<Value> {
-    Some(Value::from(Network::parse(text(&args[0])?, false).is_some()))
+    Some(Value::from(Network::parse(text(&args[0])?, Alone::Refused).is_some()))
 }
 
 pub(super) fn contains(args: &[Value]) -> Option<Value> {
-    let (network, other) = (Network::parse(text(&args[0])?, false)?, Network::parse(text(&args[1])?, true)?);
+    let (network, other) =
+        (Network::parse(text(&args[0])?, Alone::Refused)?, Network::parse(text(&args[1])?, Alone::Host)?);
     Some(Value::from(network.contains(&other)))
 }
 
 pub(super) fn intersects(args: &[Value]) -> Option<Value> {
-    let (one, other) = (Network::parse(text(&args[0])?, false)?, Network::parse(text(&args[1])?, false)?);
+    let (one, other) =
+        (Network::parse(text(&args[0])?, Alone::Refused)?, Network::parse(text(&args[1])?, Alone::Refused)?);
     Some(Value::from(one.contains(&other) || other.contains(&one)))
 }
 
 /// Pairs of keys of two collections whose networks contain each other. Of a text the key is the text, of a list the index, of an object its
 /// keys; in lists of lists the network comes first.
 pub(super) fn contains_matches(args: &[Value]) -> Option<Value> {
-    let (networks, others) = (keyed(&args[0], false)?, keyed(&args[1], true)?);
+    let (networks, others) = (keyed(&args[0], Alone::Refused)?, keyed(&args[1], Alone::Host)?);
     if networks.len() as u64 * others.len() as u64 > LIST_MAX * 16 {
         return None;
     }
@@ -91,7 +114,7 @@ pub(super) fn contains_matches(args: &[Value]) -> Option<Value> {
     Some(Value::from(found))
 }
 
-fn keyed(value: &Value, alone: bool) -> Option<Vec<(Value, Network)>> {
+fn keyed(value: &Value, alone: Alone) -> Option<Vec<(Value, Network)>> {
     let network = |value: &Value| match value {
         Value::Array(parts) => Network::parse(text(parts.first()?)?, alone),
         value => Network::parse(text(value)?, alone),
@@ -105,9 +128,9 @@ fn keyed(value: &Value, alone: bool) -> Option<Vec<(Value, Network)>> {
     }
 }
 
-/// The fewest networks that have the same addresses.
+/// The fewest networks that have the same addresses. An address alone stands for the network of its class, as in OPA.
 pub(super) fn merge(args: &[Value]) -> Option<Value> {
-    let mut networks: Vec<Network> = keyed(&args[0], true)?.into_iter().map(|(_, network)| network).collect();
+    let mut networks: Vec<Network> = keyed(&args[0], Alone::Class)?.into_iter().map(|(_, network)| network).collect();
     networks.sort();
     let mut merged: Vec<Network> = Vec::new();
     for network in networks {
@@ -132,7 +155,7 @@ pub(super) fn merge(args: &[Value]) -> Option<Value> {
 
 /// Every address of a network that has no more than 65,536.
 pub(super) fn expand(args: &[Value]) -> Option<Value> {
-    let network = Network::parse(text(&args[0])?, false)?;
+    let network = Network::parse(text(&args[0])?, Alone::Refused)?;
     if network.rest() >= u128::from(LIST_MAX) {
         return None;
     }

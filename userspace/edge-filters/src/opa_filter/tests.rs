@@ -14,7 +14,7 @@ fn policy(rules: &str) -> String {
 }
 
 /// What an expression comes to, for a request without anything.
-fn comes_to(expression: &str) -> Option<String> {
+pub(super) fn comes_to(expression: &str) -> Option<String> {
     comes_to_of(expression, "")
 }
 
