@@ -298,7 +298,11 @@ impl<'s> Walk<'s> {
             };
             if whole < low as i128 && low.is_finite() || whole > high as i128 && high.is_finite() {
                 let problem = Problem::new(path, "out of range").value(value).accepted(range(low, high));
-                if is_late(schema) {
+                // What the field has no room for was never stored.
+                let (least, most) = bounds_of_type(schema, integer);
+                let has_room =
+                    !(whole < least as i128 && least.is_finite() || whole > most as i128 && most.is_finite());
+                if is_late(schema) && has_room {
                     self.findings.problem(problem.late());
                     return Some(value.clone());
                 }
@@ -309,7 +313,8 @@ impl<'s> Walk<'s> {
                 (Ok(n), _) => Value::from(n),
                 (_, Ok(n)) => Value::from(n),
                 _ => {
-                    self.findings.problem(Problem::new(path, "out of range").value(value));
+                    let problem = Problem::new(path, "out of range").value(value);
+                    self.findings.problem(problem.accepted(format!("{} to {}", i64::MIN, u64::MAX)));
                     return None;
                 }
             }
@@ -566,14 +571,21 @@ fn whole_number(value: &Value) -> Option<i128> {
 
 fn bounds_of(schema: &Value, integer: bool) -> (f64, f64) {
     let limit = |name: &str| schema.get(name).and_then(Value::as_f64);
-    let (low, high) = match schema.get("format").and_then(Value::as_str) {
+    let (low, high) = bounds_of_type(schema, integer);
+    (limit("minimum").map_or(low, |v| v.max(low)), limit("maximum").map_or(high, |v| v.min(high)))
+}
+
+/// What there is room for, whatever is accepted of it.
+fn bounds_of_type(schema: &Value, integer: bool) -> (f64, f64) {
+    match schema.get("format").and_then(Value::as_str) {
         Some("int32") => (f64::from(i32::MIN), f64::from(i32::MAX)),
         Some("uint32") => (0.0, f64::from(u32::MAX)),
         // The ends of 64-bit ranges are not whole in f64; serde checks them exactly.
         Some("uint64" | "uint") if integer => (0.0, f64::INFINITY),
+        Some("uint16") => (0.0, f64::from(u16::MAX)),
+        Some("uint8") => (0.0, f64::from(u8::MAX)),
         _ => (f64::NEG_INFINITY, f64::INFINITY),
-    };
-    (limit("minimum").map_or(low, |v| v.max(low)), limit("maximum").map_or(high, |v| v.min(high)))
+    }
 }
 
 fn range(low: f64, high: f64) -> String {

@@ -530,7 +530,10 @@ impl PathSpec {
         }
         let place = at(path, "path");
         match radix_parameters(&self.path) {
-            Err(why) => findings.problem(Problem::new(&place, why).text(&self.path)),
+            Err(why) => {
+                let problem = Problem::new(&place, why).text(&self.path);
+                findings.problem(problem.accepted("text, {name}, {name:expression}, and * after the last /"));
+            }
             Ok(names) => {
                 for (i, _) in repeats(&names) {
                     let problem = Problem::new(&place, format!("the parameter {} is named twice", names[i]));
@@ -903,7 +906,17 @@ mod tests {
             "/{a}/{a}",
             &["rules[0].paths[0].path = \"/{a}/{a}\": the parameter a is named twice; give each its own name"],
         );
-        check_radix("/{a", &["rules[0].paths[0].path = \"/{a\": a brace is not closed"]);
-        check_radix("/a*b", &["rules[0].paths[0].path = \"/a*b\": a * stands only after the last /"]);
+        check_radix(
+            "/{a",
+            &[
+                "rules[0].paths[0].path = \"/{a\": a brace is not closed; accepted: text, {name}, {name:expression}, and * after the last /",
+            ],
+        );
+        check_radix(
+            "/a*b",
+            &[
+                "rules[0].paths[0].path = \"/a*b\": a * stands only after the last /; accepted: text, {name}, {name:expression}, and * after the last /",
+            ],
+        );
     }
 }

@@ -108,17 +108,21 @@ const NAME_CHARS_MAX: usize = 253;
 /// Files a problem for every entry of `methods` that is no method.
 pub fn check_methods(methods: &[String], path: &str, findings: &mut crate::Findings) {
     for (i, method) in methods.iter().enumerate() {
-        if METHODS.contains(&method.as_str()) {
-            continue;
-        }
-        let mut problem = crate::Problem::new(crate::problem::nth(path, i), "not an HTTP method")
-            .text(method)
-            .accepted(crate::problem::one_of(&METHODS));
-        if let Some(meant) = METHODS.iter().find(|known| known.eq_ignore_ascii_case(method)) {
-            problem = problem.advice(format!("write it in capitals: {meant}"));
-        }
-        findings.problem(problem);
+        check_method(method, &crate::problem::nth(path, i), findings);
     }
+}
+
+/// Files a problem for what is no method.
+pub fn check_method(method: &str, path: &str, findings: &mut crate::Findings) {
+    if METHODS.contains(&method) {
+        return;
+    }
+    let problem = crate::Problem::new(path, "not an HTTP method").text(method);
+    let mut problem = problem.accepted(crate::problem::one_of(&METHODS));
+    if let Some(meant) = METHODS.iter().find(|known| known.eq_ignore_ascii_case(method)) {
+        problem = problem.advice(format!("write it in capitals: {meant}"));
+    }
+    findings.problem(problem);
 }
 
 #[cfg(test)]

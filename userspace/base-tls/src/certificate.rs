@@ -185,7 +185,10 @@ fn pem_of(text: &str, part: Part) -> Result<Vec<u8>, CertificateError> {
     }
     let packed: String = text.split_ascii_whitespace().collect();
     let decoded = STANDARD.decode(&packed).map_err(|error| {
-        CertificateError::new(part, format!("{what} is neither PEM (no -----BEGIN line) nor base64 of PEM: {error}"))
+        CertificateError::new(
+            part,
+            format!("{what} is neither PEM (no -----BEGIN line) nor base64 of PEM: {error}; give either"),
+        )
     })?;
     if decoded.windows(10).any(|window| window == b"-----BEGIN") {
         Ok(decoded)

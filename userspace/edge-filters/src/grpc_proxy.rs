@@ -222,6 +222,8 @@ impl Spec for GrpcProxySpec {
             let idle = [at(&balance, "policy"), at(&balance, "forwardKey")];
             told.warnings.retain(|warning| !idle.contains(&warning.path));
         }
+        told.problems.iter_mut().for_each(|problem| problem.path = as_written(&problem.path));
+        told.warnings.iter_mut().for_each(|warning| warning.path = as_written(&warning.path));
         findings.problems.append(&mut told.problems);
         findings.warnings.append(&mut told.warnings);
         if self.timeout.is_some_and(|most| most.is_zero()) {
@@ -232,6 +234,12 @@ impl Spec for GrpcProxySpec {
             findings.warn(at(path, "borrowTimeout"), "has no effect: calls share connections and wait for none");
         }
     }
+}
+
+/// The path of what a Proxy finds wrong, as the author of a GRPCProxy wrote it: its methods are a Proxy's urls.
+fn as_written(path: &str) -> String {
+    let Some((before, rest)) = path.split_once(".filter.urls[") else { return path.to_owned() };
+    format!("{before}.filter.methods[{}", rest.replacen("].url", "]", 1))
 }
 
 /// A ready GRPCProxy.

@@ -26,6 +26,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::header_adapt::{is_header_name, warn_owned};
 use base_model::problem::{at, nth};
+use base_model::string_matcher::check_regexp;
 use base_model::{Findings, Problem};
 use edge_pipeline::custom_data::{CustomData, Items};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, SUCCESS, Step, Touches};
@@ -81,7 +82,7 @@ impl Spec for HeaderLookupSpec {
         if !self.path_reg_exp.is_empty() {
             let place = at(path, "pathRegExp");
             match base_model::regexp::compile(&self.path_reg_exp) {
-                Err(why) => findings.problem(Problem::new(place, why).text(&self.path_reg_exp)),
+                Err(_) => check_regexp(&self.path_reg_exp, &place, findings),
                 Ok(pattern) if pattern.captures_len() < 2 => {
                     findings.warn(place, "has no effect: it has no group, and the first group is what is used");
                 }

@@ -153,10 +153,12 @@ pub(crate) fn check_codecs(compress: &str, decompress: &str, body: bool, path: &
     }
     if !compress.is_empty() && !decompress.is_empty() {
         let problem = Problem::new(at(path, "decompress"), "a body is either packed or unpacked, not both");
+        let problem = problem.text(decompress);
         findings.problem(problem.advice("remove compress or decompress"));
     }
     if body && !decompress.is_empty() {
         let problem = Problem::new(at(path, "decompress"), "the body is replaced, there is nothing to unpack");
+        let problem = problem.text(decompress);
         findings.problem(problem.advice("remove body or decompress"));
     }
 }

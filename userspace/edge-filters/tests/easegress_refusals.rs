@@ -5,52 +5,114 @@
 //! base64 where `https` is off (warned of, since they do nothing), a WebSocket health check without `http` and `ws` (the server is connected
 //! to), and an AutoCertManager without domains (warned of). Refused here and taken there: a Pipeline without filters.
 
-use base_model::{Object, yaml};
+use base_model::{Object, Problem, yaml};
 use edge_filters::kinds::Shelf;
+use serde_json::Value;
 use std::time::SystemTime;
 
 #[test]
 fn what_easegress_refuses_is_refused() {
-    let mut taken = Vec::new();
-    let mut refuses = |document: String| {
-        let value = yaml::parse_document(&document).unwrap_or_else(|error| panic!("{document}: {error}"));
-        if Object::admit(&value, &Shelf, SystemTime::now(), |_| None).is_ok() {
-            taken.push(document);
-        }
-    };
-    for document in DOCUMENTS {
-        refuses((*document).to_owned());
-    }
-    for fields in SERVERS {
-        refuses(server(fields));
-    }
-    for fields in PATHS {
-        refuses(server(&path(fields)));
-    }
-    for fields in TRACING {
-        refuses(server(&format!("tracing: {{{fields}}}")));
-    }
-    for fields in GRPC_SERVERS {
-        refuses(grpc(fields));
-    }
-    for fields in GRPC_METHODS {
-        refuses(grpc(&method(fields)));
-    }
-    for fields in POLICIES {
-        refuses(policy(fields));
-    }
-    for fields in POOLS {
-        refuses(pool(fields));
-    }
-    for filter in CANDIDATES {
-        refuses(candidate(filter));
-    }
-    for (kind, documents) in FILTERS {
-        for fields in *documents {
-            refuses(pipeline(kind, fields));
-        }
-    }
+    let taken: Vec<String> = documents().into_iter().filter(|document| refusal(document).is_none()).collect();
     assert!(taken.is_empty(), "{} are taken:\n{}", taken.len(), taken.join("\n"));
+}
+
+/// Whoever is refused is told where, with which value, and what would do instead.
+#[test]
+fn each_refusal_says_where_which_value_and_what_is_accepted() {
+    let mut poor = Vec::new();
+    for document in documents() {
+        let value = yaml::parse_document(&document).unwrap();
+        for problem in refusal(&document).into_iter().flatten() {
+            let lacks = lacks(&problem, &value);
+            if !lacks.is_empty() {
+                poor.push(format!("{}\n  {problem}\n  lacks {}", document.trim(), lacks.join(" and ")));
+            }
+        }
+    }
+    assert!(poor.is_empty(), "{} are poor:\n{}", poor.len(), poor.join("\n"));
+}
+
+/// What a refusal does not say.
+fn lacks(problem: &Problem, document: &Value) -> Vec<&'static str> {
+    let mut lacks = Vec::new();
+    let there = found(document, &problem.path);
+    // What is wrong with a document as a whole is nowhere in it.
+    if problem.path.is_empty() && problem.advice.is_none() || there == Found::Nowhere {
+        lacks.push("a path of the document");
+    }
+    // A secret is not repeated; of a list, a mapping and a switch the path says enough, of a long text the line.
+    let is_secret = ["key", "secret", "cert", "password"].iter().any(|word| problem.path.to_lowercase().contains(word));
+    let last = problem.path.rsplit('.').next().unwrap_or_default();
+    let is_shown = problem.value.is_some() || problem.message.contains("line ") || problem.message.contains(last);
+    let shows = match there {
+        Found::There(Value::String(text)) => !text.is_empty(),
+        Found::There(Value::Number(_)) => true,
+        _ => false,
+    };
+    if shows && !is_secret && !is_shown {
+        lacks.push("the value");
+    }
+    if problem.accepted.is_none() && problem.advice.is_none() && !problem.message.contains("; ") {
+        lacks.push("what is accepted, or what to do");
+    }
+    lacks
+}
+
+/// Where a path leads.
+#[derive(PartialEq)]
+enum Found<'v> {
+    There(&'v Value),
+    /// It is a field that could be there.
+    Missing,
+    Nowhere,
+}
+
+fn found<'v>(document: &'v Value, path: &str) -> Found<'v> {
+    let (mut value, mut rest) = (document, path);
+    while !rest.is_empty() {
+        let next = if let Some(index) = rest.strip_prefix('[') {
+            let Some((index, after)) = index.split_once(']') else { return Found::Nowhere };
+            rest = after;
+            match index.parse::<usize>() {
+                Ok(index) => value.get(index),
+                Err(_) => value.get(index.trim_matches('"')),
+            }
+        } else {
+            let name = rest.trim_start_matches('.');
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            rest = &name[end..];
+            match value {
+                Value::Object(_) => value.get(&name[..end]),
+                _ => return Found::Nowhere,
+            }
+        };
+        match next {
+            Some(found) => value = found,
+            None if rest.is_empty() && value.is_object() => return Found::Missing,
+            None => return Found::Nowhere,
+        }
+    }
+    Found::There(value)
+}
+
+/// What is wrong with a document that comes in; nothing where it is taken.
+fn refusal(document: &str) -> Option<Vec<Problem>> {
+    let value = yaml::parse_document(document).unwrap_or_else(|error| panic!("{document}: {error}"));
+    Object::admit(&value, &Shelf, SystemTime::now(), |_| None).err()
+}
+
+fn documents() -> Vec<String> {
+    let mut all: Vec<String> = DOCUMENTS.iter().map(|document| (*document).to_owned()).collect();
+    all.extend(SERVERS.iter().map(|fields| server(fields)));
+    all.extend(PATHS.iter().map(|fields| server(&path(fields))));
+    all.extend(TRACING.iter().map(|fields| server(&format!("tracing: {{{fields}}}"))));
+    all.extend(GRPC_SERVERS.iter().map(|fields| grpc(fields)));
+    all.extend(GRPC_METHODS.iter().map(|fields| grpc(&method(fields))));
+    all.extend(POLICIES.iter().map(|fields| policy(fields)));
+    all.extend(POOLS.iter().map(|fields| pool(fields)));
+    all.extend(CANDIDATES.iter().map(|filter| candidate(filter)));
+    all.extend(FILTERS.iter().flat_map(|(kind, all)| all.iter().map(|fields| pipeline(kind, fields))));
+    all
 }
 
 /// The same documents, without the fault: what refuses them is the fault.

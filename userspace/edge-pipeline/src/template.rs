@@ -112,7 +112,8 @@ pub struct ParseError {
 impl ParseError {
     /// As a problem of the field that holds the template.
     pub fn problem(&self, path: impl Into<String>) -> Problem {
-        Problem::new(path, format!("the template is wrong at {self}"))
+        let problem = Problem::new(path, format!("the template is wrong at {self}"));
+        problem.accepted("text with actions as in Go's templates, such as {{ .req.Method | lower }}")
     }
 }
 

@@ -77,8 +77,12 @@ impl JwtSpec {
             }
         } else if let Err(why) = self.key() {
             let field = if self.algorithm.starts_with("HS") { "secret" } else { "publicKey" };
+            let accepted = match field {
+                "secret" => "the secret's bytes in hexadecimal digits, two each",
+                _ => "the PEM text of a public key in hexadecimal digits, two for each byte",
+            };
             // The value stays out of the message: it may be a secret.
-            findings.problem(Problem::new(at(path, field), why));
+            findings.problem(Problem::new(at(path, field), why).accepted(accepted));
         }
         if self.jwks_refresh.is_some_and(|time| Duration::from(time) < REFRESH_LEAST) {
             findings.problem(Problem::new(at(path, "jwksRefresh"), "too often").accepted("10s and more"));
@@ -89,8 +93,7 @@ impl JwtSpec {
     }
 
     fn key(&self) -> Result<TokenKey, String> {
-        let bytes =
-            |text: &str| from_hex(text).ok_or("not hexadecimal digits; write the key's bytes with two digits each");
+        let bytes = |text: &str| from_hex(text).ok_or("not hexadecimal digits");
         TokenKey::new(&self.algorithm, &bytes(&self.secret)?, &bytes(&self.public_key)?)
     }
 }
