@@ -11,7 +11,7 @@ use crate::duration::GoDuration;
 use crate::header_adapt::{is_header_name, is_header_value};
 use crate::problem::{Findings, Problem, at, nth, one_of};
 use crate::string_matcher::check_regexp;
-use crate::words::{HttpCode, METHODS, check_methods};
+use crate::words::{HttpCode, METHODS, check_method};
 
 /// Probes servers and leaves out those that fail.
 ///
@@ -41,6 +41,9 @@ pub struct HealthCheckSpec {
     pub passes: u32,
     /// Port that is probed. 0, the default: the server's own.
     pub port: u16,
+    /// Whether a probe over HTTP/1.1 goes over the connection of the one before, as long as the server keeps it open and answers well; one
+    /// that does not is connected to anew each time, and so is every server where this is false. Default true.
+    pub reuse_connection: bool,
     /// Path and query that are asked for. Default: the server's path, or `/`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uri: String,
@@ -110,6 +113,7 @@ impl Default for HealthCheckSpec {
             fails: 1,
             passes: 1,
             port: 0,
+            reuse_connection: true,
             uri: String::new(),
             path: String::new(),
             method: "GET".to_owned(),
@@ -235,7 +239,7 @@ impl HealthCheckSpec {
 
     fn validate_request(&self, path: &str, findings: &mut Findings) {
         if !METHODS.contains(&self.method.as_str()) {
-            check_methods(std::slice::from_ref(&self.method), &at(path, "method"), findings);
+            check_method(&self.method, &at(path, "method"), findings);
         } else if self.method == "CONNECT" {
             let problem = Problem::new(at(path, "method"), "a tunnel is no answer").text(&self.method);
             findings.problem(problem.advice("choose another method, or type: tcp"));

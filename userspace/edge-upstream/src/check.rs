@@ -21,7 +21,8 @@ use base_model::{HealthCheckSpec, ProbeType, ProxyProtocol};
 use base_runtime::time::timeout;
 use base_telemetry::proxy::{Checkup, PoolNames, PoolStats, ServerRecorder};
 use base_telemetry::{Limit, Telemetry};
-use question::Question;
+use edge_pipeline::Body;
+use question::{Asking, Question, REST_MOST};
 use standing::Standing;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -30,6 +31,9 @@ use std::time::{Duration, Instant};
 
 /// The first probes of servers that are named together are spread over this time.
 const FIRST_WITHIN: Duration = Duration::from_millis(20);
+
+/// Into so many parts an interval is divided, see [`together`].
+const PARTS: u32 = 100;
 
 /// Pause before a probe that found no worker has its next turn.
 const IDLE_PAUSE: Duration = Duration::from_millis(100);
@@ -152,16 +156,26 @@ impl Check {
     async fn run(&self) {
         let (era, began) = (self.health.as_ref().map(|health| (health, health.era())), base_runtime::now());
         let recorder = &self.recorders[base_runtime::worker_index() % self.recorders.len()];
-        let asked = timeout(self.timeout, self.question.ask(self.timeout, recorder, &self.counters)).await;
-        let outcome = match asked {
+        let asking = Asking { limit: self.timeout, recorder, counters: &self.counters };
+        // A connection that is kept says nothing of who cannot be connected to, or does not answer well over it.
+        let anew = !self.is_well() || self.health.as_ref().is_some_and(|health| health.is_out());
+        let mut rest = Body::Empty;
+        let outcome = match timeout(self.timeout, self.question.ask(anew, &asking, &mut rest)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer in {}", base_text::duration(self.timeout))),
+            Err(_) => {
+                rest = Body::Empty;
+                Err(format!("no answer in {}", base_text::duration(self.timeout)))
+            }
         };
         let took = base_runtime::now().saturating_duration_since(began);
         let connected = outcome.is_ok();
         self.conclude(outcome, took);
         if connected && era.is_some_and(|(health, era)| health.connected(era, base_runtime::now())) {
             tracing::info!(server = self.url, "the server can be connected to again and is back");
+        }
+        // Its connection serves the next probe once it is read to its end.
+        if rest.is_stream() {
+            let _ = timeout(self.timeout, rest.collect(REST_MOST)).await;
         }
     }
 
@@ -200,7 +214,7 @@ fn launch(check: Arc<Check>) {
     };
     worker.spawn(move || async move {
         let (mut turn, _room) = (turn, room);
-        turn.next = base_runtime::now() + varied(check.interval);
+        turn.next = together(base_runtime::now() + varied(check.interval), check.interval);
         check.run().await;
     });
 }
@@ -223,6 +237,16 @@ fn varied(interval: Duration) -> Duration {
     let tenth = interval / 10;
     interval - tenth
         + Duration::from_nanos(random::below(tenth.as_nanos().min(u128::from(u64::MAX / 2)) as u64 * 2 + 1))
+}
+
+/// The end of the part of its interval that a time is in: what is due in one is asked together, and one waking is for all of it.
+fn together(at: Instant, interval: Duration) -> Instant {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    let part = (interval / PARTS).as_nanos().max(1);
+    let since = at.saturating_duration_since(began).as_nanos();
+    // Neither is longer than what an `Instant` holds.
+    at + Duration::from_nanos((since.next_multiple_of(part) - since) as u64)
 }
 
 /// When one that found no room has its next turn.

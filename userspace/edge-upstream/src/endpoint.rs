@@ -278,6 +278,9 @@ impl Protocols {
 /// Beside the number of an identity: its servers are reached over QUIC.
 const OVER_QUIC: u32 = 1 << 31;
 
+/// Beside the number of an identity: see [`Server::probes`].
+const OF_PROBES: u64 = 1 << 31;
+
 /// One line of a pool's `servers`.
 #[derive(Debug)]
 pub struct Server {
@@ -291,6 +294,8 @@ pub struct Server {
     pub protocols: Protocols,
     /// It takes datagrams, and nothing is connected.
     pub datagrams: bool,
+    /// It is asked how it is: its idle connections are no request's, and requests' are not its.
+    pub probes: bool,
     /// What it is told of clients before anything else.
     pub told: ProxyProtocol,
     /// Host and port as they go into a Host field.
@@ -334,6 +339,7 @@ impl Server {
         Ok(Server {
             protocols,
             datagrams: false,
+            probes: false,
             told: ProxyProtocol::Off,
             url: url.to_owned(),
             health: endpoint.health(identity.as_ref().map_or(0, |i| i.id)),
@@ -375,6 +381,7 @@ impl Server {
             identity: self.identity.clone(),
             protocols: self.protocols,
             datagrams: self.datagrams,
+            probes: self.probes,
             told: self.told,
             authority: self.authority.clone(),
             prefix: String::new(),
@@ -405,6 +412,7 @@ impl Server {
             keep_host: true,
             is_address: false,
             datagrams: false,
+            probes: false,
             told: ProxyProtocol::Off,
             endpoint,
             identity,
@@ -476,7 +484,8 @@ impl Server {
 
     /// Which idle connections serve this server: those to the same place, made under the same identity or none.
     pub fn connections(&self) -> u64 {
-        u64::from(self.endpoint.id) << 32 | u64::from(self.identity.as_ref().map_or(0, |i| i.id))
+        let identity = u64::from(self.identity.as_ref().map_or(0, |i| i.id));
+        u64::from(self.endpoint.id) << 32 | identity | if self.probes { OF_PROBES } else { 0 }
     }
 }
 

@@ -148,6 +148,12 @@ pub fn put(mut link: Box<Link>, most: usize) {
     keep_sweeping();
 }
 
+/// Closes what this worker keeps for `server`.
+pub(crate) fn forget(server: &Server) {
+    let kept = POOLS.with_borrow_mut(|pools| pools.remove(&server.connections()));
+    drop(kept);
+}
+
 /// Looks through what is idle from now on, if nobody does so far.
 pub(crate) fn keep_sweeping() {
     if !SWEEPING.replace(true) {

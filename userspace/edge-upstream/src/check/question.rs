@@ -3,6 +3,7 @@
 use crate::attempt::{Attempt, AttemptError, Counters};
 use crate::connect::{ConnectError, connect_saying};
 use crate::endpoint::{Endpoint, Place, Protocols, Server};
+use crate::pool;
 use crate::probe::takes_datagrams;
 use base_model::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, ProbeType, regexp};
 use base_runtime::Buf;
@@ -20,6 +21,9 @@ use std::time::Duration;
 
 /// Most of a body that is looked at, in bytes; one that is longer does not match.
 const BODY_MOST: u64 = 1024 * 1024;
+
+/// Most that is read of a body that nobody looks at, in bytes, so that its connection can serve again.
+pub(super) const REST_MOST: u64 = 64 * 1024;
 
 /// Most that is read of what comes over TCP, in bytes.
 const EXPECTED_WITHIN: usize = 64 * 1024;
@@ -48,6 +52,8 @@ pub(super) struct Asked {
     body: Bytes,
     /// It opens a WebSocket.
     upgrade: bool,
+    /// Its connection is kept for the next one.
+    keeps: bool,
 }
 
 /// What a healthy answer looks like.
@@ -81,7 +87,7 @@ impl Question {
                 request.headers.set("Content-Type", "application/grpc");
                 request.headers.set("TE", "trailers");
                 let body = grpc_message(&spec.service);
-                Question::Grpc(Box::new(Asked { server: at(protocols), request, body, upgrade: false }))
+                Question::Grpc(Box::new(Asked { server: at(protocols), request, body, upgrade: false, keeps: false }))
             }
             ProbeType::Http | ProbeType::WebSocket => Question::request(server, spec, probe == ProbeType::WebSocket)?,
         })
@@ -111,30 +117,32 @@ impl Question {
             shared @ (Protocols::Http2 | Protocols::Http3) => shared,
             _ => Protocols::Http1,
         };
+        // Where a kept connection breaks the question is asked again, which must be harmless.
+        let keeps =
+            protocols == Protocols::Http1 && spec.reuse_connection && !upgrade && request.method.is_idempotent();
         let asked = Asked {
-            server: Arc::new(server_at(server, spec.port, protocols)),
+            server: Arc::new(Server { probes: keeps, ..server_at(server, spec.port, protocols) }),
             request,
             body: if upgrade { Bytes::new() } else { Bytes::from(spec.body.clone()) },
             upgrade,
+            keeps,
         };
         let usual = if upgrade { [101, 101] } else { [200, 399] };
         Ok(Question::Request { asked: Box::new(asked), expected: Expected::new(spec, usual)? })
     }
 
-    /// Asks, once. The error says what is wrong with the answer, or why there is none.
-    pub async fn ask(
-        &self,
-        limit: Duration,
-        recorder: &ServerRecorder,
-        counters: &Arc<Counters>,
-    ) -> Result<(), String> {
+    /// Asks, once. The error says what is wrong with the answer, or why there is none. `anew`: over a connection that is made for it.
+    /// What is left of the answer, whoever reads it, is left in `rest`.
+    pub async fn ask(&self, anew: bool, asking: &Asking<'_>, rest: &mut Body) -> Result<(), String> {
+        let limit = asking.limit;
         match self {
             Question::Request { asked, expected } => {
-                let (response, body) = asked.answer(limit, recorder, counters).await?;
-                expected.check(&response, body).await
+                let (response, body) = asked.answer(anew, asking).await?;
+                *rest = body;
+                expected.check(&response, rest).await
             }
             Question::Grpc(asked) => {
-                let (response, body) = asked.answer(limit, recorder, counters).await?;
+                let (response, body) = asked.answer(anew, asking).await?;
                 serving(&response, body).await
             }
             Question::Tcp { server, send, expect } => converse(server, send, expect, limit).await,
@@ -149,30 +157,37 @@ impl Question {
     }
 }
 
+/// How a question is asked.
+pub(super) struct Asking<'a> {
+    /// How long it may take.
+    pub limit: Duration,
+    pub recorder: &'a ServerRecorder,
+    pub counters: &'a Arc<Counters>,
+}
+
 impl Asked {
-    async fn answer(
-        &self,
-        limit: Duration,
-        recorder: &ServerRecorder,
-        counters: &Arc<Counters>,
-    ) -> Result<(Response, Body), String> {
+    async fn answer(&self, anew: bool, asking: &Asking<'_>) -> Result<(Response, Body), String> {
         let (server, request) = (&*self.server, &self.request);
+        if anew && self.keeps {
+            pool::forget(server);
+        }
+        let asks_for_itself = server.protocols == Protocols::Http1 || self.upgrade;
         let attempt = Attempt {
             server,
             request,
             host: &request.authority,
             introduction: &server.own_introduction(),
             upgrade: self.upgrade,
-            max_idle: 0,
-            connect_timeout: limit,
+            max_idle: usize::from(self.keeps),
+            connect_timeout: asking.limit,
             connecting: &Cell::new(false),
             // A connection that many share is there for it, too; one that is kept for requests is left to them.
-            repeated: &Cell::new(server.protocols == Protocols::Http1 || self.upgrade),
+            repeated: &Cell::new(asks_for_itself && (anew || !self.keeps)),
             keep_body: true,
             interim: None,
-            recorder,
+            recorder: asking.recorder,
             limits: &Limits::default(),
-            counters,
+            counters: asking.counters,
         };
         let answer = attempt.run(&mut Body::shared(self.body.clone())).await.map_err(|error| text_of(&error))?;
         Ok((answer.response, answer.body))
@@ -192,7 +207,7 @@ impl Expected {
         Ok(Expected { statuses, headers, body: written.body.as_ref().map(Text::of_body).transpose()? })
     }
 
-    async fn check(&self, response: &Response, mut body: Body) -> Result<(), String> {
+    async fn check(&self, response: &Response, body: &mut Body) -> Result<(), String> {
         if !self.statuses.iter().any(|[low, high]| (*low..=*high).contains(&response.status)) {
             return Err(format!("status {}", response.status));
         }

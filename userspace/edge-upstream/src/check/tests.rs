@@ -342,6 +342,91 @@ fn who_asks_the_same_shares_the_check_and_who_asks_otherwise_inherits() {
     assert_eq!(seen.lock().unwrap().len(), 2, "one probe each");
 }
 
+/// A server that keeps its connections, and answers in two pieces. The connections it got, and the requests.
+fn serve_on(answer: impl Fn() -> [String; 2] + Send + Sync + 'static) -> (u16, Arc<[AtomicUsize; 2]>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("bound").port();
+    let (seen, answer) = (Arc::<[AtomicUsize; 2]>::default(), Arc::new(answer));
+    let counted = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (answer, counted) = (answer.clone(), counted.clone());
+            counted[0].fetch_add(1, Relaxed);
+            std::thread::spawn(move || {
+                while read_request(&stream).is_some() {
+                    counted[1].fetch_add(1, Relaxed);
+                    for piece in answer() {
+                        let _ = (&stream).write_all(piece.as_bytes());
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            });
+        }
+    });
+    (port, seen)
+}
+
+#[test]
+fn a_server_that_is_well_is_asked_over_one_connection() {
+    let in_two = |status: u16| {
+        let head = format!("HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n");
+        [head, "2\r\nok\r\n0\r\n\r\n".to_owned()]
+    };
+    let well = Arc::new(AtomicBool::new(true));
+    let shown = well.clone();
+    let (port, seen) = serve_on(move || in_two(if shown.load(Relaxed) { 200 } else { 503 }));
+    let (url, count) = (format!("http://127.0.0.1:{port}"), |n: usize| seen[n].load(Relaxed));
+    let asked = |n: usize| {
+        let before = count(1);
+        until("it is asked", || count(1) >= before + n);
+    };
+    let one = check(&url, "{interval: 5ms}");
+    asked(8);
+    assert_eq!(count(0), 1, "the rest of each answer is read");
+    // Another question goes over the same one where nobody asks on it at that time.
+    let other = check(&url, "{interval: 5ms, uri: /b, match: {body: {value: ok}}}");
+    asked(8);
+    assert!(count(0) <= 2);
+    drop(other);
+    // One that is not well is connected to anew: what a connection of before says is not what others meet.
+    well.store(false, Relaxed);
+    until("it falls", || !one.is_well());
+    let (before, questions) = (count(0), count(1));
+    asked(8);
+    assert!(count(0) - before + 2 >= count(1) - questions, "each has a connection of its own");
+    well.store(true, Relaxed);
+    until("it rises", || one.is_well());
+    asked(2);
+    let before = count(0);
+    asked(8);
+    assert_eq!(count(0), before);
+    drop(one);
+    let (before, _each) = (count(0), check(&url, "{interval: 5ms, reuseConnection: false, uri: /c}"));
+    asked(8);
+    assert!(count(0) >= before + 8, "where the document says so");
+}
+
+#[test]
+fn a_server_that_closes_is_connected_to_anew_and_stays_well() {
+    let (port, seen) = serve(|_| answer("200", "", ""));
+    let check = check(&format!("http://127.0.0.1:{port}"), "{interval: 5ms}");
+    until("it is asked", || seen.lock().unwrap().len() >= 8);
+    assert_eq!((check.checkup().falls.load(Relaxed), check.checkup().failed.load(Relaxed)), (0, 0));
+}
+
+#[test]
+fn what_is_due_within_a_hundredth_of_an_interval_is_asked_together() {
+    let (second, now) = (Duration::from_secs(1), Instant::now());
+    let at = |millis: u64| together(now + Duration::from_millis(millis), second);
+    let turns: std::collections::BTreeSet<Instant> = (0..1000).map(at).collect();
+    assert!((100..=101).contains(&turns.len()), "{}", turns.len());
+    for millis in 0..1000 {
+        let (due, asked) = (now + Duration::from_millis(millis), at(millis));
+        assert!(asked >= due && asked < due + second / 100, "not before its time, and hardly after");
+    }
+    assert_eq!(together(now, Duration::from_nanos(1)), now);
+}
+
 /// A day of a thousand checks on a clock of its own: each is asked as often as its interval says, none is lost, and what is kept is one
 /// entry each.
 #[test]
