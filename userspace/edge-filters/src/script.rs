@@ -34,6 +34,7 @@
 mod guard;
 mod words;
 
+use crate::each_worker::EachWorker;
 use crate::kept::Kept;
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
@@ -125,6 +126,7 @@ impl ScriptSpec {
 pub struct Script {
     engine: Engine,
     ast: AST,
+    warm: EachWorker<Mutex<Option<Box<words::Warm>>>>,
     reads: words::Reads,
     timeout: Duration,
     fail_open: bool,
@@ -186,6 +188,7 @@ impl Script {
         Ok(Script {
             engine,
             ast,
+            warm: EachWorker::new(parts.telemetry.workers(), Mutex::default),
             reads: words::reads(&spec.script),
             timeout: spec.timeout.duration(),
             fail_open: spec.fail_open,
@@ -204,7 +207,9 @@ impl Script {
         let kept = self.fail_open.then(|| Kept::of(exchange));
         // What fails in the engine itself fails this script and not the worker.
         let ran = words::lent(exchange, self.timeout, || {
-            catch_unwind(AssertUnwindSafe(|| words::run(&self.engine, &self.ast)))
+            // Nobody waits for it but who is no worker.
+            let mut warm = lock(self.warm.own());
+            catch_unwind(AssertUnwindSafe(|| words::run(&self.engine, &self.ast, &mut warm)))
         });
         let (reason, why) = match ran {
             Ok(Ok(value)) => match result(&value) {

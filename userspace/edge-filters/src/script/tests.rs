@@ -40,6 +40,33 @@ fn results() {
     }
 }
 
+/// What a run leaves for the next one is nothing that a script could tell.
+#[test]
+fn each_run_begins_as_the_first_did() {
+    for text in [
+        "let n = 1; n += 1; const C = 5; req.Header.Set(\"X-Out\", `${n}${C}`);",
+        "let own = req.Header.Get(\"X-Out\"); if own != \"\" { return 9; } req.Header.Set(\"X-Out\", \"25\"); req = 7; resp = 8;",
+        "let req2 = req; let req = 25; req2.Header.Set(\"X-Out\", `${req}`);",
+        "fn twice(x) { x * 2 } for i in 0..5 { twice(i); } req.Header.Set(\"X-Out\", `${twice(12) + 1}`);",
+        // Another type for the same call each time.
+        "let all = [25, \"25\"]; let one = all[req.URL.RawQuery.len() % 2]; req.Header.Set(\"X-Out\", one.to_string());",
+    ] {
+        let spec = json!({"script": text, "maxOperations": 200, "timeout": "1s"}).to_string();
+        let script = filter(&KIND, &spec);
+        for target in ["/", "/?a", "/?aa", "/?a", "/", "/", "/"] {
+            let mut exchange = request("GET", target, &[]);
+            assert_eq!(run(&*script, &mut exchange), SUCCESS, "{text} {}", script.status().unwrap());
+            assert_eq!(header(&exchange, "X-Out"), Some("25"), "{text}");
+        }
+    }
+    // Nor does one that failed leave anything.
+    let script =
+        script("let a = req.URL.RawQuery; if a == \"a\" { let b = [1, 2]; b[7]; } req.Header.Set(\"X-Out\", a);");
+    for (target, outcome) in [("/?b", SUCCESS), ("/?a", SCRIPT_ERROR), ("/?b", SUCCESS)] {
+        assert_eq!(run(&*script, &mut request("GET", target, &[])), outcome);
+    }
+}
+
 /// Each is ended by its bound, and the next request finds the filter as it was.
 #[test]
 fn hostile_scripts_are_ended_and_counted() {
@@ -253,7 +280,7 @@ fn a_header_that_is_set_is_not_put_back() {
     let text = "req.Header.Set(\"A\", req.Header.Get(\"B\") + req.URL.Query.Get(\"z\") + req.Cookie(\"c\")); req.Header.Del(\"B\");";
     let ast = words::compile(&engine, text).unwrap();
     let mut exchange = request_with("GET", "/k?z=1", &[("B", "b"), ("Cookie", "c=2")], b"");
-    assert!(words::lent(&mut exchange, Duration::from_secs(1), || words::run(&engine, &ast)).is_ok());
+    assert!(words::lent(&mut exchange, Duration::from_secs(1), || words::run(&engine, &ast, &mut None)).is_ok());
     let headers = &exchange.space_ref().request.headers;
     assert_eq!((headers.value("A"), headers.value("B")), (Some(&b"b12"[..]), None));
     assert_eq!(put_back.load(Relaxed), 0);

@@ -12,7 +12,10 @@ use rhai::packages::{
     ArithmeticPackage, BasicArrayPackage, BasicFnPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
     BasicStringPackage, LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
 };
-use rhai::{AST, Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Position, Scope, def_package};
+use rhai::{
+    AST, Array, Caches, Dynamic, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Map, Position, Scope,
+    def_package,
+};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -129,17 +132,59 @@ pub fn compile(engine: &Engine, script: &str) -> Result<AST, String> {
     Ok(ast)
 }
 
-/// Runs it for the request that is [lent](lent).
-pub fn run(engine: &Engine, ast: &AST) -> Result<Dynamic, Failed> {
-    engine.eval_ast_with_scope::<Dynamic>(&mut scope(), ast)
+/// What one run of a script on a worker leaves for the next: its words, and which functions its calls were found to be. To find them again
+/// would cost more than to call them.
+pub struct Warm {
+    global: GlobalRuntimeState,
+    found: Caches,
+    scope: Scope<'static>,
+}
+
+impl Warm {
+    fn new(engine: &Engine, ast: &AST) -> Warm {
+        let mut global = engine.new_global_runtime_state();
+        global.lib.push(ast.shared_lib().clone());
+        let mut found = Caches::new();
+        found.push_fn_resolution_cache();
+        Warm { global, found, scope: scope() }
+    }
+
+    /// Whether the next run finds it as a new one would be.
+    fn cools_down(&mut self) -> bool {
+        self.global.num_operations = Default::default();
+        // What the script has named is its own.
+        self.scope.rewind(WORDS);
+        self.found.fn_resolution_cache_mut().dict.len() <= FOUND_MAX
+            && self.scope.get("req").is_some_and(Dynamic::is::<Req>)
+            && self.scope.get("resp").is_some_and(Dynamic::is::<Resp>)
+    }
+}
+
+/// Runs it for the request that is [lent](lent). What the run before has left is used up, and given back where all went well.
+pub fn run(engine: &Engine, ast: &AST, warm: &mut Option<Box<Warm>>) -> Result<Dynamic, Failed> {
+    let mut own = warm.take().unwrap_or_else(|| Box::new(Warm::new(engine, ast)));
+    let Warm { global, found, scope } = &mut *own;
+    #[expect(deprecated, reason = "there is no other way to have a run begin with what another one has found")]
+    let ran = engine.eval_statements_raw(global, found, scope, ast.statements());
+    if ran.is_ok() && own.cools_down() {
+        *warm = Some(own);
+    }
+    ran
 }
 
 fn scope() -> Scope<'static> {
     let mut scope = Scope::new();
     // Fields of constants cannot be written.
     scope.push("req", Req).push("resp", Resp);
+    debug_assert_eq!(scope.len(), WORDS);
     scope
 }
+
+/// Variables that every script has.
+const WORDS: usize = 2;
+
+/// Functions that are remembered: one for each call of a script and for each combination of types that it has met.
+const FOUND_MAX: usize = 1000;
 
 /// Runs `script` while the request lies where its words look for it.
 pub fn lent<T>(exchange: &mut Exchange, timeout: Duration, script: impl FnOnce() -> T) -> T {
@@ -157,7 +202,8 @@ pub fn lent<T>(exchange: &mut Exchange, timeout: Duration, script: impl FnOnce()
     let mut here = SPARE.take().unwrap_or_default();
     here.real_ip = exchange.client.real_ip;
     here.scheme = exchange.client.scheme;
-    here.until = Some(Instant::now() + timeout);
+    here.timeout = timeout;
+    here.until = None;
     here.said = 0;
     std::mem::swap(exchange.space(), &mut here.space);
     HERE.set(Some(here));
@@ -185,6 +231,8 @@ struct Here {
     space: Space,
     real_ip: Option<IpAddr>,
     scheme: &'static str,
+    timeout: Duration,
+    /// Known from the first look at the clock on: most scripts are done before it.
     until: Option<Instant>,
     lines: Vec<String>,
     /// Bytes of headers that were set.
@@ -214,7 +262,11 @@ fn replace(text: &mut ImmutableString, what: &str, by: &str) -> Result<(), Faile
 }
 
 fn is_late() -> bool {
-    here(|here| here.until.is_some_and(|until| Instant::now() >= until)).unwrap_or(false)
+    here(|here| {
+        let now = Instant::now();
+        now >= *here.until.get_or_insert(now + here.timeout)
+    })
+    .unwrap_or(false)
 }
 
 fn print(text: &str) {
