@@ -16,7 +16,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Answer {
     let state = api.control.state();
     let metrics = api.control.metrics();
     let (edges, heard) = tokio::join!(api.control.edges(), api.control.heard());
-    let with_edge = |member: &Member| {
+    let with_edge = |member: &Arc<Member>| {
         let heard = heard.get(&member.name).copied();
         let mut shown = shown(member, &state.view.cluster_name, (&metrics, heard));
         // Of an edge that does not answer nothing is known, whatever it said before.

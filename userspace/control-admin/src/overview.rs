@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base_text::quoted;
-use control_api::{Member, Role, Steering};
+use control_api::{Member, Members, Role, Steering};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub async fn show(State(api): State<Arc<Api>>) -> Answer {
         let (control, member) = (api.control.clone(), member.clone());
         asked.spawn(async move {
             let figures = ask(&control, &member).await;
-            (member.name, figures)
+            (member.name.clone(), figures)
         });
     }
     let mut figures = BTreeMap::from([(api.control.name().to_owned(), api.local.figures())]);
@@ -52,7 +52,7 @@ pub async fn show(State(api): State<Arc<Api>>) -> Answer {
             Err(reason) => warnings.push(reason),
         }
     }
-    let shown = |member: &Member| {
+    let shown = |member: &Arc<Member>| {
         let mut shown = members::shown(member, &view.cluster_name, (&metrics, None))["weir"].take();
         shown["name"] = member.name.as_str().into();
         shown["role"] = json!(member.role);
@@ -84,7 +84,7 @@ async fn ask(control: &control_raft::Control, member: &Member) -> Result<Value, 
 }
 
 /// Who has which slots of a virtual IP, and who still holds connections of it.
-fn vip(name: &str, document: Option<&Value>, steering: &Steering, members: &BTreeMap<String, Member>) -> Value {
+fn vip(name: &str, document: Option<&Value>, steering: &Steering, members: &Members) -> Value {
     let by_id: BTreeMap<u16, &str> = members.values().map(|member| (member.id, member.name.as_str())).collect();
     let called = |id: u16| by_id.get(&id).map_or_else(|| format!("#{id}"), |name| (*name).to_owned());
     let current = steering.generations.last();
@@ -126,8 +126,10 @@ mod tests {
 
     #[test]
     fn slots_go_by_weight_and_whoever_has_none_and_lives_drains() {
-        let member = |id: u16, name: &str| (name.to_owned(), Member { id, name: name.to_owned(), ..Member::default() });
-        let members = BTreeMap::from([member(1, "a"), member(2, "b"), member(3, "c")]);
+        let member = |(id, name): (u16, &str)| {
+            (name.to_owned(), Arc::new(Member { id, name: name.to_owned(), ..Member::default() }))
+        };
+        let members: Members = [(1, "a"), (2, "b"), (3, "c")].map(member).into_iter().collect();
         let machines = vec![Eligible { member: 1, weight: 3 }, Eligible { member: 2, weight: 1 }];
         let before = Generation { number: 6, ..Generation::default() };
         let now = Generation { number: 7, machines, ..Generation::default() };

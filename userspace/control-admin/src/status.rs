@@ -75,7 +75,7 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
         };
         asked.spawn(async move {
             let answer = ask(&control, &member, &path).await;
-            (member.name, answer)
+            (member.name.clone(), answer)
         });
     }
     by_member.insert(api.control.name().to_owned(), api.local.object_status(name));

@@ -103,7 +103,7 @@ pub async fn lines(api: &Arc<Api>, query: &[(String, String)], shown: Shown) -> 
     }
     let wanted = |name: &str| member.is_empty() || member == name;
     let (sender, lines) = mpsc::channel(LINES_WAITING);
-    let others: Vec<Member> = state
+    let others: Vec<Arc<Member>> = state
         .view
         .members
         .values()
@@ -189,7 +189,7 @@ async fn try_again(
 /// Asks another machine for what it shows, until nobody reads any more.
 async fn ask_again(
     control: Control,
-    member: Member,
+    member: Arc<Member>,
     filter: Vec<(String, String)>,
     shown: Shown,
     sender: mpsc::Sender<Bytes>,

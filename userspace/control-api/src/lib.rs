@@ -27,7 +27,8 @@ pub use namespaces::{NAMESPACE_LABEL, is_namespaced, made_key, object_key};
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
     Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURE_CHARS_TOLD,
-    FAILURES_TOLD, GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Predecessor, Snapshot, Steering, Update,
+    FAILURES_TOLD, GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Members, Predecessor, Snapshot, Steering,
+    Update,
 };
 pub use purges::{PURGE_BYTES_MOST, PURGES_KEPT, Purge, Purged};
 pub use refusal::{Refusal, RefusalKind};

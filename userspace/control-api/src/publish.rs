@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use base_model::HashRule;
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +16,10 @@ use crate::tickets::TicketKeys;
 
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
 pub type Document = Arc<Value>;
+
+/// By name. A persistent map: a copy costs nothing and shares everything with the one it was taken from, and a change costs the way to
+/// what it changes. Of ten thousand members one reports, and every version of the configuration that somebody still reads has them all.
+pub type Members = OrdMap<String, Arc<Member>>;
 
 /// Everything the machines of a cluster have to agree on, at one version.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,8 +35,7 @@ pub struct Snapshot {
     pub objects: Arc<BTreeMap<String, Document>>,
     /// The version that each object was last changed in.
     pub changed: Arc<BTreeMap<String, u64>>,
-    /// By name.
-    pub members: Arc<BTreeMap<String, Member>>,
+    pub members: Members,
     /// By the name of the VirtualIP.
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
     pub custom_kinds: Arc<BTreeMap<String, CustomKind>>,
@@ -79,10 +83,10 @@ pub struct Delta {
     pub puts: Vec<Document>,
     /// All members, when most of them changed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub members: Option<Arc<BTreeMap<String, Member>>>,
+    pub members: Option<Members>,
     /// The members that changed; `None` where one is gone. Where all are told there are none here.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub member_changes: BTreeMap<String, Option<Member>>,
+    pub member_changes: BTreeMap<String, Option<Arc<Member>>>,
     /// The VirtualIPs whose steering changed; `None` when one is gone.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steering: BTreeMap<String, Option<Arc<Steering>>>,
@@ -304,14 +308,11 @@ impl Snapshot {
         if let Some(members) = &delta.members {
             self.members = members.clone();
         }
-        if !delta.member_changes.is_empty() {
-            let members = Arc::make_mut(&mut self.members);
-            for (name, change) in &delta.member_changes {
-                match change {
-                    Some(now) => members.insert(name.clone(), now.clone()),
-                    None => members.remove(name),
-                };
-            }
+        for (name, change) in &delta.member_changes {
+            match change {
+                Some(now) => self.members.insert(name.clone(), now.clone()),
+                None => self.members.remove(name),
+            };
         }
         if !delta.steering.is_empty() {
             let steering = Arc::make_mut(&mut self.steering);
@@ -409,7 +410,7 @@ impl Snapshot {
     }
 
     pub fn member_by_id(&self, id: u16) -> Option<&Member> {
-        self.members.values().find(|member| member.id == id)
+        self.members.values().map(AsRef::as_ref).find(|member: &&Member| member.id == id)
     }
 
     fn advance_custom(&mut self, change: &CustomChange) {

@@ -167,7 +167,8 @@ enum Asked {
 }
 
 fn others(state: &State, own: &str) -> Vec<Member> {
-    state.view.members.values().filter(|member| member.name != own && !member.peer_url.is_empty()).cloned().collect()
+    let others = state.view.members.values().filter(|member| member.name != own && !member.peer_url.is_empty());
+    others.map(|member| Member::clone(member)).collect()
 }
 
 async fn ask<C: Cluster>(cluster: &C, others: &[Member], id: &str) -> Asked {

@@ -1,6 +1,6 @@
 //! The life of a member: start (`control/start.rs`), take changes (`control/decide.rs`), answer questions, leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +108,10 @@ pub(crate) struct Inner {
     pub(crate) leaving: AtomicBool,
     pub(crate) reports: Mutex<BTreeMap<String, Report>>,
     pub(crate) reported: Notify,
+    /// Who has said something new since the leader's last turn; no more than have reports.
+    pub(crate) news: Mutex<BTreeSet<String>>,
+    /// Members that turns about the news have looked at.
+    pub(crate) looked_at: AtomicU64,
     /// Where a secondary found the leader last.
     pub(crate) leader_hint: Mutex<Option<String>>,
     leaderless_since: Mutex<Option<Instant>>,
@@ -215,6 +219,8 @@ impl Control {
             leaving: AtomicBool::new(false),
             reports: Mutex::default(),
             reported: Notify::new(),
+            news: Mutex::default(),
+            looked_at: AtomicU64::new(0),
             leader_hint: Mutex::default(),
             leaderless_since: Mutex::new(Some(Instant::now())),
             run: random(),

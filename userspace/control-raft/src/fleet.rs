@@ -40,6 +40,18 @@ fn a_change_reaches_a_fleet_with_some_that_take_nothing() {
     fleet.eventually("those that took nothing catch up", || fleet.at_version(fleet.version()) == fleet.count);
 }
 
+/// Each turn of the leader is about those that have said something new: all turns together are about as many as have spoken.
+#[test]
+fn a_fleet_that_starts_is_looked_at_as_it_speaks() {
+    let fleet = Fleet::start(600, 0);
+    fleet.join();
+    let (looked_at, beats) = (&fleet.control.inner().looked_at, &fleet.shared.beats);
+    let (looked_at, beats) = (looked_at.load(Ordering::Relaxed), beats.load(Ordering::Relaxed));
+    // What is said while it is counted.
+    let most = beats + fleet.count as u64;
+    assert!(looked_at <= most, "for what {beats} beats said, members were looked at {looked_at} times");
+}
+
 /// Figures for people and, where `WEIR_BENCH_JSON` names a file, for programs. The bounds are asserted.
 #[test]
 #[ignore = "takes minutes, and a processor for itself: cargo xtask bench edges"]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
-use control_state::{Action, FIRST_LEVEL, IdsFree, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
+use control_state::{Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TicketStep, ticket_step};
 
 use tokio::task::JoinSet;
 
@@ -46,6 +46,7 @@ impl Report {
 pub async fn upkeep(inner: Arc<Inner>) {
     let mut led_term = None;
     let mut last_turn = Instant::now();
+    let mut looked_at_all = None;
     let mut strays = 0;
     let mut told = String::new();
     let mut paced = BEAT;
@@ -63,9 +64,14 @@ pub async fn upkeep(inner: Arc<Inner>) {
             }
             if led_term != Some(term) || paused {
                 led_term = Some(term);
+                looked_at_all = None;
                 grant_grace(&inner);
             }
-            lead(&inner, raft).await;
+            let at_all = looked_at_all.is_none_or(|at: Instant| at.elapsed() >= LEAD);
+            if at_all {
+                looked_at_all = Some(Instant::now());
+            }
+            lead(&inner, raft, if at_all { Of::All } else { Of::TheNews }).await;
             paced = BEAT;
             continue;
         }
@@ -145,6 +151,7 @@ impl Inner {
         let news = self.note(heartbeat.member, (run, pace), leaving, heartbeat.edge, heartbeat.believes);
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
+            lock(&self.news).insert(name);
             self.reported.notify_one();
         }
         let heard = if heartbeat.brief { BTreeMap::new() } else { self.heard_here() };
@@ -159,7 +166,7 @@ impl Inner {
         let reports = lock(&self.reports);
         let report = reports.get(name)?;
         let state = self.publisher().state();
-        let holder = report.member.as_ref().or_else(|| state.view.members.get(name))?;
+        let holder = report.member.as_ref().or_else(|| state.view.members.get(name).map(AsRef::as_ref))?;
         if holder.instance.is_empty() || report.leaving || report.is_silent() {
             return None;
         }
@@ -330,7 +337,17 @@ fn grant_grace(inner: &Inner) {
     }
 }
 
-async fn lead(inner: &Arc<Inner>, raft: &Raft) {
+/// What a leader's turn is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Everybody: who is silent tells nothing.
+    All,
+    /// Those that have said something new since the last turn. While a fleet starts there is a turn after nearly every word, and of what
+    /// each costs the others have no part.
+    TheNews,
+}
+
+async fn lead(inner: &Arc<Inner>, raft: &Raft, of: Of) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
     inner.note(inner.member(), (inner.run, BEAT), leaving, inner.edge_report(), None);
     inner.trouble(None);
@@ -348,20 +365,32 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
             return;
         }
     }
-    inner.found_authority().await;
-    inner.note_authorities(&inner.authorities());
-    if let Some(change) = inner.authority_due()
-        && let Err(refusal) = inner.propose(change).await
-    {
-        tracing::warn!(%refusal, "the cluster's authority stays as it is; it is tried again");
+    if of == Of::All {
+        inner.found_authority().await;
+        inner.note_authorities(&inner.authorities());
+        if let Some(change) = inner.authority_due()
+            && let Err(refusal) = inner.propose(change).await
+        {
+            tracing::warn!(%refusal, "the cluster's authority stays as it is; it is tried again");
+        }
     }
+    let changes = match of {
+        Of::All => changes_of_all(inner),
+        Of::TheNews => changes_of_the_news(inner),
+    };
+    write_down(inner, changes).await;
+    follow_urls(inner, raft).await;
+}
+
+/// What is to be written down of everybody, as the reports are.
+fn changes_of_all(inner: &Inner) -> Vec<Action> {
     let state = inner.publisher().state();
-    let mut changes = Vec::new();
-    changes.extend(rotate_tickets(inner));
-    let (mut ids, mut without_id) = (IdsFree::default(), Vec::new());
+    let mut changes: Vec<Action> = rotate_tickets(inner).into_iter().collect();
+    let (mut ids_left, mut without_id) = (None, Vec::new());
     {
         let mut reports = lock(&inner.reports);
-        // Ten times a second, and with each batch of news: of ten thousand that have reports nobody's name is copied.
+        lock(&inner.news).clear();
+        // Ten times a second: of ten thousand that have reports nobody's name is copied.
         let unheard = state.view.members.keys().filter(|name| !reports.contains_key(*name)).cloned();
         for name in unheard.collect::<Vec<_>>() {
             let unheard = Report {
@@ -379,36 +408,78 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
         }
         reports.retain(|name, report| state.view.members.contains_key(name) || !report.is_silent());
         for (name, report) in reports.iter() {
-            let known = state.view.members.get(name);
-            let silent = report.is_silent() || report.leaving;
-            match (&report.member, known) {
-                (_, Some(known)) if silent && known.up => {
-                    let seconds = report.heard.elapsed().as_secs_f32();
-                    tracing::warn!(member = name, seconds, leaving = report.leaving, "member is down");
-                    changes.push(Action::SetMemberUp { name: name.clone(), up: false });
-                }
-                (Some(said), Some(known)) if !silent && says_the_same(said, known) => {}
-                (Some(_), None) if !silent && ids.next(&state.view).is_none() => without_id.push(name.clone()),
-                (Some(said), known) if !silent => {
-                    let id = known.map_or(0, |known| known.id);
-                    let mut said = Member { id, up: true, ..said.clone() };
-                    if state.level() <= FIRST_LEVEL {
-                        // A cluster of the first level does not know levels, nor keeps generations by need.
-                        (said.level, said.released) = (0, Default::default());
-                    }
-                    said.steers &= state.level() >= SAYS_THAT_IT_STEERS;
-                    if known != Some(&said) {
-                        changes.push(Action::PutMember { member: said });
-                    }
-                }
-                _ => {}
+            match change_of(name, report, (&state, reports.len()), &mut ids_left) {
+                Ok(change) => changes.extend(change),
+                Err(NoId) => without_id.push(name.clone()),
             }
         }
         inner.marks.retain(|name| reports.contains_key(name));
     }
     inner.note_without_id(&without_id);
-    // Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
-    let mut changes = if state.level() >= PUTS_MEMBERS { put_together(changes) } else { changes }.into_iter();
+    changes
+}
+
+/// What is to be written down of those that have said something new, and of this member itself.
+fn changes_of_the_news(inner: &Inner) -> Vec<Action> {
+    let state = inner.publisher().state();
+    let reports = lock(&inner.reports);
+    let mut news = std::mem::take(&mut *lock(&inner.news));
+    inner.looked_at.fetch_add(news.len() as u64, Ordering::Relaxed);
+    news.insert(inner.name().to_owned());
+    let (mut ids_left, most) = (None, news.len());
+    // Of all that have no id it is told when everybody is looked at.
+    let of = |name: String| change_of(&name, reports.get(&name)?, (&state, most), &mut ids_left).ok()?;
+    news.into_iter().filter_map(of).collect()
+}
+
+/// A member is new, and no id is left for it.
+struct NoId;
+
+/// What is to be written down of a member, if anything. `ids_left` is counted when the first new one comes, of which there are `most` at
+/// most.
+fn change_of(
+    name: &str,
+    report: &Report,
+    (state, most): (&State, usize),
+    ids_left: &mut Option<usize>,
+) -> Result<Option<Action>, NoId> {
+    let known = state.view.members.get(name);
+    let silent = report.is_silent() || report.leaving;
+    if silent {
+        if known.is_none_or(|known| !known.up) {
+            return Ok(None);
+        }
+        let seconds = report.heard.elapsed().as_secs_f32();
+        tracing::warn!(member = name, seconds, leaving = report.leaving, "member is down");
+        return Ok(Some(Action::SetMemberUp { name: name.to_owned(), up: false }));
+    }
+    let Some(said) = &report.member else { return Ok(None) };
+    if known.is_some_and(|known| says_the_same(said, known)) {
+        return Ok(None);
+    }
+    if known.is_none() {
+        let left = ids_left.get_or_insert_with(|| control_state::ids_left(&state.view, most));
+        if *left == 0 {
+            return Err(NoId);
+        }
+        *left -= 1;
+    }
+    let mut said = Member { id: known.map_or(0, |known| known.id), up: true, ..said.clone() };
+    if state.level() <= FIRST_LEVEL {
+        // A cluster of the first level does not know levels, nor keeps generations by need.
+        (said.level, said.released) = (0, Default::default());
+    }
+    said.steers &= state.level() >= SAYS_THAT_IT_STEERS;
+    if known.is_some_and(|known| **known == said) {
+        return Ok(None);
+    }
+    Ok(Some(Action::PutMember { member: said }))
+}
+
+/// Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
+async fn write_down(inner: &Arc<Inner>, changes: Vec<Action>) {
+    let together = inner.publisher().state().level() >= PUTS_MEMBERS;
+    let mut changes = if together { put_together(changes) } else { changes }.into_iter();
     while changes.len() > 0 {
         let mut asked = JoinSet::new();
         for change in changes.by_ref().take(CHANGES_AT_ONCE) {
@@ -422,10 +493,9 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
             }
         }
     }
-    follow_urls(inner, raft).await;
 }
 
-/// What several members say as one change: with each change all members are copied, whichever of them changed.
+/// What several members say as one change: each is an entry of the log, a flush of the disk and a version for all that follow.
 fn put_together(changes: Vec<Action>) -> Vec<Action> {
     let (mut others, mut batches) = (Vec::new(), Vec::new());
     let (mut members, mut down, mut bytes) = (Vec::new(), Vec::new(), 0);

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{CustomChange, Delta, SectionChanges, Snapshot};
+use control_api::{CustomChange, Delta, Member, Members, SectionChanges, Snapshot};
+use imbl::ordmap::DiffItem;
 
 /// The delta that turns `old` into `new`, or nothing when readers would see no difference. `to` is one past `from`.
 ///
@@ -14,15 +15,12 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         delta.deletes = gone.into_iter().cloned().collect();
         delta.puts = put.into_iter().map(|(_, document)| document.clone()).collect();
     }
-    if !Arc::ptr_eq(&old.members, &new.members) {
-        let (gone, put) = maps(&old.members, &new.members, |a, b| a == b);
-        // Of a few, or of most of them, all are told: one map is held by all readers then.
-        if gone.len() + put.len() > new.members.len() / 2 {
-            delta.members = Some(new.members.clone());
-        } else {
-            delta.member_changes.extend(gone.into_iter().map(|name| (name.clone(), None)));
-            delta.member_changes.extend(put.into_iter().map(|(name, member)| (name.clone(), Some(member.clone()))));
-        }
+    delta.member_changes =
+        member_changes(&old.members, &new.members).map(|(name, _, now)| (name.clone(), now.cloned())).collect();
+    // Of a few, or of most of them, all are told: one map is held by all readers then.
+    if delta.member_changes.len() > new.members.len() / 2 {
+        delta.member_changes.clear();
+        delta.members = Some(new.members.clone());
     }
     if !Arc::ptr_eq(&old.steering, &new.steering) {
         let (gone, put) = maps(&old.steering, &new.steering, |a, b| a == b);
@@ -64,6 +62,18 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.sections.is_empty()
         && delta.purges.is_none();
     (!nothing).then_some(delta)
+}
+
+/// Names of members, and what each was and is. What two versions share is not looked at, which is nearly all of a large fleet.
+pub(crate) fn member_changes<'a>(
+    old: &'a Members,
+    new: &'a Members,
+) -> impl Iterator<Item = (&'a String, Option<&'a Arc<Member>>, Option<&'a Arc<Member>>)> {
+    old.diff(new).map(|item| match item {
+        DiffItem::Add(name, now) => (name, None, Some(now)),
+        DiffItem::Update { old: (_, was), new: (name, now) } => (name, Some(was), Some(now)),
+        DiffItem::Remove(name, was) => (name, Some(was), None),
+    })
 }
 
 fn sections(old: &Snapshot, new: &Snapshot, changes: &mut SectionChanges) {

@@ -41,6 +41,6 @@ pub use level::{FIRST_LEVEL, LEVEL, Unread};
 pub use objects::{Comeback, owner};
 pub use restore::brings_tokens;
 pub use state::{Applied, State};
-pub use steering::{IdsFree, OWNERS};
+pub use steering::{OWNERS, ids_left};
 pub use sums::Mark;
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

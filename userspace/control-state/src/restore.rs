@@ -75,8 +75,8 @@ fn take_places(view: &mut Snapshot, backup: &Snapshot) {
                 None => {
                     let Some(id) = own.then_some(then.id).or_else(|| member_id_free(view)) else { continue };
                     // It is up when it says so.
-                    let absent = Member { id, up: false, ..then.clone() };
-                    Arc::make_mut(&mut view.members).insert(name.clone(), absent);
+                    let absent = Member { id, up: false, ..Member::clone(then) };
+                    view.members.insert(name.clone(), Arc::new(absent));
                     id
                 }
             };

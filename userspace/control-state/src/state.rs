@@ -202,9 +202,10 @@ impl State {
         let mut next = self.view.clone();
         objects::take_place_of(&mut next, &self.view.cluster_id, self.view.version);
         next.cluster_id = cluster_id;
-        for (name, member) in Arc::make_mut(&mut next.members).iter_mut() {
-            member.up = name == survivor;
-        }
+        let alone = |(name, member): (&String, &Arc<Member>)| {
+            (name.clone(), Arc::new(Member { up: name == survivor, ..Member::clone(member) }))
+        };
+        next.members = self.view.members.iter().map(alone).collect();
         steer(&self.view, &mut next);
         next.version += 1;
         self.view = next;
@@ -244,18 +245,17 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
                     Err(refusal) => return Err(refusal),
                 }
             }
-            let known: Vec<String> = down.into_iter().filter(|name| view.members.contains_key(name)).collect();
-            for name in known {
-                Arc::make_mut(&mut view.members).entry(name).and_modify(|member| member.up = false);
+            for name in &down {
+                set_up(view, name, false);
             }
             Ok(created)
         }
-        Action::RemoveMember { name } => match Arc::make_mut(&mut view.members).remove(&name) {
+        Action::RemoveMember { name } => match view.members.remove(&name) {
             Some(_) => Ok(Vec::new()),
             None => Err(unknown_member(view, &name)),
         },
         Action::Expel { name, at, until } => {
-            if Arc::make_mut(&mut next.view.members).remove(&name).is_none() {
+            if next.view.members.remove(&name).is_none() {
                 return Err(unknown_member(&next.view, &name));
             }
             // The version that this makes: those issued from then on are good.
@@ -263,12 +263,9 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             authority::revoke(next, name, Revoked { version, until }, at);
             Ok(Vec::new())
         }
-        Action::SetMemberUp { name, up } => match Arc::make_mut(&mut view.members).get_mut(&name) {
-            Some(member) => {
-                member.up = up;
-                Ok(Vec::new())
-            }
-            None => Err(unknown_member(view, &name)),
+        Action::SetMemberUp { name, up } => match set_up(view, &name, up) {
+            true => Ok(Vec::new()),
+            false => Err(unknown_member(view, &name)),
         },
         Action::PutCustomKind { mode, kind, since } => custom::put_custom_kind(view, mode, &kind, since),
         Action::DeleteCustomKind { name, since } => {
@@ -383,8 +380,18 @@ fn put_member(view: &mut Snapshot, report: &Member, free: &mut IdsFree) -> Resul
     };
     let created = if known.is_none() { vec![report.name.clone()] } else { Vec::new() };
     let member = Member { id, up: true, ..report.clone() };
-    Arc::make_mut(&mut view.members).insert(report.name.clone(), member);
+    view.members.insert(report.name.clone(), Arc::new(member));
     Ok(created)
+}
+
+/// False where nobody has the name.
+fn set_up(view: &mut Snapshot, name: &str, up: bool) -> bool {
+    let Some(member) = view.members.get(name) else { return false };
+    if member.up != up {
+        let member = Member { up, ..Member::clone(member) };
+        view.members.insert(name.to_owned(), Arc::new(member));
+    }
+    true
 }
 
 fn unknown_member(view: &Snapshot, name: &str) -> Refusal {

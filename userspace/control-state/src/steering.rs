@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::command::SAYS_THAT_IT_STEERS;
 use base_model::HashRule;
-use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
+use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Members, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
@@ -60,10 +60,18 @@ pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
     member_ids_free(view).next()
 }
 
+/// For how many more members there are ids: exactly, or, where it costs no look at all of them to see it, at least as many as are `wanted`.
+pub fn ids_left(view: &Snapshot, wanted: usize) -> usize {
+    let generations = view.steering.values().flat_map(|steering| &steering.generations);
+    let spoken_of: usize = generations.map(|generation| generation.machines.len() + generation.alive.len()).sum();
+    let at_least = usize::from(u16::MAX).saturating_sub(view.members.len() + spoken_of);
+    if at_least >= wanted { at_least } else { member_ids_free(view).count() }
+}
+
 /// Ids that nobody has, for the new ones among several members: they are looked for once, when the first new one comes. What a member
 /// says that is known already costs no look at all members and generations.
 #[derive(Default)]
-pub struct IdsFree(Option<Box<dyn Iterator<Item = u16> + Send>>);
+pub(crate) struct IdsFree(Option<Box<dyn Iterator<Item = u16> + Send>>);
 
 impl IdsFree {
     pub fn next(&mut self, view: &Snapshot) -> Option<u16> {
@@ -81,21 +89,24 @@ thread_local! {
 fn member_ids_free(view: &Snapshot) -> impl Iterator<Item = u16> + use<> {
     #[cfg(test)]
     IDS_LOOKED_FOR.with(|looked| looked.set(looked.get() + 1));
-    let mut taken: Vec<u16> = view.members.values().map(|member| member.id).collect();
-    for steering in view.steering.values() {
-        taken.extend(steering.generations.iter().flat_map(|g| &g.machines).map(|machine| machine.member));
-        taken.extend(steering.generations.iter().flat_map(|g| &g.alive));
+    let mut taken = vec![false; usize::from(u16::MAX) + 1];
+    for member in view.members.values() {
+        taken[usize::from(member.id)] = true;
     }
-    taken.sort_unstable();
-    taken.dedup();
-    (1..=u16::MAX).filter(move |id| taken.binary_search(id).is_err())
+    for generation in view.steering.values().flat_map(|steering| &steering.generations) {
+        let machines = generation.machines.iter().map(|machine| machine.member);
+        for id in machines.chain(generation.alive.iter().copied()) {
+            taken[usize::from(id)] = true;
+        }
+    }
+    (1..=u16::MAX).filter(move |id| !taken[usize::from(*id)])
 }
 
 /// The level from which members keep generations for as long as they are needed.
 const BY_NEED: u32 = 2;
 
 /// What all members did before [`BY_NEED`]: the last generations, needed or not.
-fn steer_by_number(before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+fn steer_by_number(before: Option<&Steering>, document: &Value, members: &Members) -> Steering {
     const KEPT: usize = 16;
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
     let (machines, alive, _) = now(document, members, |_| true);
@@ -110,11 +121,7 @@ fn steer_by_number(before: Option<&Steering>, document: &Value, members: &BTreeM
 
 /// Who takes new flows and who holds connections as the document and the members are, and of which members the document speaks. Who is
 /// not `ready` does neither yet.
-fn now(
-    document: &Value,
-    members: &BTreeMap<String, Member>,
-    ready: impl Fn(&Member) -> bool,
-) -> (Vec<Eligible>, Vec<u16>, Vec<u16>) {
+fn now(document: &Value, members: &Members, ready: impl Fn(&Member) -> bool) -> (Vec<Eligible>, Vec<u16>, Vec<u16>) {
     let (mut machines, mut alive, mut spoken_of) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts(document, members) {
         spoken_of.push(part.member.id);
@@ -137,7 +144,7 @@ fn steer_vip(
     vip: &str,
     before: Option<&Steering>,
     document: &Value,
-    members: &BTreeMap<String, Member>,
+    members: &Members,
     (level, seed): (u32, u32),
 ) -> Steering {
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
@@ -168,7 +175,7 @@ fn steer_vip(
     }
     if let Some(last) = generations.last_mut() {
         // One without an address has no kernel plane, and no slots.
-        let done = |m: &&Member| m.released.get(vip) == Some(&last.number) || m.addresses == Addresses::default();
+        let done = |m: &&Arc<Member>| m.released.get(vip) == Some(&last.number) || m.addresses == Addresses::default();
         let mut released: Vec<u16> = members.values().filter(done).map(|m| m.id).collect();
         released.retain(|id| last.alive.contains(id));
         released.sort_unstable();
@@ -266,7 +273,7 @@ enum PartState {
 }
 
 /// The members a VirtualIP is spread over: those it lists, or every edge.
-fn parts<'a>(document: &Value, members: &'a BTreeMap<String, Member>) -> Vec<Part<'a>> {
+fn parts<'a>(document: &Value, members: &'a Members) -> Vec<Part<'a>> {
     let Some(listed) = document.get("machines").and_then(Value::as_array) else {
         return members
             .values()

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Delta, Keyed, Snapshot, object_key};
+use control_api::{Delta, Keyed, Member, Members, Snapshot, object_key};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::diff::member_changes;
 use crate::rooms::Rooms;
 use crate::state::State;
 
@@ -105,7 +106,7 @@ impl Sums {
         }
         let (old, new) = (&before.view, &next.view);
         let differences = [
-            difference(&old.members, &new.members, |name, member| entry(MEMBER, name, plain(member))),
+            members(&old.members, &new.members),
             difference(&old.steering, &new.steering, |vip, steering| entry(STEERING, vip, plain(steering))),
             difference(&old.custom_kinds, &new.custom_kinds, |name, kind| entry(KIND, name, plain(kind))),
             custom(old, new),
@@ -120,6 +121,12 @@ impl Sums {
 
 fn changed(view: &Snapshot, name: &str) -> u64 {
     view.changed.get(name).map_or(0, |at| entry(CHANGED, name, *at))
+}
+
+fn members(old: &Members, new: &Members) -> u64 {
+    let weigh = |name: &str, member: Option<&Arc<Member>>| member.map_or(0, |held| entry(MEMBER, name, plain(held)));
+    member_changes(old, new)
+        .fold(0, |sum: u64, (name, was, now)| sum.wrapping_add(weigh(name, now)).wrapping_sub(weigh(name, was)))
 }
 
 fn custom(old: &Snapshot, new: &Snapshot) -> u64 {

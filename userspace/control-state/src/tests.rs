@@ -395,10 +395,10 @@ fn who_finds_no_id_is_none_of_the_others_affair() {
     let mut world = World::default();
     world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
     world.join("n1");
-    let of = world.state.view.members["n1"].clone();
-    let many = (2..=u16::MAX).map(|id| (format!("e{id}"), Member { id, name: format!("e{id}"), ..Member::default() }));
-    let members = [("n1".to_owned(), of.clone())].into_iter().chain(many).collect();
-    world.state.view.members = std::sync::Arc::new(members);
+    let of = Member::clone(&world.state.view.members["n1"]);
+    let named = |id: u16| Member { id, name: format!("e{id}"), ..Member::default() };
+    let many = (2..=u16::MAX).map(|id| (format!("e{id}"), std::sync::Arc::new(named(id))));
+    world.state.view.members.extend(many);
     let changed = Member { api_addr: "here:1".into(), ..of };
     let together = Action::PutMembers { members: vec![changed, member("new")], down: vec!["e7".into()] };
     assert_eq!(world.act(together).answer.unwrap().created, Vec::<String>::new());
@@ -420,6 +420,34 @@ fn what_a_member_says_that_is_known_costs_no_look_for_an_id() {
     assert_eq!(steering::IDS_LOOKED_FOR.get(), before);
     world.act(Action::PutMembers { members: vec![report("a:3"), member("n2"), member("n3")], down: vec![] });
     assert_eq!(steering::IDS_LOOKED_FOR.get(), before + 1, "once for all that are new");
+}
+
+/// A fleet that starts says something thousands of times, and readers hold the versions before: what is copied each time is counted here.
+#[test]
+fn what_members_say_copies_none_of_the_others() {
+    let copied = |count: usize| {
+        let mut world = World::default();
+        world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+        let named = |n: usize| Member { name: format!("edge-{n:05}"), ..Member::default() };
+        let members = (0..count).map(|n| named(2 * n)).collect();
+        world.act(Action::PutMembers { members, down: Vec::new() }).answer.unwrap();
+        let before = world.state.view.members.clone();
+        let mut members: Vec<Member> =
+            (0..8).map(|n| Member { api_addr: "b:1".into(), ..named(n * count / 8 * 2) }).collect();
+        members.extend((0..8).map(|n| named(n * count / 8 * 2 + 1)));
+        let down = (0..8).map(|n| named(n * count / 8 * 2 + 2).name).collect();
+        let delta = world.act(Action::PutMembers { members, down }).delta.unwrap();
+        assert_eq!((delta.member_changes.len(), delta.members.is_none()), (24, true));
+        let after = &world.state.view.members;
+        let both = || after.iter().filter_map(|(name, now)| Some((name, now, before.get_key_value(name)?)));
+        assert_eq!((both().count(), after.len()), (count, count + 8));
+        let members = both().filter(|(_, now, (_, was))| !std::sync::Arc::ptr_eq(now, was)).count();
+        let names = both().filter(|(name, _, (was, _))| name.as_ptr() != was.as_ptr()).count();
+        assert_eq!(members, 16, "those that said something else, and those that are down");
+        names
+    };
+    let (few, many) = (copied(500), copied(20_000));
+    assert!(many <= 24 * 64, "{many} names were copied beside 20,000 members, {few} beside 500");
 }
 
 #[test]
@@ -698,6 +726,82 @@ fn every_version_can_be_seen_and_gone_back_to() {
     let before = world.state.view.version - 1;
     world.act(Action::RollBack { version: before, since: None }).answer.unwrap();
     assert_eq!(world.state.view.object("large").unwrap()["n"], 18);
+}
+
+#[test]
+fn a_lease_has_one_holder_and_what_was_begun_under_another_is_left_undone() {
+    let mut world = World::default();
+    world.put(PutMode::Create, json!({"name": "r", "kind": "ConsulServiceRegistry"})).unwrap();
+    let take = |holder: &str, at: u64, until: u64| Action::TakeLease {
+        name: "x".into(),
+        holder: holder.into(),
+        until,
+        at,
+        term: None,
+    };
+    let fence = |epoch: u64| Some(Fence { lease: "x".into(), epoch });
+    let write = |epoch: u64, n: u64| Action::PutKeys {
+        section: "endpoints".into(),
+        owner: "r".into(),
+        fence: fence(epoch),
+        puts: vec![KeyPut::new("r/s", json!({"n": n}))],
+        deletes: Vec::new(),
+    };
+    assert_eq!(world.act(take("a", 0, 100)).answer.unwrap().epoch, 1);
+    let refused = world.act(take("b", 99, 200)).answer.unwrap_err();
+    assert!(refused.kind == RefusalKind::Conflict && refused.message.contains("held by \"a\""), "{refused}");
+    world.act(write(1, 1)).answer.unwrap();
+    world.act(Action::RenewLease { fence: fence(1).unwrap(), until: 150 }).answer.unwrap();
+    assert!(world.act(take("b", 120, 200)).answer.is_err(), "it was renewed");
+    assert_eq!(world.act(take("b", 151, 200)).answer.unwrap().epoch, 2, "it has ended by itself");
+    let late = world.act(write(1, 2)).answer.unwrap_err();
+    assert!(late.message.contains("epoch 2") && late.message.contains("left undone"), "{late}");
+    assert!(world.act(Action::RenewLease { fence: fence(1).unwrap(), until: 900 }).answer.is_err());
+    assert!(world.act(Action::EndLease { fence: fence(1).unwrap() }).answer.is_err());
+    world.act(write(2, 3)).answer.unwrap();
+    world.act(Action::EndLease { fence: fence(2).unwrap() }).answer.unwrap();
+    assert!(world.act(write(2, 4)).answer.is_err(), "it was given up");
+    assert_eq!(world.act(take("c", 160, 200)).answer.unwrap().epoch, 3, "and an epoch comes once");
+    let held = &world.state.view.sections["endpoints"]["r/s"];
+    assert_eq!((&held.value["n"], held.generation), (&json!(3), 2));
+}
+
+#[test]
+fn a_key_is_written_by_who_has_seen_it_and_goes_when_its_time_is_over() {
+    let mut world = World::default();
+    for name in ["r", "other"] {
+        world.put(PutMode::Create, json!({"name": name, "kind": "ConsulServiceRegistry"})).unwrap();
+    }
+    let write = |owner: &str, key: &str, generation: Option<u64>, until: Option<u64>| Action::PutKeys {
+        section: "endpoints".into(),
+        owner: owner.into(),
+        fence: None,
+        puts: vec![KeyPut { generation, until, ..KeyPut::new(key, json!({"of": owner, "until": until})) }],
+        deletes: Vec::new(),
+    };
+    let mut reader = world.state.view.clone();
+    let mut act = |world: &mut World, action: Action| {
+        let applied = world.act(action);
+        if let Some(delta) = &applied.delta {
+            reader.advance(delta).unwrap();
+        }
+        assert_eq!(reader.sections, world.state.view.sections);
+        applied
+    };
+    act(&mut world, write("r", "r/s", Some(0), None)).answer.unwrap();
+    assert!(act(&mut world, write("r", "r/s", Some(0), None)).answer.is_err(), "there is one");
+    assert!(act(&mut world, write("r", "r/s", Some(7), None)).answer.is_err(), "it was another that was seen");
+    act(&mut world, write("r", "r/s", Some(1), Some(500))).answer.unwrap();
+    let refused = act(&mut world, write("other", "r/s", None, None)).answer.unwrap_err();
+    assert!(refused.message.contains("belongs to object \"r\""), "{refused}");
+    act(&mut world, write("other", "other/s", None, Some(900))).answer.unwrap();
+    assert!(act(&mut world, Action::EndKeys { at: 499 }).delta.is_none(), "nothing is due");
+    act(&mut world, Action::EndKeys { at: 500 });
+    let left = |world: &World| world.state.view.sections.get("endpoints").map_or(0, |keys| keys.len());
+    assert_eq!(left(&world), 1);
+    act(&mut world, Action::delete("other"));
+    assert_eq!(left(&world), 0, "what an object has learned goes with it");
+    assert!(act(&mut world, write("other", "other/s", None, None)).answer.is_err());
 }
 
 #[test]

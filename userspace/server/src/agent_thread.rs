@@ -279,7 +279,7 @@ fn take(snapshot: &mut Snapshot, update: Update) -> bool {
 /// The published state in the edge plane's words.
 fn desired(snapshot: &Snapshot) -> Desired {
     // One that drains is no edge any more, and still gets the packets of connections it holds.
-    let reachable = |m: &&Member| m.edge || m.addresses != Addresses::default();
+    let reachable = |m: &&Arc<Member>| m.edge || m.addresses != Addresses::default();
     let machines = snapshot.members.values().filter(reachable).map(|m| {
         let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
         (m.name.clone(), machine)

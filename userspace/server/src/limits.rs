@@ -204,7 +204,7 @@ fn place(spec: &VirtualIpSpec, ipv6_bits: u8) -> BySource {
 }
 
 /// The edges that are up, this one among them in any case.
-fn edges_of(control: &Control, name: &str) -> BTreeMap<String, Member> {
+fn edges_of(control: &Control, name: &str) -> BTreeMap<String, Arc<Member>> {
     let state = control.state();
     let members = state.view.members.iter();
     members
@@ -213,7 +213,7 @@ fn edges_of(control: &Control, name: &str) -> BTreeMap<String, Member> {
         .collect()
 }
 
-fn by_owner(shared: &[Arc<Limit>], edges: &BTreeMap<String, Member>, name: &str) -> BTreeMap<String, Vec<Told>> {
+fn by_owner(shared: &[Arc<Limit>], edges: &BTreeMap<String, Arc<Member>>, name: &str) -> BTreeMap<String, Vec<Told>> {
     let mut told: BTreeMap<String, Vec<Told>> = BTreeMap::new();
     for limit in shared {
         for report in limit.leases.reports(KEYS_AT_ONCE, now_ms()) {
