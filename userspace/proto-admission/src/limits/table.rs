@@ -58,8 +58,10 @@ struct Shard {
     keys: Vec<Key>,
     /// Where the next one to be forgotten is looked for.
     hand: usize,
-    /// Places of keys there is something to say of.
-    news: Vec<u32>,
+    /// Places of keys there is something to say of: of which tokens are asked for or given back, and of which it is only told what has
+    /// passed here. Each is in each at most once.
+    asking: Vec<u32>,
+    telling: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -80,7 +82,9 @@ struct Key {
     /// In thousandths; 0 before anything was heard.
     share: u16,
     left: i32,
-    has_news: bool,
+    /// Its place is in the list of that name.
+    asking: bool,
+    telling: bool,
 }
 
 impl Leases {
@@ -109,19 +113,25 @@ impl Leases {
     }
 
     /// Decides here alone a request that comes by a road on which all of the key's come to this machine: exactly, and without asking
-    /// anybody. The owner is told of what passes: on other roads to the limit, which lead to other machines, there is so much less.
+    /// anybody. The owner is told of what passes: on other roads to the limit, which lead to other machines, there is so much less. Where
+    /// several roads like this one lead to several machines, each of which passes all that may, the owner's bucket is soon far below zero:
+    /// nothing passes then until what was passed too much has been paid back.
     pub fn take_here(&self, key: u64, rate: Rate, now_ms: u64) -> Decided {
         self.figures.here.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.shard(key);
         let shard = &mut *guard;
         let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
-        let taken = known.own.take(rate, now_ms * 1_000_000);
-        let left = known.own.left(rate, now_ms * 1_000_000);
+        let too_much = known.passed_too_much(rate, now_ms);
+        let taken = match too_much {
+            0 => known.own.take(rate, now_ms * 1_000_000),
+            tokens => Err(rate.interval_ns().saturating_mul(tokens)),
+        };
+        let left = if too_much > 0 { 0 } else { known.own.left(rate, now_ms * 1_000_000) };
         if taken.is_ok() {
             known.advanced = known.advanced.saturating_add(1);
-            if !std::mem::replace(&mut known.has_news, true) {
+            if !known.asking && !std::mem::replace(&mut known.telling, true) {
                 let place = shard.places[&key];
-                shard.news.push(place);
+                shard.telling.push(place);
             }
         }
         drop(guard);
@@ -134,7 +144,7 @@ impl Leases {
         let shard = &mut *guard;
         let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
         known.asked = known.asked.saturating_add(1);
-        let news = !std::mem::replace(&mut known.has_news, true);
+        let news = !std::mem::replace(&mut known.asking, true);
         let mut again_ns = rate.interval_ns().saturating_mul(1 + u64::from(known.left.min(0).unsigned_abs()));
         let (mut left, before) = (known.left, known.advanced);
         let passes = if known.leased > 0 && now_ms < known.leased_until_ms {
@@ -178,22 +188,48 @@ impl Leases {
         let left = known.leased.saturating_add(left.max(0) as u32).min(held(rate).burst);
         if news {
             let place = shard.places[&key];
-            shard.news.push(place);
+            shard.asking.push(place);
         }
         drop(guard);
         self.decided(passes, left, again_ns)
     }
 
-    /// What there is to say, at most `most` of it; the rest comes next time.
+    /// What there is to say, at most `most` of it; the rest comes next time. Keys that wait for tokens go before those of which the owner is
+    /// only told, and an eighth is for these all the same: neither crowds the others out, however many there are.
     pub fn reports(&self, most: usize, now_ms: u64) -> Vec<Report> {
         let mut reports = Vec::new();
         let first = self.first.fetch_add(1, Ordering::Relaxed);
+        self.tell(most / 8, first, &mut reports);
+        self.ask(most, first, now_ms, &mut reports);
+        self.tell(most, first, &mut reports);
+        reports
+    }
+
+    /// Of keys that are decided here alone; until there are `most` reports.
+    fn tell(&self, most: usize, first: usize, reports: &mut Vec<Report>) {
         for step in 0..SHARDS {
             let mut guard = lock(&self.shards[(first.wrapping_add(step)) % SHARDS]);
             let shard = &mut *guard;
-            let some = shard.news.len().min(most - reports.len());
-            let rest = shard.news.split_off(some);
-            let places = std::mem::replace(&mut shard.news, rest);
+            let some = shard.telling.len().min(most.saturating_sub(reports.len()));
+            for place in shard.telling.drain(..some) {
+                let Some(known) = shard.keys.get_mut(place as usize) else { continue };
+                known.telling = false;
+                // One that asks as well says it then.
+                let advanced = if known.asking { 0 } else { std::mem::take(&mut known.advanced) };
+                if advanced > 0 {
+                    reports.push(Report { key: known.key, advanced, returned: 0, wanted: 0 });
+                }
+            }
+        }
+    }
+
+    fn ask(&self, most: usize, first: usize, now_ms: u64, reports: &mut Vec<Report>) {
+        for step in 0..SHARDS {
+            let mut guard = lock(&self.shards[(first.wrapping_add(step)) % SHARDS]);
+            let shard = &mut *guard;
+            let some = shard.asking.len().min(most - reports.len());
+            let rest = shard.asking.split_off(some);
+            let places = std::mem::replace(&mut shard.asking, rest);
             for place in places {
                 let Some(known) = shard.keys.get_mut(place as usize) else { continue };
                 let expired = now_ms >= known.leased_until_ms;
@@ -205,9 +241,9 @@ impl Leases {
                 let advanced = std::mem::take(&mut known.advanced);
                 known.asked = 0;
                 // What is leased has to be given back, if nobody uses it.
-                known.has_news = known.leased > 0;
-                if known.has_news {
-                    shard.news.push(place);
+                known.asking = known.leased > 0;
+                if known.asking {
+                    shard.asking.push(place);
                 }
                 if advanced + returned + wanted > 0 {
                     if known.told_ms == 0 {
@@ -220,7 +256,6 @@ impl Leases {
                 break;
             }
         }
-        reports
     }
 
     /// The owner's answers.
@@ -238,8 +273,8 @@ impl Leases {
             known.left = grant.left;
             let part = u64::from(grant.left.max(0) as u32) * u64::from(grant.share) / 1000;
             known.spare = u32::try_from(if edges <= 1 { part } else { part / 2 }).unwrap_or(u32::MAX);
-            if known.leased > 0 && !std::mem::replace(&mut known.has_news, true) {
-                shard.news.push(place);
+            if known.leased > 0 && !std::mem::replace(&mut known.asking, true) {
+                shard.asking.push(place);
             }
         }
     }
@@ -252,8 +287,8 @@ impl Leases {
             let Some(place) = shard.places.get(&report.key).copied() else { continue };
             let known = &mut shard.keys[place as usize];
             known.advanced = known.advanced.saturating_add(report.advanced);
-            if !std::mem::replace(&mut known.has_news, true) {
-                shard.news.push(place);
+            if !known.asking && !std::mem::replace(&mut known.telling, true) {
+                shard.telling.push(place);
             }
         }
     }
@@ -270,6 +305,14 @@ impl Leases {
 }
 
 impl Key {
+    /// Tokens by which the owner's bucket is further below zero than a word that was late makes it, as it was when something was heard of
+    /// it and with what has come since.
+    fn passed_too_much(&self, rate: Rate, now_ms: u64) -> u64 {
+        let come = |ms: u64| ms.saturating_mul(1_000_000) / rate.interval_ns();
+        let since = come(now_ms.saturating_sub(self.heard_ms));
+        u64::from(self.left.min(0).unsigned_abs()).saturating_sub(since).saturating_sub(1 + come(LATE_MS))
+    }
+
     /// Takes a token of this edge's own part of the rate.
     fn take_share(&mut self, rate: Rate, edges: usize, now_ms: u64, again_ns: &mut u64) -> bool {
         let share = match self.share {
@@ -302,8 +345,8 @@ impl Shard {
                     }
                     self.places.remove(&old.key);
                     // What is still to be said is said of its place: by the one that takes it.
-                    let has_news = old.has_news;
-                    self.keys[place] = Key { has_news, ..fresh };
+                    let (asking, telling) = (old.asking, old.telling);
+                    self.keys[place] = Key { asking, telling, ..fresh };
                     place
                 };
                 self.places.insert(key, place as u32);
@@ -334,6 +377,8 @@ const SHARDS: usize = 16;
 const LEASE_MS: u64 = 250;
 /// Without a word from the owner for so long, an edge is alone.
 const ALONE_MS: u64 = 600;
+/// What is told of a key so much later than it passed leaves the owner's bucket below zero, though nothing passed too much.
+const LATE_MS: u64 = 2_000;
 /// A key that was not used for so long is not missed.
 const IDLE_MS: u64 = 10_000;
 const LOOKED_AT: usize = 8;

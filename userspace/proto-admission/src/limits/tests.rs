@@ -86,6 +86,76 @@ fn what_passes_on_a_road_to_one_machine_is_missing_on_the_others() {
     assert!(elsewhere >= 1_800, "{elsewhere} of 2000, where nothing comes on that road any more");
 }
 
+/// Two virtual IPs whose sources have one machine each, and not the same.
+#[test]
+fn two_roads_to_one_machine_each_pass_the_rate_together() {
+    for rate in [RATE, Rate::new(6_000_000_000, 10)] {
+        let per_minute = 60_000_000_000 / rate.interval_ns();
+        let run = |fleet: &mut Fleet, roads: usize, ms: u64| {
+            let mut passed = 0;
+            for _ in 0..ms {
+                fleet.now += 1;
+                for at in 0..roads {
+                    passed += u64::from(fleet.edges[at].take_here(7, rate, fleet.now).passes);
+                    if (fleet.now + at as u64 * 37).is_multiple_of(100) {
+                        let reports = fleet.edges[at].reports(4096, fleet.now);
+                        let grants = fleet.owned.answer(1, rate, at as u64 + 1, &reports, fleet.now);
+                        fleet.edges[at].granted(&grants, 2, fleet.now);
+                    }
+                }
+            }
+            passed
+        };
+        let mut alone = Fleet::new(2);
+        run(&mut alone, 1, 10_000);
+        let passed = run(&mut alone, 1, 60_000);
+        assert!((per_minute - 1..=per_minute + 1).contains(&passed), "{passed} of {per_minute} on the only road");
+        let mut both = Fleet::new(2);
+        run(&mut both, 2, 60_000);
+        let passed = run(&mut both, 2, 600_000);
+        let most = per_minute * 10;
+        assert!((most * 9 / 10..=most * 11 / 10 + 2).contains(&passed), "{passed} of {most} on two roads");
+    }
+}
+
+/// Whoever waits for tokens does not wait behind all that is only told.
+#[test]
+fn keys_that_are_decided_here_crowd_nobody_out_and_are_told_all_the_same() {
+    let leases = Leases::new(100_000);
+    let (asking, telling) = (10, 5_000);
+    for now in 1..=50_u64 {
+        let now = now * 100;
+        for key in 0..telling {
+            leases.take_here(1_000_000 + key, Rate::new(1, 1_000_000), now);
+        }
+        for key in 0..asking {
+            leases.take(key, RATE, 2, WhenAlone::Share, now);
+        }
+        let told = leases.reports(100, now);
+        let asked = told.iter().filter(|report| report.key < asking).count();
+        assert_eq!((asked, told.len()), (asking as usize, 100), "at {now} ms");
+        let grants: Vec<Grant> =
+            told.iter().map(|report| Grant { key: report.key, tokens: 0, left: 0, share: 500 }).collect();
+        leases.granted(&grants, 2, now);
+    }
+    // As many that ask as there may be reports.
+    let leases = Leases::new(100_000);
+    let mut told = std::collections::HashSet::new();
+    for now in 1..=100_u64 {
+        let now = now * 100;
+        for key in 0..1_000 {
+            leases.take(key, RATE, 2, WhenAlone::Share, now);
+        }
+        for key in 0..100 {
+            leases.take_here(1_000_000 + key, RATE, now);
+        }
+        let reports = leases.reports(100, now);
+        told.extend(reports.iter().map(|report| report.key).filter(|key| *key >= 1_000_000));
+        assert!(reports.iter().filter(|report| report.key < 1_000_000).count() >= 87);
+    }
+    assert_eq!(told.len(), 100, "they are told as well");
+}
+
 #[test]
 fn the_first_seconds_pass_no_more_than_the_burst_beyond_the_rate() {
     let mut fleet = Fleet::new(4);
