@@ -151,7 +151,14 @@ fn leaves(error: &boon::ValidationError, reasons: &mut Vec<String>) {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn compile(schema: &Value) -> Result<(boon::Schemas, boon::SchemaIndex), String> {
+    #[cfg(test)]
+    COMPILED.set(COMPILED.get() + 1);
     let mut schemas = boon::Schemas::new();
     let mut compiler = boon::Compiler::new();
     // A schema must not make this machine read files or pages.
@@ -208,6 +215,11 @@ mod tests {
         ];
         assert_eq!(told(Some(&rules)), wanted);
         assert_eq!(told(None), wanted[..1], "without the kind nothing more is known");
+        let before = COMPILED.get();
+        let many: Vec<Value> = (0..500).map(|n| json!({"id": format!("i{n}"), "age": n})).collect();
+        let rules = CustomRules::of(&kind).unwrap();
+        assert_eq!(CustomBatch::read(&json!({"list": many})).unwrap().check(Some(&rules)).len(), 0);
+        assert_eq!(COMPILED.get() - before, 1, "once for all items");
         for document in [json!({"rebuild": 1}), json!({"delete": [7]}), json!({"delete": "a"}), json!({"list": {}})] {
             assert_eq!(CustomBatch::read(&document).unwrap_err().len(), 1, "{document}");
         }

@@ -29,6 +29,7 @@ mod directory;
 mod doctor;
 mod doors;
 mod envoy;
+mod faults;
 mod figures;
 mod file_server;
 mod forward_auth;

@@ -16,7 +16,7 @@ fn the_first_signal_drains() {
     for signal in ["TERM", "INT"] {
         let mut machine = Machine::start();
         let port = free_port();
-        machine.create(&slow("pl", "700ms"));
+        machine.create(&slow("pl", "2s"));
         machine.create(&server("hs", port, "pl"));
         let mut idle = Connection::open(&format!("127.0.0.1:{}", {
             answers(port, "/", 200);
@@ -29,6 +29,8 @@ fn the_first_signal_drains() {
         thread::sleep(Duration::from_millis(150));
         machine.signal(signal);
         eventually("no new connections are taken", || get(port, "/").is_err().then_some(()));
+        let health = machine.try_api("GET", "/apis/v2/healthz", "").map(|answer| answer.status);
+        assert_eq!(health.ok(), Some(503), "whoever balances looks for another");
         assert_eq!(busy.receive().unwrap().status, 200, "what was under way is answered");
         assert_eq!(machine.ended().code(), Some(0), "{signal}");
         assert!(machine.log().contains(&format!("SIG{signal}: draining")));
@@ -253,6 +255,25 @@ fn initial_objects_are_created_once() {
     eventually("ready", || machine.said().contains("ready, admin").then_some(()));
     thread::sleep(Duration::from_millis(200));
     assert!(machine.api("GET", "/objects/pl", "").body.contains("second"));
+}
+
+/// What was asked for at the start is not given up because nobody decides yet.
+#[test]
+fn initial_objects_wait_for_a_majority() {
+    let machines = ["m1", "m2", "m3"].map(Machine::new);
+    let cluster: Vec<String> = machines.iter().map(|m| format!("{}={}", m.name, m.peer_url())).collect();
+    let flags = ["--no-edge".to_owned(), "--initial-cluster".into(), cluster.join(",")];
+    let [first, second, _third] = machines.map(|machine| machine.flags(&flags));
+    let path = first.directory.join("pl.yaml");
+    fs::write(&path, mock("pl", "first")).unwrap();
+    let (mut first, mut second) = (first.flags(["--initial-object-config-files", path.to_str().unwrap()]), second);
+    first.spawn();
+    eventually("it answers", || first.try_api("GET", "/apis/v2/healthz", "").ok());
+    // Longer than a change waits for a leader.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(first.api("GET", "/objects/pl", "").status, 404);
+    second.run();
+    eventually("it is there", || (second.try_api("GET", "/apis/v2/objects/pl", "").ok()?.status == 200).then_some(()));
 }
 
 #[test]
