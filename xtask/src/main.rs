@@ -18,6 +18,7 @@ mod http;
 mod kernels;
 mod kubernetes;
 mod pgo;
+mod previous;
 mod process;
 mod progress;
 mod soak;
@@ -50,6 +51,8 @@ enum Task {
     TestKubernetes(kubernetes::Options),
     /// Load, attach and steer on the kernels that people run, each in a virtual machine
     TestKernels(kernels::Options),
+    /// Build an earlier weir, and upgrade a fleet of it machine by machine
+    TestUpgrade(previous::Options),
     /// Build the BPF programs that weir embeds, and show what the verifier says about them
     BuildEbpf,
     /// What CI runs before the tests: formatting, clippy, the map of the repository. Never writes
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::TestKubernetes(options) => kubernetes::run(&options),
         Task::TestKernels(options) => kernels::run(&options),
+        Task::TestUpgrade(options) => previous::run(&options),
         Task::BuildEbpf => cargo::kernel_programs(),
         Task::Check => check::check(),
         Task::Fix => check::fix(),

@@ -18,7 +18,7 @@ impl Inner {
         (level.max(FIRST_LEVEL) < cluster).then(|| {
             format!(
                 "the cluster has feature level {cluster}, and the weir of member {name} knows {known}: it would not understand what is \
-                 decided; install the version that the other members run, and start it again",
+                 decided; install the version that the other members run, or leave out its --feature-level, and start it again",
                 name = quoted(name),
                 known = level.max(FIRST_LEVEL)
             )

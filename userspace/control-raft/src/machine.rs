@@ -64,7 +64,7 @@ impl Machine {
     fn stop_at(&self, id: LogId, reason: &str) -> StorageError {
         let told = format!(
             "entry {} of the log was written by a newer weir than this one (version {}, feature level {}): {reason}. Nothing after it is \
-             applied here; install the version that the other members run, and start this member again",
+             applied here; install the version that the other members run, or leave out --feature-level, and start this member again",
             id.index,
             env!("CARGO_PKG_VERSION"),
             self.level

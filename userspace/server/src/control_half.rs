@@ -167,7 +167,7 @@ impl ControlHalf {
             secret: options.cluster_secret.clone(),
             insecure_peers: options.insecure_peers,
             conceal: Some(self.concealed()),
-            level: control_raft::LEVEL,
+            level: options.feature_level,
             edge_report: Some(self.edge_report()),
             issued: options.issued.clone(),
             peer_connections_max: control_raft::PEER_CONNECTIONS_MAX,

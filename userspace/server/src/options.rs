@@ -116,6 +116,12 @@ const OPTIONS: &[Row] = &[
         "",
         "token (weirctl member token) to come to a cluster with that issues its members' certificates itself; read the first time only",
     ),
+    row(
+        "feature-level",
+        Shape::Text,
+        "",
+        "take part as the weir of this feature level does, which holds the cluster there: until an upgrade is to be final; default: the highest that this weir knows",
+    ),
     row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
     row("home-dir", Shape::Text, "./", "directory the others are relative to"),
     row("data-dir", Shape::Text, "data", "where state is kept"),
@@ -219,6 +225,8 @@ pub struct Options {
     /// Where a secondary finds primaries beside `initial_cluster`; empty in a primary.
     pub primary_peer_urls: Vec<String>,
     pub join: bool,
+    /// What this member says that it understands: what it does, or, where an operator holds the cluster back, less.
+    pub feature_level: u32,
     pub data_dir: PathBuf,
     pub log_dir: Option<PathBuf>,
     /// `--log-max-size` and `--log-max-files`.
@@ -469,7 +477,7 @@ impl Reader<'_> {
         self.wrong.push(format!("--{name} {value}: not understood; accepted is {accepted}"));
     }
 
-    fn options(&mut self, notes: Vec<String>) -> Option<Options> {
+    fn options(&mut self, mut notes: Vec<String>) -> Option<Options> {
         let role = self.choice("cluster-role", &["primary", "secondary", "writer", "reader"]);
         let timeout = self.text("cluster-request-timeout");
         let timeout = timeout.parse::<GoDuration>().map(Duration::from).unwrap_or_else(|_| {
@@ -516,6 +524,13 @@ impl Reader<'_> {
                 Duration::ZERO
             }
         };
+        let feature_level = self.feature_level();
+        if feature_level < control_raft::LEVEL {
+            notes.push(format!(
+                "--feature-level {feature_level}: the cluster does not rise beyond it as long as this member says so, of {} that it knows",
+                control_raft::LEVEL
+            ));
+        }
         let keeps = self.keeps();
         let memory_limit = self.text("memory-limit");
         let memory_limit = crate::capacity::MemoryLimit::parse(&memory_limit).unwrap_or_else(|| {
@@ -573,6 +588,7 @@ impl Reader<'_> {
             initial_cluster,
             primary_peer_urls: peers.primaries,
             join: state == "existing",
+            feature_level,
             data_dir: home.join(self.text("data-dir")),
             log_bounds: self.log_bounds(),
             log_dir: (!log_dir.is_empty()).then(|| home.join(log_dir)),
@@ -595,6 +611,21 @@ impl Reader<'_> {
             notes,
             effective: BTreeMap::new(),
         })
+    }
+
+    fn feature_level(&mut self) -> u32 {
+        let known = control_raft::LEVEL;
+        match self.text("feature-level") {
+            empty if empty.is_empty() => known,
+            text => text.parse().ok().filter(|level| (1..=known).contains(level)).unwrap_or_else(|| {
+                self.refuse(
+                    "feature-level",
+                    &text,
+                    &format!("a number from 1 to {known}, the highest that this weir knows"),
+                );
+                known
+            }),
+        }
     }
 
     /// What is remembered of requests.
@@ -829,6 +860,17 @@ mod tests {
             parse(&["--wal-dir", "x", "--use-standalone-etcd", "--initial-cluster", "a=u1,b=u2"], &[]).unwrap();
         assert_eq!(options.notes.len(), 2);
         assert_eq!(options.initial_cluster.len(), 2);
+    }
+
+    #[test]
+    fn a_level_is_one_that_is_known() {
+        assert_eq!(parse(&[], &[]).unwrap().feature_level, control_raft::LEVEL);
+        let held = parse(&["--feature-level", "1"], &[]).unwrap();
+        assert_eq!((held.feature_level, held.notes.len()), (1, 1), "{:?}", held.notes);
+        for unknown in ["0", "1000", "x"] {
+            let wrong = parse(&["--feature-level", unknown], &[]).unwrap_err().to_string();
+            assert!(wrong.contains("the highest that this weir knows"), "{wrong}");
+        }
     }
 
     #[test]

@@ -286,10 +286,15 @@ pub fn in_a_network(test: &str) -> bool {
 
 /// Three primaries that know each other.
 pub fn three() -> Vec<Machine> {
+    three_of(|machine| machine)
+}
+
+/// The same, each as `made` of a machine in a network of its own.
+pub fn three_of(made: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     let machines: Vec<Machine> = ADDRESSES
         .iter()
         .enumerate()
-        .map(|(n, address)| Machine::new(&format!("m{}", n + 1)).at(&format!("n{n}"), address))
+        .map(|(n, address)| made(Machine::new(&format!("m{}", n + 1)).at(&format!("n{n}"), address)))
         .collect();
     let cluster: Vec<String> = machines.iter().map(|m| format!("{}={}", m.name, m.peer_url())).collect();
     let flags = ["--initial-cluster".to_owned(), cluster.join(",")];

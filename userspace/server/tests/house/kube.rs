@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 /// It is there until the test ends.
 pub struct Kube {
+    host: &'static str,
     pub port: u16,
     shared: Arc<Shared>,
 }
@@ -46,7 +47,12 @@ struct State {
 
 impl Kube {
     pub fn start() -> Kube {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Kube::at("127.0.0.1")
+    }
+
+    /// At an address of this machine.
+    pub fn at(host: &'static str) -> Kube {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::<Shared>::default();
         shared.lock().version = 100;
@@ -59,11 +65,11 @@ impl Kube {
                 thread::spawn(move || drop(serve(stream, &shared, life)));
             }
         });
-        Kube { port, shared }
+        Kube { host, port, shared }
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     /// Creates or replaces; the status of one that is there stays.

@@ -65,5 +65,6 @@ mod see;
 mod soak;
 mod tls;
 mod upgrade;
+mod versions;
 mod wasm;
 mod websocket;

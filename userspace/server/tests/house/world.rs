@@ -113,6 +113,12 @@ impl Machine {
         self
     }
 
+    /// It is another program from the next start on, with other variables of its own.
+    pub fn becomes(&mut self, path: &Path, environment: &[(&str, &str)]) {
+        self.program = path.to_owned();
+        self.environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    }
+
     pub fn environment(mut self, name: &str, value: &str) -> Machine {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -135,13 +141,13 @@ impl Machine {
             (None, None) => Command::new(&self.program),
             (None, Some(most)) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), WEIR]);
+                command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(&self.program);
                 command
             }
             (Some(namespace), _) => {
                 // It becomes the daemon, so that signals and the exit code are the daemon's.
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, WEIR]);
+                command.args(["netns", "exec", namespace]).arg(&self.program);
                 command
             }
         };
