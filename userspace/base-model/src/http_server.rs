@@ -69,6 +69,13 @@ pub struct HttpServerSpec {
     pub keys: BTreeMap<String, Secret>,
     /// Authorities, base64 or PEM, one of which must have signed the certificate a client then has to present. Default: none asked for.
     pub ca_cert_base64: String,
+    /// With `https`: hosts that connections are kept apart by, each a name, `*.shop.test` for all names that end so, or `*` for the rest. A
+    /// request for one of them that comes over a connection made for another, by the server name (SNI) its client asked for, gets 421 and
+    /// is counted (`weir_limit_hits_total{limit="misdirected"}`), whatever certificates they share. Default: certificates alone keep
+    /// connections apart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
+    pub tls_hosts: Vec<String>,
     /// Keep connections open between requests. Default true.
     pub keep_alive: bool,
     /// How long a connection may idle between requests. Default 60s, 0s waits for ever.
@@ -153,6 +160,7 @@ impl Default for HttpServerSpec {
             certs: BTreeMap::new(),
             keys: BTreeMap::new(),
             ca_cert_base64: String::new(),
+            tls_hosts: Vec::new(),
             keep_alive: true,
             keep_alive_timeout: GoDuration::from_secs(60),
             head_timeout: None,
@@ -411,6 +419,18 @@ impl HttpServerSpec {
             texts.warn_unused(path, "https: true", findings);
             if self.auto_cert {
                 findings.warn(at(path, "autoCert"), "has no effect without https: true");
+            }
+            if !self.tls_hosts.is_empty() {
+                findings.warn(at(path, "tlsHosts"), "has no effect without https: true");
+            }
+        }
+        for (i, host) in self.tls_hosts.iter().enumerate().filter(|(_, host)| *host != "*") {
+            let place = nth(&at(path, "tlsHosts"), i);
+            if host.ends_with('*') {
+                let problem = Problem::new(&place, "a * stands for the beginning of a name").text(host);
+                findings.problem(problem.accepted("shop.test, *.shop.test or *"));
+            } else {
+                check_host(&HostSpec { is_regexp: false, value: host.clone() }, &place, false, findings);
             }
         }
     }

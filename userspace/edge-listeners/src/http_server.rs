@@ -140,6 +140,7 @@ fn remembered(spec: &HttpServerSpec) -> HttpServerSpec {
         certs: spec.certs.clone(),
         keys: spec.keys.clone(),
         ca_cert_base64: spec.ca_cert_base64.clone(),
+        tls_hosts: spec.tls_hosts.clone(),
         ..HttpServerSpec::default()
     }
 }

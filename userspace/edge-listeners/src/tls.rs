@@ -23,6 +23,33 @@ pub struct Tls {
     pub server: ServerTls,
     /// A client without a certificate gets no connection.
     pub asks_clients: bool,
+    /// That connections are kept apart by.
+    hosts: Hosts,
+}
+
+/// Hosts of a document's `tlsHosts`.
+#[derive(Debug, Clone, Default)]
+struct Hosts(Arc<[String]>);
+
+impl Hosts {
+    fn of(written: &[String]) -> Hosts {
+        Hosts(written.iter().map(|host| host.to_ascii_lowercase()).collect())
+    }
+
+    /// Which of them a name, in lower case, is of: itself, the longest end, or the rest.
+    fn place(&self, name: &str) -> Option<usize> {
+        let rank = |(n, host): (usize, &String)| match host.strip_prefix('*') {
+            None => (host == name).then_some((usize::MAX, n)),
+            // What has no name is of the rest.
+            Some(end) => (end.is_empty() || name.len() > end.len() && name.ends_with(end)).then_some((end.len(), n)),
+        };
+        self.0.iter().enumerate().filter_map(rank).max().map(|(_, n)| n)
+    }
+
+    /// Whether a host, in lower case, is of another of them than the server name. One that is of none is nobody's: routes say so.
+    fn keep_apart(&self, server_name: &str, host: &str) -> bool {
+        !self.0.is_empty() && self.place(host).is_some_and(|of| self.place(server_name) != Some(of))
+    }
 }
 
 impl Tls {
@@ -41,7 +68,8 @@ impl Tls {
             return Ok(Some(tls.clone()));
         }
         let alpn = if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect();
-        Tls::make(&spec.tls_texts(), alpn, tickets, spec.auto_cert).map(Some).map_err(|error| format!("https: {error}"))
+        let tls = Tls::make(&spec.tls_texts(), alpn, tickets, spec.auto_cert);
+        tls.map(|tls| Some(Tls { hosts: Hosts::of(&spec.tls_hosts), ..tls })).map_err(|error| format!("https: {error}"))
     }
 
     /// Of certificates and authorities as they are written, and the protocols to offer.
@@ -61,7 +89,7 @@ impl Tls {
         };
         let make = if managed { ServerTls::with_managed } else { ServerTls::new };
         let server = make(settings, tickets.clone()).map_err(|error| error.to_string())?;
-        Ok(Tls { server, asks_clients })
+        Ok(Tls { server, asks_clients, hosts: Hosts::default() })
     }
 
     /// What connections of HTTP/3 are made with.
@@ -86,7 +114,8 @@ impl Tls {
     /// (RFC 9110 section 15.5.20). A client that asked for no name claimed none: it was shown the first certificate, and a new
     /// connection would show it the same again. Where clients must show certificates, what it may reach depends on the name: there it
     /// gets what the first certificate is for, and of those who ask for a name, a name none of ours is for is refused unless it is
-    /// the one that was asked for.
+    /// the one that was asked for. What is for another of the document's `tlsHosts` than the name is refused as well, whatever
+    /// certificates they share.
     pub fn is_misdirected(&self, server_name: Option<&str>, host: &str) -> bool {
         match server_name {
             Some(name) if name.eq_ignore_ascii_case(host) => return false,
@@ -94,6 +123,9 @@ impl Tls {
             _ => {}
         }
         let host = host.to_ascii_lowercase();
+        if server_name.is_some_and(|name| self.hosts.keep_apart(&name.to_ascii_lowercase(), &host)) {
+            return true;
+        }
         let shown = server_name.and_then(|name| self.server.certificate_for(name)).or_else(|| self.server.first());
         match self.server.certificate_for(&host) {
             Some(wanted) => {
@@ -111,5 +143,25 @@ const IDLE_MOST: Duration = Duration::from_secs(600);
 /// Everything TLS is made of.
 fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {
     let switches = (spec.https, spec.http2, spec.auto_cert);
-    (switches, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
+    let pairs = (&spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys);
+    (switches, pairs, &spec.ca_cert_base64, &spec.tls_hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_of_the_narrowest_host() {
+        let hosts = Hosts::of(&["*", "B.test", "*.test", "*.a.test"].map(str::to_owned));
+        for (name, of) in
+            [("b.test", 1), ("x.test", 2), ("x.a.test", 3), ("y.x.a.test", 3), ("a.test", 2), ("test", 0), ("", 0)]
+        {
+            assert_eq!(hosts.place(name), Some(of), "{name}");
+        }
+        let hosts = Hosts::of(&["b.test".to_owned(), "*.a.test".to_owned()]);
+        assert!(hosts.keep_apart("b.test", "x.a.test") && hosts.keep_apart("unknown", "b.test"));
+        assert!(!hosts.keep_apart("b.test", "unknown") && !hosts.keep_apart("x.a.test", "y.a.test"));
+        assert!(!Hosts::default().keep_apart("a", "b"));
+    }
 }

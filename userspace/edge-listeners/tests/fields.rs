@@ -645,6 +645,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("HttpServerSpec.address", "edge-listeners/tests/http.rs", "another_port"),
     ("HttpServerSpec.bodyTimeout", "edge-listeners/tests/http.rs", "time_outs_of_the_document"),
     ("HttpServerSpec.caCertBase64", "edge-listeners/tests/tls.rs", "clients_show_certificates"),
+    ("HttpServerSpec.tlsHosts", "edge-listeners/tests/tls.rs", "hosts_are_kept_apart_whatever_certificate_they_share"),
     ("HttpServerSpec.certBase64", "server/tests/house/attacks/tls.rs", "renegotiation"),
     ("HttpServerSpec.certs", "edge-listeners/tests/tls.rs", "the_server_name_selects_the_certificate"),
     ("HttpServerSpec.headTimeout", "edge-listeners/tests/http.rs", "time_outs_of_the_document"),

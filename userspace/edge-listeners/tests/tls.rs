@@ -27,6 +27,7 @@ on_both_drivers![
     clients_show_certificates,
     who_came_before_certificates_were_asked_for_is_sent_away,
     requests_for_somebody_else_are_misdirected,
+    hosts_are_kept_apart_whatever_certificate_they_share,
     who_asks_for_no_name_is_sent_away_only_where_certificates_decide,
     sessions_are_taken_up_again,
     sessions_of_another_machine_are_taken_up_again,
@@ -293,6 +294,27 @@ fn requests_for_somebody_else_are_misdirected(io: IoMode) {
     for (host, expected) in [("b.test", 200), ("shared.test", 200), ("unknown.test", 421), ("a.test", 421)] {
         assert_eq!(caller.status(&GET.replace("a.test", host)), Some(expected), "{host}");
     }
+}
+
+fn hosts_are_kept_apart_whatever_certificate_they_share(io: IoMode) {
+    let authority = Authority::new();
+    let lines = https(&[&authority.sign(&["a.test", "b.test", "c.test", "x.c.test"])]);
+    let house = House::new(io, &lines, MOCK);
+    let config = Arc::new(client(&authority, None));
+    let answers = |caller: &mut Caller| {
+        ["a.test", "b.test", "unknown.test", "x.c.test"]
+            .map(|host| caller.status(&GET.replace("a.test", host)).unwrap_or_default())
+    };
+    let mut before = Caller::new(&house, &config, "a.test");
+    assert_eq!(answers(&mut before), [200; 4], "nothing keeps them apart");
+    house.server(&format!("{lines}tlsHosts: [b.test, '*.c.test', '*']\n"));
+    assert_eq!(answers(&mut before), [200, 421, 200, 421], "and what was there before is no exception");
+    for (name, expected) in [("b.test", [421, 200, 421, 421]), ("x.c.test", [421, 421, 421, 200])] {
+        assert_eq!(answers(&mut Caller::new(&house, &config, name)), expected, "{name}");
+    }
+    // Who is of none of them is nobody's, and routes have the word.
+    house.server(&format!("{lines}tlsHosts: [B.test, '*.c.test']\n"));
+    assert_eq!(answers(&mut Caller::new(&house, &config, "b.test")), [200, 200, 200, 421]);
 }
 
 /// Without a name a client claims none, and no other connection would change what it is shown.
