@@ -110,6 +110,10 @@ pub struct TcpRuleSpec {
     /// Protocols of which one must be offered (`passthrough`) or agreed on (`terminate`), such as `h2`. Default: any, and none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
+    /// What becomes of TLS of these connections: `terminate` or `passthrough`. Where rules differ in it, `alpn` of all of them is of what
+    /// clients offer. Default: as the server's `tls` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TcpTls>,
     /// Name of the pool.
     pub pool: String,
 }
@@ -152,10 +156,13 @@ impl TcpProxySpec {
         }
         let texts = self.tls_texts();
         texts.validate(path, findings);
-        let terminates = self.tls == TcpTls::Terminate;
+        let terminates = self.terminates();
         if terminates && texts.is_empty() {
             let advice = "give certBase64 and keyBase64, or certs and keys";
-            findings.problem(Problem::new(at(path, "tls"), "no certificate").text("terminate").advice(advice));
+            let rule = self.rules.iter().position(|rule| rule.tls == Some(TcpTls::Terminate));
+            let place = rule.filter(|_| self.tls != TcpTls::Terminate).map(|n| nth(&at(path, "rules"), n));
+            let place = at(place.as_deref().unwrap_or(path), "tls");
+            findings.problem(Problem::new(place, "no certificate").text("terminate").advice(advice));
         }
         if !terminates {
             texts.warn_unused(path, "tls: terminate", findings);
@@ -179,6 +186,16 @@ impl TcpProxySpec {
         }
     }
 
+    /// Whether TLS of some connections ends here.
+    pub fn terminates(&self) -> bool {
+        self.tls == TcpTls::Terminate || self.rules.iter().any(|rule| rule.tls == Some(TcpTls::Terminate))
+    }
+
+    /// Whether it takes what a client asks for to know what becomes of its TLS.
+    pub fn is_mixed(&self) -> bool {
+        self.rules.iter().any(|rule| rule.tls.is_some_and(|tls| tls != self.tls))
+    }
+
     /// What clients are shown with `terminate`.
     pub fn tls_texts(&self) -> TlsTexts<'_> {
         TlsTexts {
@@ -191,7 +208,7 @@ impl TcpProxySpec {
     }
 
     pub(crate) fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
-        if self.tls == TcpTls::Terminate {
+        if self.terminates() {
             self.tls_texts().check(path, now, dates, findings);
         }
         for (i, pool) in self.pools.iter().enumerate() {
@@ -205,6 +222,10 @@ impl TcpRuleSpec {
         if self.sni.is_empty() && self.alpn.is_empty() {
             let problem = Problem::new(path, "neither sni nor alpn");
             findings.problem(problem.advice("leave the rule out: the pool that no rule names takes the rest"));
+        }
+        if self.tls == Some(TcpTls::Off) {
+            let problem = Problem::new(at(path, "tls"), "a rule goes by what clients ask for in TLS").text("off");
+            findings.problem(problem.accepted("terminate or passthrough"));
         }
         for (i, name) in self.sni.iter().enumerate() {
             let rest = name.strip_prefix("*.").unwrap_or(name);
@@ -267,6 +288,11 @@ mod tests {
             (format!("port: 1\nproxyProtocol: accept\n{pools}"), "trustedProxies"),
             (format!("port: 1\nidleTimeout: 0s\n{pools}"), "idleTimeout"),
             (format!("port: 1\ntls: terminate\n{pools}"), "no certificate"),
+            (
+                format!("port: 1\ntls: passthrough\nrules: [{{sni: [a], pool: x, tls: terminate}}]\n{pools}"),
+                "rules[0].tls = \"terminate\": no certificate",
+            ),
+            (format!("port: 1\ntls: passthrough\nrules: [{{sni: [a], pool: x, tls: off}}]\n{pools}"), "rules[0].tls"),
             (format!("port: 1\nrules: [{{sni: [a], pool: x}}]\n{pools}"), "nothing to go by"),
             (format!("port: 1\ntls: passthrough\nrules: [{{sni: [a], pool: x}}]\n{pools}"), "no pool of this name"),
             ("port: 1\npools: [{servers: [{url: 'http://a:1'}]}]".to_owned(), "the scheme http does not fit here"),
@@ -312,7 +338,7 @@ mod tests {
         let rule = |sni: &[&str], alpn: &[&str]| TcpRuleSpec {
             sni: sni.iter().map(|s| (*s).to_owned()).collect(),
             alpn: alpn.iter().map(|s| (*s).to_owned()).collect(),
-            pool: String::new(),
+            ..TcpRuleSpec::default()
         };
         let asks = |rule: &TcpRuleSpec, name, alpn: &[&'static [u8]]| rule.fits(name, alpn.iter().copied());
         let names = rule(&["shop.test", "*.cdn.test"], &[]);

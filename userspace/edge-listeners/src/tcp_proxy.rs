@@ -47,6 +47,8 @@ pub const BOUNDS: [&str; 5] = ["connections_per_ip", "hello_malformed", "hello_t
 /// What connections need of a document.
 struct Live {
     tls: TcpTls,
+    /// Rules differ in what becomes of TLS.
+    mixed: bool,
     terminated: Option<Tls>,
     /// Who must introduce its clients; `None`: nobody may.
     introducers: Option<CidrSet>,
@@ -69,17 +71,17 @@ impl Live {
         shared: &Shared,
         previous: Option<(&TcpProxySpec, &Live)>,
     ) -> Result<Live, String> {
-        let terminated = match (spec.tls, previous) {
-            (TcpTls::Terminate, Some((before, live)))
-                if before.tls == spec.tls && before.alpn == spec.alpn && before.tls_texts() == spec.tls_texts() =>
+        let terminated = match (spec.terminates(), previous) {
+            (true, Some((before, live)))
+                if before.terminates() && before.alpn == spec.alpn && before.tls_texts() == spec.tls_texts() =>
             {
                 live.terminated.clone()
             }
-            (TcpTls::Terminate, _) => {
+            (true, _) => {
                 let alpn = spec.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
                 Some(Tls::of(&spec.tls_texts(), alpn, shared.tickets()).map_err(|error| format!("tls: {error}"))?)
             }
-            _ => None,
+            (false, _) => None,
         };
         let named = |name: &str| spec.rules.iter().any(|rule| rule.pool == name);
         let mut pools = Vec::new();
@@ -103,6 +105,7 @@ impl Live {
         let introducers = (spec.proxy_protocol == ProxyProtocol::Accept).then(|| CidrSet::new(&spec.trusted_proxies));
         Ok(Live {
             tls: spec.tls,
+            mixed: spec.is_mixed(),
             terminated,
             introducers,
             ip_filter: spec.ip_filter.as_ref().map(base_model::IpFilterSpec::compile),
@@ -116,12 +119,21 @@ impl Live {
         })
     }
 
-    fn pool_for(&self, asked: &Asked) -> Option<&Arc<L4Pool>> {
+    fn rule_for(&self, asked: &Asked) -> Option<&(TcpRuleSpec, usize)> {
         let fits = |(rule, _): &&(TcpRuleSpec, usize)| {
             rule.fits(asked.server_name.as_deref(), asked.alpn.iter().map(Vec::as_slice))
         };
-        let place = self.rules.iter().find(fits).map(|(_, place)| *place).or(self.rest);
+        self.rules.iter().find(fits)
+    }
+
+    fn pool_for(&self, asked: &Asked) -> Option<&Arc<L4Pool>> {
+        let place = self.rule_for(asked).map(|(_, place)| *place).or(self.rest);
         place.and_then(|place| self.pools.get(place))
+    }
+
+    /// What becomes of a client's TLS.
+    fn tls_for(&self, asked: &Asked) -> TcpTls {
+        self.rule_for(asked).and_then(|(rule, _)| rule.tls).unwrap_or(self.tls)
     }
 }
 
@@ -505,32 +517,28 @@ fn let_in(local: &Local, live: &Live, told: &Told) -> Result<Option<IpSeat>, &'s
 /// Learns what the client asks for in TLS, where that is ended or looked at.
 async fn understand(local: &Local, live: &Live, stream: TcpStream, told: &mut Told) -> Result<Transport, TcpEnd> {
     match (&live.terminated, live.tls) {
-        (Some(tls), _) => {
-            let booking = Booking::new(Kind::Tls, HANDSHAKE_BYTES);
-            let accepted = tls.server.accept(stream, live.patience).await;
-            drop(booking);
-            let stream = accepted.map_err(|error: HandshakeError| {
-                tracing::debug!(server = %local.proxy.name, client = %told.client, "{error}");
-                if !matches!(error, HandshakeError::Challenge) {
-                    local.limit(error.name());
-                }
-                TcpEnd::Tls
-            })?;
+        (Some(tls), TcpTls::Terminate) if !live.mixed => {
+            let stream = end_tls(local, tls, stream, live.patience, told).await?;
             told.asked = Asked::of(stream.session());
             Ok(stream)
         }
-        (None, TcpTls::Passthrough) => {
+        (_, TcpTls::Terminate | TcpTls::Passthrough) => {
             let read = proxied::peek(&stream, live.patience, |bytes| Hello::read(bytes).transpose()).await;
-            let stream = Transport::from(stream);
             match read {
                 Ok((Ok(hello), bytes)) => {
                     told.asked = Asked { server_name: hello.server_name, alpn: hello.alpn };
                     stream.unread(bytes);
-                    Ok(stream)
+                    match live.terminated.as_ref().filter(|_| live.tls_for(&told.asked) == TcpTls::Terminate) {
+                        Some(tls) => {
+                            let spent = base_runtime::now().saturating_duration_since(told.began);
+                            end_tls(local, tls, stream, live.patience.saturating_sub(spent), told).await
+                        }
+                        None => Ok(stream.into()),
+                    }
                 }
                 Ok((Err(why), _)) => {
                     local.limit(if why == NoHello::TooLong { "hello_too_long" } else { "hello_malformed" });
-                    refuse(&stream, DECODE_ERROR);
+                    refuse(&stream.into(), DECODE_ERROR);
                     Err(TcpEnd::Tls)
                 }
                 Err(ended) => {
@@ -539,8 +547,28 @@ async fn understand(local: &Local, live: &Live, stream: TcpStream, told: &mut To
                 }
             }
         }
-        (None, _) => Ok(stream.into()),
+        (_, TcpTls::Off) => Ok(stream.into()),
     }
+}
+
+/// Speaks TLS with a client.
+async fn end_tls(
+    local: &Local,
+    tls: &Tls,
+    stream: TcpStream,
+    patience: Duration,
+    told: &Told,
+) -> Result<Transport, TcpEnd> {
+    let booking = Booking::new(Kind::Tls, HANDSHAKE_BYTES);
+    let accepted = tls.server.accept(stream, patience).await;
+    drop(booking);
+    accepted.map_err(|error: HandshakeError| {
+        tracing::debug!(server = %local.proxy.name, client = %told.client, "{error}");
+        if !matches!(error, HandshakeError::Challenge) {
+            local.limit(error.name());
+        }
+        TcpEnd::Tls
+    })
 }
 
 /// Says why in TLS's own words.

@@ -887,6 +887,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("TcpProxySpec.rules", "edge-listeners/tests/tcp_proxy.rs", "tls_ends_here_and_the_rules_go_by_what_was_agreed"),
     ("TcpProxySpec.tls", "edge-listeners/tests/tcp_proxy.rs", "tls_ends_here_and_the_rules_go_by_what_was_agreed"),
     ("TcpRuleSpec", "edge-listeners/tests/tcp_proxy.rs", "tls_ends_here_and_the_rules_go_by_what_was_agreed"),
+    ("TcpRuleSpec.tls", "edge-listeners/tests/tcp_proxy.rs", "tls_ends_here_for_some_names_and_passes_for_others"),
     ("TcpProxySpec.caCertBase64", "base-model/src/tcp_proxy.rs", "certificates_are_those_of_an_http_server"),
     ("TcpProxySpec.certs", "base-model/src/tcp_proxy.rs", "certificates_are_those_of_an_http_server"),
     ("TcpProxySpec.keys", "base-model/src/tcp_proxy.rs", "certificates_are_those_of_an_http_server"),

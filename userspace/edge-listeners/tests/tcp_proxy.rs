@@ -8,8 +8,8 @@ use base_runtime::IoMode;
 use edge_listeners::Timeouts;
 use proto_proxy::{Addresses, read, tlv, v1, v2};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Backend, House, Wire, eventually, free_port};
@@ -28,6 +28,7 @@ on_both_drivers![
     tls_passes_by_its_name_and_is_not_touched,
     what_is_no_tls_gets_an_alert,
     tls_ends_here_and_the_rules_go_by_what_was_agreed,
+    tls_ends_here_for_some_names_and_passes_for_others,
     a_change_is_for_new_connections,
     it_listens_where_the_document_says,
     further_connections_wait,
@@ -438,6 +439,66 @@ fn what_is_no_tls_gets_an_alert(io: IoMode) {
     assert_eq!(backend.connections(), 0);
 }
 
+/// The name that a server says, which then gives back what it gets, within TLS.
+fn ask_within_tls(port: u16, trusted: &CertificateDer<'static>, name: &str, alpn: &[&[u8]]) -> std::io::Result<String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, stream);
+    let mut name = [0; 4];
+    std::io::Read::read_exact(&mut stream, &mut name)?;
+    std::io::Write::write_all(&mut stream, b"ping")?;
+    let mut back = [0; 4];
+    std::io::Read::read_exact(&mut stream, &mut back)?;
+    assert_eq!(&back, b"ping");
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// Of one port: some names' TLS ends here, and others' passes untouched, whichever of the two is the rule and which the exception.
+fn tls_ends_here_for_some_names_and_passes_for_others(io: IoMode) {
+    let shop = echo("shop");
+    let (mail, heard) = hearing("mail");
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["shop.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let pair = format!("certBase64: {}\nkeyBase64: {}", quoted(&certificate.pem()), quoted(&key.serialize_pem()));
+    let document = |tls: &str, rule: &str| {
+        format!(
+            "tls: {tls}\n{pair}\nrules: [{rule}]\npools: [{{name: shop, servers: [{{url: '127.0.0.1:{}'}}]}}, {{name: mail, servers: [{{url: '127.0.0.1:{}'}}]}}]",
+            shop.port, mail.port
+        )
+    };
+    let (ends, passes) =
+        ("{sni: [shop.test], tls: terminate, pool: shop}", "{sni: [mail.test], tls: passthrough, pool: mail}");
+    let bytes = hello("mail.test", &[b"h2"]);
+    for (tls, rules) in [
+        ("passthrough", format!("{ends}, {{sni: ['*.test'], pool: mail}}")),
+        ("terminate", format!("{passes}, {{sni: ['*.test'], pool: shop}}")),
+    ] {
+        let relay = Relay::new(io, &document(tls, &rules));
+        let asked = ask_within_tls(relay.port, certificate.der(), "shop.test", &[]);
+        assert_eq!(asked.unwrap(), "shop", "{tls}");
+        let mut client = relay.connect();
+        client.send(&bytes[..60]);
+        client.send(&bytes[60..]);
+        assert_eq!(client.exactly(4).as_deref(), Some(&b"mail"[..]), "{tls}");
+        client.finish_sending();
+        client.rest();
+        eventually("all of it is there", || *heard.lock().unwrap() == bytes);
+        heard.lock().unwrap().clear();
+    }
+}
+
 fn tls_ends_here_and_the_rules_go_by_what_was_agreed(io: IoMode) {
     let (shop, rest) = (echo("shop"), echo("rest"));
     let key = KeyPair::generate().unwrap();
@@ -453,31 +514,7 @@ fn tls_ends_here_and_the_rules_go_by_what_was_agreed(io: IoMode) {
         rest.port
     );
     let relay = Relay::new(io, &document);
-    let asked = AtomicUsize::new(0);
-    let ask = |name: &str, alpn: &[&[u8]]| {
-        asked.fetch_add(1, Ordering::SeqCst);
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(rustls::ALL_VERSIONS)
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
-        let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut stream = rustls::StreamOwned::new(connection, stream);
-        let mut name = [0; 4];
-        std::io::Read::read_exact(&mut stream, &mut name)?;
-        std::io::Write::write_all(&mut stream, b"ping")?;
-        let mut back = [0; 4];
-        std::io::Read::read_exact(&mut stream, &mut back)?;
-        assert_eq!(&back, b"ping");
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&name).into_owned())
-    };
+    let ask = |name: &str, alpn: &[&[u8]]| ask_within_tls(relay.port, certificate.der(), name, alpn);
     assert_eq!(ask("shop.test", &[b"mqtt"]).unwrap(), "shop");
     assert_eq!(ask("shop.test", &[]).unwrap(), "rest");
     assert_eq!(ask("a.test", &[b"mqtt"]).unwrap(), "rest");
