@@ -352,8 +352,8 @@ impl PipelineSpec {
                 for (i, pool) in proxy.pools.iter().enumerate() {
                     self.check_policies(pool, &nth(&pools, i), findings);
                 }
-                if let Some(mirror) = &proxy.mirror_pool {
-                    self.check_policies(mirror, &at(path, "mirrorPool"), findings);
+                for (place, mirror) in proxy.mirrors() {
+                    self.check_policies(mirror, &at(path, &place), findings);
                 }
             });
             return;

@@ -38,6 +38,9 @@ pub struct ProxySpec {
     /// Servers that get a copy of the requests its `filter` accepts; their answers are dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror_pool: Option<PoolSpec>,
+    /// Further such pools, each of which gets a copy of its own of the requests that its `filter` accepts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirror_pools: Vec<PoolSpec>,
     /// Pack answers with gzip on their way to clients that take it; `{}` does for all lengths. Default: they pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
@@ -64,6 +67,7 @@ impl Default for ProxySpec {
             pools: Vec::new(),
             split: None,
             mirror_pool: None,
+            mirror_pools: Vec::new(),
             compression: None,
             mtls: None,
             max_idle_conns: 10_240,
@@ -630,6 +634,17 @@ impl ProxySpec {
         self.pools.iter().find(|pool| pool.filter.is_none())
     }
 
+    /// The pools that get copies, and where each is written.
+    pub fn mirrors(&self) -> impl Iterator<Item = (String, &PoolSpec)> {
+        let further = self.mirror_pools.iter().enumerate().map(|(n, pool)| (nth("mirrorPools", n), pool));
+        self.mirror_pool.iter().map(|pool| ("mirrorPool".to_owned(), pool)).chain(further)
+    }
+
+    /// Every pool that it has.
+    pub fn all_pools(&self) -> impl Iterator<Item = &PoolSpec> {
+        self.pools.iter().chain(&self.mirror_pool).chain(&self.mirror_pools)
+    }
+
     pub fn validate(&self, path: &str, findings: &mut Findings) {
         PoolSpec::validate_all(&self.pools, &at(path, "pools"), ServerScheme::Http, findings);
         if let Some(split) = &self.split {
@@ -638,8 +653,8 @@ impl ProxySpec {
                 findings.warn(at(path, "split"), "has no effect: there are no two pools without filter");
             }
         }
-        if let Some(mirror) = &self.mirror_pool {
-            let place = at(path, "mirrorPool");
+        for (place, mirror) in self.mirrors() {
+            let place = at(path, &place);
             if mirror.filter.is_none() {
                 let problem = Problem::new(at(&place, "filter"), "missing");
                 findings.problem(problem.advice("say which requests are copied, e.g. {policy: random, permil: 1000}"));
@@ -656,7 +671,7 @@ impl ProxySpec {
         }
         if let Some(mtls) = &self.mtls {
             let place = at(path, "mtls");
-            let urls = self.pools.iter().chain(&self.mirror_pool).flat_map(|pool| &pool.servers);
+            let urls = self.all_pools().flat_map(|pool| &pool.servers);
             if !urls.map(|server| server.url.as_str()).any(|url| url.starts_with("https:")) {
                 findings.warn(&place, "has no effect: no server is https://");
             }

@@ -48,7 +48,7 @@
 //!
 //! Several pools without `filter` divide requests by their `weight`, at random or by user (`split`); those with one take the requests, or the
 //! share of users, that it names. Each pool has figures of its own, by which a canary is judged: `proxy#NAME#main`, `#main#1` and so
-//! on, `#candidate#0` and so on, `#mirror`.
+//! on, `#candidate#0` and so on, `#mirror`, and of `mirrorPools` `#mirror#1` and so on.
 //!
 //! With `proxyProtocol` of a pool each connection begins with a PROXY header that names the client. It serves that client's connection
 //! alone: what is idle is taken up again only for the same client address and port, so that backends see as many connections as there
@@ -162,7 +162,7 @@ pub struct Proxy {
     first_main: usize,
     /// How several pools without filter divide requests.
     split: Option<Split>,
-    mirror: Option<Arc<Mirror>>,
+    mirrors: Vec<Arc<Mirror>>,
     /// Idle connections each worker keeps per server.
     max_idle: usize,
     limits: Limits,
@@ -296,13 +296,13 @@ impl Proxy {
         let weights =
             spec.pools.iter().filter(|pool| pool.filter.is_none()).map(|pool| pool.weight.unwrap_or_default());
         let split = split.then(|| Split::new(spec.split.as_ref(), &weights.collect::<Vec<u32>>()));
-        let mirror = match &spec.mirror_pool {
-            None => None,
-            Some(mirror) => {
-                let problem = |message| vec![Problem::new("mirrorPool", message)];
-                Some(Arc::new(Mirror::new(mirror, spec, identity.as_ref(), parts).map_err(problem)?))
-            }
-        };
+        let mut mirrors = Vec::new();
+        for (place, pool) in spec.mirrors() {
+            let further = if mirrors.is_empty() { String::new() } else { format!("#{}", mirrors.len()) };
+            let name = format!("proxy#{}#mirror{further}", parts.name);
+            let mirror = Mirror::new(name, pool, spec, identity.as_ref(), parts);
+            mirrors.push(Arc::new(mirror.map_err(|message| vec![Problem::new(place, message)])?));
+        }
         let trailers_dropped = parts.telemetry.limits().register("trailers_dropped");
         let (max_idle, limits) = (max_idle(spec, parts), Limits::default());
         let following = Following::new(spec.max_redirection, parts.telemetry.limits().register("redirects"));
@@ -311,7 +311,7 @@ impl Proxy {
             pools: candidates,
             first_main,
             split,
-            mirror,
+            mirrors,
             max_idle,
             limits,
             following,
@@ -346,7 +346,7 @@ impl Proxy {
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
         self.guard(exchange);
-        if let Some(mirror) = &self.mirror {
+        for mirror in &self.mirrors {
             mirror.copy(exchange);
         }
         let outcome = match self.choose(exchange) {
@@ -1119,7 +1119,7 @@ fn changed(pool: &str, server: &str, change: Change, recorder: &ServerRecorder) 
 
 /// TLS towards servers, when any of them speaks it.
 fn identity_of(spec: &ProxySpec) -> Result<Option<Arc<Identity>>, BuildError> {
-    let pools = || spec.pools.iter().chain(&spec.mirror_pool);
+    let pools = || spec.all_pools();
     let mut servers = pools().flat_map(|p| &p.servers).filter_map(|s| s.url.parse::<ServerUrl>().ok());
     // What a service will have is not known.
     if !servers.any(|url| url.is_tls()) && pools().all(|p| p.service().is_none()) {
@@ -1133,7 +1133,7 @@ fn identity_of(spec: &ProxySpec) -> Result<Option<Arc<Identity>>, BuildError> {
 
 /// Idle connections one worker keeps per server: its share of what the document allows in all.
 fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
-    let servers: usize = spec.pools.iter().chain(&spec.mirror_pool).map(|p| p.servers.len()).sum();
+    let servers: usize = spec.all_pools().map(|p| p.servers.len()).sum();
     let per_server = (spec.max_idle_conns as usize / servers.max(1)).min(spec.max_idle_conns_per_host as usize);
     per_server.div_ceil(parts.telemetry.workers().max(1)).max(1)
 }
@@ -1212,12 +1212,13 @@ impl Drop for Unfinished<'_> {
 
 impl Mirror {
     fn new(
+        name: String,
         spec: &PoolSpec,
         proxy: &ProxySpec,
         identity: Option<&Arc<Identity>>,
         parts: &Parts<'_>,
     ) -> Result<Mirror, String> {
-        let mut pool = Pool::new(KIND.kind, format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
+        let mut pool = Pool::new(KIND.kind, name, spec, proxy, identity, parts)?;
         Ok(Mirror {
             filter: pool.filter.take().ok_or("a mirror pool needs a filter")?,
             pool,
@@ -1347,8 +1348,11 @@ impl Filter for Proxy {
         if main.len() > 1 {
             shown["splitPools"] = json!(of_all(&main[1..]));
         }
-        if let Some(mirror) = &self.mirror {
-            shown["mirrorPool"] = mirror.pool.stats.status_json();
+        if let Some((first, further)) = self.mirrors.split_first() {
+            shown["mirrorPool"] = first.pool.stats.status_json();
+            if !further.is_empty() {
+                shown["mirrorPools"] = further.iter().map(|mirror| mirror.pool.stats.status_json()).collect();
+            }
         }
         Some(shown)
     }
@@ -1360,8 +1364,8 @@ fn previous_pool<'a>(previous: &'a dyn Filter, name: &str) -> Option<&'a Pool> {
         .downcast::<Proxy>()
         .or_else(|| previous.downcast::<GrpcProxy>().map(GrpcProxy::proxy))
         .or_else(|| previous.downcast::<WebSocketProxy>().map(WebSocketProxy::proxy))?;
-    let mirror = proxy.mirror.as_ref().map(|mirror| &mirror.pool).filter(|pool| pool.name == name);
-    proxy.pool(name).or(mirror)
+    let mut mirrors = proxy.mirrors.iter().map(|mirror| &mirror.pool);
+    proxy.pool(name).or_else(|| mirrors.find(|pool| pool.name == name))
 }
 
 /// The breaker of the generation before, when its policy is still the same, so that a change opens no circuit and closes none.

@@ -513,6 +513,25 @@ fn a_request_is_sent_twice_at_most_when_connections_break() {
     assert_eq!(house.ask(get("/")).status, 200);
 }
 
+#[test]
+fn each_mirror_gets_a_copy() {
+    let backend = Backend::answering(OK);
+    let mirrors: Vec<Backend> = (0..3).map(|_| Backend::answering(OK)).collect();
+    let copied = |backend: &Backend, filter: &str| {
+        format!("{{servers: [{{url: 'http://127.0.0.1:{}'}}], filter: {{{filter}}}}}", backend.port)
+    };
+    let (all, none) = ("policy: random, permil: 1000", "headers: {X-Nobody: {exact: sends it}}");
+    let further = format!("mirrorPools: [{}, {}]", copied(&mirrors[1], all), copied(&mirrors[2], none));
+    let first = copied(&mirrors[0], all);
+    let house = House::new(1, &format!("{}\nmirrorPool: {first}\n{further}", to(backend.port)));
+    assert_eq!(house.ask(post(b"order")).status, 200);
+    for (mirror, name) in mirrors.iter().zip(["mirror", "mirror#1"]) {
+        assert_eq!(mirror.await_seen(1)[0].1, b"order", "{name}");
+    }
+    assert_eq!(mirrors[2].connections(), 0, "its filter takes none");
+    assert_eq!((backend.seen().len(), house.connections_made()), (1, 3));
+}
+
 /// A mirror that takes nothing holds no more of what its users were answered than it may.
 #[test]
 fn copies_on_their_way_hold_a_bounded_number_of_bytes() {

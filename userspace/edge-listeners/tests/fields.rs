@@ -714,6 +714,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("ProxySpec.maxIdleConns", "edge-filters/tests/proxy.rs", "each_worker_keeps_its_own_connections"),
     ("ProxySpec.maxIdleConnsPerHost", "edge-filters/tests/proxy.rs", "each_worker_keeps_its_own_connections"),
     ("ProxySpec.mirrorPool", "edge-filters/tests/proxy.rs", "copies_on_their_way_hold_a_bounded_number_of_bytes"),
+    ("ProxySpec.mirrorPools", "edge-filters/tests/proxy.rs", "each_mirror_gets_a_copy"),
     ("ProxySpec.mtls", "edge-filters/tests/proxy.rs", "servers_are_believed_only_with_a_certificate_for_their_name"),
     ("RetrySpec.backOffPolicy", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
     ("RetrySpec.randomizationFactor", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),

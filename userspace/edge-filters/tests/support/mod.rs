@@ -371,6 +371,16 @@ impl Backend {
         self.connections.load(Ordering::SeqCst)
     }
 
+    /// What it has been sent, once it is so much.
+    pub fn await_seen(&self, count: usize) -> Vec<Sent> {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.seen().len() < count {
+            assert!(Instant::now() < end, "{} of {count}", self.seen().len());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.seen()
+    }
+
     pub fn seen(&self) -> Vec<Sent> {
         self.seen.lock().unwrap().clone()
     }
