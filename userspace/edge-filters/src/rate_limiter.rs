@@ -28,6 +28,9 @@
 //! the machine than `ipv6PrefixLength` has).
 //! Clients are told by `RateLimit-*` fields and `Retry-After` how they stand.
 //!
+//! With `maxConcurrent` of a policy each key has so many requests under way at a time, of this machine and until their answers are sent;
+//! further ones are refused at once. With `limitForPeriod: 0` it is all that is counted.
+//!
 //! ```yaml
 //! - name: per-user
 //!   scope: cluster
@@ -43,6 +46,7 @@
 
 mod by_key;
 pub mod cycle;
+mod under_way;
 
 use crate::limits::{self, Limit};
 use crate::module_doc::module_doc;
@@ -58,6 +62,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+use under_way::{Place, UnderWay};
 
 const RATE_LIMITED: Outcome = "rateLimited";
 /// As the access log names it.
@@ -88,9 +93,12 @@ pub struct PolicySpec {
     pub timeout_duration: GoDuration,
     /// Length of a period. Default 10ms.
     pub limit_refresh_period: GoDuration,
-    /// Requests that pass per period, 1 or more. Default 50.
-    #[schemars(range(min = 1))]
+    /// Requests that pass per period, 1 or more. Default 50. 0 beside `maxConcurrent`: any number.
     pub limit_for_period: u32,
+    /// Requests of one key, or without a `key` of all clients together, that are under way at a time on a machine, from when they come
+    /// here until their answers are sent; further ones are refused at once. 0, the default: any number.
+    #[serde(skip_serializing_if = "is_none")]
+    pub max_concurrent: u32,
     /// Who counts together: `machine` (default), each machine by itself, or `cluster`, all of them.
     pub scope: Scope,
     /// Whose requests are counted together. Default: those of all clients. With it nobody waits: `timeoutDuration` does nothing.
@@ -117,6 +125,7 @@ impl Default for PolicySpec {
             timeout_duration: GoDuration::from_millis(100),
             limit_refresh_period: GoDuration::from_millis(10),
             limit_for_period: 50,
+            max_concurrent: 0,
             scope: Scope::Machine,
             key: KeySpec::default(),
             burst: 0,
@@ -125,6 +134,10 @@ impl Default for PolicySpec {
             fields: true,
         }
     }
+}
+
+fn is_none(bound: &u32) -> bool {
+    *bound == 0
 }
 
 impl Spec for RateLimiterSpec {
@@ -140,6 +153,10 @@ impl Spec for RateLimiterSpec {
             if policy.limit_refresh_period.nanos() <= 0 {
                 let problem = Problem::new(at(&place, "limitRefreshPeriod"), "a period must have a length");
                 findings.problem(problem.advice("write 10ms or longer"));
+            }
+            if policy.limit_for_period == 0 && policy.max_concurrent == 0 {
+                let problem = Problem::new(at(&place, "limitForPeriod"), "out of range").value(&0.into());
+                findings.problem(problem.accepted("1 or more, or 0 beside maxConcurrent"));
             }
             policy.key.validate(&at(&place, "key"), findings);
             if policy.is_by_key() && policy.limit_refresh_period > GoDuration::from_secs(86_400) {
@@ -174,7 +191,7 @@ impl Spec for RateLimiterSpec {
 
 impl PolicySpec {
     fn is_by_key(&self) -> bool {
-        self.scope == Scope::Cluster || self.key.from != KeySource::None
+        self.scope == Scope::Cluster || self.key.from != KeySource::None || self.max_concurrent > 0
     }
 }
 
@@ -190,7 +207,9 @@ enum Counted {
 }
 
 struct ByKey {
-    limit: Arc<Limit>,
+    /// None: how many come is not counted.
+    limit: Option<Arc<Limit>>,
+    under_way: Option<Arc<UnderWay>>,
     /// To find it again in the next generation.
     rule: UrlRule,
     policy: PolicySpec,
@@ -311,11 +330,16 @@ impl ByKey {
             &policy.name,
             u64::from(policy.limit_for_period),
             window_s,
-            policy.fields,
+            policy.fields && policy.limit_for_period > 0,
             parts.telemetry.workers(),
         );
+        let under_way = match known {
+            Some(known) => known.under_way.clone(),
+            None => (policy.max_concurrent > 0).then(|| Arc::new(UnderWay::new(policy.max_concurrent))),
+        };
         let limit = match known {
             Some(known) => known.limit.clone(),
+            None if policy.limit_for_period == 0 => None,
             None => {
                 let text = serde_json::to_string(&(&rule, policy)).unwrap_or_default();
                 let limit = Arc::new(Limit {
@@ -329,15 +353,25 @@ impl ByKey {
                     leases: Leases::new(policy.keys_max as usize),
                 });
                 limits::add(&limit);
-                limit
+                Some(limit)
             }
         };
-        ByKey { limit, rule, policy: policy.clone(), told: Arc::new(told) }
+        ByKey { limit, under_way, rule, policy: policy.clone(), told: Arc::new(told) }
     }
 
     fn handle(&self, exchange: &mut Exchange) -> Outcome {
-        let decided = by_key::take(&self.limit, &self.policy.key, exchange);
+        let key = self.policy.key.of(exchange);
+        let place = match &self.under_way {
+            None => None,
+            Some(under_way) => match under_way.take(key) {
+                Some(place) => Some(place),
+                None => return self.refuse_one_more(exchange),
+            },
+        };
+        let Some(limit) = &self.limit else { return ByKey::keep(place, exchange) };
+        let decided = by_key::take(limit, key, &self.policy.key, exchange);
         if decided.passes {
+            ByKey::keep(place, exchange);
             if self.told.is_wanted() {
                 let told = self.told.clone();
                 exchange.at_end(move |exchange| {
@@ -351,6 +385,23 @@ impl ByKey {
         exchange.tags.note_own(|| told.note.own().clone());
         exchange.refused = Some(REFUSED);
         told.refuses(decided, &mut exchange.refuse(429).headers);
+        RATE_LIMITED
+    }
+
+    /// The request passes, and has its place until its answer is sent.
+    fn keep(place: Option<Place>, exchange: &mut Exchange) -> Outcome {
+        if let Some(place) = place {
+            exchange.hold(Box::new(place));
+        }
+        SUCCESS
+    }
+
+    /// As many as may be are under way.
+    fn refuse_one_more(&self, exchange: &mut Exchange) -> Outcome {
+        let (most, name) = (self.policy.max_concurrent, &self.policy.name);
+        exchange.tags.note_own(|| format!("rateLimiter: {most} of {name} are under way"));
+        exchange.refused = Some(REFUSED);
+        self.told.refuses_one_more(&mut exchange.refuse(429).headers);
         RATE_LIMITED
     }
 }
@@ -442,6 +493,46 @@ urls:
     }
 
     #[test]
+    fn a_client_has_so_many_requests_under_way() {
+        let policy = |more: &str| {
+            let policy = format!("{{name: p, key: {{from: address}}, maxConcurrent: 2, {more}}}");
+            format!("{{policies: [{policy}], defaultPolicyRef: p, urls: [{{url: {{prefix: /}}}}]}}")
+        };
+        let text = policy("limitForPeriod: 0");
+        let limiter = filter(&KIND, &text);
+        let begin = |limiter: &dyn Filter, address: &str| {
+            let mut exchange = request("GET", "/", &[]);
+            exchange.client.real_ip = Some(address.parse().unwrap());
+            (run(limiter, &mut exchange), exchange)
+        };
+        let [first, _second] = [0, 1].map(|_| {
+            let (outcome, exchange) = begin(&*limiter, "192.0.2.1");
+            assert_eq!(outcome, SUCCESS);
+            exchange
+        });
+        let (outcome, refused) = begin(&*limiter, "192.0.2.1");
+        assert_eq!((outcome, status_of(&refused), refused.refused), (RATE_LIMITED, 429, Some("rate_limited")));
+        assert_eq!(response_header(&refused, "Retry-After"), Some("1"));
+        assert_eq!(response_header(&refused, "RateLimit-Policy"), None, "there is no rate");
+        assert_eq!(begin(&*limiter, "192.0.2.2").0, SUCCESS, "somebody else");
+        // What is under way is counted on in the next generation.
+        let next = filter_after(&KIND, &text, Some(&*limiter));
+        assert_eq!(begin(&*next, "192.0.2.1").0, RATE_LIMITED);
+        drop(first);
+        assert_eq!([0, 1].map(|_| begin(&*next, "192.0.2.1").0), [SUCCESS, SUCCESS], "one after the other");
+        // One that comes too often has taken no place.
+        let both = filter(&KIND, &policy("limitForPeriod: 1, limitRefreshPeriod: 60s, burst: 1"));
+        let (outcome, first) = begin(&*both, "192.0.2.1");
+        assert_eq!(outcome, SUCCESS);
+        for _ in 0..3 {
+            let (outcome, exchange) = begin(&*both, "192.0.2.1");
+            assert_eq!(outcome, RATE_LIMITED);
+            assert!(response_header(&exchange, "RateLimit").is_some(), "it is the rate that refuses");
+        }
+        drop(first);
+    }
+
+    #[test]
     fn addresses_of_one_ipv6_network_are_one_client() {
         let limiter = filter(
             &KIND,
@@ -503,7 +594,7 @@ urls:
                 ),
             );
             let Counted::ByKey(by_key) = &limiter.downcast::<RateLimiter>().unwrap().urls[0].1 else { unreachable!() };
-            let leases = &by_key.limit.leases;
+            let leases = &by_key.limit.as_ref().unwrap().leases;
             let ask = |user: &str| run(&*limiter, &mut request("GET", "/", &[("X-User", user)]));
             // Its first token is everybody's; the owner is told, and is not there.
             assert_eq!(ask("ann"), SUCCESS);
@@ -537,7 +628,7 @@ urls:
              defaultPolicyRef: p, urls: [{url: {prefix: /}}]}",
         );
         let Counted::ByKey(by_key) = &limiter.downcast::<RateLimiter>().unwrap().urls[0].1 else { unreachable!() };
-        let here = || by_key.limit.leases.figures.here.load(std::sync::atomic::Ordering::Relaxed);
+        let here = || by_key.limit.as_ref().unwrap().leases.figures.here.load(std::sync::atomic::Ordering::Relaxed);
         let ask = |peer: &str, real: &str, local: &str, version| {
             let mut exchange = request("GET", "/", &[]);
             let client = &mut exchange.client;

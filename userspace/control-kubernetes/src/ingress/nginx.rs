@@ -220,9 +220,10 @@ impl Read<'_> {
             "limit-whitelist" | "limit-allowlist" => {
                 Err("a RateLimiter counts every client; write a Pipeline of your own for those that it shall not".to_owned())
             }
-            "limit-connections" => {
-                Err("connections of one client are not counted; bound what a server has with maxConcurrency of a pool, and what a client asks with limit-rps".to_owned())
-            }
+            "limit-connections" => match number(value)? {
+                1.. => nearly("as many requests of one client may be under way at a time, on each machine; beyond it they get 429 with Retry-After, and not 503"),
+                _ => Err(format!("{} is no limit; 1 or more", quoted(value))),
+            },
             "limit-rate" | "limit-rate-after" => Err("bytes of an answer are not slowed down".to_owned()),
             "whitelist-source-range" | "allowlist-source-range" | "denylist-source-range" => self.addresses(name, value, options),
             "enable-cors" => truth(value).map(|_| Done::As),
@@ -675,18 +676,26 @@ impl Read<'_> {
     }
 
     fn limits(&self) -> Option<Value> {
-        let most = |name: &str| self.get(name).and_then(|value| number(value).ok()).filter(|n| *n > 0);
+        let fits = |n: i64| n.min(i64::from(u32::MAX));
+        let most = |name: &str| self.get(name).and_then(|value| number(value).ok()).filter(|n| *n > 0).map(fits);
         let burst = most("limit-burst-multiplier").unwrap_or(5);
         let policy = |name: &str, most: i64, period: &str| {
             json!({"name": name, "key": {"from": "address"}, "limitForPeriod": most, "limitRefreshPeriod": period,
-                   "burst": most.saturating_mul(burst)})
+                   "burst": fits(most.saturating_mul(burst))})
         };
+        let under_way = most("limit-connections");
         // Of two limits the one by the second is what keeps a server alive.
-        let (name, policy) = match (most("limit-rps"), most("limit-rpm")) {
-            (Some(rps), _) => ("rps", policy("rps", rps, "1s")),
-            (None, Some(rpm)) => ("rpm", policy("rpm", rpm, "1m")),
-            (None, None) => return None,
+        let (name, mut policy) = match (most("limit-rps"), most("limit-rpm"), under_way) {
+            (Some(rps), ..) => ("rps", policy("rps", rps, "1s")),
+            (None, Some(rpm), _) => ("rpm", policy("rpm", rpm, "1m")),
+            (None, None, Some(_)) => {
+                ("connections", json!({"name": "connections", "key": {"from": "address"}, "limitForPeriod": 0}))
+            }
+            (None, None, None) => return None,
         };
+        if let Some(most) = under_way {
+            policy["maxConcurrent"] = json!(most);
+        }
         let rule = json!({"url": {"prefix": "/"}, "policyRef": name});
         Some(json!({"name": "limit", "kind": "RateLimiter", "policies": [policy], "urls": [rule]}))
     }
@@ -896,7 +905,8 @@ mod tests {
             ("enable-modsecurity", "false", Honoured, ""),
             ("limit-rps", "5", Approximated, "429"),
             ("limit-rps", "0", Refused, "1 or more"),
-            ("limit-connections", "5", Refused, "maxConcurrency"),
+            ("limit-connections", "5", Approximated, "under way"),
+            ("limit-connections", "0", Refused, "1 or more"),
             ("proxy-body-size", "8m", Honoured, ""),
             ("proxy-body-size", "big", Refused, "write it as 8m"),
             ("proxy-buffering", "off", Honoured, ""),
@@ -1115,6 +1125,17 @@ mod tests {
         let none = with(&[("cors-allow-origin", "https://*.*.test")]);
         let told = none.pipelines.values().any(|pipeline| pipeline.to_string().contains("CORSAdaptor"));
         assert!(!told, "nobody is meant then, and not everybody");
+    }
+
+    #[test]
+    fn a_client_has_so_many_connections() {
+        let policies = |annotations: &[(&str, &str)]| filter(&made(annotations), "limit")["policies"].clone();
+        assert_eq!(
+            policies(&[("limit-connections", "3")]),
+            json!([{"name": "connections", "key": {"from": "address"}, "limitForPeriod": 0, "maxConcurrent": 3}])
+        );
+        let both = policies(&[("limit-connections", "3"), ("limit-rps", "5")]);
+        assert_eq!((&both[0]["limitForPeriod"], &both[0]["maxConcurrent"]), (&json!(5), &json!(3)));
     }
 
     #[test]

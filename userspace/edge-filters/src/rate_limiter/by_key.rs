@@ -111,7 +111,7 @@ impl KeySpec {
     }
 
     /// The key of a request. Those that have none share one: leaving it out gets nobody past a limit.
-    fn of(&self, exchange: &Exchange) -> u64 {
+    pub(super) fn of(&self, exchange: &Exchange) -> u64 {
         let headers = &exchange.request().headers;
         match self.from {
             KeySource::None => 0,
@@ -155,9 +155,9 @@ fn claim(token: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Takes a token for a request.
-pub(super) fn take(limit: &Limit, key: &KeySpec, exchange: &Exchange) -> Decided {
-    let (number, now) = (key.of(exchange), limits::now_ms());
+/// Takes a token for a request, whose key is this number.
+pub(super) fn take(limit: &Limit, number: u64, key: &KeySpec, exchange: &Exchange) -> Decided {
+    let now = limits::now_ms();
     if !limit.shared {
         limit.leases.take_local(number, limit.rate, now)
     } else if key.from == KeySource::Address && limits::is_here(exchange, key.ipv6_prefix_length) {
@@ -240,6 +240,12 @@ impl Told {
         if self.wanted {
             self.stands(left, again_s, fields, &mut value);
         }
+    }
+
+    /// What one is told that has as many requests under way as it may.
+    pub(super) fn refuses_one_more(&self, headers: &mut Headers) {
+        headers.set_all(&self.refused);
+        headers.set("Retry-After", "1");
     }
 
     /// How the client stands. `value` is room for one.
