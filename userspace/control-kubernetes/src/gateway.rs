@@ -18,6 +18,7 @@ use object::{AllowedNamespaces, Gateway, Listener, ListenerSet, ParentRef, Refer
 use policy::Policies;
 use status::{Condition, changed, conditions};
 
+mod authorities;
 mod http;
 mod l4;
 pub mod object;

@@ -1,14 +1,16 @@
 //! BackendTLSPolicies: which services are spoken to over TLS, what their certificates have to be, and what is told of each policy.
 //!
-//! A policy is about a service, or about one port of it, which it names; that one goes before. Of two about the same the older has it. A
-//! service whose policy cannot be used is not spoken to at all: in the clear would be worse.
+//! A policy is about a service, or about one port of it, which it names; that one goes before. Of two about the same the older has it, and
+//! the younger is in force nowhere, as its status says: half of a policy is none that anybody has written. A service whose policy cannot
+//! be used, or of whose policies none is in force, is not spoken to at all: in the clear would be worse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use base_text::quoted;
 use serde_json::{Map, Value, json};
 
-use super::object::{BackendTlsPolicy, SubjectAltName};
+use super::authorities::{self, Fault};
+use super::object::{BackendTlsPolicy, Reference, SubjectAltName};
 use super::status::{Condition, changed, conditions};
 use super::{Attached, CONTROLLER, GROUP, Ours, Plan, Settings};
 use crate::kinds::Kind;
@@ -19,8 +21,9 @@ use crate::store::Store;
 #[derive(Default)]
 pub(super) struct Policies<'s> {
     all: Vec<One<'s>>,
-    /// By service and port, whose name is empty where all of them are meant: which policy has it.
-    of: BTreeMap<(Key, String), usize>,
+    /// By service and port, whose name is empty where all of them are meant: which policy has it. None: those that are about it are in
+    /// force nowhere.
+    of: BTreeMap<(Key, String), Option<usize>>,
     /// By service: those that are about it, in force or not.
     about: BTreeMap<Key, BTreeSet<usize>>,
 }
@@ -49,19 +52,30 @@ impl<'s> Policies<'s> {
         for policy in all {
             let (at, namespace) = (policies.all.len(), &policy.metadata.namespace);
             let mut one = One::read(store, policy);
-            for target in &policy.spec.target_refs {
-                if !target.group.is_empty() || target.kind != "Service" {
-                    continue;
-                }
-                let service = Key::new(namespace, &target.name);
-                policies.about.entry(service.clone()).or_default().insert(at);
-                let place = (service, target.section_name.clone().unwrap_or_default());
-                if let Some(holder) = policies.of.get(&place).map(|at| policies.all[*at].policy) {
-                    let told = format!("policy {}, which is older, is about the same", holder.metadata.name);
+            let places: Vec<(Key, String)> = policy
+                .spec
+                .target_refs
+                .iter()
+                .filter(|target| target.group.is_empty() && target.kind == "Service")
+                .map(|target| (Key::new(namespace, &target.name), target.section_name.clone().unwrap_or_default()))
+                .collect();
+            let held = places.iter().find_map(|place| Some((place, policies.of.get(place).copied().flatten()?)));
+            let in_force = match held {
+                Some(((service, port), holder)) => {
+                    let port = if port.is_empty() { String::new() } else { format!("port {port} of ") };
+                    let told = format!(
+                        "policy {}, which is older, is about {port}service {}, too; this one is in force for none of its targets",
+                        policies.all[holder].policy.metadata.name, service.name
+                    );
                     one.accepted = Condition::new("Accepted", false, "Conflicted", told);
-                } else {
-                    policies.of.insert(place, at);
+                    None
                 }
+                None => Some(at),
+            };
+            for place in places {
+                policies.about.entry(place.0.clone()).or_default().insert(at);
+                let holder = policies.of.entry(place).or_default();
+                *holder = holder.or(in_force);
             }
             policies.all.push(one);
         }
@@ -72,9 +86,17 @@ impl<'s> Policies<'s> {
     pub fn of(&self, store: &Store, service: &Key, port: &str) -> Result<Option<&Value>, Unusable> {
         let ports = store.service(service).map(|service| service.spec.ports.as_slice()).unwrap_or_default();
         let named = ports.iter().find(|of| of.port.to_string() == port || of.name == port).map(|port| &port.name);
-        let find = |section: &str| self.of.get(&(service.clone(), section.to_owned()));
-        let found = named.filter(|name| !name.is_empty()).and_then(|name| find(name)).or_else(|| find(""));
-        found.map(|at| self.all[*at].mtls.as_ref().ok_or(Unusable)).transpose()
+        let named = named.map(String::as_str).filter(|name| !name.is_empty());
+        let about: Vec<Option<usize>> = named
+            .into_iter()
+            .chain([""])
+            .filter_map(|section| self.of.get(&(service.clone(), section.to_owned())).copied())
+            .collect();
+        match about.iter().flatten().next() {
+            Some(at) => self.all[*at].mtls.as_ref().map(Some).ok_or(Unusable),
+            None if about.is_empty() => Ok(None),
+            None => Err(Unusable),
+        }
     }
 
     /// Takes note of which Gateways lead to whose services.
@@ -135,9 +157,6 @@ impl<'s> One<'s> {
                 Ok(text) => {
                     found += 1;
                     authorities += &text;
-                    if !authorities.ends_with('\n') {
-                        authorities.push('\n');
-                    }
                 }
                 Err((reason, told)) => resolved = Condition::new("ResolvedRefs", false, reason, told),
             }
@@ -180,26 +199,13 @@ fn name_of(name: &SubjectAltName) -> &str {
 }
 
 /// Certificates of a ConfigMap, PEM; or a reason of the API, and words.
-fn authorities_of(
-    store: &Store,
-    namespace: &str,
-    reference: &super::object::Reference,
-) -> Result<String, (&'static str, String)> {
-    let (group, kind) = (reference.group.as_deref().unwrap_or_default(), reference.kind.as_deref().unwrap_or_default());
-    if !group.is_empty() || kind != "ConfigMap" {
-        let told =
-            format!("{} {} holds no authorities that are read; accepted is a ConfigMap", quoted(kind), reference.name);
-        return Err(("InvalidKind", told));
-    }
-    let key = Key::new(namespace, &reference.name);
-    let invalid = |told: String| ("InvalidCACertificateRef", told);
-    let map = store.config_map(&key).ok_or_else(|| invalid(format!("ConfigMap {key} is not there")))?;
-    if map.data.authorities.trim().is_empty() {
-        return Err(invalid(format!("ConfigMap {key} has nothing in ca.crt; put certificates there, as PEM")));
-    }
-    base_tls::certificate::read_authorities_undated(&map.data.authorities)
-        .map_err(|error| invalid(format!("ca.crt of ConfigMap {key} holds no certificates: {error}")))?;
-    Ok(map.data.authorities.clone())
+fn authorities_of(store: &Store, namespace: &str, reference: &Reference) -> Result<String, (&'static str, String)> {
+    // One of another namespace cannot be named here.
+    let local = Reference { namespace: None, ..reference.clone() };
+    authorities::named(&local, namespace).and_then(|key| authorities::read(store, &key)).map_err(|fault| match fault {
+        Fault::Kind(told) => ("InvalidKind", told),
+        Fault::Unusable(told) => ("InvalidCACertificateRef", told),
+    })
 }
 
 /// Of the API.

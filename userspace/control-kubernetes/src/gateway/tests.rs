@@ -1041,3 +1041,46 @@ fn services_with_a_policy_are_spoken_to_over_tls_as_it_says() {
     let plan = plan_of(&[policy("1", None, json!({"wellKnownCACertificates": "System", "hostname": "s.test"}))]);
     assert_eq!(proxies(&plan)[0]["mtls"], json!({"serverName": "s.test"}));
 }
+
+#[test]
+fn a_policy_that_another_one_stands_in_the_way_of_is_in_force_nowhere() {
+    let about = |name: &str, services: &[(&str, Option<&str>)]| {
+        let hostname = format!("{name}.test");
+        let mut policy = policy(name, None, json!({"wellKnownCACertificates": "System", "hostname": hostname}));
+        let target = |(service, port): &(&str, Option<&str>)| json!({"group": "", "kind": "Service", "name": service, "sectionName": port});
+        policy.1["spec"]["targetRefs"] = services.iter().map(target).collect();
+        policy
+    };
+    let rules = json!([{"backendRefs": to("s")}, {"backendRefs": to("t")}]);
+    let of = |policies: &[(Kind, Value)]| {
+        let mut objects =
+            vec![class(), gateway("g", http("")), service("s"), service("t"), route("r", &[], rules.clone())];
+        objects.extend(policies.iter().cloned());
+        let plan = planned(&objects);
+        let believed = |rule: &str| {
+            let document = plan.documents.get(&format!("gw.http.n.r.{rule}"))?;
+            let filters = document["filters"].as_array().unwrap();
+            let proxy = filters.iter().find(|filter| filter["kind"] == "Proxy")?;
+            Some(proxy["mtls"]["serverName"].as_str().unwrap_or("in the clear").to_owned())
+        };
+        let accepted = |name: &str| of_policy(&plan, name)[0].clone();
+        (
+            [believed("0"), believed("1")],
+            policies.iter().map(|(_, p)| accepted(p["metadata"]["name"].as_str().unwrap())).collect::<Vec<_>>(),
+        )
+    };
+    let (yes, no) = ("Accepted=True/Accepted".to_owned(), "Accepted=False/Conflicted".to_owned());
+    let name = |name: &str| Some(format!("{name}.test"));
+    // The second is about both, and the first has one of them: the other one is not spoken to, neither as it says nor in the clear.
+    let (first, second) = (about("1", &[("s", None)]), about("2", &[("s", None), ("t", None)]));
+    assert_eq!(of(&[first.clone(), second.clone()]), ([name("1"), None], vec![yes.clone(), no.clone()]));
+    // It keeps nobody else from what it has not got.
+    let third = about("3", &[("t", None)]);
+    assert_eq!(
+        of(&[first.clone(), second, third]),
+        ([name("1"), name("3")], vec![yes.clone(), no.clone(), yes.clone()])
+    );
+    // What is about all ports goes for those whose own policy is in force nowhere.
+    let [second, third] = [about("2", &[("t", None)]), about("3", &[("s", Some("web")), ("t", None)])];
+    assert_eq!(of(&[first, second, third]), ([name("1"), name("2")], vec![yes.clone(), yes, no]));
+}
