@@ -120,7 +120,8 @@ pub struct GatewayControllerSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
     /// Addresses of the machines, or of VirtualIPs: each Gateway that names none in `spec.addresses` gets one for itself, and keeps it.
-    /// Default: Gateways share every address, so that two of them cannot have one port for different protocols.
+    /// Those that name some may have these and the `publishAddresses`, and no others. Default: Gateways share every address, so that two
+    /// of them cannot have one port for different protocols, and may name any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     /// Addresses or names that are told of Gateways without one of their own. Default: those of the VirtualIPs.

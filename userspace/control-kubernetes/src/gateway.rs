@@ -17,6 +17,7 @@ use crate::store::Store;
 use object::{AllowedNamespaces, Gateway, Listener, ListenerSet, ParentRef, Reference, Route, RouteKind};
 use policy::Policies;
 use status::{Condition, changed, conditions};
+use tls::Clients;
 
 mod authorities;
 mod http;
@@ -24,6 +25,7 @@ mod l4;
 pub mod object;
 mod policy;
 mod status;
+mod tls;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +38,14 @@ pub struct Settings<'s> {
     pub shared: &'s [String],
     /// RFC 3339.
     pub now: &'s str,
+}
+
+impl Settings<'_> {
+    /// Whether a Gateway may have an address that it names: of the machines nothing is known here but what these lists say, and where
+    /// there is none everything is believed.
+    fn may_be_asked_for(&self, address: &str) -> bool {
+        self.addresses.is_empty() || self.addresses.iter().chain(self.shared).any(|known| known == address)
+    }
 }
 
 /// What came of it.
@@ -59,8 +69,13 @@ pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// A Gateway of ours.
 struct Ours<'s> {
     gateway: &'s Gateway,
-    /// Empty: every one of the machine.
-    address: String,
+    /// An empty one: every one of the machine.
+    addresses: Vec<String>,
+    /// Of those that it asks for, what no machine can be had at, in words.
+    unusable: Option<Condition>,
+    /// As whom servers are spoken to over TLS, and whether what it names can be used.
+    identity: Option<Certificate>,
+    resolved: Option<Condition>,
     /// Its own, and then those of its ListenerSets, oldest first.
     listeners: Vec<Heard<'s>>,
     sets: Vec<Set<'s>>,
@@ -103,6 +118,7 @@ struct Heard<'s> {
     conflicted: Condition,
     /// By their secrets, in the order in which they are named.
     certificates: Vec<Certificate>,
+    clients: Clients,
     attached: usize,
     /// Why no server could be made for it.
     unserved: Option<String>,
@@ -288,8 +304,11 @@ fn gateways<'s>(
         .into_iter()
         .map(|gateway| {
             let own = Owner { kind: "Gateway", set: None, namespace: &gateway.metadata.namespace };
-            let listeners = gateway.spec.listeners.iter().map(|listener| heard(store, own, listener, check)).collect();
-            Ours { gateway, address: String::new(), listeners, sets: Vec::new(), problem: None }
+            let listeners = gateway.spec.listeners.iter();
+            let listeners = listeners.map(|listener| heard(store, gateway, own, listener, check)).collect();
+            let (identity, resolved) = tls::identity(store, gateway, check);
+            let (addresses, sets) = (Vec::new(), Vec::new());
+            Ours { gateway, addresses, unusable: None, identity, resolved, listeners, sets, problem: None }
         })
         .collect();
     listener_sets(store, &mut ours, check);
@@ -315,7 +334,9 @@ fn listener_sets<'s>(store: &'s Store, ours: &mut [Ours<'s>], check: &mut dyn Ch
         });
         if allowed {
             let owner = Owner { kind: "ListenerSet", set: Some(one.sets.len()), namespace };
-            one.listeners.extend(set.spec.listeners.iter().map(|listener| heard(store, owner, listener, check)));
+            let gateway = one.gateway;
+            let listeners = set.spec.listeners.iter();
+            one.listeners.extend(listeners.map(|listener| heard(store, gateway, owner, listener, check)));
         }
         one.sets.push(Set { set, allowed });
     }
@@ -334,34 +355,40 @@ fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
             one.problem = Some(Condition::new("Accepted", false, "InvalidParameters", told));
             continue;
         }
-        let Some(wanted) = one.gateway.spec.addresses.first() else { continue };
-        let is_ip = matches!(wanted.kind.as_str(), "" | "IPAddress");
-        match wanted.value.parse::<std::net::IpAddr>() {
-            Ok(_) if is_ip => {
-                one.address = wanted.value.clone();
-                taken.insert(wanted.value.clone());
-            }
-            _ if is_ip && wanted.value.is_empty() => {}
-            _ => {
-                let told = "addresses are of type IPAddress, with a value that is one";
-                one.problem = Some(Condition::new("Accepted", false, "UnsupportedAddress", told));
-            }
+        let Some(asked) = asked_for(&one.gateway.spec.addresses) else {
+            let told = "addresses are of type IPAddress, with a value that is one";
+            one.problem = Some(Condition::new("Accepted", false, "UnsupportedAddress", told));
+            continue;
+        };
+        let (usable, others): (Vec<&String>, Vec<&String>) =
+            asked.into_iter().partition(|address| settings.may_be_asked_for(address));
+        if !others.is_empty() {
+            let told = format!(
+                "{} is none of the addresses or publishAddresses of the GatewayController; ask for one of those, or add it there",
+                base_text::quoted(others[0])
+            );
+            let unusable = Condition::new("Programmed", false, "AddressNotUsable", told);
+            // What can be had is served; without anything of it, it is served nowhere, least of all where it has not asked to be.
+            one.problem = usable.is_empty().then(|| unusable.clone());
+            one.unusable = Some(unusable);
         }
+        one.addresses = usable.into_iter().cloned().collect();
+        taken.extend(one.addresses.iter().cloned());
     }
-    let open = |one: &Ours<'_>| one.address.is_empty() && one.problem.is_none();
+    let open = |one: &Ours<'_>| one.addresses.is_empty() && one.problem.is_none();
     for one in ours.iter_mut().filter(|one| open(one)) {
         let told = one.gateway.status["addresses"][0]["value"].as_str().unwrap_or_default();
         if settings.addresses.iter().any(|address| address == told) && taken.insert(told.to_owned()) {
-            one.address = told.to_owned();
+            one.addresses.push(told.to_owned());
         }
     }
     for one in ours.iter_mut().filter(|one| open(one)) {
         match settings.addresses.iter().find(|address| !taken.contains(*address)) {
             Some(free) => {
                 taken.insert(free.clone());
-                one.address = free.clone();
+                one.addresses.push(free.clone());
             }
-            None if settings.addresses.is_empty() => {}
+            None if settings.addresses.is_empty() => one.addresses.push(String::new()),
             None => {
                 let told =
                     "all addresses of the GatewayController are taken; give it more, or name one in spec.addresses";
@@ -369,6 +396,16 @@ fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
             }
         }
     }
+}
+
+/// The addresses that a Gateway asks for by their values; `None` where it asks for something else.
+fn asked_for(addresses: &[object::GatewayAddress]) -> Option<Vec<&String>> {
+    let is_one = |address: &object::GatewayAddress| {
+        let is_ip = matches!(address.kind.as_str(), "" | "IPAddress");
+        is_ip && (address.value.is_empty() || address.value.parse::<std::net::IpAddr>().is_ok())
+    };
+    let values = addresses.iter().map(|address| &address.value).filter(|value| !value.is_empty());
+    addresses.iter().all(is_one).then(|| base_model::once(values))
 }
 
 /// What a listener is written in.
@@ -379,8 +416,14 @@ struct Owner<'s> {
     namespace: &'s str,
 }
 
-/// What one listener is by itself.
-fn heard<'s>(store: &Store, owner: Owner<'s>, listener: &'s Listener, check: &mut dyn Check) -> Heard<'s> {
+/// What one listener of a Gateway, or of one of its sets, is by itself.
+fn heard<'s>(
+    store: &Store,
+    gateway: &Gateway,
+    owner: Owner<'s>,
+    listener: &'s Listener,
+    check: &mut dyn Check,
+) -> Heard<'s> {
     let passthrough = listener.tls.as_ref().is_some_and(|tls| tls.mode == "Passthrough");
     let known: &[&'static str] = match (listener.protocol.as_str(), passthrough) {
         ("HTTP", _) | ("HTTPS", false) => &["HTTPRoute", "GRPCRoute"],
@@ -389,7 +432,7 @@ fn heard<'s>(store: &Store, owner: Owner<'s>, listener: &'s Listener, check: &mu
         ("UDP", _) => &["UDPRoute"],
         _ => &[],
     };
-    let accepted = match known {
+    let mut accepted = match known {
         [] => {
             let told = "accepted are HTTP, HTTPS that terminates TLS, TLS, TCP and UDP";
             Condition::new("Accepted", false, "UnsupportedProtocol", told)
@@ -430,9 +473,21 @@ fn heard<'s>(store: &Store, owner: Owner<'s>, listener: &'s Listener, check: &mu
             resolved = Condition::new("ResolvedRefs", false, reason, told);
         }
     }
+    let mut clients = Clients::default();
+    if listener.protocol == "HTTPS" && accepted.holds {
+        clients = tls::clients(store, gateway, listener.port);
+        if let Some((reason, told)) = &clients.fault {
+            resolved = Condition::new("ResolvedRefs", false, reason, told.clone());
+            if clients.none_valid {
+                let told = format!("no client could be believed: {told}");
+                accepted = Condition::new("Accepted", false, "NoValidCACertificate", told);
+            }
+        }
+    }
     let conflicted = Condition::new("Conflicted", false, "NoConflicts", "");
     let Owner { set, namespace, .. } = owner;
-    Heard { listener, set, namespace, kinds, accepted, resolved, conflicted, certificates, attached: 0, unserved: None }
+    let (attached, unserved) = (0, None);
+    Heard { listener, set, namespace, kinds, accepted, resolved, conflicted, certificates, clients, attached, unserved }
 }
 
 type Certificate = (String, (String, String));
@@ -488,16 +543,17 @@ fn conflicts(ours: &mut [Ours<'_>]) {
     for (g, one) in ours.iter().enumerate().filter(|(_, one)| one.problem.is_none()) {
         for set in std::iter::once(None).chain((0..one.sets.len()).map(Some)) {
             let of = |l: &usize| one.listeners[*l].set == set && one.listeners[*l].accepted.holds;
-            let place = |l: usize| {
+            let places = |l: usize| {
                 let listener = one.listeners[l].listener;
-                (one.address.clone(), listener.port, listener.protocol == "UDP")
+                let place = |address: &String| (address.clone(), listener.port, listener.protocol == "UDP");
+                one.addresses.iter().map(place).collect::<Vec<_>>()
             };
             let mut own: BTreeMap<(String, i64, bool), Vec<(usize, usize)>> = BTreeMap::new();
             for l in (0..one.listeners.len()).filter(of) {
-                let others = placed.get(&place(l)).into_iter().flatten();
+                let others = places(l).into_iter().flat_map(|place| placed.get(&place).into_iter().flatten());
                 match others.filter_map(|other| clash(ours, (g, l), *other)).next() {
                     Some(reason) => told.push((g, l, reason)),
-                    None => own.entry(place(l)).or_default().push((g, l)),
+                    None => places(l).into_iter().for_each(|place| own.entry(place).or_default().push((g, l))),
                 }
             }
             for (place, listeners) in own {
@@ -512,7 +568,7 @@ fn conflicts(ours: &mut [Ours<'_>]) {
         }
     }
     for (g, l, reason) in told {
-        let message = "another listener has this port, with another protocol or for the same hosts";
+        let message = "another listener has this port, with another protocol, for the same hosts or for other clients";
         let heard = &mut ours[g].listeners[l];
         heard.conflicted = Condition::new("Conflicted", true, reason, message);
         heard.accepted = Condition::new("Accepted", false, reason, message);
@@ -525,8 +581,8 @@ fn clash(ours: &[Ours<'_>], a: (usize, usize), b: (usize, usize)) -> Option<&'st
     let (protocol, hosts) = (one.listener.protocol.as_str(), (&one.listener.hostname, &other.listener.hostname));
     // Of what is relayed without being read, and of TLS that several Gateways would end, one has the port.
     let shares = matches!(protocol, "HTTP" | "HTTPS") || protocol == "TLS" && a.0 == b.0;
-    // What ends TLS and what passes it on both wait for the first bytes.
-    if protocol != other.listener.protocol || one.is_passthrough() != other.is_passthrough() {
+    // Which clients are let in is settled before they can be told apart by what they ask for, which they could take back afterwards.
+    if protocol != other.listener.protocol || one.clients.authorities != other.clients.authorities {
         Some("ProtocolConflict")
     } else if hosts.0.eq_ignore_ascii_case(hosts.1) || !shares {
         Some("HostnameConflict")
@@ -759,7 +815,9 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
     let (meta, before) = (&one.gateway.metadata, &one.gateway.status);
     let serving = one.of(None).filter(|heard| heard.serves()).count();
     let all = serving == one.of(None).count();
-    let told: Vec<&String> = if one.address.is_empty() { settings.shared.iter().collect() } else { vec![&one.address] };
+    let own = one.addresses.iter().filter(|address| !address.is_empty());
+    let is_shared = one.addresses.iter().any(String::is_empty);
+    let told: Vec<&String> = if is_shared { settings.shared.iter().collect() } else { own.collect() };
     let addresses: Vec<Value> = told
         .iter()
         .map(|text| {
@@ -791,13 +849,25 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
         } else {
             programmed = problem.clone();
         }
+    } else if let Some(unusable) = &one.unusable {
+        report.refused("spec.addresses", unusable.message.clone());
+        programmed = unusable.clone();
+    }
+    let mut told_of_it = vec![accepted, programmed];
+    for condition in one.resolved.iter().filter(|condition| !condition.holds) {
+        report.refused("spec.tls", format!("{} ({})", condition.message, condition.reason));
+    }
+    told_of_it.extend(one.resolved.clone());
+    if let Some(fallback) = tls::fallback(one.gateway) {
+        report.approximated("spec.tls.frontend", fallback.message.clone());
+        told_of_it.push(fallback);
     }
     let listeners = listener_statuses(settings, one, None, (meta, before), &mut report);
     let sets = (0..one.sets.len()).filter(|at| set_condition(one, *at).holds).count();
     let status = json!({
         "attachedListenerSets": sets,
         "addresses": addresses,
-        "conditions": conditions(&[accepted, programmed], meta, settings.now, &before["conditions"]),
+        "conditions": conditions(&told_of_it, meta, settings.now, &before["conditions"]),
         "listeners": listeners,
     });
     if let Some(status) = changed(status, before) {

@@ -10,7 +10,7 @@ use super::object::{
     BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, ValueMatch,
 };
 use super::status::Condition;
-use super::{Attached, GROUP, Made, Ours, Settings, granted, service_of};
+use super::{Attached, Certificate, GROUP, Made, Ours, Settings, granted, service_of, tls};
 use crate::certificates::{self, Candidate};
 use crate::endpoints::ServiceName;
 use crate::ingress::Check;
@@ -24,11 +24,7 @@ pub(super) fn judge(store: &Store, registry: &str, kind: Kind, route: &Route) ->
     let mut resolved = Condition::new("ResolvedRefs", true, "ResolvedRefs", "");
     let mut unsupported = None;
     for rule in &route.spec.rules {
-        let mirrors: Vec<&BackendRef> = rule.filters.iter().filter_map(mirrored).collect();
-        if mirrors.len() > 1 {
-            unsupported = Some("a rule has one RequestMirror at most".to_owned());
-        }
-        for backend in rule.backend_refs.iter().chain(mirrors) {
+        for backend in rule.backend_refs.iter().chain(rule.filters.iter().filter_map(mirrored)) {
             if let Err((reason, told)) = service_of(store, kind, namespace, backend)
                 && resolved.holds
             {
@@ -87,22 +83,29 @@ struct Server {
     certificates: BTreeMap<String, (String, String)>,
     /// The same, by whose they are, oldest first.
     candidates: Vec<Candidate>,
+    /// Authorities of clients' certificates, where those are asked for. Listeners that differ in it share no port.
+    clients: Option<String>,
     hosts: BTreeMap<String, Vec<Entry>>,
     of: Option<Key>,
 }
 
 pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
     let mut servers: BTreeMap<Door, Server> = BTreeMap::new();
-    let door = |g: usize, l: usize| -> Option<Door> {
+    let doors = |g: usize, l: usize| -> Vec<Door> {
         let (one, heard) = (&ours[g], &ours[g].listeners[l]);
         let is_http = matches!(heard.listener.protocol.as_str(), "HTTP" | "HTTPS");
-        (is_http && heard.serves() && one.problem.is_none())
-            .then(|| (one.address.clone(), heard.listener.port, heard.listener.protocol == "HTTPS"))
+        let (port, tls) = (heard.listener.port, heard.listener.protocol == "HTTPS");
+        match is_http && heard.serves() && one.problem.is_none() {
+            true => one.addresses.iter().map(|address| (address.clone(), port, tls)).collect(),
+            false => Vec::new(),
+        }
     };
-    for (g, one) in ours.iter().enumerate() {
-        for (l, heard) in one.listeners.iter().enumerate() {
-            let Some(door) = door(g, l) else { continue };
+    let heard = || ours.iter().enumerate().flat_map(|(g, one)| (0..one.listeners.len()).map(move |l| (g, l)));
+    for (g, l) in heard() {
+        let (one, heard) = (&ours[g], &ours[g].listeners[l]);
+        for door in doors(g, l) {
             let server = servers.entry(door).or_default();
+            server.clients.clone_from(&heard.clients.authorities);
             for (secret, pair) in &heard.certificates {
                 if server.certificates.insert(secret.clone(), pair.clone()).is_none() {
                     let names = made.check.names(secret, pair);
@@ -116,18 +119,23 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
     }
     // Listeners by their door: which of them has a host.
     let mut listening: BTreeMap<Door, Vec<(String, usize, usize)>> = BTreeMap::new();
-    for (g, one) in ours.iter().enumerate() {
-        for (l, heard) in one.listeners.iter().enumerate() {
-            let Some(door) = door(g, l) else { continue };
-            listening.entry(door).or_default().push((heard.listener.hostname.to_ascii_lowercase(), g, l));
+    for (g, l) in heard() {
+        for door in doors(g, l) {
+            let host = ours[g].listeners[l].listener.hostname.to_ascii_lowercase();
+            listening.entry(door).or_default().push((host, g, l));
         }
     }
     let here = attached.iter().filter(|attached| matches!(attached.kind, Kind::HttpRoute | Kind::GrpcRoute));
     for attached in here {
         let meta = &attached.route.metadata;
-        let entries = entries(made, attached);
-        for (g, l, hosts) in &attached.places {
-            let Some(door) = door(*g, *l) else { continue };
+        // By the secret of what Gateways show to servers: each has pipelines of its own.
+        let mut made_for: BTreeMap<Option<&str>, Vec<Matched>> = BTreeMap::new();
+        for ((g, l, hosts), door) in
+            attached.places.iter().flat_map(|at| doors(at.0, at.1).into_iter().map(move |door| (at, door)))
+        {
+            let identity = ours[*g].identity.as_ref();
+            let as_whom = identity.map(|(secret, _)| secret.as_str());
+            let entries = made_for.entry(as_whom).or_insert_with(|| entries(made, attached, identity));
             let others = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
             let server = servers.entry(door).or_default();
             for host in hosts {
@@ -187,6 +195,14 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             }
             document["certs"] = Value::Object(certs);
             document["keys"] = Value::Object(keys);
+            if let Some(authorities) = server.clients {
+                document["caCertBase64"] = json!(authorities);
+            }
+            let apart = |host: &String| if host.is_empty() { "*".to_owned() } else { host.clone() };
+            let apart = base_model::once(listeners.iter().map(|(host, ..)| apart(host)));
+            if apart != ["*"] {
+                document["tlsHosts"] = json!(apart);
+            }
         } else {
             document["h2c"] = json!(true);
         }
@@ -237,10 +253,10 @@ pub(super) fn narrowest<'l>(listeners: &'l [(String, usize, usize)], host: &str)
 type Matched = ((Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, usize, usize), Value);
 
 /// The paths of a route, whatever its hosts are.
-fn entries(made: &mut Made<'_>, attached: &Attached<'_>) -> Vec<Matched> {
+fn entries(made: &mut Made<'_>, attached: &Attached<'_>, identity: Option<&Certificate>) -> Vec<Matched> {
     let mut entries = Vec::new();
     for (r, rule) in attached.route.spec.rules.iter().enumerate() {
-        let backend = pipeline(made, attached, r, rule);
+        let backend = pipeline(made, attached, identity, (r, rule));
         entries.extend(paths_of(attached.kind, r, rule, &backend));
     }
     entries
@@ -342,13 +358,21 @@ fn grpc_paths(matched: &RouteMatch) -> (bool, usize, Vec<Map<String, Value>>) {
     (!service.is_empty() && !method.is_empty(), service.len() * 1024 + method.len(), vec![paths])
 }
 
-/// The pipeline of a rule, by its name.
-fn pipeline(made: &mut Made<'_>, attached: &Attached<'_>, r: usize, rule: &RouteRule) -> String {
+/// The pipeline of a rule, by its name. `identity`: as whom servers are spoken to over TLS.
+fn pipeline(
+    made: &mut Made<'_>,
+    attached: &Attached<'_>,
+    identity: Option<&Certificate>,
+    (r, rule): (usize, &RouteRule),
+) -> String {
     let (kind, meta) = (attached.kind, &attached.route.metadata);
     let of = (kind, meta.key());
     let word = if kind == Kind::GrpcRoute { "grpc" } else { "http" };
-    let name = crate::ingress::named(&format!("{}.{word}.{}.{}.{r}", made.settings.name, meta.namespace, meta.name));
-    let mut work = Work { made, kind, namespace: &meta.namespace, rule: Rule::default() };
+    // No object has a tilde in its name.
+    let as_whom = identity.map(|(secret, _)| format!("~{}", secret.replace('/', "."))).unwrap_or_default();
+    let (own, namespace) = (&made.settings.name, &meta.namespace);
+    let name = crate::ingress::named(&format!("{own}.{word}.{namespace}.{}.{r}{as_whom}", meta.name));
+    let mut work = Work { made, kind, namespace, identity, rule: Rule::default() };
     for (n, filter) in rule.filters.iter().enumerate() {
         if !work.filter(n, filter) {
             return work.made.answering(500);
@@ -366,6 +390,7 @@ struct Work<'w, 'm> {
     made: &'w mut Made<'m>,
     kind: Kind,
     namespace: &'w str,
+    identity: Option<&'w Certificate>,
     rule: Rule,
 }
 
@@ -379,8 +404,8 @@ struct Rule {
     /// The weight of what cannot be used, which answers 500.
     refused: i64,
     after: Vec<Value>,
-    /// With how its servers are believed, where TLS is spoken with them.
-    mirror: Option<(Value, Option<Value>)>,
+    /// Each with how its servers are believed, where TLS is spoken with them.
+    mirrors: Vec<(Value, Option<Value>)>,
     resilience: Vec<Value>,
 }
 
@@ -447,13 +472,12 @@ impl Work<'_, '_> {
                 (None, Some(percent)) => percent.saturating_mul(10),
                 (None, None) => 1000,
             };
-            let tls =
-                self.made.policies.of(self.made.store, &service.service, &service.port).map(Option::<&Value>::cloned);
-            if let (true, Ok(tls)) = (permil > 0, tls) {
+            let tls = self.made.policies.of(self.made.store, &service.service, &service.port);
+            if let (true, Ok(tls)) = (permil > 0, tls::towards(tls, self.identity)) {
                 let service = ServiceName { https: tls.is_some(), ..service };
                 let filter = json!({"policy": "random", "permil": permil.min(1000)});
                 let pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter});
-                rule.mirror = Some((pool, tls));
+                rule.mirrors.push((pool, tls));
                 self.made.plan.services.insert(service.to_string());
             }
         }
@@ -502,7 +526,7 @@ impl Work<'_, '_> {
                 continue;
             };
             let tls = self.made.policies.of(self.made.store, &service.service, &service.port);
-            let Ok(tls) = tls.map(Option::<&Value>::cloned) else {
+            let Ok(tls) = tls::towards(tls, self.identity) else {
                 self.rule.refused += weight;
                 continue;
             };
@@ -621,7 +645,7 @@ impl Rule {
                 line.station(filter, None);
             }
             let mut proxy = part.proxy;
-            if let Some((mirror, tls)) = &self.mirror {
+            for (mirror, tls) in &self.mirrors {
                 // Servers of one Proxy are believed alike: copies go to none that would not be believed as its policy says.
                 let alike = match (tls, proxy.get("mtls")) {
                     (Some(tls), Some(own)) => tls == own,
@@ -630,8 +654,15 @@ impl Rule {
                 if let (Some(tls), None) = (tls, proxy.get("mtls")) {
                     proxy["mtls"] = tls.clone();
                 }
-                if alike {
+                if !alike {
+                    continue;
+                }
+                if proxy.get("mirrorPool").is_none() {
                     proxy["mirrorPool"] = mirror.clone();
+                } else if let Some(further) = proxy.get_mut("mirrorPools").and_then(Value::as_array_mut) {
+                    further.push(mirror.clone());
+                } else {
+                    proxy["mirrorPools"] = json!([mirror]);
                 }
             }
             // Answers of servers that count as failures are answers all the same.

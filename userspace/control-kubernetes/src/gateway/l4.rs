@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::http::narrowest;
-use super::{Attached, Certificate, Made, Ours, service_of};
+use super::{Attached, Certificate, Made, Ours, service_of, tls};
 use crate::certificates::{self, Candidate};
 use crate::endpoints;
 use crate::kinds::Kind;
@@ -30,26 +30,27 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             };
             let first = &one.listeners[listeners[0]];
             let tls = first.listener.protocol == "TLS";
-            let ends_tls = tls && !first.is_passthrough();
+            // What no rule takes is of the listener for all names, or of nobody.
+            let mut heard = listeners.iter().map(|l| &one.listeners[*l]);
+            let rest = heard.find(|heard| heard.listener.hostname.is_empty()).unwrap_or(first);
+            let ends_tls = tls && !rest.is_passthrough();
             let (mut pools, mut rules) = (Vec::new(), Vec::new());
             if tls {
                 (pools, rules) = by_name(made, one, g, &listeners, here, ends_tls);
             } else if let Some((attached, _)) = listeners.iter().flat_map(here).next() {
                 // Connections say nothing that a second route could be chosen by: the oldest has them, whether it can serve them or not.
-                pools.extend(pool(made, attached, (udp, false)));
+                pools.extend(pool(made, one, attached, (udp, false)));
             }
             if pools.is_empty() {
                 continue;
             }
             let kind = if udp { "UDPProxy" } else { "TCPProxy" };
-            let name = made.server_name(if udp { "udp" } else { "tcp" }, &one.address, port);
-            let mut document =
-                json!({"name": name, "kind": kind, "address": one.address, "port": port, "pools": pools});
+            let mut document = json!({"kind": kind, "port": port, "pools": pools});
             if tls {
                 document["rules"] = json!(rules);
-                document["tls"] = json!(if first.is_passthrough() { "passthrough" } else { "terminate" });
+                document["tls"] = json!(mode(ends_tls));
             }
-            if tls && !first.is_passthrough() {
+            if tls && listeners.iter().any(|l| !one.listeners[*l].is_passthrough()) {
                 let (mut certs, mut keys) = (Map::new(), Map::new());
                 let all = || listeners.iter().flat_map(|l| &one.listeners[*l].certificates);
                 let holder = one.gateway.metadata.key().to_string();
@@ -71,29 +72,46 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
                 document["certs"] = Value::Object(certs);
                 document["keys"] = Value::Object(keys);
             }
-            if let Err(why) = made.put(document, (Kind::Gateway, one.gateway.metadata.key())) {
-                made.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
+            for address in &one.addresses {
+                let mut document = document.clone();
+                document["name"] = json!(made.server_name(if udp { "udp" } else { "tcp" }, address, port));
+                document["address"] = json!(address);
+                if let Err(why) = made.put(document, (Kind::Gateway, one.gateway.metadata.key())) {
+                    made.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
+                }
             }
         }
     }
 }
 
-/// Pools of TLSRoutes, and the rules that lead to them by the name that clients ask for: the narrowest first.
+/// What becomes of TLS.
+fn mode(ends_tls: bool) -> &'static str {
+    if ends_tls { "terminate" } else { "passthrough" }
+}
+
+/// Pools of TLSRoutes, and the rules that lead to them by the name that clients ask for: the narrowest first. `rest_ends`: TLS ends here
+/// where no rule says otherwise.
 fn by_name<'a, 's: 'a, I>(
     made: &mut Made<'_>,
     one: &Ours<'_>,
     g: usize,
     listeners: &[usize],
     here: impl Fn(&usize) -> I,
-    ends_tls: bool,
+    rest_ends: bool,
 ) -> (Vec<Value>, Vec<Value>)
 where
     I: Iterator<Item = (&'a Attached<'s>, &'a Vec<String>)>,
 {
     let (mut pools, mut rules) = (Vec::new(), Vec::new());
     let (mut names, mut rest) = (BTreeSet::new(), false);
-    let rule =
-        |pool: &str, host: &str| ((host.starts_with('*'), Reverse(host.len())), json!({"pool": pool, "sni": [host]}));
+    let ends = |l: usize| !one.listeners[l].is_passthrough();
+    let rule = |pool: &str, host: &str, ends: bool| {
+        let mut rule = json!({"pool": pool, "sni": [host]});
+        if ends != rest_ends {
+            rule["tls"] = json!(mode(ends));
+        }
+        ((host.starts_with('*'), Reverse(host.len())), rule)
+    };
     let listening: Vec<(String, usize, usize)> =
         listeners.iter().map(|l| (one.listeners[*l].listener.hostname.to_ascii_lowercase(), g, *l)).collect();
     for l in listeners {
@@ -117,32 +135,34 @@ where
             }
             // No object has a tilde in its name.
             let end = if is_rest { "~rest" } else { "" };
+            // Servers of what ends here are spoken to anew, with TLS of its own or without.
+            let end = if ends(*l) == rest_ends { end } else { "~other" };
             let name = format!("{}.{}{end}", key.1.namespace, key.1.name);
             // Several listeners of a port may have taken the same route.
             if names.insert(name.clone()) {
                 // One that has no servers keeps its names: nobody else gets what is meant for it.
-                let mut pool = pool(made, attached, (false, ends_tls)).unwrap_or_else(refusing);
+                let mut pool = pool(made, one, attached, (false, ends(*l))).unwrap_or_else(refusing);
                 pool["name"] = json!(name);
                 pools.push(pool);
             }
             if !is_rest {
-                rules.extend(own.iter().map(|host| rule(&name, host)));
+                rules.extend(own.iter().map(|host| rule(&name, host, ends(*l))));
             }
         }
     }
     // Names of a listener that none of its routes has are nobody's, least of all the rest's.
-    let mut closed: Vec<&str> =
-        listening.iter().map(|(host, ..)| host.as_str()).filter(|host| !host.is_empty()).collect();
-    closed.retain(|host| !rules.iter().any(|(_, rule)| rule["sni"][0] == **host));
+    let named = listening.iter().filter(|(host, ..)| !host.is_empty());
+    let mut closed: Vec<(&str, bool)> = named.map(|(host, _, l)| (host.as_str(), ends(*l))).collect();
+    closed.retain(|(host, _)| !rules.iter().any(|(_, rule)| rule["sni"][0] == **host));
     if pools.is_empty() {
         // Whoever comes is turned away by name; this one is asked for by nobody (RFC 6761).
-        closed.push("none.invalid");
+        closed.push(("none.invalid", rest_ends));
     }
     if !closed.is_empty() {
         let mut none = refusing();
         none["name"] = json!(NONE);
         pools.push(none);
-        rules.extend(closed.into_iter().map(|host| rule(NONE, host)));
+        rules.extend(closed.into_iter().map(|(host, ends)| rule(NONE, host, ends)));
     }
     rules.sort_by_key(|(rank, _)| *rank);
     (pools, rules.into_iter().map(|(_, rule)| rule).collect())
@@ -157,14 +177,14 @@ fn refusing() -> Value {
 const NONE: &str = "~none";
 
 /// The servers of a route's first rule; none where it has none. With those of a policy TLS is spoken anew where it has been ended.
-fn pool(made: &mut Made<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bool)) -> Option<Value> {
+fn pool(made: &mut Made<'_>, one: &Ours<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bool)) -> Option<Value> {
     let (kind, route) = (attached.kind, attached.route);
     if route.spec.rules.len() > 1 {
         let told = "connections say nothing that one of several rules could be chosen by: the first has them all";
         made.plan.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", told);
     }
     let rule = route.spec.rules.first()?;
-    let mut believed: Option<Option<&Value>> = None;
+    let mut believed: Option<Option<Value>> = None;
     let mut found: Vec<(i64, Vec<endpoints::Server>)> = Vec::new();
     // The weight of what cannot be used: connections that were meant for it are refused, and the others do not take them over.
     let mut refused = 0;
@@ -177,9 +197,9 @@ fn pool(made: &mut Made<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bo
         let policy = made.policies.of(made.store, &service.service, &service.port);
         let servers = endpoints::servers(made.store, &service).unwrap_or_default();
         // Servers of one pool are believed alike.
-        let tls = if ends_tls { policy } else { Ok(None) };
+        let tls = if ends_tls { tls::towards(policy, one.identity.as_ref()) } else { Ok(None) };
         match tls {
-            Ok(tls) if !servers.is_empty() && *believed.get_or_insert(tls) == tls => {
+            Ok(tls) if !servers.is_empty() && *believed.get_or_insert_with(|| tls.clone()) == tls => {
                 if weight > 0 {
                     found.push((weight, servers));
                 }
@@ -213,7 +233,7 @@ fn pool(made: &mut Made<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bo
     }
     if let Some(tls) = believed.flatten() {
         pool["tls"] = json!(true);
-        pool["mtls"] = tls.clone();
+        pool["mtls"] = tls;
     }
     if weighted {
         pool["loadBalance"] = json!({"policy": "weightedRandom"});

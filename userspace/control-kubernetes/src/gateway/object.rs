@@ -46,6 +46,57 @@ pub struct GatewaySpec {
     pub infrastructure: Infrastructure,
     /// Which ListenerSets may add to it. Absent: none.
     pub allowed_listeners: Option<AllowedListeners>,
+    #[serde(deserialize_with = "or_default")]
+    pub tls: GatewayTls,
+}
+
+/// What a Gateway says of TLS for all of its listeners.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTls {
+    #[serde(deserialize_with = "or_default")]
+    pub backend: BackendTls,
+    #[serde(deserialize_with = "or_default")]
+    pub frontend: FrontendTls,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTls {
+    pub client_certificate_ref: Option<Reference>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTls {
+    #[serde(deserialize_with = "or_default")]
+    pub default: TlsOfClients,
+    #[serde(deserialize_with = "or_default")]
+    pub per_port: Vec<TlsOfPort>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsOfPort {
+    pub port: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub tls: TlsOfClients,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsOfClients {
+    pub validation: Option<ClientValidation>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientValidation {
+    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    pub ca_certificate_refs: Vec<Reference>,
+    /// Empty: `AllowValidOnly`.
+    #[serde(deserialize_with = "or_default")]
+    pub mode: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

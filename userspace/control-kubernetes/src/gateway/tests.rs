@@ -373,7 +373,8 @@ fn what_is_asked_for_and_not_there_lets_nobody_by() {
     assert_eq!(routes(&plan, "gw.http.80")[0], "* / -> gw.500");
     assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[1], "ResolvedRefs=False/BackendNotFound");
     assert_eq!(of_route(&with(json!([mirror])), Kind::HttpRoute, "r")[0], "Accepted=True/Accepted");
-    assert_eq!(of_route(&with(json!([mirror, mirror])), Kind::HttpRoute, "r")[0], "Accepted=False/UnsupportedValue");
+    let odd = json!({"type": "Teleport"});
+    assert_eq!(of_route(&with(json!([mirror, odd])), Kind::HttpRoute, "r")[0], "Accepted=False/UnsupportedValue");
 }
 
 #[test]
@@ -425,21 +426,47 @@ fn certificates_are_shown_in_the_order_of_their_listeners() {
 }
 
 #[test]
-fn tls_of_a_port_is_ended_or_passed_on_and_not_both() {
-    let listeners = json!([
-        {"name": "on", "port": 443, "protocol": "TLS", "hostname": "a.test", "tls": {"mode": "Passthrough"}},
-        {"name": "ends", "port": 443, "protocol": "TLS", "hostname": "b.test", "tls": {"mode": "Terminate"}},
-    ]);
-    let plan = planned(&[class(), gateway("g", listeners)]);
-    let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
-    for n in 0..2 {
-        assert_eq!(status["listeners"][n]["supportedKinds"], json!([]));
-        let conditions = told(&status["listeners"][n]["conditions"]);
-        assert_eq!(
-            (&*conditions[0], &*conditions[3]),
-            ("Accepted=False/ProtocolConflict", "Conflicted=True/ProtocolConflict")
-        );
-    }
+fn tls_of_a_port_is_ended_for_some_names_and_passed_on_for_others() {
+    let tls = |name: &str, hostname: &str, mode: &str| {
+        let tls = json!({"mode": mode, "certificateRefs": [{"name": "c"}]});
+        json!({"name": name, "port": 443, "protocol": "TLS", "hostname": hostname, "tls": tls})
+    };
+    let on = |name: &str, hosts: &[&str]| (Kind::TlsRoute, route(name, hosts, json!([{"backendRefs": to("s")}])).1);
+    let of = |listeners: Value| {
+        let plan = planned(&[
+            class(),
+            gateway("g", listeners),
+            secret("c", "b.test"),
+            service("s"),
+            on("both", &["*.test"]),
+            on("one", &["x.b.test"]),
+        ]);
+        let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+        for n in 0..2 {
+            let conditions = told(&status["listeners"][n]["conditions"]);
+            assert_eq!((&*conditions[0], &*conditions[3]), ("Accepted=True/Accepted", "Conflicted=False/NoConflicts"));
+        }
+        plan.documents["gw.tcp.443"].clone()
+    };
+    let document = of(json!([tls("on", "a.test", "Passthrough"), tls("ends", "*.b.test", "Terminate")]));
+    assert_eq!((&document["tls"], document["certs"].as_object().unwrap().len()), (&json!("passthrough"), 1));
+    let rule = |pool: &str, host: &str, tls: Option<&str>| match tls {
+        Some(tls) => json!({"pool": pool, "sni": [host], "tls": tls}),
+        None => json!({"pool": pool, "sni": [host]}),
+    };
+    let ends = Some("terminate");
+    assert_eq!(
+        document["rules"],
+        json!([
+            rule("n.one~other", "x.b.test", ends),
+            rule("n.both", "a.test", None),
+            rule("n.both~other", "*.b.test", ends)
+        ])
+    );
+    // What no rule takes is as the listener for all names has it.
+    let document = of(json!([tls("on", "a.test", "Passthrough"), tls("ends", "", "Terminate")]));
+    assert_eq!(document["tls"], "terminate");
+    assert_eq!(document["rules"][1], rule("n.both~other", "a.test", Some("passthrough")));
 }
 
 #[test]
@@ -1083,4 +1110,166 @@ fn a_policy_that_another_one_stands_in_the_way_of_is_in_force_nowhere() {
     // What is about all ports goes for those whose own policy is in force nowhere.
     let [second, third] = [about("2", &[("t", None)]), about("3", &[("s", Some("web")), ("t", None)])];
     assert_eq!(of(&[first, second, third]), ([name("1"), name("2")], vec![yes.clone(), yes, no]));
+}
+
+#[test]
+fn hosts_of_listeners_are_kept_apart_and_clients_are_believed_by_port() {
+    let pem = rcgen::generate_simple_self_signed(vec!["ca.test".to_owned()]).unwrap().cert.pem();
+    let https = |name: &str, port: i64, hostname: &str| {
+        let mut listener = one(name, port, "HTTPS", hostname);
+        listener["tls"] = json!({"certificateRefs": [{"name": "c"}]});
+        listener
+    };
+    let referring = |kind: &str, name: &str| json!({"validation": {"caCertificateRefs": [{"group": "", "kind": kind, "name": name}]}});
+    let made = |listeners: Value, frontend: Value| {
+        let mut gateway = gateway("g", listeners);
+        gateway.1["spec"]["tls"] = json!({"frontend": frontend});
+        planned(&[class(), gateway, secret("c", "a.test"), authorities("ca", &pem)])
+    };
+    let two = json!([https("any", 443, ""), https("one", 443, "A.test"), https("other", 8443, "")]);
+    let plan = made(two.clone(), json!(null));
+    let server = &plan.documents["gw.https.443"];
+    assert_eq!((&server["tlsHosts"], server.get("caCertBase64")), (&json!(["*", "a.test"]), None));
+    assert_eq!(plan.documents["gw.https.8443"].get("tlsHosts"), None, "there is nothing to keep apart");
+
+    let open = json!({"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}], "mode": "AllowInsecureFallback"}});
+    let conditions = |plan: &Plan, listener: usize| {
+        let status = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))];
+        (told(&status["conditions"]), told(&status["listeners"][listener]["conditions"]))
+    };
+    let plan =
+        made(two.clone(), json!({"default": referring("ConfigMap", "ca"), "perPort": [{"port": 8443, "tls": open}]}));
+    assert_eq!(plan.documents["gw.https.443"]["caCertBase64"].as_str().unwrap().trim(), pem.trim());
+    assert_eq!(plan.documents["gw.https.8443"].get("caCertBase64"), None);
+    assert_eq!(conditions(&plan, 0).0[2], "InsecureFrontendValidationMode=True/ConfigurationChanged");
+
+    // Where no client could be believed none is let in, and other ports are served.
+    for (kind, name, reason) in
+        [("ConfigMap", "gone", "InvalidCACertificateRef"), ("Service", "ca", "InvalidCACertificateKind")]
+    {
+        let per_port = json!([{"port": 8443, "tls": referring("ConfigMap", "ca")}]);
+        let plan = made(two.clone(), json!({"default": referring(kind, name), "perPort": per_port}));
+        let (gateway, listener) = conditions(&plan, 0);
+        assert_eq!(
+            (&*listener[0], &*listener[2], gateway.len()),
+            ("Accepted=False/NoValidCACertificate", &*format!("ResolvedRefs=False/{reason}"), 2)
+        );
+        assert!(!plan.documents.contains_key("gw.https.443") && plan.documents.contains_key("gw.https.8443"));
+    }
+
+    // Gateways that share a port let in the same clients: the younger one has not got the port otherwise.
+    let mut asking = gateway("g", json!([https("one", 443, "a.test")]));
+    asking.1["spec"]["tls"] = json!({"frontend": {"default": referring("ConfigMap", "ca")}});
+    let plan = planned(&[
+        class(),
+        asking,
+        gateway("h", json!([https("two", 443, "b.test")])),
+        secret("c", "a.test"),
+        authorities("ca", &pem),
+    ]);
+    let younger = &plan.statuses[&(Kind::Gateway, Key::new("n", "h"))]["listeners"][0];
+    assert_eq!(told(&younger["conditions"])[3], "Conflicted=True/ProtocolConflict");
+    assert!(plan.documents["gw.https.443"]["caCertBase64"].is_string());
+}
+
+#[test]
+fn a_gateway_shows_its_certificate_to_servers_that_are_spoken_to_over_tls() {
+    let naming = |name: &str, reference: Value| {
+        let mut gateway = gateway(name, http(name));
+        gateway.1["spec"]["tls"] = json!({"backend": {"clientCertificateRef": reference}});
+        gateway
+    };
+    let believing = policy("1", None, json!({"wellKnownCACertificates": "System", "hostname": "s.test"}));
+    let rules = json!([{"backendRefs": [{"name": "s", "port": 80}, {"name": "t", "port": 80}]}]);
+    let mut both = route("r", &[], rules);
+    both.1["spec"]["parentRefs"] = json!([{"name": "g"}, {"name": "h"}]);
+    let of = |reference: Value| {
+        planned(&[
+            class(),
+            naming("g", reference),
+            gateway("h", http("h")),
+            secret("own", "gateway.test"),
+            service("s"),
+            service("t"),
+            believing.clone(),
+            both.clone(),
+        ])
+    };
+    let proxies = |plan: &Plan, name: &str| -> Vec<Value> {
+        let filters = plan.documents[name]["filters"].as_array().unwrap();
+        filters.iter().filter(|filter| filter["kind"] == "Proxy").map(|proxy| proxy["mtls"].clone()).collect()
+    };
+    let plan = of(json!({"name": "own"}));
+    assert_eq!(
+        routes(&plan, "gw.http.80")[..3],
+        ["g / -> gw.http.n.r.0~n.own", "g / -> gw.404", "h / -> gw.http.n.r.0"]
+    );
+    let [shown, clear] = &proxies(&plan, "gw.http.n.r.0~n.own")[..] else { panic!("{:?}", plan.documents) };
+    assert!(shown["certBase64"].is_string() && shown["keyBase64"].is_string(), "{shown}");
+    assert_eq!((&shown["serverName"], clear), (&json!("s.test"), &Value::Null));
+    assert_eq!(proxies(&plan, "gw.http.n.r.0")[0], json!({"serverName": "s.test"}), "another Gateway shows none");
+    let of_gateway =
+        |plan: &Plan, name: &str| told(&plan.statuses[&(Kind::Gateway, Key::new("n", name))]["conditions"]);
+    assert_eq!(of_gateway(&plan, "g")[2..], ["ResolvedRefs=True/ResolvedRefs"]);
+    assert_eq!(of_gateway(&plan, "h").len(), 2);
+    for (reference, reason) in [
+        (json!({"name": "gone"}), "InvalidClientCertificateRef"),
+        (json!({"name": "own", "kind": "ConfigMap"}), "InvalidClientCertificateRef"),
+        (json!({"name": "own", "namespace": "far"}), "RefNotPermitted"),
+    ] {
+        let plan = of(reference);
+        assert_eq!(of_gateway(&plan, "g")[0], "Accepted=True/Accepted");
+        assert_eq!(of_gateway(&plan, "g")[2], format!("ResolvedRefs=False/{reason}"));
+        assert_eq!(proxies(&plan, "gw.http.n.r.0")[0], json!({"serverName": "s.test"}), "servers decide");
+    }
+}
+
+#[test]
+fn a_gateway_has_the_addresses_that_it_asks_for() {
+    let asking = |addresses: Value| {
+        let mut gateway = gateway("g", http(""));
+        gateway.1["spec"]["addresses"] = addresses;
+        let known = ["192.0.2.5".to_owned(), "192.0.2.6".to_owned()];
+        let settings =
+            Settings { name: "gw", addresses: &known, shared: &["192.0.2.1".to_owned()], now: "2026-01-01T00:00:00Z" };
+        let plan = plan(&store(&[class(), gateway]), settings, &mut Checked);
+        let status = plan.statuses[&(Kind::Gateway, Key::new("n", "g"))].clone();
+        let values = status["addresses"].as_array().unwrap().iter().map(|address| address["value"].as_str().unwrap());
+        let values: Vec<String> = values.map(str::to_owned).collect();
+        let servers: Vec<String> = plan.documents.keys().filter(|name| name.contains(".http.")).cloned().collect();
+        (told(&status["conditions"]).join(" "), values.join(" "), servers.join(" "))
+    };
+    let (well, accepted) = ("Accepted=True/Accepted Programmed=True/Programmed", "Accepted=True/Accepted");
+    let unusable = format!("{accepted} Programmed=False/AddressNotUsable");
+    let both = "gw.http.192-0-2-5.80 gw.http.192-0-2-6.80";
+    for (addresses, wanted) in [
+        (json!([{"value": "192.0.2.6"}]), (well, "192.0.2.6", "gw.http.192-0-2-6.80")),
+        (json!([{"value": "192.0.2.6"}, {"value": "192.0.2.5"}]), (well, "192.0.2.6 192.0.2.5", both)),
+        (json!([{"type": "IPAddress"}]), (well, "192.0.2.5", "gw.http.192-0-2-5.80")),
+        (json!([{"value": "192.0.2.1"}]), (well, "192.0.2.1", "gw.http.192-0-2-1.80")),
+        // What can be had is served; where nothing of it can be had, nothing is.
+        (json!([{"value": "192.0.2.9"}, {"value": "192.0.2.6"}]), (&*unusable, "192.0.2.6", "gw.http.192-0-2-6.80")),
+        (json!([{"value": "192.0.2.9"}]), (&*unusable, "", "")),
+        (
+            json!([{"value": "192.0.2.6"}, {"type": "test/odd", "value": "x"}]),
+            ("Accepted=False/UnsupportedAddress Programmed=False/Invalid", "", ""),
+        ),
+    ] {
+        let (conditions, values, servers) = asking(addresses.clone());
+        assert_eq!((&*conditions, &*values, &*servers), wanted, "{addresses}");
+    }
+}
+
+#[test]
+fn copies_go_to_each_mirror_of_a_rule() {
+    let mirror =
+        |name: &str| json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": name, "port": 80}}});
+    let rules = json!([{"backendRefs": to("s"), "filters": [mirror("t"), mirror("u"), mirror("v")]}]);
+    let services = ["s", "t", "u", "v"].map(service);
+    let plan = planned(&[&[class(), gateway("g", http("")), route("r", &[], rules)][..], &services].concat());
+    let proxy = &plan.documents["gw.http.n.r.0"]["filters"][0];
+    assert_eq!(proxy["mirrorPool"]["serviceName"], "n/t:80");
+    let further: Vec<&Value> =
+        proxy["mirrorPools"].as_array().unwrap().iter().map(|pool| &pool["serviceName"]).collect();
+    assert_eq!(further, ["n/u:80", "n/v:80"]);
 }
