@@ -42,7 +42,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     if options.helm && tools::find("helm").is_none() && !folder.join("helm").is_file() {
         let step = step("building helm");
         let helm = format!("helm.sh/helm/v3/cmd/helm@{HELM}");
-        match tools::run(Command::new(&go).args(["install", &helm]).env("GOBIN", &folder).env("CGO_ENABLED", "0")) {
+        match tools::run(
+            Command::new(&go).args(["install", &helm]).env("GOBIN", &folder).env("CGO_ENABLED", "0").envs(COLLECTING),
+        ) {
             Ok(_) => step.done("built"),
             Err(problem) => warn(format!("{problem}; the chart is not rendered")),
         }
@@ -81,7 +83,7 @@ fn programs(go: &Path, folder: &Path) -> Result<(), String> {
         let mut command = Command::new("nice");
         command.args(["-n", "10"]).arg(go).args(["build", "-mod=mod", "-trimpath", "-v", "-ldflags"]);
         command.arg(format!("-s -w {names}")).arg("-o").arg(folder.join(name)).arg(package);
-        packages(command.current_dir(&src).env("CGO_ENABLED", "0"))?;
+        packages(command.current_dir(&src).env("CGO_ENABLED", "0").envs(COLLECTING))?;
         step.done("built");
     }
     let place = folder.join("built-from");
@@ -151,6 +153,8 @@ const MODULE: &str = include_str!("../kubernetes/go.mod");
 const VERSION: &str = "v1.37.2";
 const GATEWAY_API: &str = "v1.6.1";
 const HELM: &str = "v3.20.0";
+/// Go's compilers collect garbage, though each of them ends soon: letting them have more first is time saved.
+const COLLECTING: [(&str, &str); 1] = [("GOGC", "400")];
 /// Between two words of how far a build is.
 const TELL: Duration = Duration::from_secs(20);
 /// Of a build that fails.

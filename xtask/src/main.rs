@@ -108,3 +108,13 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_asked_for() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

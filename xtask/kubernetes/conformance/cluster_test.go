@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// One of the machine that is no Gateway's before it is asked for.
+	// The last that a Gateway would be given: nobody has it before it is asked for.
 	usable = "10.78.0.250"
 	// In no network at all (RFC 5737).
 	unusable = "192.0.2.99"
@@ -154,6 +154,7 @@ func startWeir(t *testing.T, c *cluster) {
 	for n := 1; n <= gateways; n++ {
 		fmt.Fprintf(&document, "- 10.78.0.%d\n", n)
 	}
+	fmt.Fprintf(&document, "- %s\n", usable)
 	objects := filepath.Join(c.folder, "objects.yaml")
 	require.NoError(t, os.WriteFile(objects, []byte(document.String()), 0o600))
 	log := filepath.Join(c.folder, "weir.log")

@@ -100,8 +100,8 @@ func TestConformance(t *testing.T) {
 		ConformanceProfiles:  profiles,
 		ReportOutputPath:     os.Getenv("REPORT"),
 		Implementation: confv1.Implementation{
-			Organization: "weir", Project: "weir", Version: os.Getenv("WEIR_VERSION"),
-			URL: "https://weir.invalid", Contact: []string{"README.md"},
+			Organization: os.Getenv("ORGANIZATION"), Project: "weir", Version: os.Getenv("WEIR_VERSION"),
+			URL: os.Getenv("URL"), Contact: []string{os.Getenv("CONTACT")},
 		},
 		UsableNetworkAddresses:   []v1.GatewaySpecAddress{{Type: new(v1.IPAddressType), Value: usable}},
 		UnusableNetworkAddresses: []v1.GatewaySpecAddress{{Type: new(v1.IPAddressType), Value: unusable}},

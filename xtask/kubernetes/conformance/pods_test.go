@@ -198,7 +198,38 @@ func (p *pods) runs(ctx context.Context, one *corev1.Pod) error {
 	return err
 }
 
-// start gives a Pod a network and runs its container's program there. None where a secret of its is still to come.
+// content is what a volume of a Pod is filled with, by the names of its files, and whether it is there yet. Others than these the suite
+// does not use.
+func (p *pods) content(ctx context.Context, namespace string, volume corev1.Volume) (map[string][]byte, bool) {
+	data, items := map[string][]byte{}, []corev1.KeyToPath{}
+	switch {
+	case volume.Secret != nil:
+		secret, err := p.set.CoreV1().Secrets(namespace).Get(ctx, volume.Secret.SecretName, metav1.GetOptions{})
+		if err != nil {
+			return nil, false
+		}
+		data, items = secret.Data, volume.Secret.Items
+	case volume.ConfigMap != nil:
+		of, err := p.set.CoreV1().ConfigMaps(namespace).Get(ctx, volume.ConfigMap.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, false
+		}
+		for key, text := range of.Data {
+			data[key] = []byte(text)
+		}
+		items = volume.ConfigMap.Items
+	}
+	if len(items) == 0 {
+		return data, true
+	}
+	files := map[string][]byte{}
+	for _, item := range items {
+		files[item.Path] = data[item.Key]
+	}
+	return files, true
+}
+
+// start gives a Pod a network and runs its container's program there. None where something of its is still to come.
 func (p *pods) start(ctx context.Context, one *corev1.Pod) (*pod, error) {
 	container := one.Spec.Containers[0]
 	program := tool("echo-basic", "ECHO_BASIC")
@@ -209,29 +240,16 @@ func (p *pods) start(ctx context.Context, one *corev1.Pod) (*pod, error) {
 	}
 	folders := map[string]string{}
 	for _, volume := range one.Spec.Volumes {
-		if volume.Secret == nil {
-			continue
-		}
-		secret, err := p.set.CoreV1().Secrets(one.Namespace).Get(ctx, volume.Secret.SecretName, metav1.GetOptions{})
-		if err != nil {
+		files, there := p.content(ctx, one.Namespace, volume)
+		if !there {
 			return nil, nil
 		}
 		folder := filepath.Join(p.folder, "volumes", string(one.UID), volume.Name)
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return nil, err
 		}
-		names := map[string]string{}
-		for key := range secret.Data {
-			names[key] = key
-		}
-		if len(volume.Secret.Items) > 0 {
-			names = map[string]string{}
-			for _, item := range volume.Secret.Items {
-				names[item.Key] = item.Path
-			}
-		}
-		for key, name := range names {
-			if err := os.WriteFile(filepath.Join(folder, name), secret.Data[key], 0o600); err != nil {
+		for name, content := range files {
+			if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
 				return nil, err
 			}
 		}

@@ -10,10 +10,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, Profile, root};
+use crate::kubernetes::COLLECTING;
 use crate::progress::{note, seconds, step};
 use crate::tools::{self, IP, NSENTER, Tool};
 
+// Without a group of its own: they stand among those of the command, whose group is called `Options` too.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// Leave the conformance suite of the Gateway API out
     #[arg(long)]
@@ -24,6 +27,15 @@ pub struct Options {
     /// Where the suite's report goes, once nothing of it has failed
     #[arg(long, value_name = "FILE", default_value = "target/tools/kubernetes/conformance.yaml")]
     report: PathBuf,
+    /// Who maintains what was tested; it stands in the report, as what follows does
+    #[arg(long, value_name = "NAME", default_value = "weir")]
+    organization: String,
+    /// Where people read of it
+    #[arg(long, value_name = "URL", default_value = "https://weir.invalid")]
+    url: String,
+    /// Who is asked about it: a name of GitHub (@name) or the address of a page
+    #[arg(long, value_name = "WHO", default_value = "README.md")]
+    contact: String,
 }
 
 /// The suite and the servers that it talks to, built where they are not, or are older than what they are built from.
@@ -42,7 +54,7 @@ pub fn build(go: &Path, folder: &Path) -> Result<(), String> {
         &["build", "-o", "echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic"],
     ] {
         let mut command = Command::new("nice");
-        command.args(["-n", "10"]).arg(go).current_dir(&src).env("CGO_ENABLED", "0");
+        command.args(["-n", "10"]).arg(go).current_dir(&src).env("CGO_ENABLED", "0").envs(COLLECTING);
         for (n, word) in words.iter().enumerate() {
             match n > 0 && words[n - 1] == "-o" {
                 true => command.arg(folder.join(word)),
@@ -81,6 +93,7 @@ pub fn run(options: &Options, folder: &Path, definitions: &Path) -> Result<(), S
     command.args(["-test.v", "-test.timeout=2h", "-test.run", &pattern]);
     command.env("TOOLS", folder).env("DEFINITIONS", definitions).env("WEIR", &weir);
     command.env("WEIR_VERSION", version).env("REPORT", &new);
+    command.env("ORGANIZATION", &options.organization).env("URL", &options.url).env("CONTACT", &options.contact);
     let log = folder.join("conformance.log");
     let (passed, failed) = watch(&mut command, &log)?;
     if failed.is_empty() && passed > 0 {
