@@ -23,7 +23,8 @@ pub struct Known {
 }
 
 /// Flags that nobody here defines: of other programs, and what clap adds by itself.
-const FLAGS_OF_OTHERS: &[&str] = &["--field-selector", "--from-literal", "--help", "--profile", "--release", "--set"];
+const FLAGS_OF_OTHERS: &[&str] =
+    &["--field-selector", "--from-literal", "--help", "--profile", "--release", "--reuse-values", "--set"];
 
 impl Known {
     pub fn of(root: &Path) -> Known {
