@@ -363,3 +363,89 @@ fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
     assert_eq!(machine.api("DELETE", "/objects/shed", "").status, 200);
     answers(port, "/browse", 200);
 }
+
+/// What the overload manager has seen of a resource lately, as a share of it.
+fn pressure(machine: &Machine, resource: &str) -> Option<f64> {
+    let text = machine.try_api("GET", "/metrics", "").ok()?.body;
+    let series = format!("weir_overload_pressure{{resource=\"{resource}\"");
+    text.lines().find(|line| line.starts_with(&series))?.rsplit(' ').next()?.parse().ok()
+}
+
+/// Another handshake costs more than another refusal, but a socket that somebody else waits for costs most.
+#[test]
+fn where_sockets_are_scarce_refused_clients_give_theirs_up() {
+    let mut machine = Machine::new("m1").descriptors(256);
+    machine.run();
+    let port = free_port();
+    machine.create(&crate::world::mock("pl", "done"));
+    machine.create(&server("web", port, "pl"));
+    answers(port, "/up", 200);
+    let all = LITTLE_LEFT.replace("ACTION", "stopAcceptingRequests").replace("TRIGGER", "threshold: {value: 0.5}");
+    machine.create(&all);
+    let are_closed = |wanted: bool| {
+        eventually(&format!("refused clients give their connections up: {wanted}"), || {
+            let mut connection = Connection::open(&format!("127.0.0.1:{port}")).ok()?;
+            let answer = connection.request("GET", "/", &[], "").ok().filter(|answer| answer.status == 503)?;
+            ((field(&answer, "Connection") == Some("close")) == wanted).then_some(())
+        });
+    };
+    are_closed(false);
+    let idle: Vec<TcpStream> = (0..600).filter_map(|_| TcpStream::connect(("127.0.0.1", port)).ok()).collect();
+    are_closed(true);
+    drop(idle);
+    are_closed(false);
+}
+
+#[test]
+fn connections_that_are_not_accepted_wait_and_every_resource_is_seen() {
+    let mut machine = Machine::new("m1").flags(["--memory-limit", "256MiB"]);
+    machine.run();
+    let port = free_port();
+    machine.create(&crate::world::mock("pl", "done"));
+    machine.create(&server("web", port, "pl"));
+    answers(port, "/up", 200);
+    let address = format!("127.0.0.1:{port}");
+    let mut kept = Connection::open(&address).unwrap();
+    assert_eq!(kept.request("GET", "/", &[], "").unwrap().status, 200);
+    let mut many: Vec<Connection> = (0..128).map(|_| Connection::open(&address).unwrap()).collect();
+    let mut all_ask = || {
+        many.iter_mut().for_each(|one| one.send("GET", "/", &[], "").unwrap());
+        many.iter_mut().for_each(|one| assert_eq!(one.receive().unwrap().status, 200));
+    };
+    all_ask();
+    let stop = LITTLE_LEFT.replace("ACTION", "stopAcceptingConnections").replace("TRIGGER", "threshold: {value: 0.5}");
+    machine.create(&stop);
+    let in_force = "weir_overload_action{action=\"stopAcceptingConnections\"} 1";
+    let metrics = || machine.try_api("GET", "/metrics", "").map(|answer| answer.body).unwrap_or_default();
+    eventually("the action is shown to be in force", || {
+        assert_eq!(kept.request("GET", "/", &[], "").unwrap().status, 200);
+        metrics().contains(in_force).then_some(())
+    });
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    // Some are handed over before it pauses; those behind them wait.
+    eventually("connections wait in the kernel's queue", || {
+        for _ in 0..64 {
+            let mut stream = TcpStream::connect(&address).ok()?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+            waiting.push(stream);
+        }
+        assert_eq!(kept.request("GET", "/", &[], "").unwrap().status, 200, "who is in goes on");
+        pressure(&machine, "acceptQueue").filter(|share| *share > 0.0)
+    });
+    let last = waiting.pop().unwrap();
+    last.set_nonblocking(true).unwrap();
+    let early = last.peek(&mut [0; 1]);
+    assert!(early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it was answered");
+    // While many ask at once everything is used a little.
+    for resource in ["workerBusy", "queueDelay", "ringQueue", "memory", "descriptors"] {
+        eventually(&format!("{resource} is seen"), || {
+            all_ask();
+            pressure(&machine, resource).filter(|share| *share > 0.0)
+        });
+    }
+    assert_eq!(machine.api("DELETE", "/objects/shed", "").status, 200);
+    last.set_nonblocking(false).unwrap();
+    let mut answer = String::new();
+    BufReader::new(last).read_line(&mut answer).unwrap();
+    assert!(answer.contains(" 200 "), "whoever waited is served: {answer}");
+}
