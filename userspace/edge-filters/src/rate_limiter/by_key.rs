@@ -53,8 +53,8 @@ impl Alone {
 #[serde(rename_all = "camelCase", default)]
 pub struct KeySpec {
     /// `none` (default: all requests of the rule), `address` (of each client, behind trusted proxies too; those of one IPv6 network
-    /// are one client, see `ipv6PrefixLength`), `header` (each value), `claim` (each value in a JWT, which a Validator has
-    /// to check before).
+    /// are one client, see `ipv6PrefixLength`), `header` (each value; `X-Consumer-Name`, which a Validator sets, says which Consumer it
+    /// is), `claim` (each value in a JWT, which a Validator has to check before).
     pub from: KeySource,
     /// Name of the header or claim.
     pub name: String,

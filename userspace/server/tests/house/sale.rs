@@ -160,6 +160,67 @@ fn a_sale_begins_by_the_clock_and_ends_everywhere_when_the_shop_says_so() {
     }
 }
 
+#[test]
+fn who_is_lucky_is_so_on_every_machine_and_no_more_are_than_may_be() {
+    if !in_a_network("sale::who_is_lucky_is_so_on_every_machine_and_no_more_are_than_may_be") {
+        return;
+    }
+    const MOST: usize = 7;
+    let mut machines = three();
+    let port = free_port();
+    let lottery = format!(
+        "- name: lottery\n  kind: Lottery\n  blockRatio: 0.5\n  maxPermission: {MOST}\n  keyHeader: X-User\n  numberHeader: \
+         X-Waiting-Room-Number"
+    );
+    machines[0].create(&shop(&lottery));
+    machines[0].create(&server("hs", port, "shop"));
+    for at in ADDRESSES {
+        // Who does not say who it is is not lucky.
+        answers(format!("{at}:{port}").as_str(), "/", 410);
+    }
+    // What a user is told, who keeps no cookies: its number, or none. Asked again while the lottery cannot be reached.
+    let told = |at: &str, user: usize| {
+        eventually(&format!("{user} is told at {at}"), || {
+            let mut connection = Connection::open(&format!("{at}:{port}")).ok()?;
+            let answer = connection.request("GET", "/", &[("X-User", &format!("user-{user}"))], "").ok()?;
+            match answer.status {
+                200 => {
+                    Some(Some(answer.body.trim().parse::<u64>().unwrap_or_else(|_| panic!("no number: {answer:?}"))))
+                }
+                410 => Some(None),
+                503 => None,
+                _ => panic!("{answer:?}"),
+            }
+        })
+    };
+    let mut numbers: Vec<Option<u64>> = Vec::new();
+    let mut gone = None;
+    for user in 0..60 {
+        let at = (0..3).map(|step| (user + step) % 3).find(|at| gone != Some(*at)).unwrap();
+        numbers.push(told(ADDRESSES[at], user));
+        // Some are lucky already when the leader is killed, and others will be.
+        if gone.is_none() && numbers.iter().flatten().count() == MOST / 2 {
+            let leader = leader(&machines);
+            machines[leader].kill();
+            gone = Some(leader);
+        }
+    }
+    let lucky: BTreeSet<u64> = numbers.iter().flatten().copied().collect();
+    assert_eq!(
+        (lucky.len(), numbers.iter().flatten().count()),
+        (MOST, MOST),
+        "so many, and no number twice: {numbers:?}"
+    );
+    let back = gone.expect("it was while the leader was killed");
+    machines[back].run();
+    answers(format!("{}:{port}", ADDRESSES[back]).as_str(), "/", 410);
+    for (user, number) in numbers.iter().enumerate() {
+        for at in ADDRESSES {
+            assert_eq!(told(at, user), *number, "user {user} at {at}");
+        }
+    }
+}
+
 fn leader(machines: &[Machine]) -> usize {
     eventually("there is a leader", || machines.iter().position(|m| m.metric("weir_raft_is_leader") == Some(1.0)))
 }
