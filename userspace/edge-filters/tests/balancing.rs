@@ -207,16 +207,21 @@ fn await_adaptive(house: &House, wanted: (u64, u64, u64)) {
     }
 }
 
+/// Of the rank that every other one has: the cohorts of clients change with the clock.
+fn ranked(target: &'static str) -> Ask {
+    Ask { headers: vec![("X-Weir-Priority", "64")], ..get(target) }
+}
+
 #[test]
 fn an_adaptive_limit_is_within_what_servers_may_have_and_requests_wait_once() {
     let a = named("a");
-    let limit = "maxConcurrency: 2, adaptiveConcurrency: {minLimit: 5, maxLimit: 100, maxQueue: 1, maxWait: 1h}";
+    let limit = "maxConcurrency: 2, adaptiveConcurrency: {minLimit: 5, maxLimit: 100, maxQueue: 1, maxWait: 1h, trustPriority: true}";
     let house = House::new(2, &pool(&[&a], limit));
     let held: Vec<_> = (0..2).map(|n| house.begin(n, get("/slow"))).collect();
     a.has_got(2);
-    let waiting = house.begin(0, get("/waits"));
+    let waiting = house.begin(0, ranked("/waits"));
     await_adaptive(&house, (2, 2, 1));
-    let said = house.ask(get("/3"));
+    let said = house.ask(ranked("/3"));
     assert_eq!((said.status, said.outcome), (503, "overloaded"), "{}", said.notes);
     assert_eq!(house.metric("weir_limit_hits_total", "server_requests"), 0, "nobody waited for the server's own bound");
     assert_eq!(a.backend.seen().len(), 2);
@@ -270,12 +275,14 @@ fn a_server_that_has_enough_is_left_to_others() {
 fn a_line_serves_the_oldest_until_it_stands_and_nobody_waits_for_ever() {
     for (delay, wanted) in [("1h", ["/slow", "/1", "/2", "/3"]), ("1ms", ["/slow", "/3", "/2", "/1"])] {
         let a = named("a");
-        let limit = format!("minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 1h, targetDelay: {delay}");
+        let limit = format!(
+            "minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 1h, targetDelay: {delay}, trustPriority: true"
+        );
         let house = House::new(1, &pool(&[&a], &format!("adaptiveConcurrency: {{{limit}}}")));
         let first = house.begin(0, get("/slow"));
         a.has_got(1);
         let waiting = ["/1", "/2", "/3"].into_iter().zip(1..).map(|(target, n)| {
-            let said = house.begin(0, get(target));
+            let said = house.begin(0, ranked(target));
             await_adaptive(&house, (1, 1, n));
             std::thread::sleep(Duration::from_millis(20));
             said
