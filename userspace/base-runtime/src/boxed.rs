@@ -21,10 +21,20 @@ pub struct Boxed<'a, T> {
 impl<'a, T> Boxed<'a, T> {
     #[inline]
     pub fn new<F: Future<Output = T> + 'a>(future: F) -> Boxed<'a, T> {
-        let place = take(Layout::new::<F>()).cast::<F>();
+        Boxed::made(|| future)
+    }
+
+    /// The future that `make` gives. Called with no more than a call of an async fn, it is made where it stays: a copy would be one of all
+    /// the room that its futures will need, and it has nothing but its arguments yet.
+    #[inline]
+    pub fn made<F: Future<Output = T> + 'a>(make: impl FnOnce() -> F) -> Boxed<'a, T> {
+        // Its memory is given back also where `make` panics.
+        let place = Place(take(Layout::new::<F>()), Layout::new::<F>());
+        let future = place.0.cast::<F>();
         // SAFETY: `take` gives memory of that layout which nothing else refers to.
-        unsafe { place.write(future) };
-        Boxed { future: place }
+        unsafe { future.write(make()) };
+        std::mem::forget(place);
+        Boxed { future }
     }
 }
 
@@ -41,19 +51,22 @@ impl<T> Future for Boxed<'_, T> {
 impl<T> Drop for Boxed<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        /// The memory is given back also where the future panics while it is dropped.
-        struct Place(NonNull<u8>, Layout);
-        impl Drop for Place {
-            #[inline]
-            fn drop(&mut self) {
-                give(self.0, self.1);
-            }
-        }
         // SAFETY: the future is in its place until the next line.
         let layout = Layout::for_value(unsafe { self.future.as_ref() });
+        // Its memory is given back also where it panics while it is dropped.
         let _place = Place(self.future.cast(), layout);
         // SAFETY: `self` owns the future and is gone after this.
         unsafe { self.future.drop_in_place() };
+    }
+}
+
+/// Memory that nothing is in any more when this is dropped.
+struct Place(NonNull<u8>, Layout);
+
+impl Drop for Place {
+    #[inline]
+    fn drop(&mut self) {
+        give(self.0, self.1);
     }
 }
 

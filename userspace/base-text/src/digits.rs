@@ -12,42 +12,64 @@ pub fn push_block<const N: usize>(block: [u8; N], used: usize, out: &mut Vec<u8>
     out.truncate(end);
 }
 
-/// Appends a text that is mostly short, such as a name: up to sixteen bytes go in as the two halves of a block, which may lie over each
-/// other.
+/// Appends a text that is mostly short, such as a name.
 #[inline]
 pub fn push_short(text: &[u8], out: &mut Vec<u8>) {
-    let mut block = [0; 16];
-    if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>())
-        && text.len() <= 16
-    {
-        block[..8].copy_from_slice(first);
-        block[text.len() - 8..text.len()].copy_from_slice(last);
-    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>())
-        && text.len() < 8
-    {
-        block[..4].copy_from_slice(first);
-        block[text.len() - 4..text.len()].copy_from_slice(last);
-    } else {
-        return out.extend_from_slice(text);
+    match block_of(text, 0) {
+        Some(block) => push_block(block, text.len(), out),
+        None => out.extend_from_slice(text),
     }
-    push_block(block, text.len(), out);
+}
+
+/// A text of up to sixteen bytes with `fill` behind it; `None` when it is empty or longer. It goes in as two pieces, which may lie over
+/// each other.
+#[inline]
+pub(crate) fn block_of(text: &[u8], fill: u8) -> Option<[u8; 16]> {
+    let mut block = [fill; 16];
+    match (text, text.len()) {
+        (_, 8..=16) => {
+            block[..8].copy_from_slice(text.first_chunk::<8>()?);
+            block[text.len() - 8..text.len()].copy_from_slice(text.last_chunk::<8>()?);
+        }
+        (_, 4..8) => {
+            block[..4].copy_from_slice(text.first_chunk::<4>()?);
+            block[text.len() - 4..text.len()].copy_from_slice(text.last_chunk::<4>()?);
+        }
+        ([first, .., last], 2..4) => {
+            block[0] = *first;
+            block[1] = text[1];
+            block[text.len() - 1] = *last;
+        }
+        ([only], _) => block[0] = *only,
+        _ => return None,
+    }
+    Some(block)
 }
 
 /// Appends a number. Allocates nothing.
+#[inline]
 pub fn write_number(n: u64, out: &mut Vec<u8>) {
+    if n < 1_000 { write_small(n as usize, out) } else { write_large(n, out) }
+}
+
+/// Below a thousand.
+#[inline]
+fn write_small(n: usize, out: &mut Vec<u8>) {
+    let [a, b, c, _] = THREE[n];
+    let skipped = usize::from(n < 100) + usize::from(n < 10);
+    let text = u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped);
+    push_block(text.to_le_bytes(), 3 - skipped, out);
+}
+
+fn write_large(n: u64, out: &mut Vec<u8>) {
     match n {
-        0..1_000 => {
-            let [a, b, c, _] = THREE[n as usize];
-            let skipped = usize::from(n < 100) + usize::from(n < 10);
-            let text = u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped);
-            push_block(text.to_le_bytes(), 3 - skipped, out);
-        }
+        0..1_000 => write_small(n as usize, out),
         1_000..1_000_000 => {
-            write_number(n / 1_000, out);
+            write_small((n / 1_000) as usize, out);
             push_block(THREE[(n % 1_000) as usize], 3, out);
         }
         _ => {
-            write_number(n / 1_000_000, out);
+            write_large(n / 1_000_000, out);
             let rest = n % 1_000_000;
             push_block(THREE[(rest / 1_000) as usize], 3, out);
             push_block(THREE[(rest % 1_000) as usize], 3, out);

@@ -114,6 +114,7 @@ use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -334,10 +335,8 @@ impl Proxy {
 
     /// The status that says whether a server has failed.
     fn verdict(&self, response: &Response) -> u16 {
-        match grpc::status_of(&response.headers).filter(|_| self.grpc && response.status == 200) {
-            Some(code) => code.as_http(),
-            None => response.status,
-        }
+        let told = if self.grpc && response.status == 200 { grpc::status_of(&response.headers) } else { None };
+        told.map_or(response.status, |code| code.as_http())
     }
 
     fn pool(&self, name: &str) -> Option<&Pool> {
@@ -399,38 +398,41 @@ impl Proxy {
         outcome
     }
 
-    /// Calls a server, once there is a place among the requests that may be under way.
+    /// Calls a server: once there is a place among the requests that may be under way, and as the pool's circuit breaker allows.
     async fn call(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
-        let Some(ranking) = &pool.adaptive else { return self.relay_within(pool, None, exchange).await };
-        let (who, asks) = ranking.rank(exchange);
-        let admitted = match ranking.passages.admit(&who, exchange.deadline) {
-            adaptive::Admission::Passed(pass) => Ok(pass),
-            adaptive::Admission::Refused(reason) => Err(reason),
-            adaptive::Admission::Waits(waiting) => waiting.pass().await,
-        };
-        let outcome = match admitted {
-            Err(reason) => return ranking.refuse(exchange, reason, asks),
-            Ok(mut pass) => {
-                Ranking::note_wait(exchange, pass.waited);
-                Arriving::watch(&mut exchange.space().request_body, &mut pass);
-                self.relay_within(pool, Some(pass), exchange).await
+        let ranked = pool.adaptive.as_ref().map(|ranking| (ranking, ranking.rank(exchange)));
+        let mut pass = None;
+        if let Some((ranking, (who, asks))) = &ranked {
+            let admitted = match ranking.passages.admit(who, exchange.deadline) {
+                adaptive::Admission::Passed(pass) => Ok(pass),
+                adaptive::Admission::Refused(reason) => Err(reason),
+                adaptive::Admission::Waits(waiting) => waiting.pass().await,
+            };
+            match admitted {
+                Err(reason) => return ranking.refuse(exchange, reason, *asks),
+                Ok(mut admitted) => {
+                    Ranking::note_wait(exchange, admitted.waited);
+                    Arriving::watch(&mut exchange.space().request_body, &mut admitted);
+                    pass = Some(admitted);
+                }
             }
+        }
+        let call = pool.breaker.as_deref().map(Call::begin);
+        let outcome = match call {
+            Some(None) => {
+                exchange.tags.note_own(|| format!("{}: short circuited", pool.name));
+                refuse(exchange, 503, SHORT_CIRCUITED)
+            }
+            _ => self.try_all(pool, pass, exchange).await,
         };
-        if let Some(response) = exchange.response_mut() {
+        if let Some(Some(call)) = call {
+            call.end(!matches!(outcome, SUCCESS | CLIENT_ERROR));
+        }
+        if let Some((ranking, (_, asks))) = ranked
+            && let Some(response) = exchange.response_mut()
+        {
             ranking.tell(response, asks);
         }
-        outcome
-    }
-
-    /// Under the pool's circuit breaker, where it has one. `pass`: among those that may be under way.
-    async fn relay_within(&self, pool: &Pool, pass: Option<Pass>, exchange: &mut Exchange) -> Outcome {
-        let Some(breaker) = &pool.breaker else { return self.try_all(pool, pass, exchange).await };
-        let Some(call) = Call::begin(breaker) else {
-            exchange.tags.note_own(|| format!("{}: short circuited", pool.name));
-            return refuse(exchange, 503, SHORT_CIRCUITED);
-        };
-        let outcome = self.try_all(pool, pass, exchange).await;
-        call.end(!matches!(outcome, SUCCESS | CLIENT_ERROR));
         outcome
     }
 
@@ -605,57 +607,60 @@ impl Proxy {
         let is_clients = left.is_some_and(|left| pool.timeout.is_none_or(|most| left < most));
         // What streams is gone once it was sent.
         let once = exchange.space_ref().request_body.is_stream();
-        let reached = async {
-            let answer = match &pool.hedging {
-                Some(hedging) => self.reach_hedged(pool, &set, hedging, first, &stand, exchange).await?,
-                None => self.reach(pool, &set, first, &stand, exchange).await?,
-            };
-            match &self.following {
-                None => Ok(answer),
-                Some(_) => self.follow(pool, &set, answer, &stand, once, exchange).await,
+        let most = left.into_iter().chain(pool.timeout).min();
+        let reached = {
+            // It stays in its place: each move would copy as much as the futures of a whole try take.
+            let reached = pin!(async {
+                let answer = match &pool.hedging {
+                    Some(hedging) => self.reach_hedged(pool, &set, hedging, first, &stand, exchange).await?,
+                    None => self.reach(pool, &set, first, &stand, exchange).await?,
+                };
+                match &self.following {
+                    None => Ok(answer),
+                    Some(_) => self.follow(pool, &set, answer, &stand, once, exchange).await,
+                }
+            });
+            match most {
+                None => Ok(reached.await),
+                Some(most) => base_runtime::time::timeout(most, reached).await.map_err(|_| most),
             }
         };
-        let result = match left.into_iter().chain(pool.timeout).min() {
-            None => reached.await,
-            Some(most) => match base_runtime::time::timeout(most, reached).await {
-                Ok(result) => result,
-                Err(_) => {
-                    unfinished.ended();
-                    spans::give_up(if stand.connecting.get() { "connect_timeout" } else { "timeout" }, exchange);
-                    let (choice, connecting) = (stand.choice.get(), stand.connecting.get());
-                    let index = choice.index;
-                    let (counted, heard) = if connecting {
-                        (UpstreamError::ConnectTimeout, Heard::Unreachable)
-                    } else {
-                        (UpstreamError::Timeout, Heard::NoAnswer)
-                    };
-                    if !stand.away.get() {
-                        of_servers[index].error(counted);
-                        balancer.took(index, stand.took(), true);
-                        if !is_clients {
-                            pool.heard(&set, choice, heard);
-                        }
+        let result = match reached {
+            Ok(result) => result,
+            Err(most) => {
+                unfinished.ended();
+                spans::give_up(if stand.connecting.get() { "connect_timeout" } else { "timeout" }, exchange);
+                let (choice, connecting) = (stand.choice.get(), stand.connecting.get());
+                let index = choice.index;
+                let (counted, heard) = if connecting {
+                    (UpstreamError::ConnectTimeout, Heard::Unreachable)
+                } else {
+                    (UpstreamError::Timeout, Heard::NoAnswer)
+                };
+                if !stand.away.get() {
+                    of_servers[index].error(counted);
+                    balancer.took(index, stand.took(), true);
+                    if !is_clients {
+                        pool.heard(&set, choice, heard);
                     }
-                    let what = if connecting { "connection to" } else { "answer from" };
-                    let server = &balancer.servers()[index].url;
-                    let why = if connecting { "no connection" } else { "no answer" };
-                    let why = format!("{why} in {}", base_text::duration(most));
-                    exchange.tags.came(&pool.label, &urls[index], Err(why), most);
-                    exchange
-                        .tags
-                        .note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
-                    if let Some(attended) =
-                        stand.attended.take().filter(|_| !connecting && !is_clients && !stand.away.get())
-                    {
-                        attended.answered(false);
-                    }
-                    if is_clients {
-                        overload::refuse_late(exchange);
-                        return (TIMEOUT, !connecting, None);
-                    }
-                    return (refuse(exchange, 408, TIMEOUT), !connecting, None);
                 }
-            },
+                let what = if connecting { "connection to" } else { "answer from" };
+                let server = &balancer.servers()[index].url;
+                let why = if connecting { "no connection" } else { "no answer" };
+                let why = format!("{why} in {}", base_text::duration(most));
+                exchange.tags.came(&pool.label, &urls[index], Err(why), most);
+                exchange.tags.note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
+                if let Some(attended) =
+                    stand.attended.take().filter(|_| !connecting && !is_clients && !stand.away.get())
+                {
+                    attended.answered(false);
+                }
+                if is_clients {
+                    overload::refuse_late(exchange);
+                    return (TIMEOUT, !connecting, None);
+                }
+                return (refuse(exchange, 408, TIMEOUT), !connecting, None);
+            }
         };
         unfinished.ended();
         match result {

@@ -210,9 +210,9 @@ impl Future for Visit {
                     let Visit::Waiting(presence) = &mut *self else { continue };
                     match (presence.take(), first) {
                         (Some(presence), Some((first, true))) if h2_connection::is_preface(&first) => {
-                            Visit::Busy(Boxed::new(attend_either(presence, first)))
+                            Visit::Busy(Boxed::made(|| attend_either(presence, first)))
                         }
-                        (Some(presence), Some((first, _))) => Visit::Busy(Boxed::new(attend(presence, first))),
+                        (Some(presence), Some((first, _))) => Visit::Busy(Boxed::made(|| attend(presence, first))),
                         _ => Visit::Waiting(None),
                     }
                 }

@@ -1,7 +1,7 @@
 //! One request from its head to the last byte of its answer: route, pipeline, answer, record. The client's side is whatever
 //! protocol carries it, see [`client_stream`](crate::client_stream).
 
-use crate::acme::{Acme, Told};
+use crate::acme::{self, Acme, Told};
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::forwarded;
 use crate::grpc::{self, Dialect};
@@ -160,7 +160,12 @@ fn ask_acme<'r>(
     exchange: &Exchange,
     found: Result<(&'r Route, Matched), u16>,
 ) -> (Result<(&'r Route, Matched), u16>, Option<Told>) {
-    match Acme::here().answer(exchange.request().path.as_str(), exchange.request().host()) {
+    let path = exchange.request().path.as_str();
+    // Of nearly all others nothing more is looked at.
+    if !path.starts_with(acme::WELL_KNOWN) {
+        return (found, None);
+    }
+    match Acme::here().answer(path, exchange.request().host()) {
         None => (found, None),
         Some(Told::Status(_)) if found.as_ref().is_ok_and(|(route, _)| route.well_known) => (found, None),
         told => (Err(404), told),

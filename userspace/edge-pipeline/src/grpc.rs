@@ -2,7 +2,7 @@
 //! Messages themselves are bytes to us.
 
 use crate::exchange::Space;
-use proto_http::Headers;
+use proto_http::{Headers, Known};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Code {
 /// Whether a message says that it is one of gRPC, in whatever encoding.
 pub fn is_grpc(headers: &Headers) -> bool {
     const NAME: &[u8] = b"application/grpc";
-    headers.value("Content-Type").is_some_and(|said| {
+    headers.known(Known::ContentType).is_some_and(|said| {
         said.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME))
             && matches!(said.get(NAME.len()), None | Some(b'+' | b';' | b' '))
     })

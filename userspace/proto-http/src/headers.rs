@@ -263,6 +263,17 @@ impl Headers {
         self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
     }
 
+    /// As [`add`](Headers::add), of a name that was recognised before: the one that is written so.
+    pub fn add_known(&mut self, known: Known, name: &'static str, value: &[u8]) {
+        debug_assert!(is_name(name.as_bytes()) && Known::of(name.as_bytes()) == known, "{name}");
+        self.arena.reserve(name.len() + value.len() + 4);
+        let name = self.store(name.as_bytes());
+        self.arena.extend_from_slice(b": ");
+        let value = self.store_value(value);
+        self.arena.extend_from_slice(b"\r\n");
+        self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
+    }
+
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
     ///
     /// Other spellings of the name go, too: `X_User` and `X.User` are `X-User` to a backend that maps marks alike (CGI, WSGI, PHP),
@@ -350,7 +361,8 @@ impl Headers {
 
     /// Whether there is a field of this name, in any spelling.
     pub fn has_alike(&self, name: &[u8]) -> bool {
-        self.fields.iter().any(|f| is_spelled_alike(f.name.of(&self.arena), name))
+        let may_be = |f: &&Field| f.name.len as usize == name.len();
+        self.fields.iter().filter(may_be).any(|f| is_spelled_alike(f.name.of(&self.arena), name))
     }
 
     /// Keeps the fields whose names `keep` accepts.
@@ -375,7 +387,8 @@ impl Headers {
     }
 
     fn is_named(&self, field: &Field, name: &str) -> bool {
-        field.name.of(&self.arena).eq_ignore_ascii_case(name.as_bytes())
+        // Lengths tell most names apart, without a look at the arena.
+        field.name.len as usize == name.len() && field.name.of(&self.arena).eq_ignore_ascii_case(name.as_bytes())
     }
 
     fn store(&mut self, bytes: &[u8]) -> Span {
