@@ -22,6 +22,7 @@ on_both_drivers![
     answers_without_a_body,
     interim_answers,
     a_websocket_is_joined,
+    a_stream_that_nobody_speaks_on_holds_no_place,
     uploads_nobody_reads_stop_no_other,
     a_rest_that_nobody_wants_is_read_as_far_as_that_is_worth_it,
     trailers_are_bounded_and_judged,
@@ -273,6 +274,36 @@ fn a_websocket_is_joined(io: IoMode) {
         assert_eq!(response.await.unwrap().status(), 502);
     });
     eventually("it is counted as what it was answered with", || house.count(502) == 1);
+}
+
+/// There is one place among the requests under way. A call whose client has more to say, and whose server says nothing yet, has nothing
+/// to do with it, before and behind any filter.
+fn a_stream_that_nobody_speaks_on_holds_no_place(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        while let Some(head) = wire.head() {
+            if head.contains(" /shop.Cart/Watch ") {
+                while !wire.is_closed() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return;
+            }
+            wire.send(OK.as_bytes());
+        }
+    });
+    // Shorter than a client may take for its body.
+    let one = "initialLimit: 1, minLimit: 1, maxLimit: 1, maxQueue: 8, maxWait: 5s";
+    let filters = proxy_to(backend.port)
+        .replace("filters: [", &format!("filters: [{{name: shed, kind: AdaptiveConcurrency, {one}}}, "))
+        .replace("pools: [{", &format!("pools: [{{adaptiveConcurrency: {{{one}}}, "));
+    let house = House::new(io, "h2c: true", &filters);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let mut requests = requests.ready().await.unwrap();
+        let call = Request::post("http://a.test/shop.Cart/Watch").header("content-type", "application/grpc");
+        let (answer, sending) = requests.send_request(call.body(()).unwrap(), false).unwrap();
+        assert_eq!(ask(&requests, get("/plain"), b"").await.unwrap().status, 200, "while the call is open");
+        drop((answer, sending));
+    });
 }
 
 /// More of them than the connection's window has room for at first.
