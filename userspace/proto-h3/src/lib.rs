@@ -5,13 +5,12 @@
 //! dynamic table, so no stream ever waits for another (RFC 9204 section 2.1.2).
 //!
 //! Reading order: [`varint`], [`code`] (why a stream or a connection ends), [`frame`] (frames as they come), [`request`] (one request
-//! stream), [`control`] (the streams of one direction), [`settings`], [`qpack`] with [`huffman`], [`message`] (heads translated).
+//! stream), [`control`] (the streams of one direction), [`settings`], [`qpack`], [`message`] (heads translated).
 #![forbid(unsafe_code)]
 
 pub mod code;
 pub mod control;
 pub mod frame;
-pub mod huffman;
 pub mod message;
 pub mod qpack;
 pub mod request;

@@ -6,46 +6,18 @@
 use crate::frame;
 use crate::qpack::{self, Section};
 use proto_http::authority::is_authority;
+use proto_http::coding;
+pub use proto_http::coding::Malformed;
 use proto_http::h1::{Fault, is_forbidden_in_trailers};
 use proto_http::headers::{is_name, is_value};
 use proto_http::multiplexed::{self, MultiplexedHead, Pseudo};
 use proto_http::{Headers, Known, Limits, Method, Request, Response, Version};
 
-/// The message breaks the form that every message has: its stream is reset with `H3_MESSAGE_ERROR`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
-
-/// The pseudo-fields of a request, and how many of its fields they are.
+/// The pseudo-fields of a request, and how many of its fields they are; those behind them are fields whose names are in lower case.
 pub fn pseudo(section: &Section) -> Result<(Pseudo<'_>, usize), Malformed> {
-    let mut method = None;
-    let mut pseudo = Pseudo::default();
-    let mut count = 0;
-    for (at, (name, value)) in section.iter().enumerate() {
-        if !name.starts_with(b":") {
-            is_lower(name)?;
-            continue;
-        }
-        // One behind another field.
-        if at != count {
-            return Err(Malformed);
-        }
-        count += 1;
-        let place = match name {
-            b":method" => &mut method,
-            b":scheme" => &mut pseudo.scheme,
-            b":authority" => &mut pseudo.authority,
-            b":path" => &mut pseudo.path,
-            b":protocol" => &mut pseudo.protocol,
-            _ => return Err(Malformed),
-        };
-        if place.replace(value).is_some() {
-            return Err(Malformed);
-        }
-    }
-    pseudo.method = method.ok_or(Malformed)?;
-    let is_plain_connect = pseudo.method == b"CONNECT" && pseudo.protocol.is_none();
-    let has_target = pseudo.scheme.is_some() && pseudo.path.is_some_and(|path| !path.is_empty());
-    if is_plain_connect { Ok((pseudo, count)) } else { has_target.then_some((pseudo, count)).ok_or(Malformed) }
+    let (pseudo, count) = coding::pseudo(section)?;
+    section.iter().skip(count).try_for_each(|(name, _)| coding::check_name(name))?;
+    Ok((pseudo, count))
 }
 
 /// Reads the head of a request of which [`pseudo`] said how it begins. `into` is cleared and filled.
@@ -57,10 +29,7 @@ pub fn read_request(section: &Section, limits: &Limits, into: &mut Request) -> R
 /// Reads the trailers of a request; says also how many were left out because of `_` in their names.
 pub fn read_trailers(section: &Section, limits: &Limits) -> Result<(Headers, u32), Unread> {
     for (name, _) in section.iter() {
-        if name.starts_with(b":") {
-            return Err(Unread::Malformed);
-        }
-        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+        coding::check_name(name).map_err(|Malformed| Unread::Malformed)?;
     }
     multiplexed::read_trailers(section.iter(), limits).map_err(Unread::Fault)
 }
@@ -91,10 +60,7 @@ pub fn read_response(section: &Section, limits: &Limits) -> Result<(Response, Op
     let (mut length, mut whole) = (None, 0);
     for (at, (name, value)) in fields.enumerate() {
         let fault = |fault| Err(Unread::Fault(fault));
-        if name.starts_with(b":") {
-            return Err(Unread::Malformed);
-        }
-        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+        coding::check_name(name).map_err(|Malformed| Unread::Malformed)?;
         let value = value.trim_ascii();
         let line = name.len() + value.len() + 4;
         whole += line;
@@ -137,10 +103,7 @@ pub fn read_response(section: &Section, limits: &Limits) -> Result<(Response, Op
 pub fn read_answer_trailers(section: &Section) -> Result<Headers, Unread> {
     let mut trailers = Headers::new();
     for (name, value) in section.iter() {
-        if name.starts_with(b":") {
-            return Err(Unread::Malformed);
-        }
-        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+        coding::check_name(name).map_err(|Malformed| Unread::Malformed)?;
         let value = value.trim_ascii();
         if !is_name(name) {
             return Err(Unread::Fault(Fault::NameCharacter));
@@ -200,10 +163,6 @@ pub fn write_request(request: &Request, options: &RequestOptions<'_>, into: &mut
         qpack::field(b"te", b"trailers", into);
     });
     true
-}
-
-fn is_lower(name: &[u8]) -> Result<(), Malformed> {
-    if name.iter().any(u8::is_ascii_uppercase) { Err(Malformed) } else { Ok(()) }
 }
 
 /// How an answer goes out.

@@ -5,7 +5,8 @@
 
 pub mod static_table;
 
-use crate::huffman;
+pub use proto_http::coding::Section;
+use proto_http::coding::{self, huffman, write_integer};
 use static_table::{FIELDS, Found};
 
 /// Bounds of a field section.
@@ -28,72 +29,37 @@ pub enum Unread {
     TooMany,
 }
 
-/// The fields of a section, in order.
-#[derive(Debug, Clone, Default)]
-pub struct Section {
-    text: Vec<u8>,
-    /// Where names and values end.
-    ends: Vec<(u32, u32)>,
+fn push_text(section: &mut Section, text: &str, bounds: &Bounds) -> Result<usize, Unread> {
+    if section.bytes() + text.len() > bounds.bytes {
+        return Err(Unread::TooLarge);
+    }
+    section.text_mut().extend_from_slice(text.as_bytes());
+    Ok(section.bytes())
 }
 
-impl Section {
-    /// Names and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut start = 0;
-        self.ends.iter().map(move |(name, value)| {
-            let (name, value) = (*name as usize, *value as usize);
-            let field = (&self.text[start..name], &self.text[name..value]);
-            start = value;
-            field
-        })
-    }
-
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// Bytes of all names and values.
-    pub fn bytes(&self) -> usize {
-        self.text.len()
-    }
-
-    fn push_text(&mut self, text: &str, bounds: &Bounds) -> Result<u32, Unread> {
-        if self.text.len() + text.len() > bounds.bytes {
+/// Reads a string whose length has a prefix of so many bits, before which a bit says that it is coded.
+fn push_string(section: &mut Section, input: &mut &[u8], prefix: u32, bounds: &Bounds) -> Result<usize, Unread> {
+    let coded = input.first().ok_or(Unread::Broken)? & (1 << prefix) != 0;
+    let length = usize::try_from(integer(input, prefix)?).map_err(|_| Unread::Broken)?;
+    let (string, rest) = input.split_at_checked(length).ok_or(Unread::Broken)?;
+    *input = rest;
+    let room = bounds.bytes - section.bytes();
+    if coded {
+        if !huffman::decode(string, room, section.text_mut()).map_err(|_| Unread::Broken)? {
             return Err(Unread::TooLarge);
         }
-        self.text.extend_from_slice(text.as_bytes());
-        Ok(self.text.len() as u32)
-    }
-
-    /// Reads a string whose length has a prefix of so many bits, before which a bit says that it is coded.
-    fn push_string(&mut self, input: &mut &[u8], prefix: u32, bounds: &Bounds) -> Result<u32, Unread> {
-        let coded = input.first().ok_or(Unread::Broken)? & (1 << prefix) != 0;
-        let length = usize::try_from(integer(input, prefix)?).map_err(|_| Unread::Broken)?;
-        let (string, rest) = input.split_at_checked(length).ok_or(Unread::Broken)?;
-        *input = rest;
-        let room = bounds.bytes - self.text.len();
-        if coded {
-            if !huffman::decode(string, room, &mut self.text).map_err(|_| Unread::Broken)? {
-                return Err(Unread::TooLarge);
-            }
-        } else {
-            if string.len() > room {
-                return Err(Unread::TooLarge);
-            }
-            self.text.extend_from_slice(string);
+    } else {
+        if string.len() > room {
+            return Err(Unread::TooLarge);
         }
-        Ok(self.text.len() as u32)
+        section.text_mut().extend_from_slice(string);
     }
+    Ok(section.bytes())
 }
 
 /// Reads a section, of which `block` is all, into `into`, whose memory is used again.
 pub fn decode(block: &[u8], bounds: &Bounds, into: &mut Section) -> Result<(), Unread> {
-    into.text.clear();
-    into.ends.clear();
+    into.clear();
     let mut input = block;
     // The count of insertions: anything but none needs a dynamic table.
     if integer(&mut input, 8)? != 0 {
@@ -105,26 +71,34 @@ pub fn decode(block: &[u8], bounds: &Bounds, into: &mut Section) -> Result<(), U
     }
     integer(&mut input, 7)?;
     while let Some(&first) = input.first() {
-        if into.ends.len() == bounds.fields {
+        if into.len() == bounds.fields {
             return Err(Unread::TooMany);
         }
-        let (name, value) = match first {
+        let name = match first {
             // An indexed field of the static table.
             0xc0..=0xff => {
                 let (name, value) = static_field(integer(&mut input, 6)?)?;
-                (into.push_text(name, bounds)?, into.push_text(value, bounds)?)
+                let end = push_text(into, name, bounds)?;
+                push_text(into, value, bounds)?;
+                end
             }
             // A literal with a name of the static table.
             0x50..=0x5f | 0x70..=0x7f => {
                 let (name, _) = static_field(integer(&mut input, 4)?)?;
-                (into.push_text(name, bounds)?, into.push_string(&mut input, 7, bounds)?)
+                let end = push_text(into, name, bounds)?;
+                push_string(into, &mut input, 7, bounds)?;
+                end
             }
             // A literal with a name of its own.
-            0x20..=0x3f => (into.push_string(&mut input, 3, bounds)?, into.push_string(&mut input, 7, bounds)?),
+            0x20..=0x3f => {
+                let end = push_string(into, &mut input, 3, bounds)?;
+                push_string(into, &mut input, 7, bounds)?;
+                end
+            }
             // All others refer to the dynamic table.
             _ => return Err(Unread::Broken),
         };
-        into.ends.push((name, value));
+        into.end(name);
     }
     Ok(())
 }
@@ -133,29 +107,8 @@ fn static_field(number: u64) -> Result<(&'static str, &'static str), Unread> {
     usize::try_from(number).ok().and_then(|at| FIELDS.get(at)).copied().ok_or(Unread::Broken)
 }
 
-/// An integer with a prefix of so many bits (RFC 7541 section 5.1).
 pub(crate) fn integer(input: &mut &[u8], prefix: u32) -> Result<u64, Unread> {
-    let (&first, mut rest) = input.split_first().ok_or(Unread::Broken)?;
-    let full = (1u64 << prefix) - 1;
-    let mut value = u64::from(first) & full;
-    if value == full {
-        let mut shift = 0;
-        loop {
-            let (&byte, after) = rest.split_first().ok_or(Unread::Broken)?;
-            rest = after;
-            // 62 bits are what the protocol has anywhere.
-            if shift > 56 {
-                return Err(Unread::Broken);
-            }
-            value = value.checked_add(u64::from(byte & 0x7f) << shift).ok_or(Unread::Broken)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-    }
-    *input = rest;
-    Ok(value)
+    coding::integer(input, prefix).ok_or(Unread::Broken)
 }
 
 /// Appends the beginning of a section: no insertions, no base.
@@ -185,20 +138,6 @@ pub fn field(name: &[u8], value: &[u8], into: &mut Vec<u8>) {
 
 /// No name of the static table is longer.
 const NAME_BYTES: usize = 32;
-
-fn write_integer(value: u64, prefix: u32, pattern: u8, into: &mut Vec<u8>) {
-    let full = (1u64 << prefix) - 1;
-    if value < full {
-        return into.push(pattern | value as u8);
-    }
-    into.push(pattern | full as u8);
-    let mut rest = value - full;
-    while rest >= 0x80 {
-        into.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    into.push(rest as u8);
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`headers`] and [`message`] are the nouns every plane shares; [`path`] and [`authority`] say what a request is
 //! for, in the one form we accept; [`h1`] turns bytes into messages and back, within [`limits`]; [`multiplexed`] holds what HTTP/2 and
-//! HTTP/3 carry to the same rules.
+//! HTTP/3 carry to the same rules, and [`coding`] is what their field codings have in common.
 #![forbid(unsafe_code)]
 
 pub mod authority;
 mod bytes;
+pub mod coding;
 pub mod date;
 pub mod h1;
 pub mod headers;

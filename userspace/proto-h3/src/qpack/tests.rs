@@ -70,7 +70,7 @@ fn bounds_hold_for_what_numbers_stand_for() {
     }
     // The same when coded, where five bits are a byte.
     let mut block = vec![0, 0, 0x51, 0x80 | 62];
-    crate::huffman::encode(&[b'0'; 99], &mut block);
+    huffman::encode(&[b'0'; 99], &mut block);
     assert_eq!(read(&block, Bounds { bytes: 103, fields: 1 }), Err(Unread::TooLarge));
     assert!(read(&block, Bounds { bytes: 104, fields: 1 }).is_ok());
 }
