@@ -57,7 +57,12 @@ impl Http2 {
                 let (nth, settings, answer) = (count.fetch_add(1, SeqCst), settings.clone(), answer.clone());
                 base_runtime::spawn(async move {
                     let link = H2Link::new(stream.into());
-                    let Ok(mut connection) = settings.builder().handshake::<_, Data>(link.io()).await else { return };
+                    let mut builder = proto_h2::h2::server::Builder::new();
+                    builder.max_concurrent_streams(settings.streams_most).initial_window_size(settings.stream_window);
+                    if settings.connect_protocol {
+                        builder.enable_connect_protocol();
+                    }
+                    let Ok(mut connection) = builder.handshake::<_, Data>(link.io()).await else { return };
                     let mut seen = 0;
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         base_runtime::spawn(answer(request, respond, nth)).detach();
@@ -893,7 +898,7 @@ mod negotiated {
                     let Ok(stream) = tls.accept(stream, Duration::from_secs(10)).await else { return };
                     if stream.session().and_then(|s| s.alpn.as_deref()) == Some(b"h2") {
                         let link = H2Link::new(stream);
-                        let builder = ServerSettings::default().builder();
+                        let builder = proto_h2::h2::server::Builder::new();
                         let Ok(mut connection) = builder.handshake::<_, Data>(link.io()).await else { return };
                         while let Some(Ok((request, respond))) = connection.accept().await {
                             assert_eq!(request.uri().scheme_str(), Some("https"));

@@ -16,7 +16,7 @@ use base_runtime::time::{self, Deadline};
 use base_runtime::{Boxed, Buf};
 use base_tls::{Session, Transport};
 use edge_pipeline::{Duplex, Exchange};
-use proto_h2::watch::PREFACE;
+use proto_h2::frame::PREFACE;
 use proto_http::h1::{self, RequestHead};
 use proto_http::{Limits, Request, Response};
 use std::cell::Cell;

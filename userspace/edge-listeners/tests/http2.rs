@@ -609,6 +609,14 @@ fn faults_are_answered_and_counted(io: IoMode) {
         assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
     });
     assert_eq!((house.limit("request_body_bytes"), backend.seen().len()), (2, 2));
+    // What no client of the crate says: a fragment, as over HTTP/1, and a path that is no target at all.
+    let mut raw = Raw::new(house.port);
+    for (n, target) in ["/a#b", "/a?b#c", "#", "a"].iter().enumerate() {
+        raw.send(&frame(1, 5, 2 * n as u32 + 1, &h2_client::get_block(target)));
+        let head = raw.until(1).unwrap();
+        assert_eq!(head.payload[0], 0x80 | 12, ":status 400 for {target}");
+    }
+    assert_eq!(backend.seen().len(), 2);
 }
 
 fn time_outs_hold_for_each_stream(io: IoMode) {

@@ -29,6 +29,21 @@ impl Data {
         }
     }
 
+    /// Gives all of it away to be written, where it lies in a buffer of its own.
+    pub(crate) fn take_buffer(&mut self) -> Option<Buf> {
+        let taken = match std::mem::replace(&mut self.bytes, Kept::Bytes(Bytes::new())) {
+            Kept::Buf(buffer) => buffer,
+            other => {
+                self.bytes = other;
+                return None;
+            }
+        };
+        if let Some(progress) = &self.progress {
+            progress.wrote(taken.len() as u64);
+        }
+        Some(taken)
+    }
+
     /// Tells `progress` of each byte that is written.
     pub fn counted(mut self, progress: &Rc<Progress>) -> Data {
         progress.takes(bytes::Buf::remaining(&self) as u64);

@@ -121,42 +121,5 @@ fn is_refused(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`' | b'^' | b'\\')
 }
 
-/// How an answer goes out.
-#[derive(Clone, Copy, Debug)]
-pub struct ResponseOptions<'a> {
-    /// Bytes of the body, or of the one that the answer would have had to another method; `None` when only its end will tell.
-    pub length: Option<u64>,
-    /// The time as [`proto_http::ImfDate`] writes it, sent when the message has none.
-    pub date: &'a str,
-}
-
-/// The head of an answer to send, interim ones (1xx) included. `None` for a status that HTTP/2 cannot say (101).
-pub fn write_response(response: &Response, options: &ResponseOptions<'_>) -> Option<http::Response<()>> {
-    let status = response.status;
-    if status == 101 {
-        return None;
-    }
-    let mut head = http::Response::new(());
-    *head.version_mut() = http::Version::HTTP_2;
-    *head.status_mut() = http::StatusCode::from_u16(status).ok()?;
-    let fields = head.headers_mut();
-    fields.reserve(response.headers.len() + 2);
-    let mut dated = status < 200;
-    write(&response.headers, fields, |known, _| {
-        dated |= known == Known::Date;
-        known != Known::ContentLength
-    });
-    if !dated && let Ok(date) = HeaderValue::from_str(options.date) {
-        fields.insert(http::header::DATE, date);
-    }
-    if status >= 200
-        && status != 204
-        && let Some(length) = options.length
-    {
-        fields.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Some(head)
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Every bound of an HTTP/2 connection, for both sides, with what it protects. The crate's own defaults are not safe: header lists of
 //! 16 MiB, no bound on streams, a thousand errors before it minds.
 
+use crate::frame;
 use proto_http::Limits;
 
 /// What each field costs in a header list beside its bytes (RFC 9113 section 6.5.2).
@@ -10,7 +11,7 @@ const FIELD_OVERHEAD: usize = 32;
 const PSEUDO_FIELDS: usize = 1024;
 
 /// Bytes of one field table, for either direction. RFC 9113's default; memory: one of this size per direction once fields repeat.
-const FIELD_TABLE: u32 = 4096;
+pub(crate) const FIELD_TABLE: u32 = 4096;
 
 /// What a header list may hold so that a message within `limits` is read, and one beyond them is judged by the rules HTTP/1 has.
 /// One four times this size ends the connection before it is read to its end.
@@ -43,7 +44,8 @@ pub struct ServerSettings {
     /// Streams that may end because of what their client got wrong, over the life of a connection. Default 256. Beyond it the
     /// connection ends (MadeYouReset, CVE-2025-8671).
     pub error_resets_most: usize,
-    /// Streams remembered after a reset, so that frames under way are told from those of no stream at all. Default 32.
+    /// Streams remembered after a reset, so that frames under way are told from those of no stream at all. Default 128, as many as may
+    /// be open. Memory: four bytes each.
     pub resets_remembered: usize,
     /// Offer extended CONNECT (RFC 8441), by which WebSockets come. Default true.
     pub connect_protocol: bool,
@@ -60,7 +62,7 @@ impl Default for ServerSettings {
             frame_bytes: 16 * 1024,
             resets_unseen_most: 20,
             error_resets_most: 256,
-            resets_remembered: 32,
+            resets_remembered: 128,
             connect_protocol: true,
         }
     }
@@ -72,24 +74,18 @@ impl ServerSettings {
         ServerSettings { header_list_bytes: header_list(limits), ..ServerSettings::default() }
     }
 
-    /// The crate's machine with these bounds.
-    pub fn builder(&self) -> h2::server::Builder {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .max_header_list_size(self.header_list_bytes)
-            .header_table_size(FIELD_TABLE)
-            .max_concurrent_streams(self.streams_most)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_frame_size(self.frame_bytes)
-            .max_pending_accept_reset_streams(self.resets_unseen_most)
-            .max_local_error_reset_streams(Some(self.error_resets_most))
-            .max_concurrent_reset_streams(self.resets_remembered)
-            .max_send_buffer_size(SEND_BUFFER);
+    /// What the client is told of them.
+    pub(crate) fn said(&self) -> Vec<(u16, u32)> {
+        let mut said = vec![
+            (frame::MAX_CONCURRENT_STREAMS, self.streams_most),
+            (frame::INITIAL_WINDOW_SIZE, self.stream_window),
+            (frame::MAX_FRAME_SIZE, self.frame_bytes),
+            (frame::MAX_HEADER_LIST_SIZE, self.header_list_bytes),
+        ];
         if self.connect_protocol {
-            builder.enable_connect_protocol();
+            said.push((frame::ENABLE_CONNECT_PROTOCOL, 1));
         }
-        builder
+        said
     }
 }
 

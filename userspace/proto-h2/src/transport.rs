@@ -46,12 +46,7 @@ impl H2Link {
         H2Link::make(transport, None)
     }
 
-    /// The same, and frames of the other side are watched.
-    pub fn watched(transport: Transport) -> Rc<H2Link> {
-        H2Link::make(transport, Some(RefCell::new(Watch::new(base_runtime::now()))))
-    }
-
-    /// The same, for the side that asks.
+    /// The same for the side that asks, and frames of the other side are watched.
     pub fn asking(transport: Transport) -> Rc<H2Link> {
         H2Link::make(transport, Some(RefCell::new(Watch::of_server(base_runtime::now()))))
     }

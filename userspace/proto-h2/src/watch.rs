@@ -1,180 +1,51 @@
-//! Frames that cost their sender nothing and lead nowhere, counted as they come in.
+//! What passes over a connection to a server, looked at beside the `h2` crate that reads and writes it.
 //!
-//! The crate answers each PING and SETTINGS, walks its tables for each RST_STREAM, and says nothing of it. What passes is looked at
-//! here, nine bytes a frame: each kind has an allowance that comes back with time and with what is useful, and a client that has spent
-//! one is sent away. Floods of frames are thus bounded whatever machine reads them.
-//!
-//! What is sent is looked at as well: each frame of data with something in it allows its receiver a PING and two WINDOW_UPDATEs of
-//! the stream and the connection. Those of gRPC measure the path with one PING for each frame they receive, however small.
+//! The crate answers each PING and SETTINGS, walks its tables for each RST_STREAM, and says nothing of it. Nine bytes a frame are read
+//! here once more, so that floods are bounded, see [`Allowances`].
 
-use std::time::{Duration, Instant};
+use crate::allowances::{Allowances, Cheap};
+use crate::frame::*;
+use std::time::Instant;
 
-/// Kinds of frames that have an allowance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cheap {
-    Ping,
-    Settings,
-    Priority,
-    Reset,
-    WindowUpdate,
-    EmptyData,
-    Continuation,
-    Unknown,
-}
-
-impl Cheap {
-    pub const ALL: [Cheap; 8] = [
-        Cheap::Ping,
-        Cheap::Settings,
-        Cheap::Priority,
-        Cheap::Reset,
-        Cheap::WindowUpdate,
-        Cheap::EmptyData,
-        Cheap::Continuation,
-        Cheap::Unknown,
-    ];
-
-    /// The name to count it by when its allowance is spent.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Cheap::Ping => "h2_pings",
-            Cheap::Settings => "h2_settings",
-            Cheap::Priority => "h2_priorities",
-            Cheap::Reset => "h2_resets",
-            Cheap::WindowUpdate => "h2_window_updates",
-            Cheap::EmptyData => "h2_empty_data",
-            Cheap::Continuation => "h2_continuations",
-            Cheap::Unknown => "h2_unknown_frames",
-        }
-    }
-
-    const fn allowance(self) -> Allowance {
-        match self {
-            // gRPC measures round trips while data flows, and asks with each frame of data it receives while no question is open.
-            Cheap::Ping => Allowance { most: 200, per_second: 20, per_request: 1, per_16_kib: 0, per_data_frame: 1 },
-            // Once, and again when a client changes its mind.
-            Cheap::Settings => Allowance { most: 32, per_second: 1, per_request: 0, per_16_kib: 0, per_data_frame: 0 },
-            // Old browsers send a tree of five at first and one for each request.
-            Cheap::Priority => {
-                Allowance { most: 256, per_second: 20, per_request: 2, per_16_kib: 0, per_data_frame: 0 }
-            }
-            // A page that is left cancels what it was waiting for, and one request in four is cancelled at most in the long run
-            // (Rapid Reset, CVE-2023-44487).
-            Cheap::Reset => Allowance { most: 256, per_second: 16, per_request: 0, per_16_kib: 0, per_data_frame: 0 },
-            // Some open both windows for each frame of data, others in smaller steps.
-            Cheap::WindowUpdate => {
-                Allowance { most: 2048, per_second: 200, per_request: 4, per_16_kib: 64, per_data_frame: 2 }
-            }
-            Cheap::EmptyData => {
-                Allowance { most: 100, per_second: 10, per_request: 1, per_16_kib: 0, per_data_frame: 0 }
-            }
-            // A head of 64 KiB needs four (CONTINUATION flood, CVE-2024-27316).
-            Cheap::Continuation => {
-                Allowance { most: 64, per_second: 16, per_request: 4, per_16_kib: 0, per_data_frame: 0 }
-            }
-            // Some are sent to see that they do no harm (RFC 8701).
-            Cheap::Unknown => Allowance { most: 128, per_second: 16, per_request: 1, per_16_kib: 0, per_data_frame: 0 },
-        }
-    }
-}
-
-/// How many frames of a kind may come.
-struct Allowance {
-    /// At once.
-    most: u32,
-    per_second: u32,
-    /// For each request begun.
-    per_request: u32,
-    /// For each 16 KiB of data sent.
-    per_16_kib: u32,
-    /// For each DATA frame sent that was not empty. Beside `most`: the frames are on their way while their answers come.
-    per_data_frame: u32,
-}
-
-/// DATA frames sent whose answers are waited for. Fewer are in flight on any path; a client that has been sent more does not save up.
-const DATA_FRAMES_MOST: u32 = 64 * 1024;
-
-/// Allowances are kept in thousandths of a frame, so that a millisecond earns its share.
-const FRAME: u64 = 1000;
-
-/// Requests of which one may be cancelled in the long run.
-const REQUESTS_PER_RESET: u32 = 4;
-
-/// What is known of the frames a client has sent. It sees what the machine will see, in the same order.
+/// What is known of the frames a server has sent. It sees what the machine will see, in the same order.
 #[derive(Debug)]
 pub struct Watch {
-    /// What is received, the preface first.
+    /// What is received.
     coming: Heads,
-    /// What is sent.
+    /// What is sent, the preface first.
     going: Heads,
-    /// In thousandths of a frame, see [`FRAME`].
-    left: [u64; Cheap::ALL.len()],
-    /// Frames that data sent allows.
-    for_data: [u32; Cheap::ALL.len()],
-    /// Frames beyond their allowances.
-    excess: u32,
+    allowances: Allowances,
     /// The last stream that a head was sent on.
     opened: u32,
     /// Frames sent that want something of the other side.
     wants: u64,
-    /// When time last counted.
-    since: Instant,
-    /// The first allowance that was spent.
-    spent: Option<Cheap>,
-    /// The frame under way is part of a head.
-    of_head: bool,
-    /// A header block has begun and not ended.
-    in_block: bool,
     /// What comes are answers.
     answers: bool,
-    requests: u64,
-    data_bytes: u64,
 }
 
 impl Watch {
-    /// Nothing has come yet, not even the preface.
-    pub fn new(now: Instant) -> Watch {
+    /// A server sends no preface, and what requests earn is earned as they are sent, see [`Watch::asked`].
+    pub fn of_server(now: Instant) -> Watch {
         Watch {
-            coming: Heads::after(PREFACE.len() as u32),
-            going: Heads::default(),
-            left: Cheap::ALL.map(|kind| u64::from(kind.allowance().most) * FRAME),
-            for_data: [0; Cheap::ALL.len()],
-            excess: 0,
+            coming: Heads::default(),
+            going: Heads::after(PREFACE.len() as u32),
+            allowances: Allowances::new(now),
             opened: 0,
             wants: 0,
-            since: now,
-            spent: None,
-            of_head: false,
-            in_block: false,
-            answers: false,
-            requests: 0,
-            data_bytes: 0,
+            answers: true,
         }
-    }
-
-    /// For the side that asks: a server sends no preface, and what requests earn is earned as they are sent, see [`Watch::asked`].
-    pub fn of_server(now: Instant) -> Watch {
-        let going = Heads::after(PREFACE.len() as u32);
-        Watch { coming: Heads::default(), going, answers: true, ..Watch::new(now) }
     }
 
     /// A request was sent to the server that is watched. It may refuse each.
     pub fn asked(&mut self) {
-        self.requests += 1;
-        self.earn(|allowance| u64::from(allowance.per_request) * FRAME);
-        self.earn_resets(1);
+        self.allowances.asked();
     }
 
     /// These bytes were received.
     pub fn received(&mut self, mut bytes: &[u8], now: Instant) {
-        let elapsed = now.saturating_duration_since(self.since).as_millis().min(60_000) as u64;
-        if elapsed >= 100 {
-            // What is left of a millisecond counts the next time.
-            self.since = if elapsed == 60_000 { now } else { self.since + Duration::from_millis(elapsed) };
-            self.earn(|allowance| u64::from(allowance.per_second) * elapsed);
-        }
+        self.allowances.handle_time(now);
         while let Some(head) = self.coming.next(&mut bytes) {
-            self.begin_frame(head);
+            self.allowances.handle_frame(&head, !self.answers);
         }
     }
 
@@ -182,16 +53,10 @@ impl Watch {
     pub fn said(&mut self, mut bytes: &[u8]) {
         while let Some(head) = self.going.next(&mut bytes) {
             // Acknowledgements and PINGs are no reason to say anything of one's own.
-            let acknowledges = head.kind == SETTINGS && head.flags & ACK != 0;
+            let acknowledges = head.kind == SETTINGS && head.has(ACK);
             self.wants += u64::from(head.kind != PING && !acknowledges);
             match head.kind {
-                DATA if head.length > 0 => {
-                    for kind in [Cheap::Ping, Cheap::WindowUpdate] {
-                        let each = kind.allowance().per_data_frame;
-                        let earned = &mut self.for_data[kind as usize];
-                        *earned = (*earned + each).min(each * DATA_FRAMES_MOST);
-                    }
-                }
+                DATA if head.length > 0 => self.allowances.sent_data(),
                 HEADERS => self.opened = self.opened.max(head.stream),
                 _ => {}
             }
@@ -200,20 +65,22 @@ impl Watch {
 
     /// So many bytes of data were sent.
     pub fn sent(&mut self, bytes: u64) {
-        let units = (bytes / (16 * 1024)).min(1024) as u32;
-        if units > 0 {
-            self.earn(|allowance| u64::from(allowance.per_16_kib * units) * FRAME);
-        }
+        self.allowances.sent(bytes);
+    }
+
+    /// Bytes of DATA frames announced.
+    pub fn data_bytes(&self) -> u64 {
+        self.allowances.data_bytes()
     }
 
     /// The allowance that was spent, if any was.
     pub fn spent(&self) -> Option<Cheap> {
-        self.spent
+        self.allowances.spent()
     }
 
     /// Frames that came beyond their allowances, of all kinds.
     pub fn excess(&self) -> u32 {
-        self.excess
+        self.allowances.excess()
     }
 
     /// The last stream that we sent a head on; 0: none so far.
@@ -224,92 +91,6 @@ impl Watch {
     /// Frames that we sent, but for PINGs and acknowledgements.
     pub fn wants(&self) -> u64 {
         self.wants
-    }
-
-    /// A head has begun to come and is not whole.
-    pub fn is_in_head(&self) -> bool {
-        self.in_block || self.of_head && self.coming.payload > 0
-    }
-
-    /// The client's preface, or a frame, has come in part.
-    pub fn is_in_frame(&self) -> bool {
-        self.coming.is_within()
-    }
-
-    /// Requests begun.
-    pub fn requests(&self) -> u64 {
-        self.requests
-    }
-
-    /// Bytes of DATA frames announced.
-    pub fn data_bytes(&self) -> u64 {
-        self.data_bytes
-    }
-
-    fn begin_frame(&mut self, head: Head) {
-        let Head { kind, flags, length, .. } = head;
-        self.of_head = matches!(kind, HEADERS | CONTINUATION);
-        if self.of_head {
-            self.in_block = flags & END_HEADERS == 0;
-        }
-        let cheap = match kind {
-            DATA => {
-                self.data_bytes += u64::from(length);
-                (length == 0 && flags & END_STREAM == 0).then_some(Cheap::EmptyData)
-            }
-            HEADERS => {
-                if !self.answers {
-                    self.begin_request();
-                }
-                None
-            }
-            PRIORITY | PRIORITY_UPDATE => Some(Cheap::Priority),
-            RST_STREAM => Some(Cheap::Reset),
-            SETTINGS if flags & ACK != 0 => None,
-            SETTINGS => Some(Cheap::Settings),
-            PING if flags & ACK != 0 => None,
-            PING => Some(Cheap::Ping),
-            WINDOW_UPDATE => Some(Cheap::WindowUpdate),
-            CONTINUATION => Some(Cheap::Continuation),
-            // What must not come from a client ends the connection anyway.
-            PUSH_PROMISE | GOAWAY => None,
-            _ => Some(Cheap::Unknown),
-        };
-        if let Some(cheap) = cheap {
-            self.pay(cheap);
-        }
-    }
-
-    fn pay(&mut self, cheap: Cheap) {
-        match (&mut self.for_data[cheap as usize], &mut self.left[cheap as usize]) {
-            (0, left) if *left < FRAME => {
-                self.spent = self.spent.or(Some(cheap));
-                self.excess = self.excess.saturating_add(1);
-            }
-            (0, left) => *left -= FRAME,
-            (earned, _) => *earned -= 1,
-        }
-    }
-
-    fn begin_request(&mut self) {
-        self.requests += 1;
-        let resets = u32::from(self.requests.is_multiple_of(u64::from(REQUESTS_PER_RESET)));
-        self.earn(|allowance| u64::from(allowance.per_request) * FRAME);
-        self.earn_resets(resets);
-    }
-
-    fn earn_resets(&mut self, resets: u32) {
-        let left = &mut self.left[Cheap::Reset as usize];
-        *left = (*left + u64::from(resets) * FRAME).min(u64::from(Cheap::Reset.allowance().most) * FRAME);
-    }
-
-    /// `earned` is in thousandths of a frame.
-    fn earn(&mut self, earned: impl Fn(&Allowance) -> u64) {
-        for kind in Cheap::ALL {
-            let allowance = kind.allowance();
-            let left = &mut self.left[kind as usize];
-            *left = (*left + earned(&allowance)).min(u64::from(allowance.most) * FRAME);
-        }
     }
 }
 
@@ -322,14 +103,6 @@ struct Heads {
     have: usize,
     /// Bytes of the frame under way that are still to come.
     payload: u32,
-}
-
-/// Of one frame.
-struct Head {
-    length: u32,
-    kind: u8,
-    flags: u8,
-    stream: u32,
 }
 
 impl Heads {
@@ -353,46 +126,20 @@ impl Heads {
             *bytes = &bytes[taken..];
             if self.have == HEAD {
                 self.have = 0;
-                let [a, b, c, kind, flags, s, t, u, v] = self.head;
-                self.payload = u32::from_be_bytes([0, a, b, c]);
-                let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
-                return Some(Head { length: self.payload, kind, flags, stream });
+                let head = Head::read(&self.head);
+                self.payload = head.length;
+                return Some(head);
             }
         }
         None
     }
-
-    fn is_within(&self) -> bool {
-        self.preface > 0 || self.have > 0 || self.payload > 0
-    }
 }
-
-/// What a client of HTTP/2 says first (RFC 9113 section 3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Bytes of a frame's head: length, type, flags, stream.
-const HEAD: usize = 9;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-/// RFC 9218 section 7.1.
-const PRIORITY_UPDATE: u8 = 16;
-
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allowances::FRAME;
+    use std::time::Duration;
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
@@ -401,11 +148,14 @@ mod tests {
         frame
     }
 
+    /// The side that asks, whose preface has come.
+    fn of_client(now: Instant) -> Watch {
+        Watch { answers: false, going: Heads::default(), ..Watch::of_server(now) }
+    }
+
     fn watch() -> (Watch, Instant) {
         let now = Instant::now();
-        let mut watch = Watch::new(now);
-        watch.received(PREFACE, now);
-        (watch, now)
+        (of_client(now), now)
     }
 
     #[test]
@@ -441,7 +191,7 @@ mod tests {
         let (mut honest, now) = watch();
         let four = [frame(HEADERS, END_HEADERS, 10).repeat(4), frame(RST_STREAM, 0, 4)].concat();
         honest.received(&four.repeat(10_000), now);
-        assert_eq!((honest.spent(), honest.requests()), (None, 40_000));
+        assert_eq!((honest.spent(), honest.allowances.requests()), (None, 40_000));
         let (mut rapid, now) = watch();
         let each = [frame(HEADERS, END_HEADERS, 10), frame(RST_STREAM, 0, 4)].concat();
         rapid.received(&each.repeat(400), now);
@@ -456,15 +206,14 @@ mod tests {
             watch.asked();
             watch.received(&frame(RST_STREAM, 0, 4), now);
         }
-        assert_eq!((watch.spent(), watch.requests()), (None, 10_000));
+        assert_eq!((watch.spent(), watch.allowances.requests()), (None, 10_000));
         watch.received(&[frame(HEADERS, END_HEADERS, 9), frame(RST_STREAM, 0, 4)].concat().repeat(257), now);
-        assert_eq!((watch.spent(), watch.requests()), (Some(Cheap::Reset), 10_000));
+        assert_eq!((watch.spent(), watch.allowances.requests()), (Some(Cheap::Reset), 10_000));
     }
 
     #[test]
     fn frames_are_found_wherever_they_are_split() {
         let bytes = [
-            PREFACE.to_vec(),
             frame(SETTINGS, 0, 18),
             frame(HEADERS, 0, 300),
             frame(CONTINUATION, END_HEADERS, 20),
@@ -474,20 +223,14 @@ mod tests {
         .concat();
         for size in [1, 2, 7, 9, 10, 100, 5000] {
             let now = Instant::now();
-            let mut watch = Watch::new(now);
+            let mut watch = of_client(now);
             bytes.chunks(size).for_each(|chunk| watch.received(chunk, now));
-            assert_eq!((watch.requests(), watch.data_bytes()), (1, 1000), "{size}");
-            assert!(!watch.is_in_frame() && !watch.is_in_head(), "{size}");
-            assert_eq!(watch.left[Cheap::Ping as usize], u64::from(Cheap::Ping.allowance().most - 1) * FRAME);
+            assert_eq!((watch.allowances.requests(), watch.data_bytes()), (1, 1000), "{size}");
+            assert_eq!(
+                watch.allowances.left[Cheap::Ping as usize],
+                u64::from(Cheap::Ping.allowance().most - 1) * FRAME
+            );
         }
-        let (mut open, now) = watch();
-        open.received(&frame(HEADERS, 0, 30), now);
-        assert!(open.is_in_head() && !open.is_in_frame());
-        open.received(&frame(CONTINUATION, 0, 30)[..5], now);
-        assert!(open.is_in_head() && open.is_in_frame());
-        let (mut cut, now) = watch();
-        cut.received(&frame(HEADERS, END_HEADERS, 30)[..20], now);
-        assert!(cut.is_in_head());
     }
 
     #[test]
@@ -530,7 +273,7 @@ mod tests {
         for chunk in [PREFACE, &frame(SETTINGS, 0, 18), &frame(DATA, 0, 300)].concat().chunks(7) {
             watch.said(chunk);
         }
-        assert_eq!((watch.opened(), watch.for_data[Cheap::Ping as usize]), (0, 1));
+        assert_eq!((watch.opened(), watch.allowances.for_data[Cheap::Ping as usize]), (0, 1));
         let mut head = frame(HEADERS, END_HEADERS, 20);
         head[8] = 9;
         head.chunks(4).for_each(|chunk| watch.said(chunk));

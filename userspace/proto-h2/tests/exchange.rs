@@ -1,9 +1,10 @@
-//! Both sides of HTTP/2 over sockets of one worker: the crate's machines run on our executor alone.
+//! Both sides of HTTP/2 over sockets of one worker: the crate's machine asks, ours answers.
 
 use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
 use base_runtime::{Buf, Config, IoMode, Runtime, channel::oneshot};
-use bytes::Bytes;
-use proto_h2::{ClientSettings, Data, H2Link, Progress, ServerSettings, client};
+use proto_h2::server::{self, Body as _, Engine as _, ResponseOptions, Stream as _};
+use proto_h2::{ClientSettings, Data, Progress, ServerSettings, client};
+use proto_http::{Limits, Method, Request, Response};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -36,25 +37,29 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
-/// Answers every request with what it was sent, trailers included.
+/// Our machine answers every request with what it was sent, trailers included.
 async fn echo(stream: TcpStream) {
-    let link = H2Link::new(stream.into());
-    let mut connection = ServerSettings::default().builder().handshake::<_, Data>(link.io()).await.unwrap();
-    while let Some(Ok((request, mut respond))) = connection.accept().await {
+    let mut machine = server::accept(stream.into(), &ServerSettings::default());
+    while let Some(Ok(mut stream)) = poll_fn(|cx| machine.poll_accept(cx)).await {
         base_runtime::spawn(async move {
-            let mut body = request.into_body();
-            let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+            let mut request = Request::default();
+            stream.read_head(&Limits::default(), &mut request).unwrap();
+            assert_eq!((request.method, request.authority.as_str()), (Method::Post, "a.test"));
+            let options = ResponseOptions { length: None, date: "" };
+            stream.send_head(&Response::with_status(200), &options, false).unwrap();
+            let mut body = stream.take_body().unwrap();
             let progress = Rc::<Progress>::default();
-            while let Some(bytes) = body.data().await {
-                let bytes = bytes.unwrap();
-                body.flow_control().release_capacity(bytes.len()).unwrap();
+            while let Some(bytes) = poll_fn(|cx| body.poll_data(cx)).await.unwrap() {
                 poll_fn(|cx| progress.poll_waiting(32 * 1024, cx)).await;
-                answer.send_data(Data::from(bytes).counted(&progress), false).unwrap();
+                // As bytes, and as buffers.
+                let data = match bytes.len() % 2 {
+                    0 => Data::from(bytes),
+                    _ => Data::from(Buf::copy_from(&bytes)),
+                };
+                stream.send_data(data.counted(&progress), false).unwrap();
             }
-            match body.trailers().await.unwrap() {
-                Some(trailers) => answer.send_trailers(trailers).unwrap(),
-                None => answer.send_data(Bytes::new().into(), true).unwrap(),
-            }
+            let trailers = body.trailers(&Limits::default()).unwrap().map(|(trailers, _)| trailers);
+            stream.send_end(trailers.as_ref()).unwrap();
         })
         .detach();
     }

@@ -1,0 +1,1258 @@
+//! The machine of one connection, as a server has it: bytes that came go in, requests come out; answers go in, bytes to send come out.
+//! It has no socket and no clock.
+//!
+//! - **What came**: [`Connection::handle`], and [`Connection::handle_end`] after the last of it. [`Connection::accept`] gives the
+//!   requests that began.
+//! - **One stream** ([`Key`]): [`Connection::poll_data`] and its kin read a body, [`Connection::send_head`] and its kin answer. Those who
+//!   wait leave a waker; nobody else is woken.
+//! - **What is to be sent**: [`Connection::pump`] lets streams that waited say what windows allow, in turn; [`Connection::out`] is what
+//!   goes to the transport. What is said while nothing waits goes there at once.
+//!
+//! Each frame is looked at once. Its payload is read where it lies, unless it came in pieces: then it is put together, but for DATA,
+//! whose pieces are handed on as they come.
+
+use crate::allowances::{Allowances, Cheap};
+use crate::data::Data;
+use crate::flow::{Incoming, Outgoing};
+use crate::frame::{self, *};
+use crate::hpack::{self, Decoder, Kept};
+use crate::out::Out;
+use crate::server::{BodyBroken, Ended, Gone};
+use crate::settings::{FIELD_TABLE, ServerSettings};
+use crate::streams::{Direction, Item, Stream, Streams};
+use bytes::{Buf as _, Bytes};
+use proto_http::Known;
+use proto_http::coding::{self, Malformed, Section};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+pub use crate::streams::Key;
+
+/// Payload of the DATA frames we send, in bytes, at most: with its head such a frame is one record of TLS.
+const DATA_MOST: usize = 16 * 1024 - HEAD;
+
+/// Bytes that may wait to be taken by the transport before streams have to wait.
+pub const OUT_MOST: usize = 64 * 1024;
+
+/// A connection's window before anybody has changed it (RFC 9113 section 6.9.2).
+const WINDOW: u32 = 65_535;
+
+/// What our PINGs say: that the client is to be gone once it answers, and that it is to show that it is there.
+const LEAVING: [u8; 8] = *b"leaving!";
+const ASKING: [u8; 8] = *b"present?";
+
+/// A request that began.
+#[derive(Debug)]
+pub struct Accepted {
+    pub key: Key,
+    pub head: Fields,
+    /// Nothing comes after the head.
+    pub is_whole: bool,
+}
+
+/// The fields of a head, whose memory is used again.
+#[derive(Debug)]
+pub struct Fields {
+    pub section: Section,
+    pub kept: Kept,
+}
+
+/// What a frame that has begun is to become.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// Bytes of it that came.
+    Preface(usize),
+    /// The head of a frame.
+    Head,
+    /// A payload that is wanted as a whole.
+    Whole(Head),
+    Data(DataFrame),
+    /// Bytes that mean nothing to us.
+    Skip(u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DataFrame {
+    stream: u32,
+    /// Its stream takes it.
+    key: Option<Key>,
+    /// Bytes that are still to come.
+    left: u32,
+    /// Of those, padding; `None`: how much is still to be said.
+    padding: Option<u32>,
+    ends: bool,
+}
+
+/// A field block whose end has not come.
+#[derive(Debug)]
+struct Block {
+    stream: u32,
+    ends: bool,
+    bytes: Vec<u8>,
+}
+
+/// Whether more requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The client was told to send no more; what it sent before it could know is taken.
+    Said,
+    /// It knows: what it sends now is not looked at.
+    Known,
+}
+
+/// Why a frame cannot be taken.
+enum Wrong {
+    Connection(Code),
+    /// Its stream alone ends.
+    Stream(u32, Code),
+}
+
+impl From<Code> for Wrong {
+    fn from(code: Code) -> Wrong {
+        Wrong::Connection(code)
+    }
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub struct Connection {
+    settings: ServerSettings,
+    stage: Stage,
+    /// What came of a head or a payload that is not whole.
+    partial: Vec<u8>,
+    has_settings: bool,
+    block: Option<Block>,
+    decoder: Decoder,
+    allowances: Allowances,
+    streams: Streams,
+    accepted: VecDeque<Accepted>,
+    received: Incoming,
+    window: Outgoing,
+    /// What the client's settings say: the window of each stream at first, and how long frames may be.
+    first_window: u32,
+    frame_most: usize,
+    /// It has made the table of fields that we do not use smaller, and is to be told that we know.
+    shrinks_table: bool,
+    out: Out,
+    /// Streams that have something to say, each once.
+    line: VecDeque<Key>,
+    /// The transport takes no more at the moment.
+    is_blocked: bool,
+    /// The last stream that was taken, and the last that was named.
+    last: u32,
+    highest: u32,
+    leaving: Leaving,
+    /// The client says that it is leaving, and why.
+    peer_leaves: Option<Code>,
+    asked: bool,
+    resets_unseen: usize,
+    error_resets: usize,
+    ended: Option<Result<(), Ended>>,
+}
+
+impl Connection {
+    /// Our settings are queued. `unit`: see [`Out::new`].
+    pub fn new(settings: &ServerSettings, now: Instant, unit: usize) -> Connection {
+        let mut connection = Connection {
+            settings: settings.clone(),
+            stage: Stage::Preface(0),
+            partial: Vec::new(),
+            has_settings: false,
+            block: None,
+            decoder: Decoder::new(FIELD_TABLE as usize),
+            allowances: Allowances::new(now),
+            streams: Streams::new(settings.resets_remembered),
+            accepted: VecDeque::new(),
+            received: Incoming::new(WINDOW, settings.connection_window),
+            window: Outgoing::new(WINDOW),
+            first_window: WINDOW,
+            frame_most: 16 * 1024,
+            shrinks_table: false,
+            out: Out::new(unit),
+            line: VecDeque::new(),
+            is_blocked: false,
+            last: 0,
+            highest: 0,
+            leaving: Leaving::No,
+            peer_leaves: None,
+            asked: false,
+            resets_unseen: 0,
+            error_resets: 0,
+            ended: None,
+        };
+        let mut first = Vec::new();
+        frame::settings(&settings.said(), &mut first);
+        connection.out.push(&first);
+        connection.open_window();
+        connection
+    }
+
+    // What is known.
+
+    /// How it ended, once it has.
+    pub fn ended(&self) -> Option<Result<(), Ended>> {
+        self.ended
+    }
+
+    /// Bytes of DATA frames that came, or were announced.
+    pub fn data_bytes(&self) -> u64 {
+        self.allowances.data_bytes()
+    }
+
+    /// The head that has begun to come and is not whole, by its number.
+    pub fn head_coming(&self) -> Option<u64> {
+        let is_head = match self.stage {
+            Stage::Whole(head) => matches!(head.kind, HEADERS | CONTINUATION),
+            _ => false,
+        };
+        (is_head || self.block.is_some()).then(|| self.allowances.requests())
+    }
+
+    // What came.
+
+    /// Reads what has come.
+    pub fn handle(&mut self, mut input: &[u8], now: Instant) -> Result<(), Ended> {
+        self.allowances.handle_time(now);
+        while !input.is_empty() && self.ended.is_none() {
+            match self.step(&mut input) {
+                Ok(()) => {}
+                Err(Wrong::Stream(id, code)) => self.blame(id, code)?,
+                Err(Wrong::Connection(code)) => return Err(self.fail(code)),
+            }
+            if let Some(cheap) = self.allowances.spent() {
+                return Err(self.spend(cheap));
+            }
+        }
+        self.check_over();
+        Ok(())
+    }
+
+    /// Nothing more will come.
+    pub fn handle_end(&mut self) {
+        self.finish(Ok(()));
+    }
+
+    #[cold]
+    fn spend(&mut self, cheap: Cheap) -> Ended {
+        self.fail(Code::CALM);
+        let ended = Ended::Fault(cheap.name());
+        self.ended = Some(Err(ended));
+        ended
+    }
+
+    #[cold]
+    fn fail(&mut self, code: Code) -> Ended {
+        self.out.push(&go_away(self.last, code));
+        let ended = Ended::Fault(match code {
+            Code::CALM => "h2_calm",
+            Code::FLOW_CONTROL => "h2_flow_control",
+            Code::FRAME_SIZE => "h2_frame_size",
+            Code::COMPRESSION => "h2_compression",
+            _ => "h2_protocol",
+        });
+        self.finish(Err(ended));
+        ended
+    }
+
+    /// Ends all streams and the connection.
+    fn finish(&mut self, how: Result<(), Ended>) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(how);
+        self.block = None;
+        self.accepted.clear();
+        self.line.clear();
+        for key in self.streams.keys() {
+            self.lose(key, BodyBroken::Gone);
+            self.streams.close(key, true);
+        }
+    }
+
+    /// A stream that its client got wrong is reset.
+    #[cold]
+    fn blame(&mut self, id: u32, code: Code) -> Result<(), Ended> {
+        self.error_resets += 1;
+        if self.error_resets > self.settings.error_resets_most {
+            return Err(self.fail(Code::CALM));
+        }
+        self.out.push(&frame::reset(id, code));
+        match self.streams.find(id) {
+            Some(key) => {
+                self.forget_request(key);
+                let broken = if code == Code::PROTOCOL { BodyBroken::Length } else { BodyBroken::Gone };
+                self.lose(key, broken);
+                self.streams.close(key, true);
+            }
+            None => self.streams.remember_reset(id),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: &mut &[u8]) -> Result<(), Wrong> {
+        match self.stage {
+            Stage::Head => {
+                let Some(head) = self.take_head(input) else { return Ok(()) };
+                self.begin_frame(head)
+            }
+            Stage::Whole(head) => {
+                let length = head.length as usize;
+                if self.partial.is_empty() && input.len() >= length {
+                    let (payload, rest) = input.split_at(length);
+                    *input = rest;
+                    self.stage = Stage::Head;
+                    return self.obey(head, payload);
+                }
+                let taken = (length - self.partial.len()).min(input.len());
+                self.partial.extend_from_slice(&input[..taken]);
+                *input = &input[taken..];
+                if self.partial.len() < length {
+                    return Ok(());
+                }
+                self.stage = Stage::Head;
+                let payload = std::mem::take(&mut self.partial);
+                self.obey(head, &payload)
+            }
+            Stage::Data(frame) => self.take_data(frame, input),
+            Stage::Skip(left) => {
+                let taken = (left as usize).min(input.len());
+                *input = &input[taken..];
+                let left = left - taken as u32;
+                self.stage = if left == 0 { Stage::Head } else { Stage::Skip(left) };
+                Ok(())
+            }
+            Stage::Preface(have) => {
+                let taken = (PREFACE.len() - have).min(input.len());
+                if input[..taken] != PREFACE[have..have + taken] {
+                    return Err(Code::PROTOCOL.into());
+                }
+                *input = &input[taken..];
+                let have = have + taken;
+                self.stage = if have == PREFACE.len() { Stage::Head } else { Stage::Preface(have) };
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn take_head(&mut self, input: &mut &[u8]) -> Option<Head> {
+        if self.partial.is_empty()
+            && let Some((head, rest)) = input.split_first_chunk()
+        {
+            *input = rest;
+            return Some(Head::read(head));
+        }
+        let taken = (HEAD - self.partial.len()).min(input.len());
+        self.partial.extend_from_slice(&input[..taken]);
+        *input = &input[taken..];
+        let head = Head::read(self.partial.first_chunk()?);
+        self.partial = Vec::new();
+        Some(head)
+    }
+
+    fn begin_frame(&mut self, head: Head) -> Result<(), Wrong> {
+        self.allowances.handle_frame(&head, true);
+        if head.length > self.settings.frame_bytes {
+            return Err(Code::FRAME_SIZE.into());
+        }
+        if !self.has_settings && (head.kind != SETTINGS || head.has(ACK)) {
+            return Err(Code::PROTOCOL.into());
+        }
+        // Nothing stands between the parts of a head (RFC 9113 section 6.10).
+        match &self.block {
+            Some(block) if head.kind != CONTINUATION || head.stream != block.stream => {
+                return Err(Code::PROTOCOL.into());
+            }
+            None if head.kind == CONTINUATION => return Err(Code::PROTOCOL.into()),
+            _ => {}
+        }
+        let of_connection = matches!(head.kind, SETTINGS | PING | GOAWAY);
+        let of_stream = matches!(head.kind, DATA | HEADERS | PRIORITY | RST_STREAM);
+        if of_connection && head.stream != 0 || of_stream && head.stream == 0 {
+            return Err(Code::PROTOCOL.into());
+        }
+        let sound = match head.kind {
+            DATA => return self.begin_data(head),
+            PRIORITY => head.length == 5,
+            RST_STREAM | WINDOW_UPDATE => head.length == 4,
+            SETTINGS if head.has(ACK) => head.length == 0,
+            SETTINGS => head.length.is_multiple_of(6),
+            PUSH_PROMISE => return Err(Code::PROTOCOL.into()),
+            PING => head.length == 8,
+            GOAWAY => head.length >= 8,
+            HEADERS | CONTINUATION => true,
+            _ => {
+                if head.length > 0 {
+                    self.stage = Stage::Skip(head.length);
+                }
+                return Ok(());
+            }
+        };
+        if !sound {
+            return Err(Code::FRAME_SIZE.into());
+        }
+        if head.length == 0 {
+            return self.obey(head, &[]);
+        }
+        self.stage = Stage::Whole(head);
+        Ok(())
+    }
+
+    fn obey(&mut self, head: Head, payload: &[u8]) -> Result<(), Wrong> {
+        let four = |at: usize| payload.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 4]);
+        match head.kind {
+            HEADERS => self.begin_block(head, payload),
+            CONTINUATION => {
+                let most = self.settings.header_list_bytes as usize * hpack::READ_AHEAD;
+                let Some(block) = &mut self.block else { return Ok(()) };
+                if block.bytes.len() + payload.len() > most {
+                    return Err(Code::CALM.into());
+                }
+                block.bytes.extend_from_slice(payload);
+                match self.block.take_if(|_| head.has(END_HEADERS)) {
+                    Some(block) => self.finish_block(block.stream, block.ends, &block.bytes),
+                    None => Ok(()),
+                }
+            }
+            PRIORITY if frame::number(four(0)) == head.stream => Err(Code::PROTOCOL.into()),
+            RST_STREAM => self.handle_reset(head.stream),
+            SETTINGS if head.has(ACK) => Ok(()),
+            SETTINGS => self.handle_settings(payload),
+            PING if head.has(ACK) => {
+                self.handle_pong(payload);
+                Ok(())
+            }
+            PING => {
+                self.out.push(&ping(ACK, payload.try_into().unwrap_or_default()));
+                Ok(())
+            }
+            GOAWAY => {
+                self.peer_leaves = Some(Code(u32::from_be_bytes(four(4))));
+                Ok(())
+            }
+            WINDOW_UPDATE => self.handle_window(head.stream, frame::number(four(0))),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_reset(&mut self, id: u32) -> Result<(), Wrong> {
+        if self.is_idle(id) {
+            return Err(Code::PROTOCOL.into());
+        }
+        let Some(key) = self.streams.find(id) else { return Ok(()) };
+        if self.forget_request(key) {
+            self.resets_unseen += 1;
+            if self.resets_unseen > self.settings.resets_unseen_most {
+                return Err(Code::CALM.into());
+            }
+        }
+        self.lose(key, BodyBroken::Gone);
+        self.streams.close(key, false);
+        Ok(())
+    }
+
+    /// No request has come with this number, and none will that came before the last (RFC 9113 section 5.1.1).
+    fn is_idle(&self, id: u32) -> bool {
+        id > self.highest || id.is_multiple_of(2)
+    }
+
+    /// A request that nobody has looked at needs no answer any more. False when somebody has.
+    fn forget_request(&mut self, key: Key) -> bool {
+        let at = self.accepted.iter().position(|accepted| accepted.key == key);
+        let Some(accepted) = at.and_then(|at| self.accepted.remove(at)) else { return false };
+        give_back(accepted.head.section);
+        if let Some(stream) = self.streams.stream(key) {
+            stream.handles = 0;
+        }
+        true
+    }
+
+    fn handle_settings(&mut self, payload: &[u8]) -> Result<(), Wrong> {
+        self.has_settings = true;
+        for setting in payload.chunks_exact(6) {
+            let id = u16::from_be_bytes([setting[0], setting[1]]);
+            let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
+            match id {
+                HEADER_TABLE_SIZE => self.shrinks_table |= value < FIELD_TABLE,
+                ENABLE_PUSH if value > 1 => return Err(Code::PROTOCOL.into()),
+                INITIAL_WINDOW_SIZE if value > 0x7fff_ffff => return Err(Code::FLOW_CONTROL.into()),
+                INITIAL_WINDOW_SIZE => self.set_first_window(value)?,
+                MAX_FRAME_SIZE if !(16 * 1024..=0xff_ffff).contains(&value) => return Err(Code::PROTOCOL.into()),
+                MAX_FRAME_SIZE => self.frame_most = value as usize,
+                _ => {}
+            }
+        }
+        self.out.push(&settings_ack());
+        Ok(())
+    }
+
+    fn set_first_window(&mut self, window: u32) -> Result<(), Wrong> {
+        let change = i64::from(window) - i64::from(self.first_window);
+        self.first_window = window;
+        for key in self.streams.keys() {
+            if let Some(stream) = self.streams.stream(key) {
+                stream.window.add(change).map_err(|_| Code::FLOW_CONTROL)?;
+            }
+            self.enter_line(key);
+        }
+        Ok(())
+    }
+
+    fn handle_window(&mut self, id: u32, bytes: u32) -> Result<(), Wrong> {
+        if id == 0 {
+            if bytes == 0 {
+                return Err(Code::PROTOCOL.into());
+            }
+            return self.window.add(bytes.into()).map_err(|_| Code::FLOW_CONTROL.into());
+        }
+        if self.is_idle(id) {
+            return Err(Code::PROTOCOL.into());
+        }
+        let Some(key) = self.streams.find(id) else { return Ok(()) };
+        if bytes == 0 {
+            return Err(Wrong::Stream(id, Code::PROTOCOL));
+        }
+        if let Some(stream) = self.streams.stream(key) {
+            stream.window.add(bytes.into()).map_err(|_| Wrong::Stream(id, Code::FLOW_CONTROL))?;
+        }
+        self.enter_line(key);
+        Ok(())
+    }
+
+    fn handle_pong(&mut self, payload: &[u8]) {
+        if payload == ASKING {
+            self.asked = false;
+        }
+        if payload == LEAVING && self.leaving == Leaving::Said {
+            self.leaving = Leaving::Known;
+            self.out.push(&go_away(self.last, Code::NO_ERROR));
+        }
+    }
+
+    // Bodies that come.
+
+    fn begin_data(&mut self, head: Head) -> Result<(), Wrong> {
+        let Head { stream, length, .. } = head;
+        if self.is_idle(stream) {
+            return Err(Code::PROTOCOL.into());
+        }
+        if head.has(PADDED) && length == 0 {
+            return Err(Code::FRAME_SIZE.into());
+        }
+        self.received.came(length).map_err(|_| Code::FLOW_CONTROL)?;
+        let (key, wrong) = match self.streams.find(stream) {
+            None => (None, (!self.streams.was_reset(stream) && stream <= self.last).then_some(Code::STREAM_CLOSED)),
+            Some(key) => match self.streams.stream(key) {
+                Some(open) if open.coming == Direction::Open => match open.received.came(length) {
+                    Ok(()) => (Some(key), None),
+                    Err(_) => (None, Some(Code::FLOW_CONTROL)),
+                },
+                _ => (None, Some(Code::STREAM_CLOSED)),
+            },
+        };
+        if key.is_none() {
+            self.received.took(length);
+            self.open_window();
+        }
+        let padding = if head.has(PADDED) { None } else { Some(0) };
+        let frame = DataFrame { stream, key, left: length, padding, ends: head.has(END_STREAM) };
+        self.stage = Stage::Data(frame);
+        if let Some(code) = wrong {
+            // What is left of the frame is skipped.
+            self.stage = if length == 0 { Stage::Head } else { Stage::Skip(length) };
+            return Err(Wrong::Stream(stream, code));
+        }
+        if length == 0 { self.end_data(frame) } else { Ok(()) }
+    }
+
+    fn take_data(&mut self, mut frame: DataFrame, input: &mut &[u8]) -> Result<(), Wrong> {
+        let padding = match frame.padding {
+            Some(padding) => padding,
+            None => {
+                let Some((&said, rest)) = input.split_first() else { return Ok(()) };
+                *input = rest;
+                frame.left -= 1;
+                let padding = u32::from(said);
+                if padding > frame.left {
+                    return Err(Code::PROTOCOL.into());
+                }
+                frame.padding = Some(padding);
+                self.throw_away(frame.key, 1 + padding);
+                padding
+            }
+        };
+        let body = ((frame.left - padding) as usize).min(input.len());
+        let (piece, rest) = input.split_at(body);
+        *input = rest;
+        frame.left -= body as u32;
+        let skipped = if frame.left == padding { (padding as usize).min(input.len()) } else { 0 };
+        *input = &input[skipped..];
+        frame.left -= skipped as u32;
+        frame.padding = Some(padding.min(frame.left));
+        self.stage = if frame.left == 0 { Stage::Head } else { Stage::Data(frame) };
+        if body > 0 {
+            self.take_body(frame, piece)?;
+        }
+        if frame.left == 0 { self.end_data(frame) } else { Ok(()) }
+    }
+
+    fn take_body(&mut self, frame: DataFrame, piece: &[u8]) -> Result<(), Wrong> {
+        // One that was reset meanwhile has given back all that was to come.
+        let Some(stream) =
+            frame.key.filter(|key| self.streams.find(key.id).is_some()).and_then(|key| self.streams.stream(key))
+        else {
+            return Ok(());
+        };
+        if let Some(left) = &mut stream.length {
+            match left.checked_sub(piece.len() as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    if frame.left > 0 {
+                        self.stage = Stage::Skip(frame.left);
+                    }
+                    return Err(Wrong::Stream(frame.stream, Code::PROTOCOL));
+                }
+            }
+        }
+        if stream.discards {
+            self.throw_away(frame.key, piece.len() as u32);
+        } else {
+            stream.body.push(piece);
+            stream.wake_reader();
+        }
+        Ok(())
+    }
+
+    fn end_data(&mut self, frame: DataFrame) -> Result<(), Wrong> {
+        match frame.key.filter(|key| frame.ends && self.streams.find(key.id).is_some()) {
+            Some(key) => self.end_request(key),
+            None => Ok(()),
+        }
+    }
+
+    /// The end of a request came.
+    fn end_request(&mut self, key: Key) -> Result<(), Wrong> {
+        let Some(stream) = self.streams.stream(key) else { return Ok(()) };
+        if stream.length.is_some_and(|left| left > 0) {
+            return Err(Wrong::Stream(key.id, Code::PROTOCOL));
+        }
+        stream.coming = Direction::Closed;
+        stream.wake_reader();
+        self.close_if_over(key);
+        Ok(())
+    }
+
+    /// Bytes that nobody wants are taken.
+    fn throw_away(&mut self, key: Option<Key>, bytes: u32) {
+        let Some(key) = key.filter(|key| self.streams.find(key.id).is_some()) else { return };
+        if let Some(stream) = self.streams.stream(key) {
+            stream.received.took(bytes);
+            self.received.took(bytes);
+            self.open_windows(key);
+        }
+    }
+
+    // Heads that come.
+
+    fn begin_block(&mut self, head: Head, payload: &[u8]) -> Result<(), Wrong> {
+        if head.stream.is_multiple_of(2) {
+            return Err(Code::PROTOCOL.into());
+        }
+        let mut block = payload;
+        if head.has(PADDED) {
+            let (&padding, rest) = block.split_first().ok_or(Code::FRAME_SIZE)?;
+            let end = rest.len().checked_sub(padding.into()).ok_or(Code::PROTOCOL)?;
+            block = &rest[..end];
+        }
+        if head.has(PRIORITIZED) {
+            let (first, rest) = block.split_at_checked(5).ok_or(Code::FRAME_SIZE)?;
+            if frame::number([first[0], first[1], first[2], first[3]]) == head.stream {
+                return Err(Code::PROTOCOL.into());
+            }
+            block = rest;
+        }
+        let ends = head.has(END_STREAM);
+        if head.has(END_HEADERS) {
+            return self.finish_block(head.stream, ends, block);
+        }
+        self.block = Some(Block { stream: head.stream, ends, bytes: block.to_vec() });
+        Ok(())
+    }
+
+    fn finish_block(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), Wrong> {
+        let mut section = spare();
+        let most = self.settings.header_list_bytes as usize;
+        let kept = self.decoder.decode(block, most, &mut section).map_err(|unread| match unread {
+            hpack::Unread::Broken => Code::COMPRESSION,
+            hpack::Unread::TooMuch => Code::CALM,
+        })?;
+        let fields = Fields { section, kept };
+        if let Some(key) = self.streams.find(id) {
+            return self.handle_trailers(key, ends, fields);
+        }
+        if id > self.highest {
+            self.highest = id;
+            if self.leaving == Leaving::Known {
+                return Ok(());
+            }
+            return self.begin_request(id, ends, fields);
+        }
+        if self.streams.was_reset(id) || self.leaving == Leaving::Known && id > self.last {
+            return Ok(());
+        }
+        let code = if self.streams.has_ended(id) { Code::STREAM_CLOSED } else { Code::PROTOCOL };
+        Err(code.into())
+    }
+
+    fn begin_request(&mut self, id: u32, ends: bool, fields: Fields) -> Result<(), Wrong> {
+        self.last = id;
+        if self.streams.open() >= self.settings.streams_most as usize {
+            self.out.push(&frame::reset(id, Code::REFUSED));
+            self.streams.remember_reset(id);
+            give_back(fields.section);
+            return Ok(());
+        }
+        let length = match fields.kept {
+            Kept::All => self.check(&fields.section).map_err(|Malformed| Wrong::Stream(id, Code::PROTOCOL))?,
+            // It is answered with 431 whatever else it says.
+            Kept::Part => None,
+        };
+        if ends && length.is_some_and(|length| length > 0) {
+            return Err(Wrong::Stream(id, Code::PROTOCOL));
+        }
+        let received = Incoming::new(self.settings.stream_window, self.settings.stream_window);
+        let mut stream = Stream::new(id, received, Outgoing::new(self.first_window), length);
+        if ends {
+            stream.coming = Direction::Closed;
+        }
+        let key = self.streams.insert(stream);
+        self.accepted.push_back(Accepted { key, head: fields, is_whole: ends });
+        Ok(())
+    }
+
+    /// The form that every request has, whatever it asks for (RFC 9113 section 8); says how long its body is announced to be.
+    fn check(&self, section: &Section) -> Result<Option<u64>, Malformed> {
+        let (pseudo, count) = coding::pseudo(section)?;
+        if pseudo.protocol.is_some() && !self.settings.connect_protocol {
+            return Err(Malformed);
+        }
+        let mut length = None;
+        for (name, value) in section.iter().skip(count) {
+            coding::check_name(name)?;
+            match Known::of(name) {
+                Known::Connection
+                | Known::KeepAlive
+                | Known::ProxyConnection
+                | Known::TransferEncoding
+                | Known::Upgrade => return Err(Malformed),
+                Known::Te if !value.trim_ascii().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
+                // What is no number, or several, is answered as over HTTP/1.
+                Known::ContentLength => {
+                    length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|value| value.parse().ok());
+                }
+                _ => {}
+            }
+        }
+        Ok(length)
+    }
+
+    fn handle_trailers(&mut self, key: Key, ends: bool, fields: Fields) -> Result<(), Wrong> {
+        let Some(stream) = self.streams.stream(key) else { return Ok(()) };
+        if stream.coming != Direction::Open {
+            return Err(Wrong::Stream(key.id, Code::STREAM_CLOSED));
+        }
+        let is_sound = fields.section.iter().all(|(name, _)| coding::check_name(name).is_ok());
+        if !ends || !is_sound {
+            return Err(Wrong::Stream(key.id, Code::PROTOCOL));
+        }
+        if !stream.discards {
+            stream.trailers = Some(Box::new((fields.section, fields.kept)));
+        }
+        self.end_request(key)
+    }
+
+    /// The next request that began.
+    pub fn accept(&mut self) -> Option<Accepted> {
+        let accepted = self.accepted.pop_front();
+        if self.accepted.is_empty() {
+            self.resets_unseen = 0;
+        }
+        accepted
+    }
+
+    // Commands of the connection.
+
+    /// No more requests are taken once the client can know; those under way, and those it sent before, end first.
+    pub fn go_away(&mut self) {
+        if self.leaving == Leaving::No && self.ended.is_none() {
+            self.leaving = Leaving::Said;
+            self.out.push(&frame::go_away(0x7fff_ffff, Code::NO_ERROR));
+            self.out.push(&ping(0, LEAVING));
+        }
+    }
+
+    /// So many bytes of all bodies may have come and not be taken.
+    pub fn set_window(&mut self, bytes: u32) {
+        self.received.set_target(bytes);
+        self.open_window();
+    }
+
+    /// Ends it. What was written before is sent first.
+    pub fn end(&mut self, code: Code) {
+        if self.ended.is_none() {
+            self.out.push(&frame::go_away(self.last, code));
+            self.finish(Ok(()));
+        }
+    }
+
+    pub fn ask(&mut self) {
+        if !self.asked && self.ended.is_none() {
+            self.asked = true;
+            self.out.push(&ping(0, ASKING));
+        }
+    }
+
+    // Commands of a stream.
+
+    /// The next bytes of a body.
+    pub fn poll_data(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
+        let Some(stream) = self.streams.stream(key) else { return Poll::Ready(Err(BodyBroken::Gone)) };
+        if let Some(broken) = stream.broken {
+            return Poll::Ready(Err(broken));
+        }
+        if let Some(piece) = stream.body.pop() {
+            let bytes = piece.len() as u32;
+            stream.received.took(bytes);
+            self.received.took(bytes);
+            self.open_windows(key);
+            return Poll::Ready(Ok(Some(piece)));
+        }
+        if stream.coming == Direction::Closed {
+            return Poll::Ready(Ok(None));
+        }
+        match &mut stream.reader {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => stream.reader = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    pub fn take_trailers(&mut self, key: Key) -> Option<Box<(Section, Kept)>> {
+        self.streams.stream(key)?.trailers.take()
+    }
+
+    /// All of a body was taken.
+    pub fn is_body_over(&self, key: Key) -> bool {
+        let over =
+            |stream: &Stream| stream.coming == Direction::Closed && stream.body.is_empty() && stream.trailers.is_none();
+        self.streams.peek(key).is_none_or(over)
+    }
+
+    /// Bytes of a body that came and were not taken.
+    pub fn unread(&self, key: Key) -> usize {
+        self.streams.peek(key).map_or(0, |stream| stream.received.unread() as usize)
+    }
+
+    /// Somebody else has to do with a stream, too.
+    pub fn hold(&mut self, key: Key) {
+        if let Some(stream) = self.streams.stream(key) {
+            stream.handles += 1;
+        }
+    }
+
+    /// Nobody reads its body any more.
+    pub fn discard(&mut self, key: Key) {
+        let Some(stream) = self.streams.stream(key) else { return };
+        stream.discards = true;
+        stream.body.clear();
+        stream.trailers = None;
+        let unread = stream.received.unread();
+        // What has begun to come of a frame is thrown away as it comes.
+        let coming = match self.stage {
+            Stage::Data(frame) if frame.key == Some(key) => frame.left - frame.padding.unwrap_or(0),
+            _ => 0,
+        };
+        let unread = unread - coming.min(unread);
+        stream.received.took(unread);
+        self.received.took(unread);
+        self.open_window();
+    }
+
+    /// Somebody has nothing more to do with it. Once nobody has, it is reset unless it has ended: before its answer has because that
+    /// will not come, before its request has because nobody reads the rest (RFC 9113 section 8.1).
+    pub fn let_go(&mut self, key: Key) {
+        let Some(stream) = self.streams.stream(key) else { return };
+        stream.handles -= 1;
+        if stream.handles > 0 {
+            return;
+        }
+        self.discard(key);
+        if self.streams.find(key.id).is_none() {
+            return self.streams.forget(key);
+        }
+        let Some(stream) = self.streams.stream(key) else { return };
+        match (stream.going, stream.coming) {
+            (Direction::Open, _) => stream.then = Some(Code::CANCEL),
+            (_, Direction::Open) => stream.then = Some(Code::NO_ERROR),
+            _ => {}
+        }
+        self.enter_line(key);
+        if self.line.len() == 1 {
+            self.run_line(1);
+        }
+    }
+
+    /// Ready once the client has given it up, or the connection has ended.
+    pub fn poll_gone(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = self.streams.stream(key) else { return Poll::Ready(()) };
+        if stream.is_gone {
+            return Poll::Ready(());
+        }
+        match &mut stream.writer {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => stream.writer = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    pub fn reset(&mut self, key: Key, code: Code) {
+        if self.streams.find(key.id).is_some() {
+            self.out.push(&frame::reset(key.id, code));
+            self.lose(key, BodyBroken::Gone);
+            self.streams.close(key, true);
+        }
+    }
+
+    /// The head of an answer, an interim one, or trailers: a field block.
+    pub fn send_fields(&mut self, key: Key, block: &[u8], ends: bool) -> Result<(), Gone> {
+        let is_free = self.is_free();
+        let stream = self.sending(key, ends)?;
+        if !is_free || !stream.waiting.is_empty() {
+            stream.waiting.push_back(Item::Fields(block.into()));
+            self.enter_line(key);
+            return Ok(());
+        }
+        self.write_fields(key.id, block, ends);
+        if ends {
+            self.close_going(key);
+        }
+        Ok(())
+    }
+
+    /// What windows do not allow yet waits, whatever its size.
+    pub fn send_data(&mut self, key: Key, mut data: Data, ends: bool) -> Result<(), Gone> {
+        let is_free = self.is_free();
+        let stream = self.sending(key, ends)?;
+        if data.remaining() == 0 && !ends {
+            return Ok(());
+        }
+        if is_free && stream.waiting.is_empty() {
+            while self.out.len() < OUT_MOST {
+                match self.write_data(key, &mut data, ends) {
+                    Wrote::Some => {}
+                    Wrote::All => {
+                        if ends {
+                            self.close_going(key);
+                        }
+                        return Ok(());
+                    }
+                    Wrote::Nothing => break,
+                }
+            }
+        }
+        if let Some(stream) = self.streams.stream(key) {
+            stream.waiting.push_back(Item::Data(data));
+        }
+        self.enter_line(key);
+        Ok(())
+    }
+
+    pub fn send_end(&mut self, key: Key) -> Result<(), Gone> {
+        let is_free = self.is_free();
+        let stream = self.sending(key, true)?;
+        if is_free && stream.waiting.is_empty() {
+            self.write_end(key);
+        } else {
+            self.enter_line(key);
+        }
+        Ok(())
+    }
+
+    /// The stream, if more may be said on it.
+    fn sending(&mut self, key: Key, ends: bool) -> Result<&mut Stream, Gone> {
+        let stream = self.streams.stream(key).filter(|stream| !stream.is_gone && stream.going == Direction::Open);
+        let stream = stream.ok_or(Gone)?;
+        if ends {
+            stream.going = Direction::Ended;
+        }
+        Ok(stream)
+    }
+
+    // What is sent.
+
+    /// What goes to the transport.
+    pub fn out(&mut self) -> &mut Out {
+        &mut self.out
+    }
+
+    /// Something is to be sent, or could be.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty() || !self.line.is_empty() || self.ended.is_some()
+    }
+
+    /// Whether the transport takes more than what is there already.
+    pub fn set_blocked(&mut self, blocked: bool) {
+        self.is_blocked = blocked;
+    }
+
+    /// Lets streams that wait say what windows allow, a frame each in turn. True when more could be said once the transport has taken
+    /// what is there.
+    pub fn pump(&mut self) -> bool {
+        self.run_line(usize::MAX);
+        self.check_over();
+        self.line.front().is_some() && (self.window.room() > 0 || self.out.len() >= OUT_MOST)
+    }
+
+    /// Nobody waits before one who has something to say now.
+    fn is_free(&self) -> bool {
+        !self.is_blocked && self.line.is_empty() && self.out.len() < OUT_MOST
+    }
+
+    fn enter_line(&mut self, key: Key) {
+        if let Some(stream) = self.streams.stream(key)
+            && !stream.in_line
+            && !stream.is_gone
+            && stream.has_work()
+        {
+            stream.in_line = true;
+            self.line.push_back(key);
+        }
+    }
+
+    fn run_line(&mut self, most: usize) {
+        if self.is_blocked {
+            return;
+        }
+        // Those that wait for the window of the connection keep their places.
+        let mut shut = 0;
+        for _ in 0..most {
+            if self.out.len() >= OUT_MOST || shut == self.line.len() {
+                break;
+            }
+            let Some(key) = self.line.pop_front() else { break };
+            let Some(stream) = self.streams.stream(key) else { continue };
+            let is_shut = self.window.room() == 0
+                && matches!(stream.waiting.front(), Some(Item::Data(data)) if data.remaining() > 0);
+            if is_shut {
+                self.line.push_back(key);
+                shut += 1;
+                continue;
+            }
+            stream.in_line = false;
+            self.write_next(key);
+            self.enter_line(key);
+        }
+    }
+
+    /// Writes the next frame of a stream.
+    fn write_next(&mut self, key: Key) {
+        let Some(stream) = self.streams.stream(key) else { return };
+        let going = stream.going;
+        match stream.waiting.pop_front() {
+            Some(Item::Fields(block)) => {
+                let ends = going == Direction::Ended && stream.waiting.is_empty();
+                self.write_fields(key.id, &block, ends);
+                if ends {
+                    self.close_going(key);
+                }
+            }
+            Some(Item::Data(mut data)) => {
+                let ends = going == Direction::Ended && stream.waiting.is_empty();
+                match self.write_data(key, &mut data, ends) {
+                    Wrote::All if ends => self.close_going(key),
+                    Wrote::All => {}
+                    Wrote::Some | Wrote::Nothing => {
+                        if let Some(stream) = self.streams.stream(key) {
+                            stream.waiting.push_front(Item::Data(data));
+                        }
+                    }
+                }
+            }
+            None if going == Direction::Ended => self.write_end(key),
+            None => {
+                if let Some(code) = stream.then.take() {
+                    self.reset(key, code);
+                }
+            }
+        }
+    }
+
+    /// Writes one frame of `data`; the last one ends the stream if it is to end.
+    fn write_data(&mut self, key: Key, data: &mut Data, ends: bool) -> Wrote {
+        let Some(stream) = self.streams.stream(key) else { return Wrote::Nothing };
+        let whole = data.remaining();
+        let length = whole.min(DATA_MOST).min(self.frame_most).min(stream.window.room()).min(self.window.room());
+        if length == 0 && whole > 0 {
+            return Wrote::Nothing;
+        }
+        let is_last = length == whole;
+        let flags = if is_last && ends { END_STREAM } else { 0 };
+        stream.window.sent(length);
+        self.window.sent(length);
+        self.out.push_data(Head { length: length as u32, kind: DATA, flags, stream: key.id }, data);
+        if length > 0 {
+            self.allowances.sent_data();
+            self.allowances.sent(length as u64);
+        }
+        if is_last { Wrote::All } else { Wrote::Some }
+    }
+
+    fn write_end(&mut self, key: Key) {
+        self.out.push(&Head { length: 0, kind: DATA, flags: END_STREAM, stream: key.id }.written());
+        self.close_going(key);
+    }
+
+    fn write_fields(&mut self, id: u32, block: &[u8], ends: bool) {
+        if std::mem::take(&mut self.shrinks_table) {
+            let mut shrunk = Vec::with_capacity(block.len() + 1);
+            hpack::encoder::shrink_table(&mut shrunk);
+            shrunk.extend_from_slice(block);
+            return self.write_fields(id, &shrunk, ends);
+        }
+        let mut rest = block;
+        let mut kind = HEADERS;
+        loop {
+            let (piece, after) = rest.split_at(rest.len().min(self.frame_most).min(16 * 1024));
+            rest = after;
+            let mut flags = if rest.is_empty() { END_HEADERS } else { 0 };
+            if kind == HEADERS && ends {
+                flags |= END_STREAM;
+            }
+            self.out.push(&Head { length: piece.len() as u32, kind, flags, stream: id }.written());
+            self.out.push(piece);
+            if rest.is_empty() {
+                return;
+            }
+            kind = CONTINUATION;
+        }
+    }
+
+    /// The end of an answer was written.
+    fn close_going(&mut self, key: Key) {
+        let Some(stream) = self.streams.stream(key) else { return };
+        stream.going = Direction::Closed;
+        if !self.close_if_over(key)
+            && let Some(code) = self.streams.stream(key).and_then(|stream| stream.then.take())
+        {
+            self.reset(key, code);
+        }
+    }
+
+    fn close_if_over(&mut self, key: Key) -> bool {
+        let over = |stream: &Stream| (stream.coming, stream.going) == (Direction::Closed, Direction::Closed);
+        let is_over = self.streams.peek(key).is_some_and(over);
+        if is_over {
+            self.streams.close(key, false);
+        }
+        is_over
+    }
+
+    /// The stream was reset, by whomever: nothing more comes and nothing more goes.
+    fn lose(&mut self, key: Key, broken: BodyBroken) {
+        let Some(stream) = self.streams.stream(key) else { return };
+        stream.is_gone = true;
+        stream.in_line = false;
+        if stream.coming == Direction::Open {
+            stream.broken = Some(broken);
+        }
+        stream.waiting.clear();
+        stream.then = None;
+        if stream.broken.is_some() {
+            stream.body.clear();
+            let unread = stream.received.unread();
+            stream.received.took(unread);
+            self.received.took(unread);
+        }
+        stream.wake();
+        self.line.retain(|other| *other != key);
+        self.open_window();
+    }
+
+    /// Tells the client of room in the windows, where that is worth it: nobody has use for more of a body that is thrown away.
+    fn open_windows(&mut self, key: Key) {
+        if let Some(stream) = self.streams.stream(key)
+            && stream.coming == Direction::Open
+            && !stream.is_gone
+            && !stream.discards
+            && let Some(bytes) = stream.received.take_update()
+        {
+            self.out.push(&window_update(key.id, bytes));
+        }
+        self.open_window();
+    }
+
+    fn open_window(&mut self) {
+        if self.ended.is_none()
+            && let Some(bytes) = self.received.take_update()
+        {
+            self.out.push(&window_update(0, bytes));
+        }
+    }
+
+    /// A connection at rest holds no more than one that was never busy.
+    fn give_back_memory(&mut self) {
+        if self.accepted.capacity() > 0 {
+            self.accepted = VecDeque::new();
+        }
+        if self.line.capacity() > 0 {
+            self.line = VecDeque::new();
+        }
+    }
+
+    /// It has come to its end where both sides know that no more requests come, and the last has ended.
+    fn check_over(&mut self) {
+        if self.ended.is_some() || self.streams.open() > 0 {
+            return;
+        }
+        self.give_back_memory();
+        match (self.leaving, self.peer_leaves) {
+            (_, Some(Code::NO_ERROR)) | (Leaving::Known, None) => self.finish(Ok(())),
+            (_, Some(_)) => self.finish(Err(Ended::ByClient)),
+            _ => {}
+        }
+    }
+}
+
+enum Wrote {
+    All,
+    Some,
+    Nothing,
+}
+
+thread_local! {
+    /// Sections that were read and are not in use, for the heads of the next requests of any connection.
+    static SPARE: RefCell<Vec<Section>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sections kept, and how large each may be, in bytes.
+const SPARE_MOST: usize = 64;
+const SPARE_BYTES: usize = 4 * 1024;
+
+fn spare() -> Section {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// A section whose fields were read.
+pub fn give_back(section: Section) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_MOST && section.memory() <= SPARE_BYTES {
+            spare.push(section);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

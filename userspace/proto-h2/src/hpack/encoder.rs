@@ -1,0 +1,121 @@
+//! Field blocks as we write them. See the module above for what they look like.
+
+use super::static_table::{self, Found};
+use proto_http::coding::write_integer;
+use proto_http::h1::is_forbidden_in_trailers;
+use proto_http::{Headers, Known, Response};
+
+/// Our table is empty and stays so: the peer has made it smaller than it would be by itself, and wants to be told that this was seen
+/// (RFC 7541 section 4.2).
+pub fn shrink_table(into: &mut Vec<u8>) {
+    into.push(0x20);
+}
+
+/// Appends a field. Its name is written in lower case. Values are not coded: a quarter of their bytes costs more to save than to send.
+#[inline]
+pub fn field(name: &[u8], value: &[u8], into: &mut Vec<u8>) {
+    match static_table::find(name, value) {
+        Some(Found::Whole(at)) => return into.push(0x80 | at),
+        // Into no table.
+        Some(Found::Name(at)) => write_integer(at.into(), 4, 0, into),
+        None => {
+            into.push(0);
+            write_integer(name.len() as u64, 7, 0, into);
+            let start = into.len();
+            into.extend_from_slice(name);
+            into[start..].make_ascii_lowercase();
+        }
+    }
+    string(value, into);
+}
+
+#[inline]
+fn string(value: &[u8], into: &mut Vec<u8>) {
+    write_integer(value.len() as u64, 7, 0, into);
+    into.extend_from_slice(value);
+}
+
+/// How an answer goes out.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseOptions<'a> {
+    /// Bytes of the body, or of the one that the answer would have had to another method; `None` when only its end will tell.
+    pub length: Option<u64>,
+    /// The time as [`proto_http::ImfDate`] writes it, sent when the message has none.
+    pub date: &'a str,
+}
+
+/// Appends the head of an answer, interim ones (1xx) included. Nothing and false for a status that HTTP/2 cannot say (101).
+///
+/// Fields of this hop ([`Known::is_hop_by_hop`]) have no place in HTTP/2 (RFC 9113 section 8.2.2); what frames a body is said by its
+/// frames.
+pub fn response(response: &Response, options: &ResponseOptions<'_>, into: &mut Vec<u8>) -> bool {
+    let code = response.status;
+    if code == 101 || !(100..1000).contains(&code) {
+        return false;
+    }
+    status(code, into);
+    let mut dated = code < 200;
+    for (name, value, known) in response.headers.iter() {
+        dated |= known == Known::Date;
+        if !known.is_hop_by_hop() && known != Known::ContentLength {
+            field(name, value, into);
+        }
+    }
+    if !dated && !options.date.is_empty() {
+        write_integer(DATE, 4, 0, into);
+        string(options.date.as_bytes(), into);
+    }
+    if code >= 200
+        && code != 204
+        && let Some(length) = options.length
+    {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        let mut rest = length;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        write_integer(CONTENT_LENGTH, 4, 0, into);
+        string(&digits[at..], into);
+    }
+    true
+}
+
+/// The numbers of names, and of the first status.
+const STATUS: u64 = 8;
+const CONTENT_LENGTH: u64 = 28;
+const DATE: u64 = 33;
+
+fn status(code: u16, into: &mut Vec<u8>) {
+    let whole = match code {
+        200 => 8,
+        204 => 9,
+        206 => 10,
+        304 => 11,
+        400 => 12,
+        404 => 13,
+        500 => 14,
+        _ => {
+            let digits = [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8);
+            write_integer(STATUS, 4, 0, into);
+            return string(&digits, into);
+        }
+    };
+    into.push(0x80 | whole);
+}
+
+/// Appends trailers, without those that may not come after a body; nothing and false when none may be sent.
+pub fn trailers(trailers: &Headers, into: &mut Vec<u8>) -> bool {
+    let start = into.len();
+    for (name, value, known) in trailers.iter() {
+        if !known.is_hop_by_hop() && !is_forbidden_in_trailers(name) {
+            field(name, value, into);
+        }
+    }
+    into.len() > start
+}
