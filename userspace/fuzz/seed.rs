@@ -5,12 +5,14 @@ use proto_http::{Limits, Request};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 15] = [
     "configuration",
     "http1_request",
     "http1_response",
     "http1_chunks",
     "http_path",
+    "http2_fields",
+    "http2_connection",
     "http3_sections",
     "http3_streams",
     "tls_records",
@@ -59,6 +61,13 @@ fn main() -> io::Result<()> {
     for (number, text) in credentials.iter().enumerate() {
         fs::write(root.join("credentials").join(number.to_string()), text)?;
     }
+    // Blocks with a field of the table, literals, and one that is coded; a request with a body and trailers, cut into pieces of five.
+    let blocks = b"\x18\x82\x86\x84\x41\x01a\x40\x01x\x011\xbe\x00\x01y\x83\xa8\xeb\x10\x20";
+    fs::write(root.join("http2_fields").join("all"), blocks)?;
+    let post = b"\x83\x86\x84\x41\x01a\x0f\x0d\x014";
+    let frames: [&[u8]; 4] =
+        [b"\0\0\x0a\x01\x04\0\0\0\x01", post, b"\0\0\x04\0\0\0\0\0\x01body", b"\0\0\x05\x01\x05\0\0\0\x01\0\x01x\x011"];
+    fs::write(root.join("http2_connection").join("request"), [b"\x05", &frames.concat()[..]].concat())?;
     // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
     let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";
     fs::write(root.join("http3_sections").join("all"), section)?;
