@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
@@ -40,6 +41,8 @@ pub struct Model {
     /// As `abi::config::syn` has it.
     pub syn_options: u32,
     pub access: AccessTables,
+    /// The MAC that frames for an address go to, as `abi::way` has it.
+    pub way_to: Option<fn(IpAddr) -> u64>,
     /// By the number of the VIP.
     limits: HashMap<u32, Limit>,
     buckets: RefCell<HashMap<SourceKey, &'static AtomicU64>>,
@@ -108,6 +111,7 @@ impl Model {
             cookie: None,
             syn_options: 0,
             access: AccessTables::of(&[]),
+            way_to: None,
             limits: vips.iter().filter_map(|vip| Some((vip.id.into(), vip.limits.element()?))).collect(),
             buckets: RefCell::default(),
             began: Instant::now(),
@@ -203,6 +207,10 @@ impl Tables for Model {
 
     fn now_ns(&self) -> u64 {
         1_000_000_000_000 + self.began.elapsed().as_nanos() as u64
+    }
+
+    fn way_to(&self, address: &Address) -> u64 {
+        self.way_to.as_ref().map_or(abi::way::NONE, |way| way(address.ip()))
     }
 
     fn make_cookie(&self, _: &Segment) -> Option<u32> {

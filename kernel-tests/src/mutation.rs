@@ -5,7 +5,12 @@ use crate::world::{self, Fixture, OTHER, OVER_V6, OWN, THIRD, client};
 
 /// A packet that makes sense, then changed in some places, cut or made longer.
 pub fn mutated(random: &mut Random) -> Vec<u8> {
-    let mut frame = sensible(random);
+    let frame = sensible(random);
+    mutate(random, frame)
+}
+
+/// Changed in some places, cut or made longer, or neither.
+pub fn mutate(random: &mut Random, mut frame: Vec<u8>) -> Vec<u8> {
     if random.below(4) > 0 {
         for _ in 0..1 + random.below(3) {
             let reach = frame.len().min(if random.below(2) == 0 { 96 } else { 200 });

@@ -11,7 +11,7 @@ mod read;
 mod spread;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use abi::{Reason, Verdict};
@@ -59,6 +59,12 @@ pub struct Witness {
     pub sockets: HashMap<(SocketAddr, SocketAddr), Claim>,
     /// Whether the daemon takes fragments that come too early.
     pub holds: bool,
+    /// Virtual IPs to which connections begin faster than they take without SYN cookies, by number.
+    pub flooded: BTreeSet<u16>,
+    /// What a listener would take of who answers a SYN; none: no listener would.
+    pub syn_cookie: Option<u32>,
+    /// The MAC of the router that a client is reached by, where there is one.
+    pub router_of: fn(IpAddr) -> Option<[u8; 6]>,
     /// Where first fragments went; the kernel remembers 16,384 of them.
     ways: HashMap<Datagram, Option<Fate>>,
 }
@@ -141,6 +147,9 @@ impl Witness {
             prefixes: Vec::new(),
             sockets: HashMap::new(),
             holds: false,
+            flooded: BTreeSet::new(),
+            syn_cookie: None,
+            router_of: |_| None,
             ways: HashMap::new(),
         }
     }
@@ -217,8 +226,46 @@ impl Witness {
         };
         match self.fate(&road, vip, &flow, kind, past.hops > 0) {
             Ok(fate) => self.send(&road, fate),
-            Err(reason) => Ok(road.ends(reason)),
+            Err(reason) => {
+                let watched = vip.limits.cookies.is_some() && self.flooded.contains(&vip.id);
+                let answered = (watched && flow.protocol == TCP && kind != Kind::Error).then(|| self.defend(&road, &upper, reason));
+                Ok(answered.flatten().unwrap_or_else(|| road.ends(reason)))
+            }
         }
+    }
+
+    /// What becomes of a segment that would stay, beside a flood of SYNs: an answer that nothing is remembered for (RFC 4987 section 3.6), or
+    /// the end, where it says to be of a connection that nobody here knows.
+    fn defend(&self, road: &Road<'_>, upper: &Upper, reason: Reason) -> Option<Judgement> {
+        let stays = [Reason::Local, Reason::LocalOrphan, Reason::Decapsulated, Reason::DecapsulatedOrphan];
+        let header = &road.header;
+        let first = header.at + if header.v4 { 20 } else { 40 };
+        if !stays.contains(&reason) || header.has_options() || upper.at != first {
+            return None;
+        }
+        let tcp = road.frame.get(first..header.end())?;
+        let (length, flags) = (usize::from(tcp.get(12)? >> 4) * 4, *tcp.get(13)?);
+        if length < 20 || length > tcp.len() {
+            return None;
+        }
+        if flags & 0x12 != 0x02 {
+            // A listener that makes cookies would have said so, had it been one of its own.
+            return self.syn_cookie.map(|_| Judgement { reason: Reason::SynCookieWrong, machine: 0, frame: road.frame.to_vec() });
+        }
+        // With FIN, RST or data it is more than a SYN.
+        if flags & 0x05 != 0 || length != tcp.len() {
+            return None;
+        }
+        let cookie = self.syn_cookie?;
+        let to = match road.past.hops {
+            0 => road.link.from,
+            _ if road.link.tag.is_some() => return None,
+            _ => (self.router_of)(header.source)?,
+        };
+        // What fits a tunnel over IPv6, the longer of the two, which this machine has.
+        let most = self.mtu - (40 + 8 + 20) - (first - header.at) - 20;
+        let frame = write::syn_ack(&road.link, to, header, tcp, cookie, most as u16);
+        Some(Judgement { reason: Reason::SynCookieSent, machine: 0, frame })
     }
 
     fn is_denied(&self, address: IpAddr) -> bool {
@@ -420,7 +467,7 @@ pub fn action(reason: Reason) -> u32 {
 /// Whether two frames are the same but for the source port of the tunnel around them, which both have from the range set aside.
 pub fn same(a: &[u8], b: &[u8], reason: Reason) -> bool {
     let tunnelled =
-        reason.verdict() == Verdict::Transmit && !matches!(reason, Reason::EchoAnswered | Reason::TooBigAnswered);
+        reason.verdict() == Verdict::Transmit && !matches!(reason, Reason::EchoAnswered | Reason::TooBigAnswered | Reason::SynCookieSent);
     if !tunnelled {
         return a == b;
     }

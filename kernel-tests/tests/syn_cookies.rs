@@ -10,10 +10,12 @@ use abi::limit::Rate;
 use abi::{Reason, config};
 use edge_kernel::{Hash, Hook, Kernel, Machine, Options, Protocol, Vip, VipLimits};
 use kernel_tests::model::Model;
+use kernel_tests::mutation::{mutate, mutated};
 use kernel_tests::namespace::Namespace;
-use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
+use kernel_tests::packet::{self, ACK, FROM, Random, SYN, TO};
 use kernel_tests::ready;
-use kernel_tests::world::{self, Fixture, OTHER, OWN, client};
+use kernel_tests::witness::{self, Witness};
+use kernel_tests::world::{self, Fixture, OTHER, OVER_V6, OWN, client};
 
 /// One connection an hour, and none more at once.
 fn one_an_hour() -> Rate {
@@ -115,12 +117,117 @@ fn a_syn_is_answered_with_a_cookie_and_what_the_client_offered() {
         let tunnel = packet::tunnel(world::address(OTHER), world::address(OWN), 1, &syn(from, to, &LINUX));
         stays(&model, &tunnel, Reason::Decapsulated);
         stays(&model, &packet::tcp(from, to, ACK, 0), Reason::SynCookieWrong);
+
+        // Of what another machine sent on, the answer goes to the router that the routes name, as that of any other does to where it is from.
+        let alone = model.run(&syn(from, to, &LINUX)).1;
+        model.way_to =
+            Some(|client| if client == world::client(client.is_ipv4(), 1).ip() { ROUTER } else { abi::way::NONE });
+        for outer in [OTHER, OVER_V6] {
+            let own = if outer == OVER_V6 { world::own_v6() } else { world::address(OWN) };
+            let tunnel = |inner: &[u8]| packet::tunnel(world::address(outer), own, 1, inner);
+            let (outcome, bytes) = model.run(&tunnel(&syn(from, to, &LINUX)));
+            let said = (outcome.reason, outcome.vip, outcome.hops, outcome.machine);
+            assert_eq!(said, (Reason::SynCookieSent, Fixture::Here as u16, 1, 0));
+            assert_eq!((&bytes[..6], &bytes[6..12]), (&ROUTER.to_le_bytes()[..6], &TO[..]));
+            let at = 14 + if v4 { 20 } else { 40 };
+            assert_eq!(bytes[12..at + 20], alone[12..at + 20], "all else as without the tunnel");
+            assert_eq!(bytes.len(), alone.len());
+            stays(&model, &tunnel(&syn(client(v4, 2), to, &LINUX)), Reason::Decapsulated);
+            stays(&model, &packet::tagged(&tunnel(&syn(from, to, &LINUX))), Reason::Decapsulated);
+            stays(&model, &tunnel(&packet::tcp(from, to, ACK, 0)), Reason::SynCookieWrong);
+        }
         model.cookie = None;
         stays(&model, &syn(from, to, &LINUX), Reason::Local);
         stays(&model, &packet::tcp(from, to, ACK, 0), Reason::Local);
         let datagram = packet::udp(from, to, b"datagram");
         stays(&model, &datagram, Reason::Local);
     }
+}
+
+/// As `abi::way` has it: 2:0:0:0:0:9.
+const ROUTER: u64 = 0x0900_0000_0002;
+
+#[test]
+fn a_second_opinion_agrees_on_what_is_answered_with_what() {
+    const PACKETS: usize = 60_000;
+    let limits = VipLimits { cookies: Some(one_an_hour()), ..VipLimits::default() };
+    let vips: Vec<Vip> = world::vips().into_iter().map(|vip| Vip { limits, ..vip }).collect();
+    let machines = world::machines();
+    fn router(client: IpAddr) -> u64 {
+        match client {
+            IpAddr::V4(ip) if ip.octets()[3] % 2 == 0 => ROUTER,
+            IpAddr::V6(ip) if ip.segments()[3] % 2 == 0 => ROUTER,
+            _ => abi::way::NONE,
+        }
+    }
+    let mut counted = std::collections::BTreeMap::<(&str, bool), u32>::new();
+    for cookie in [Some(0xfffe_1234), None] {
+        let mut model = Model::of(&machines, &vips);
+        model.cookie = cookie;
+        model.way_to = Some(router);
+        let mut witness = Witness::new(machines.clone(), vips.clone(), [world::address(OWN), world::own_v6()]);
+        witness.syn_cookie = cookie;
+        witness.router_of = |client| (router(client) != abi::way::NONE).then_some([2, 0, 0, 0, 0, 9]);
+        // The first connection of each takes all there is, wherever it was sent first.
+        for fixture in Fixture::ALL {
+            for v4 in [true, false] {
+                let first = syn(client(v4, 1), fixture.at(v4, 80), &[]);
+                model.run(&packet::tunnel(world::address(OTHER), world::address(OWN), 1, &first));
+            }
+        }
+        witness.flooded = vips.iter().map(|vip| vip.id).collect();
+        let mut random = Random(7);
+        for n in 0..PACKETS {
+            let seed = random.0;
+            let frame = if n % 3 == 0 { mutated(&mut random) } else { some_syn(&mut random) };
+            let (outcome, bytes) = model.run(&frame);
+            let said = witness.judge(&frame);
+            let dropped = outcome.reason.verdict() == abi::Verdict::Drop;
+            assert!(
+                said.reason == outcome.reason
+                    && said.machine == outcome.machine
+                    && (dropped || witness::same(&said.frame, &bytes, said.reason)),
+                "seed {seed}: the host {outcome:?}, the second opinion {} and machine {}\nin     {frame:02x?}\nhost   {bytes:02x?}\n\
+                 second {:02x?}",
+                said.reason.name(),
+                said.machine,
+                said.frame
+            );
+            *counted.entry((outcome.reason.name(), outcome.hops > 0)).or_default() += 1;
+        }
+    }
+    println!("{counted:?}");
+    for reason in [Reason::SynCookieSent, Reason::SynCookieWrong] {
+        for tunnelled in [true, false] {
+            let times = counted.get(&(reason.name(), tunnelled)).copied().unwrap_or_default();
+            assert!(times > 500, "{} {times} times, tunnelled: {tunnelled}", reason.name());
+        }
+    }
+}
+
+/// A SYN with options drawn at random, or what looks like one, alone or sent on by another machine.
+fn some_syn(random: &mut Random) -> Vec<u8> {
+    let v4 = random.below(2) == 0;
+    let to = Fixture::ALL[random.below(Fixture::ALL.len())].at(v4, 80);
+    let words = random.below(11);
+    let options: Vec<u8> = match random.below(3) {
+        0 => LINUX.to_vec(),
+        1 => vec![1; 4 * words],
+        _ => (0..4 * words).map(|_| random.number() as u8).collect(),
+    };
+    let mut frame = syn(client(v4, random.below(5000) as u16), to, &options);
+    if random.below(3) == 0 {
+        let tcp = 14 + if v4 { 20 } else { 40 };
+        frame[tcp + 13] = [SYN | 1, SYN | 4, SYN | 8, ACK, SYN | ACK, 4, 0][random.below(7)];
+    }
+    if random.below(2) == 0 {
+        let own = world::address(OWN);
+        frame = packet::tunnel(world::address(OTHER), own, 1 + random.below(6) as u8, &frame);
+    }
+    if random.below(6) == 0 {
+        frame = packet::tagged(&frame);
+    }
+    if random.below(4) == 0 { mutate(random, frame) } else { frame }
 }
 
 const VIP: [&str; 2] = ["198.51.100.1:80", "[2001:db8:51::1]:80"];
@@ -287,4 +394,170 @@ fn a_flood_of_syns_keeps_no_client_out() {
             assert!(timestamps == "2" || by_cookie > 100, "most began by a cookie: {by_cookie}");
         });
     }
+}
+
+/// How often this namespace's stack has made a SYN cookie. Meant for the namespace.
+fn made_by_the_stack() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("the stack counts");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let mut counted = names.split(' ').zip(values.split(' '));
+    counted.find(|(name, _)| *name == "SyncookiesSent").map_or(0, |(_, count)| count.parse().expect("a number"))
+}
+
+/// SYNs that were sent again until the connection was there.
+fn repeated(stream: &TcpStream) -> u32 {
+    const TOTAL_RETRANS: usize = 100;
+    let mut facts = [0u8; TOTAL_RETRANS + 4];
+    let mut length = facts.len() as libc::socklen_t;
+    // SAFETY: as many bytes of `struct tcp_info` as there is room for.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, facts.as_mut_ptr().cast(), &mut length)
+    };
+    assert_eq!(result, 0);
+    u32::from_ne_bytes(facts[TOTAL_RETRANS..].try_into().expect("four bytes"))
+}
+
+/// Of clients one after the other beside a flood: how many could not connect, how many had to ask more than once, and how many SYNs and
+/// ACKs were forged.
+fn beside_a_flood(client: &Namespace, clients: usize, begun: impl Fn() -> bool) -> (usize, usize, u64) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| client.enter(|| flood(&over)));
+        let patience = std::time::Instant::now() + Duration::from_secs(60);
+        while !begun() {
+            assert!(std::time::Instant::now() < patience && !flood.is_finished(), "the flood has no effect");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (mut lost, mut again) = (0, 0);
+        for n in 0..clients {
+            let to = VIP[n % 2].parse().expect("an address");
+            match client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))) {
+                Ok(stream) => again += usize::from(repeated(&stream) > 0),
+                Err(_) => lost += 1,
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        (lost, again, flood.join().expect("the flood"))
+    })
+}
+
+#[test]
+fn syns_that_another_machine_sent_on_are_answered_by_who_serves_them() {
+    if !ready("syns_that_another_machine_sent_on_are_answered_by_who_serves_them") {
+        return;
+    }
+    const CLIENTS: usize = 100;
+    let (client, router) = (Namespace::new("client"), Namespace::new("router"));
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    router.sysctl("net/ipv4/ip_forward", "1");
+    router.sysctl("net/ipv6/conf/all/forwarding", "1");
+    client.join("c0", &[ip("10.0.0.2"), ip("fd00::2")], &router, "rc", &[ip("10.0.0.1"), ip("fd00::1")]);
+    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    client.ip(&["link", "set", "c0", "address", &mac(FROM)]);
+    router.ip(&["link", "set", "rc", "address", &mac(TO)]);
+    for (gateway, forged) in [("10.0.0.1", "10.9.0.0/16"), ("fd00::1", "fd00:9::/32")] {
+        client.ip(&["route", "add", "default", "via", gateway]);
+        let back = if gateway == "10.0.0.1" { "10.0.0.2" } else { "fd00::2" };
+        router.ip(&["route", "add", forged, "via", back]);
+    }
+    let vips = VIP.map(|vip| vip.parse::<SocketAddr>().expect("an address").ip()).to_vec();
+    let address = |edge: u16| IpAddr::from([10, 1, edge as u8, 2]);
+    // What comes to the first is the second's.
+    let mut edges = [1u16, 2].map(|edge| {
+        let namespace = Namespace::new(&format!("e{edge}"));
+        let routers = [IpAddr::from([10, 1, edge as u8, 1]), IpAddr::from([0xfd00, 1, edge, 0, 0, 0, 0, 1])];
+        let own = [address(edge), IpAddr::from([0xfd00, 1, edge, 0, 0, 0, 0, 2])];
+        router.join(&format!("r{edge}"), &routers, &namespace, "e0", &own);
+        router.take_frames(&format!("r{edge}"));
+        routers.iter().for_each(|gateway| namespace.ip(&["route", "add", "default", "via", &gateway.to_string()]));
+        if edge == 1 {
+            vips.iter()
+                .zip(own)
+                .for_each(|(vip, own)| router.ip(&["route", "add", &vip.to_string(), "via", &own.to_string()]));
+        }
+        namespace.sysctl("net/core/somaxconn", "16");
+        let options =
+            Options { interfaces: vec!["e0".into()], pin_dir: None, sizes: world::sizes(), ..Options::default() };
+        let kernel = namespace.enter(|| Kernel::load(options).unwrap_or_else(|e| panic!("{e}")));
+        (namespace, kernel)
+    });
+    if edges[1].1.program(Hook::XdpSyn).is_none() {
+        println!("skipped: this kernel does not take the program");
+        return;
+    }
+    let apply = |edges: &mut [(Namespace, Kernel)], cookies: Option<Rate>| {
+        for (edge, (namespace, kernel)) in [1, 2].into_iter().zip(edges) {
+            let machine = |index: u16| Machine {
+                index,
+                name: format!("e{index}"),
+                address: address(index),
+                next_hop: None,
+                own: index == edge,
+            };
+            let vip = Vip {
+                id: 1,
+                name: "v".into(),
+                addresses: vips.clone(),
+                ports: vec![80..=80],
+                protocols: vec![Protocol::Tcp],
+                hash: Hash::FiveTuple,
+                slots: world::uniform([2, 0, 0, 0]),
+                limits: VipLimits { cookies, ..VipLimits::default() },
+                earlier: None,
+            };
+            world::set_cookies(kernel);
+            namespace.enter(|| {
+                kernel.apply(&[machine(1), machine(2)], &[vip]).unwrap_or_else(|e| panic!("{e}"));
+                kernel.set_local_addresses(&vips).unwrap_or_else(|e| panic!("{e}"));
+                let patience = std::time::Instant::now() + Duration::from_secs(60);
+                // Of both families, once their routers have said who they are.
+                while kernel.follow(&[address(3 - edge)]).ways != if cookies.is_some() { 2 } else { 0 } {
+                    assert!(std::time::Instant::now() < patience, "the ways to clients are not as they should be");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    };
+    apply(&mut edges, Some(Rate::new(200, 20)));
+    let listener = edges[1].0.enter(|| TcpListener::bind("[::]:80").expect("a listener"));
+    std::thread::spawn(move || serve(listener));
+    client.enter(|| talk(VIP[0])).expect("without a flood");
+
+    let (namespace, kernel) = &edges[1];
+    let packets = |reason: Reason| kernel.counters().packets(reason);
+    let (lost, again, sent) = beside_a_flood(&client, CLIENTS, || packets(Reason::SynCookieSent) > 0);
+    let (answered, stack) = (packets(Reason::SynCookieSent), namespace.enter(made_by_the_stack));
+    println!(
+        "with synCookies: {sent} forged, {answered} answered in XDP, {stack} cookies by the stack, {lost} of {CLIENTS} clients lost, \
+         {again} asked again"
+    );
+    assert_eq!(lost, 0);
+    assert!(answered > sent / 2, "{answered} of {sent} answered");
+    assert_eq!(edges[0].1.counters().packets(Reason::SynCookieSent), 0, "the first serves none");
+    // A connection that began by such a cookie is one like any other.
+    client.enter(|| talk(VIP[1])).expect("after the flood");
+
+    apply(&mut edges, None);
+    let (namespace, kernel) = &edges[1];
+    let before = namespace.enter(made_by_the_stack);
+    let made = || namespace.enter(made_by_the_stack) - before;
+    let (lost, again, sent) = beside_a_flood(&client, CLIENTS, || made() > 0);
+    println!(
+        "without: {sent} forged, {} cookies by the stack, {lost} of {CLIENTS} clients lost, {again} asked again",
+        made()
+    );
+    assert_eq!(kernel.counters().packets(Reason::SynCookieSent), answered, "it is off");
+    assert!(made() > stack, "what XDP does not answer the stack does: {} and {stack}", made());
+
+    // And where the stack may not either.
+    namespace.sysctl("net/ipv4/tcp_syncookies", "0");
+    let arrived = || kernel.counters().packets(Reason::Decapsulated);
+    let before = arrived();
+    let (lost, again, sent) = beside_a_flood(&client, CLIENTS / 10, || arrived() > before + 1_000);
+    println!(
+        "and with net.ipv4.tcp_syncookies = 0: {sent} forged, {lost} of {} clients lost, {again} asked again",
+        CLIENTS / 10
+    );
+    assert!(lost > 0, "the flood is one");
 }

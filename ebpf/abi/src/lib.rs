@@ -2,7 +2,7 @@
 //! and the sizes of the maps with their reasons. No code that decides anything.
 //!
 //! Reading order: `limits`, `address`, `vip`, `slot`, `machine`, `config`, `access`, `limit`, `listener`, `fragment`,
-//! `syn`, `reason`, `counter`, `capture`, `gue`.
+//! `syn`, `way`, `reason`, `counter`, `capture`, `gue`.
 //!
 //! Every type here consists of integers and byte arrays, has no padding the compiler could leave uninitialised and
 //! accepts every bit pattern, so either side may copy it as bytes. Change a layout and [`limits::LAYOUT_VERSION`] together:
@@ -26,6 +26,7 @@ pub mod reason;
 pub mod slot;
 pub mod syn;
 pub mod vip;
+pub mod way;
 
 pub use access::AccessKey;
 pub use address::Address;
@@ -40,3 +41,4 @@ pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
 pub use syn::Syn;
 pub use vip::{Before, Counts, HashMode, Service, VipAddress, VipKey};
+pub use way::WayKey;

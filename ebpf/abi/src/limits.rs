@@ -54,6 +54,10 @@ pub const ACCESS_PREFIXES_MAX: u32 = 2 * 1_048_576;
 /// Sources whose new connections are counted, of all virtual IPs together, the longest unused forgotten first: 6 MB.
 pub const SOURCES_MAX: u32 = 65_536;
 
+/// Entries of WAYS: the routes of the interfaces that packets arrive on. A machine with more (one that has the whole table of the
+/// Internet) is told that its ways are not known.
+pub const WAYS_MAX: u32 = 512;
+
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;
 

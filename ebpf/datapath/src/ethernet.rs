@@ -51,6 +51,17 @@ impl Ethernet {
         Ok(Ethernet { addresses, tag, kind: t.u16(2), length: HEADER + TAG })
     }
 
+    /// The MAC it came from, its first byte lowest.
+    #[inline(always)]
+    pub fn from(&self) -> u64 {
+        (self.addresses[1] >> 16) as u64 | (self.addresses[2] as u64) << 16
+    }
+
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        self.length != HEADER
+    }
+
     /// Behind this, whether there was a tag no longer divides the roads.
     #[inline(always)]
     pub fn forget(&mut self, tables: &impl Tables) {

@@ -4,7 +4,7 @@
 
 use abi::config::syn;
 use abi::gue::{OVERHEAD_V4, OVERHEAD_V6};
-use abi::{Address, Reason, Switch, Syn};
+use abi::{Address, Reason, Switch, Syn, way};
 
 use crate::ethernet::{self, Ethernet, Send};
 use crate::gue::{DO_NOT_FRAGMENT, TTL, checksum_v4, fold_checksum};
@@ -49,6 +49,9 @@ pub struct Segment {
     pub bare: bool,
 }
 
+/// The MAC that an answer goes to, its first byte lowest; [`abi::way::NONE`]: the stack knows, and nobody else.
+pub type Way = u64;
+
 /// Whether the packet stays here, as one of a connection that is this machine's or nobody's.
 #[inline(always)]
 pub fn is_mine(reason: Reason) -> bool {
@@ -79,12 +82,11 @@ pub fn answer(frame: &mut impl Frame, tables: &impl Tables, packet: &Syn) -> Out
         let wanted = tables.takes_answer(&segment);
         return outcome(if wanted { stays } else { Reason::SynCookieWrong });
     }
-    // Nothing but a SYN: what carries data or more flags is for the stack. So is one that came through a tunnel: the stack knows the way
-    // back.
-    if packet.hops != 0 || segment.flags & (FIN | RST) != 0 || !segment.bare {
+    // Nothing but a SYN: what carries data or more flags is for the stack.
+    if segment.flags & (FIN | RST) != 0 || !segment.bare {
         return outcome(stays);
     }
-    match reply(frame, tables, &link, &segment, Switch(packet.switch)) {
+    match reply(frame, tables, &link, &segment, packet) {
         Some(()) => outcome(Reason::SynCookieSent),
         None => outcome(stays),
     }
@@ -118,15 +120,20 @@ fn read(frame: &impl Frame, tables: &impl Tables, link: &Ethernet) -> Option<Seg
 }
 
 #[inline(always)]
-fn reply(
-    frame: &mut impl Frame,
-    tables: &impl Tables,
-    link: &Ethernet,
-    segment: &Segment,
-    switch: Switch,
-) -> Option<()> {
-    let live = tables.live_at(switch)?;
+fn reply(frame: &mut impl Frame, tables: &impl Tables, link: &Ethernet, segment: &Segment, packet: &Syn) -> Option<()> {
+    let live = tables.live_at(Switch(packet.switch))?;
     let Segment { v4, at, tcp, header, .. } = *segment;
+    let way = match packet.hops {
+        0 => link.from(),
+        // The machine that sent it on is no router. What routes say holds for frames without a tag.
+        _ if link.is_tagged() => way::NONE,
+        _ => tables.way_back(frame, segment),
+    };
+    if way == way::NONE {
+        return None;
+    }
+    // However it was found.
+    let way = tables.forget(way as u32 as usize) as u64 | (tables.forget((way >> 32) as usize) as u64) << 32;
     let w = frame.window::<TCP_HEADER>(tcp)?;
     let (ports, sequence) = (w.u32_raw(0), u32::from_be(w.u32_raw(4)));
     let cookie = tables.forget(tables.make_cookie(segment)? as usize) as u32;
@@ -156,7 +163,8 @@ fn reply(
         return None;
     }
     let kind = if v4 { ethernet::IPV4 } else { ethernet::IPV6 };
-    if !link.write(frame, kind, Send::Back) {
+    let [a, b, c, d, e, f, ..] = way.to_le_bytes();
+    if !link.write(frame, kind, Send::To([a, b, c, d, e, f])) {
         return None;
     }
     let length = (TCP_HEADER + options) as u16;
@@ -227,6 +235,19 @@ fn reply(
     let sum = (sum & 0xffff) as u32 + (sum >> 16) as u32;
     frame.window::<TCP_HEADER>(tcp)?.put_u16_raw(16, fold_checksum(sum));
     Some(())
+}
+
+/// Where what is sent to the client of a segment goes.
+#[inline(always)]
+pub fn way_back(frame: &impl Frame, tables: &impl Tables, segment: &Segment) -> Way {
+    let client = if segment.v4 {
+        let Some(w) = frame.window::<HEADER_V4>(segment.at) else { return way::NONE };
+        Address::from_v4_raw(w.u32_raw(12))
+    } else {
+        let Some(w) = frame.window::<HEADER_V6>(segment.at) else { return way::NONE };
+        Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)])
+    };
+    tables.way_to(&client)
 }
 
 /// The latest time that is not to come and ends in these six bits.

@@ -10,7 +10,7 @@ use abi::{
 
 use crate::owners::{self, Decision, Question};
 use crate::steer::watched;
-use crate::syn::{Offer, Segment};
+use crate::syn::{Offer, Segment, Way};
 use crate::{Frame, Outcome};
 use crate::{admission, fragment, syn};
 
@@ -110,6 +110,18 @@ pub trait Tables {
     {
         syn::read_options(frame, self, from, to)
     }
+
+    /// [`syn::way_back`]; in BPF a function that the verifier examines once.
+    #[inline(always)]
+    fn way_back(&self, frame: &impl Frame, segment: &Segment) -> Way
+    where
+        Self: Sized,
+    {
+        syn::way_back(frame, self, segment)
+    }
+
+    /// What WAYS says of an address, on the interface that the packet came in by: as [`abi::way`] has it.
+    fn way_to(&self, address: &Address) -> u64;
 
     /// A SYN cookie for the packet that a listener of this machine takes from who answers it.
     fn make_cookie(&self, segment: &Segment) -> Option<u32>;

@@ -119,6 +119,10 @@ impl Tables for World {
         self.machines.get(index as usize)
     }
 
+    fn way_to(&self, _: &Address) -> u64 {
+        abi::way::NONE
+    }
+
     fn make_cookie(&self, _: &Segment) -> Option<u32> {
         None
     }

@@ -23,6 +23,13 @@ pub extern "C" fn offer(context: *mut xdp_md, from: u32, to: u32) -> u64 {
     syn::read_options(&XdpFrame::new(context), &Maps::new(context, 0), from as usize, to as usize).0
 }
 
+/// [`syn::way_back`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn way(context: *mut xdp_md, at: u32, v4: u32) -> u64 {
+    syn::way_back(&XdpFrame::new(context), &Maps::new(context, 0), &segment(at, 0, 0, v4))
+}
+
 /// A cookie for a SYN, and a bit above it; 0: none.
 #[inline(never)]
 #[unsafe(no_mangle)]

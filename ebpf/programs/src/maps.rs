@@ -25,6 +25,7 @@
 //! | CAPTURES | array, mapped | capture → Capture | 4 | userspace; buckets and counts xdp_capture | xdp_capture, userspace | none |
 //! | SEEN | perf events | Captured and the frame | one ring per CPU | xdp_capture | userspace | what does not fit |
 //! | HELD | perf events | HeldFragment and the frame | one ring per CPU | xdp_fragment | userspace | what does not fit |
+//! | WAYS | trie | WayKey → MAC | 512, memory as they come | userspace, while programs run | xdp_syn | userspace |
 //! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
 //! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
 //! | SOCKETS | sockmap | GroupValue.first + worker → socket of a listener | 16,384 | userspace | sk_lookup, sk_reuseport | closing the socket |
@@ -40,7 +41,7 @@ use abi::access::{AccessBlock, WORDS};
 use abi::capture::CAPTURES_MAX;
 use abi::limits::{
     ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX,
-    SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX,
+    SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX, WAYS_MAX,
 };
 use abi::{
     Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit,
@@ -81,6 +82,9 @@ pub static ACCESS_BLOCKS: HashMap<u32, AccessBlock> = HashMap::with_max_entries(
 
 #[map]
 pub static ACCESS_PREFIXES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(ACCESS_PREFIXES_MAX, AS_NEEDED);
+
+#[map]
+pub static WAYS: LpmTrie<[u32; 5], u64> = LpmTrie::with_max_entries(WAYS_MAX, AS_NEEDED);
 
 #[map]
 pub static LIMITS: Array<Limit> = Array::with_max_entries(AT_LOAD, MAPPED);

@@ -12,21 +12,21 @@ use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, Config, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey, Settings,
-    Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
+    Slot, SourceKey, Switch, Syn, VipAddress, VipKey, WayKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::steer::watched;
-use datapath::syn::{Offer, Segment};
+use datapath::syn::{Offer, Segment, Way};
 use datapath::tables::Bucket;
 use datapath::{Frame, Live, Outcome, Tables};
 
 use crate::admission::{SOURCE, denied, flooded, limited};
-use crate::cookie::{answers, cookie, offer};
+use crate::cookie::{answers, cookie, offer, way};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
     ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES,
-    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIPS, switch,
+    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIPS, WAYS, switch,
 };
 use crate::sender::sender;
 
@@ -230,6 +230,19 @@ impl Tables for Maps {
     #[inline(always)]
     fn offer(&self, _: &impl Frame, from: usize, to: usize) -> Offer {
         Offer(offer(self.context, from as u32, to as u32))
+    }
+
+    #[inline(always)]
+    fn way_back(&self, _: &impl Frame, segment: &Segment) -> Way {
+        way(self.context, segment.at as u32, segment.v4 as u32)
+    }
+
+    #[inline(always)]
+    fn way_to(&self, address: &Address) -> u64 {
+        // SAFETY: the kernel's own context; the field is read with the width it has.
+        let interface = unsafe { (&raw const (*self.context).ingress_ifindex).read_volatile() };
+        let WayKey { bits, interface, address: [a, b, c, d] } = WayKey::whole(interface, address);
+        WAYS.get(&Key::new(bits, [interface, a, b, c, d])).map_or(abi::way::NONE, |way| *way)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! - **Hook**: XDP, by tail call
 //! - **Attaches to**: element 2 of ROADS
-//! - **Reads**: SYN, CONFIG; the kernel's TCP sockets, and its secrets of SYN cookies
+//! - **Reads**: SYN, CONFIG, WAYS; the kernel's TCP sockets, and its secrets of SYN cookies
 //! - **Writes**: COUNTERS, CAPTURED; the packet
 //! - **Verdicts**: as `xdp_steer`
 //! - **Kernel ≥** 6.0 (tried: 6.1, 6.12, 6.18, 7.3); left out where it is refused

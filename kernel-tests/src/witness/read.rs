@@ -76,7 +76,7 @@ impl Header {
         self.v4 && self.fragment & 0x4000 == 0
     }
 
-    fn end(&self) -> usize {
+    pub fn end(&self) -> usize {
         self.at + self.length
     }
 }

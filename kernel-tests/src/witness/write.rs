@@ -97,6 +97,38 @@ pub fn too_big(frame: &[u8], link: &Link, header: &Header, fits: u16) -> Vec<u8>
     [link.back(if header.v4 { IPV4 } else { IPV6 }).bytes(), packet].concat()
 }
 
+/// The second step of a handshake (RFC 9293 section 3.5) with nothing but the largest segment (section 3.7.1), from a sender that does not
+/// let it be taken apart.
+pub fn syn_ack(link: &Link, to: [u8; 6], header: &Header, syn: &[u8], cookie: u32, most: u16) -> Vec<u8> {
+    let number = u32::from_be_bytes([syn[4], syn[5], syn[6], syn[7]]);
+    let mut tcp = [&syn[2..4], &syn[..2]].concat();
+    tcp.extend(cookie.to_be_bytes());
+    tcp.extend(number.wrapping_add(1).to_be_bytes());
+    // Six words, SYN and ACK, the window.
+    tcp.extend([0x60, 0x12]);
+    tcp.extend(64_240u16.to_be_bytes());
+    tcp.extend([0, 0, 0, 0, 2, 4]);
+    tcp.extend(most.to_be_bytes());
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let ends = [octets(header.destination), octets(header.source)].concat();
+    let sum = checksum(&[&ends[..], &[0, 6, 0, tcp.len() as u8], &tcp].concat());
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let mut ip = match header.v4 {
+        true => vec![0x45, 0, 0, 20 + tcp.len() as u8, 0, 0, 0x40, 0, 64, 6, 0, 0],
+        false => vec![0x60, 0, 0, 0, 0, tcp.len() as u8, 6, 64],
+    };
+    ip.extend(ends);
+    if header.v4 {
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    let link = Link { to, ..link.back(if header.v4 { IPV4 } else { IPV6 }) };
+    [link.bytes(), ip, tcp].concat()
+}
+
 /// RFC 1624 equation 3, for one word that becomes another.
 fn adjust(bytes: &mut [u8], word_at: usize, sum_at: usize, change: impl Fn(u16) -> u16) {
     let word = u16::from_be_bytes([bytes[word_at], bytes[word_at + 1]]);

@@ -68,10 +68,11 @@ pub struct VipLimitsSpec {
     /// New connections that a machine takes without SYN cookies. SYNs beyond are answered with them in the kernel's programs, before its
     /// stack or anybody's memory is asked (`weir_xdp_packets_total` with the reason `syn_cookie_sent`), and what belongs to no connection
     /// and brings no cookie is dropped (`syn_cookie_wrong`): a flood from forged addresses keeps no client out. Give a rate that
-    /// clients alone do not reach. Counted by the machine that serves the connection; SYNs that another machine sent on, those with IP
-    /// options, and those that come before a listener's queue has been full once, or again after two minutes, are its stack's, which
-    /// makes cookies, too. Connections that begin by a cookie have window scaling and selective acknowledgement only where
-    /// `net.ipv4.tcp_timestamps` is 2. Needs Linux 6.0; `weir doctor` says what is missing.
+    /// clients alone do not reach. Counted, and answered, by the machine that serves the connection, whichever machine passed the SYN
+    /// on to it: then over the router that its routes name for the client. SYNs with IP options, those that come before a listener's queue
+    /// has been full once, or again after two minutes, and those passed on of clients that no router of the interface leads to (the log
+    /// says when there is none) are its stack's, which makes cookies, too. Connections that begin by a cookie have window scaling and
+    /// selective acknowledgement only where `net.ipv4.tcp_timestamps` is 2. Needs Linux 6.0; `weir doctor` says what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookies: Option<ConnectionRateSpec>,
 }

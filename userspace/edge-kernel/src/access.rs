@@ -195,7 +195,7 @@ fn update<K: sys::Plain, V: sys::Plain>(map: BorrowedFd<'_>, keys: &[K], values:
     Ok(())
 }
 
-fn entries<K: sys::Plain + Ord, V: sys::Plain>(map: BorrowedFd<'_>) -> io::Result<BTreeMap<K, V>> {
+pub(crate) fn entries<K: sys::Plain + Ord, V: sys::Plain>(map: BorrowedFd<'_>) -> io::Result<BTreeMap<K, V>> {
     let mut entries = BTreeMap::new();
     for key in sys::map_keys::<K>(map)? {
         if let Some(value) = sys::map_lookup(map, &key)? {

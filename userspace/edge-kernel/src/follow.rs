@@ -17,6 +17,8 @@ pub struct Followed {
     pub news: bool,
     /// Machines whose frames go to a MAC that is known.
     pub next_hops: usize,
+    /// Routes that answers take to who sent a SYN that another machine passed on; 0: those are left to the stack.
+    pub ways: usize,
     /// For people: what has changed, and what is wrong, each told once.
     pub told: Vec<String>,
 }
@@ -49,6 +51,7 @@ impl Kernel {
             followed.news = true;
         }
         self.follow_neighbours(machines, &mut followed);
+        self.follow_ways(&mut followed);
         followed.next_hops = self.next_hops.len();
         followed
     }

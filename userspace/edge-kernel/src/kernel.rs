@@ -38,6 +38,7 @@ use crate::map::MappedArray;
 use crate::older;
 use crate::sockets::Sockets;
 use crate::sys;
+use crate::ways::KnownWays;
 
 /// How XDP programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -114,6 +115,8 @@ pub struct Kernel {
     pub(crate) asked_neighbours: Option<Instant>,
     /// Why the MACs of machines cannot be found out, as was told last.
     pub(crate) unfound: BTreeMap<IpAddr, String>,
+    pub(crate) ways_map: OwnedFd,
+    pub(crate) ways: KnownWays,
     fragments: OwnedFd,
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
@@ -279,6 +282,7 @@ impl Kernel {
         self.services.clear();
         self.live_tables.clear();
         self.known_access = None;
+        self.ways.forget();
         self.inherit()
     }
 
@@ -343,6 +347,8 @@ impl Kernel {
             next_hops: BTreeMap::new(),
             asked_neighbours: None,
             unfound: BTreeMap::new(),
+            ways_map: take("WAYS")?,
+            ways: KnownWays::default(),
             fragments: take("FRAGMENTS")?,
             roads: take("ROADS")?,
             early: None,
@@ -873,6 +879,7 @@ const MAPS: &[&str] = &[
     "ACCESS",
     "ACCESS_BLOCKS",
     "ACCESS_PREFIXES",
+    "WAYS",
     "COUNTERS",
     "STEERED",
     "LISTENERS",

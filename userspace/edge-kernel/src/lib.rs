@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -37,6 +37,7 @@ mod steering;
 pub mod sys;
 mod trace;
 mod veth;
+mod ways;
 
 pub use abi;
 pub use abi::Slot;

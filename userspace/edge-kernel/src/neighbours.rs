@@ -90,7 +90,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn read(value: &[u8]) -> Option<IpAddr> {
+pub(crate) fn read(value: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }

@@ -73,8 +73,19 @@ impl Netlink {
         &mut self,
         kind: u16,
         body: &[u8],
-        mut read: impl FnMut(&[u8]) -> Option<T>,
+        read: impl FnMut(&[u8]) -> Option<T>,
     ) -> io::Result<Vec<T>> {
+        Ok(self.dump_at_most(usize::MAX, kind, body, read)?.unwrap_or_default())
+    }
+
+    /// The same; nothing when there are more. Then the socket is of no more use.
+    pub(crate) fn dump_at_most<T>(
+        &mut self,
+        most: usize,
+        kind: u16,
+        body: &[u8],
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<Option<Vec<T>>> {
         let mut answer = vec![0u8; DUMP_BUFFER];
         for _ in 0..DUMPS_MOST {
             self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, body)?;
@@ -82,13 +93,14 @@ impl Netlink {
             let whole = loop {
                 let length = self.receive(&mut answer)?;
                 match dump.take(&answer[..length], &mut read)? {
+                    Turn::More | Turn::Whole if dump.found.len() > most => return Ok(None),
                     Turn::More => {}
                     Turn::Whole => break true,
                     Turn::Interrupted => break false,
                 }
             };
             if whole {
-                return Ok(dump.found);
+                return Ok(Some(dump.found));
             }
         }
         Err(io::Error::other(format!("it was changed {DUMPS_MOST} times while the kernel listed it")))

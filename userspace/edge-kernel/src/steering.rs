@@ -233,6 +233,7 @@ impl Kernel {
             self.live_tables.entry(placed.table).or_default().insert(*vip);
         }
         applied.epoch = self.switch_to(standby);
+        self.ways.wanted = machines.len() > 1 && vips.iter().any(|vip| vip.limits.cookies.is_some());
         self.services = services;
         self.complete_take_over()?;
         Ok((applied, addresses))

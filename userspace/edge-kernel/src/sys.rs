@@ -10,7 +10,7 @@ use std::path::Path;
 
 use abi::{
     AccessKey, Address, Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, Limit, ListenerKey,
-    ListenerRanges, Machine, Slot, VipAddress, VipKey,
+    ListenerRanges, Machine, Slot, VipAddress, VipKey, WayKey,
 };
 
 /// A type whose bytes may be handed to the kernel and taken from it.
@@ -49,7 +49,8 @@ plain!(
     Machine,
     Slot,
     VipAddress,
-    VipKey
+    VipKey,
+    WayKey
 );
 
 /// What `BPF_PROG_TEST_RUN` reports.

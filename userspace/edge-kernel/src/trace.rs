@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use abi::access;
 use abi::config::lease;
 use abi::{
-    AccessKey, Before, FragmentWay, Limit, ListenerKey, Machine, Part, Reason, SenderKey, Settings, Slot, SourceKey,
-    Switch, VipAddress, VipKey, gue,
+    AccessKey, Address, Before, FragmentWay, Limit, ListenerKey, Machine, Part, Reason, SenderKey, Settings, Slot,
+    SourceKey, Switch, VipAddress, VipKey, gue,
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
@@ -225,6 +225,10 @@ impl Tables for LiveTables<'_> {
 
     fn now_ns(&self) -> u64 {
         monotonic()
+    }
+
+    fn way_to(&self, _: &Address) -> u64 {
+        abi::way::NONE
     }
 
     fn make_cookie(&self, _: &Segment) -> Option<u32> {

@@ -63,6 +63,7 @@ mod sale;
 mod script;
 mod see;
 mod soak;
+mod syn_floods;
 mod tls;
 mod upgrade;
 mod versions;
