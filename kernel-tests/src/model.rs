@@ -9,7 +9,7 @@ use std::time::Instant;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, FragmentKey, FragmentWay, Limit, Machine, Part, SenderKey, Settings, Slot, SourceKey,
-    Switch, VipAddress, VipKey,
+    Switch, VipAddress, VipKey, VipPlace,
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
@@ -89,10 +89,7 @@ impl Model {
                 own: world::OWN.into(),
                 seed: 0,
             },
-            vips: services
-                .into_iter()
-                .map(|(address, value)| (VipKey { address: abi::Address(address), generation: 1 }, value))
-                .collect(),
+            vips: services.into_iter().map(|(key, value)| (VipKey { generation: 1, ..key }, value)).collect(),
             slots: vips
                 .iter()
                 .map(|vip| (vip.id, vip.slots.clone()))
@@ -156,6 +153,15 @@ impl Tables for Model {
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
         self.vips.get(key)
+    }
+
+    fn prefixed(&self) -> u32 {
+        2
+    }
+
+    fn prefix_of(&self, place: &VipPlace) -> Option<&VipKey> {
+        let has = |key: &&VipKey| key.bits != 0 && place.key.address.first(key.bits.into()) == key.address;
+        self.vips.keys().filter(has).max_by_key(|key| key.bits)
     }
 
     fn slot(&self, table: u16, number: u32) -> Slot {

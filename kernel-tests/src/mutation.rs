@@ -45,7 +45,19 @@ pub fn sensible(random: &mut Random) -> Vec<u8> {
     // Of few clients and with few numbers, so that later ones meet the first of their datagram.
     let parts = random.below(5) == 0;
     let from = client(v4, random.below(if parts { 20 } else { 5000 }) as u16);
-    let to = fixture.at(v4, port);
+    let mut to = fixture.at(v4, port);
+    if matches!(fixture, Fixture::Wide | Fixture::Narrow) {
+        // Any of the prefixes, one that another has alone, or none.
+        to.set_ip(match (v4, random.below(4)) {
+            (true, 0) => world::INSIDE_V4,
+            (false, 0) => world::INSIDE_V6,
+            (true, _) => [198, 51, 101, random.number() as u8].into(),
+            (false, _) => {
+                [0x2001, 0xdb8, 0x52, random.below(2) as u16, random.below(3) as u16, 0, 0, random.number() as u16]
+                    .into()
+            }
+        });
+    }
     let size = [0, 1, 64, 600, 1380, 1420, 1460][random.below(7)];
     let payload = vec![0x42; size];
     let mut frame = match random.below(10) {

@@ -193,8 +193,7 @@ impl Witness {
         if mapped(header.source) || mapped(header.destination) {
             return Err(nobody);
         }
-        let services: Vec<&Vip> = self.vips.iter().filter(|vip| vip.addresses.contains(&header.destination)).collect();
-        if services.is_empty() {
+        if self.of(header.destination).is_empty() {
             return Err(nobody);
         }
         if past.hops == 0 && self.is_denied(header.source) {
@@ -273,11 +272,20 @@ impl Witness {
         longest.max_by_key(|prefix| prefix.bits).is_some_and(|prefix| prefix.denied)
     }
 
+    /// Those that an address belongs to: who has it alone, or else who has the longest prefix around it.
+    fn of(&self, address: IpAddr) -> Vec<&Vip> {
+        let around = |vip: &Vip| {
+            let prefixes = vip.addresses.iter().filter(|prefix| spread::lies_in(address, prefix.address, prefix.bits));
+            prefixes.map(|prefix| prefix.bits).max()
+        };
+        let longest = self.vips.iter().filter_map(around).max();
+        self.vips.iter().filter(|vip| longest.is_some() && around(vip) == longest).collect()
+    }
+
     /// Whose port it is: an exact one before a range, the narrower range before the wider.
     fn service(&self, flow: &Flow) -> Option<&Vip> {
         let protocol = if flow.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
-        let serves =
-            self.vips.iter().filter(|vip| vip.addresses.contains(&flow.vip.ip()) && vip.protocols.contains(&protocol));
+        let serves = self.of(flow.vip.ip()).into_iter().filter(|vip| vip.protocols.contains(&protocol));
         let ranges = serves.flat_map(|vip| vip.ports.iter().map(move |ports| (vip, ports)));
         let matching = ranges.filter(|(_, ports)| ports.contains(&flow.vip.port()));
         matching.min_by_key(|(_, ports)| ports.end() - ports.start()).map(|(vip, _)| vip)
@@ -369,8 +377,8 @@ impl Witness {
             protocol: upper.protocol,
         };
         let protocol = if upper.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
-        let of_protocol = |vip: &&Vip| vip.addresses.contains(&header.destination) && vip.protocols.contains(&protocol);
-        let Some(meeting) = self.vips.iter().find(of_protocol) else { return Ok(road.stays(Reason::PortNotServed)) };
+        let of_protocol = |vip: &&Vip| vip.protocols.contains(&protocol);
+        let Some(meeting) = self.of(header.destination).into_iter().find(of_protocol) else { return Ok(road.stays(Reason::PortNotServed)) };
         let owners = self.owners(meeting, &portless);
         let place = if owners[0] == 0 { owners[1] } else { owners[0] };
         let meets = place == own && past.asked[0] == 0;

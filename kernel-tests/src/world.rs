@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abi::Slot;
 use abi::limit::Rate;
 use abi::limits::SLOTS;
-use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, SourceLimit, Vip, VipLimits};
+use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Prefix, Protocol, Sizes, SourceLimit, Vip, VipLimits};
 
 /// This machine, two others over IPv4, one over IPv6.
 pub const OWN: u16 = 1;
@@ -41,10 +41,14 @@ pub enum Fixture {
     AnyPort,
     /// No new flows; this machine had it before.
     NobodyNow,
+    /// A prefix, of another machine.
+    Wide,
+    /// A longer one in it, spread.
+    Narrow,
 }
 
 impl Fixture {
-    pub const ALL: [Fixture; 14] = [
+    pub const ALL: [Fixture; 16] = [
         Fixture::Elsewhere,
         Fixture::Here,
         Fixture::HereBefore,
@@ -59,19 +63,53 @@ impl Fixture {
         Fixture::SpreadPort,
         Fixture::AnyPort,
         Fixture::NobodyNow,
+        Fixture::Wide,
+        Fixture::Narrow,
     ];
 
+    /// Of a prefix one of its addresses.
     pub fn v4(self) -> IpAddr {
-        IpAddr::from([198, 51, 100, self as u16 as u8])
+        match self {
+            Fixture::Wide => IpAddr::from([198, 51, 101, 70]),
+            Fixture::Narrow => IpAddr::from([198, 51, 101, 20]),
+            alone => IpAddr::from([198, 51, 100, alone as u16 as u8]),
+        }
     }
 
     pub fn v6(self) -> IpAddr {
-        IpAddr::from([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, self as u16])
+        match self {
+            Fixture::Wide => IpAddr::from([0x2001, 0xdb8, 0x52, 0, 7, 0, 0, 9]),
+            Fixture::Narrow => IpAddr::from([0x2001, 0xdb8, 0x52, 0, 1, 2, 3, 4]),
+            alone => IpAddr::from([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, alone as u16]),
+        }
+    }
+
+    pub fn addresses(self) -> Vec<Prefix> {
+        let prefixes = |v4: u8, v6: u8| vec![first(self.v4(), v4), first(self.v6(), v6)];
+        match self {
+            Fixture::Wide => prefixes(25, 64),
+            Fixture::Narrow => prefixes(28, 80),
+            // One of its addresses lies in both.
+            Fixture::Here => vec![self.v4().into(), self.v6().into(), INSIDE_V4.into(), INSIDE_V6.into()],
+            alone => vec![alone.v4().into(), alone.v6().into()],
+        }
     }
 
     pub fn at(self, v4: bool, port: u16) -> SocketAddr {
         SocketAddr::new(if v4 { self.v4() } else { self.v6() }, port)
     }
+}
+
+/// Of [`Fixture::Here`], in the prefixes of two others.
+pub const INSIDE_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 101, 21));
+pub const INSIDE_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x52, 0, 1, 0, 0, 7));
+
+fn first(of: IpAddr, bits: u8) -> Prefix {
+    let address = match of {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip) & (u32::MAX << (32 - bits))).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) & (u128::MAX << (128 - bits))).to_be_bytes()),
+    };
+    Prefix { address, bits }
 }
 
 pub fn address(machine: u16) -> IpAddr {
@@ -116,7 +154,7 @@ pub fn vips() -> Vec<Vip> {
         .map(|fixture| Vip {
             id: fixture as u16,
             name: format!("v{}", fixture as u16),
-            addresses: vec![fixture.v4(), fixture.v6()],
+            addresses: fixture.addresses(),
             ports: if fixture == Fixture::AnyPort { vec![0..=65535] } else { vec![80..=80, 8000..=8099] },
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: match fixture {
@@ -126,7 +164,7 @@ pub fn vips() -> Vec<Vip> {
                 _ => Hash::FiveTuple,
             },
             slots: match fixture {
-                Fixture::Elsewhere => uniform([OTHER, 0, 0, 0]),
+                Fixture::Elsewhere | Fixture::Wide => uniform([OTHER, 0, 0, 0]),
                 Fixture::Here => uniform([OWN, 0, 0, 0]),
                 Fixture::HereBefore => uniform([OWN, OTHER, 0, 0]),
                 Fixture::Empty => uniform([0, 0, 0, 0]),

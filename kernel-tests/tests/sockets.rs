@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use abi::Slot;
 use abi::limits::SLOTS;
-use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, Vip};
+use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Prefix, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
 use kernel_tests::ready;
 
@@ -45,14 +45,14 @@ fn vips() -> [IpAddr; 2] {
     [ip("198.51.100.1"), ip("2001:db8:51::1")]
 }
 
-/// VIP 1 on 80 and 8000-8099, VIP 2 on any port; all of it ours.
+/// VIP 1 on 80 and 8000-8099, VIP 2 on any port, VIP 3 by prefix on 80; all of it ours.
 fn load() -> Result<Kernel, KernelError> {
     let mut kernel = Kernel::load(options())?;
     let slots: Arc<[Slot]> = vec![Slot::of(1); SLOTS as usize].into();
     let vip = |id: u16, addresses: &[IpAddr], ports: &[std::ops::RangeInclusive<u16>]| Vip {
         id,
         name: format!("v{id}"),
-        addresses: addresses.to_vec(),
+        addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
         ports: ports.to_vec(),
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         hash: Hash::FiveTuple,
@@ -62,8 +62,12 @@ fn load() -> Result<Kernel, KernelError> {
     };
     let own = Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, own: true };
     let any = [ip("198.51.100.2"), ip("2001:db8:51::2")];
-    kernel.apply(&[own], &[vip(1, &vips(), &[80..=80, 8000..=8099]), vip(2, &any, &[0..=65535])])?;
-    kernel.set_local_addresses(&[&vips()[..], &any].concat())?;
+    let by_prefix =
+        [Prefix { address: ip("198.51.100.64"), bits: 26 }, Prefix { address: ip("2001:db8:51::1:0"), bits: 112 }];
+    let third = Vip { addresses: by_prefix.to_vec(), ..vip(3, &[], &[80..=80]) };
+    kernel.apply(&[own], &[vip(1, &vips(), &[80..=80, 8000..=8099]), vip(2, &any, &[0..=65535]), third])?;
+    let alone = vips().into_iter().chain(any).map(Prefix::from);
+    kernel.set_local_addresses(&alone.chain(by_prefix).collect::<Vec<_>>())?;
     Ok(kernel)
 }
 
@@ -163,6 +167,11 @@ fn listeners_are_found_through_any_address_and_port_of_a_vip() {
         assert_eq!(asked("198.51.100.1:8000"), "0 198.51.100.1:8000");
         assert_eq!(asked("198.51.100.1:8099"), "0 198.51.100.1:8099");
         assert_eq!(asked("198.51.100.2:9500"), "0 198.51.100.2:9500");
+        for address in ["198.51.100.64:80", "198.51.100.127:80", "[2001:db8:51::1:7]:80", "[2001:db8:51::1:ffff]:80"] {
+            let worker = if address.starts_with('[') { 6 } else { 1 };
+            assert_eq!(asked(address), format!("{worker} {address}"));
+        }
+        assert!(ask("198.51.100.70:8000".parse().unwrap()).is_err(), "no port of it");
         // A port of the listener that is none of the VIP's, and a port of the VIP that nobody listens on.
         assert!(ask("198.51.100.1:9500".parse().unwrap()).is_err());
         assert!(ask("198.51.100.2:7".parse().unwrap()).is_err());

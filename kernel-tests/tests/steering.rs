@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use abi::Reason;
-use edge_kernel::{Hash, Kernel, Machine, Options, Protocol, Sizes, Vip};
+use edge_kernel::{Hash, Kernel, Machine, Options, Prefix, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
 use kernel_tests::{packet, ready, world};
 
@@ -132,7 +132,7 @@ impl Edge {
         let vip = Vip {
             id: 1,
             name: "v".into(),
-            addresses: addresses.clone(),
+            addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
             ports: vec![80..=80],
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::FiveTuple,
@@ -397,7 +397,7 @@ fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
             .map(|(id, owner)| Vip {
                 id,
                 name: format!("v{id}"),
-                addresses: vec![[198, 51, 100, id as u8].into()],
+                addresses: vec![IpAddr::from([198, 51, 100, id as u8]).into()],
                 ports: vec![80..=80],
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
@@ -614,7 +614,7 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
     let vip = |id: u16, address: &str, first: u16, ports: u16| Vip {
         id,
         name: format!("v{id}"),
-        addresses: vec![address.parse().unwrap()],
+        addresses: vec![address.parse::<IpAddr>().unwrap().into()],
         ports: (0..ports).map(|n| first + 2 * n..=first + 2 * n).collect(),
         protocols: vec![Protocol::Tcp],
         hash: Hash::FiveTuple,
@@ -645,6 +645,117 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
     assert!(!routes(&edge.namespace).contains("198.51.100.1 "));
     steer(&all[2..3]);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
+}
+
+#[test]
+fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
+    if !ready("prefixes_are_served_address_by_address_and_the_longest_one_counts") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    let prefix = |text: &str| {
+        let (address, bits) = text.split_once('/').unwrap();
+        Prefix { address: address.parse().unwrap(), bits: bits.parse().unwrap() }
+    };
+    let vip = |id: u16, prefixes: [&str; 2], owner: u16| Vip {
+        id,
+        name: format!("v{id}"),
+        addresses: prefixes.map(prefix).to_vec(),
+        ports: vec![80..=80],
+        protocols: vec![Protocol::Tcp],
+        hash: Hash::FiveTuple,
+        slots: world::uniform([owner, 0, 0, 0]),
+        limits: edge_kernel::VipLimits::default(),
+        earlier: None,
+    };
+    let wide = vip(1, ["198.51.101.0/25", "2001:db8:52::/64"], 2);
+    let narrow = vip(2, ["198.51.101.16/28", "2001:db8:52:0:1::/80"], 3);
+    let alone = vip(3, ["198.51.101.17/32", "2001:db8:52:0:1::7/128"], 1);
+    let machines = |own: u16| -> Vec<Machine> {
+        let machine = |index| Machine {
+            index,
+            name: format!("e{index}"),
+            address: edge_v4(index),
+            next_hop: None,
+            own: index == own,
+        };
+        (1..=3).map(machine).collect()
+    };
+    let steer = |fleet: &mut Fleet, vips: &[&Vip]| {
+        let vips: Vec<Vip> = vips.iter().map(|vip| Vip::clone(vip)).collect();
+        for edge in &mut fleet.edges {
+            let kernel = edge.kernel.as_mut().unwrap();
+            world::set_cookies(kernel);
+            let applied = edge.namespace.enter(|| kernel.steer(&machines(edge.index), &vips).unwrap());
+            assert_eq!(applied.left_out.len(), 0, "{:?}", applied.left_out);
+        }
+    };
+    let everybody = |fleet: &Fleet, expected: &[(&str, &str)]| {
+        for chosen in 1..=3 {
+            fleet.router.ip(&["route", "replace", "198.51.101.0/24", "via", &edge_v4(chosen).to_string()]);
+            fleet.router.ip(&["route", "replace", "2001:db8:52::/63", "via", &edge_v6(chosen).to_string()]);
+            for (address, owner) in expected {
+                let told = fleet.ask(address).unwrap_or_else(|e| e.to_string());
+                assert_eq!(told, *owner, "{address} over {chosen}");
+            }
+        }
+    };
+    steer(&mut fleet, &[&wide, &narrow, &alone]);
+    everybody(
+        &fleet,
+        &[
+            ("198.51.101.0:80", "2"),
+            ("198.51.101.15:80", "2"),
+            ("198.51.101.16:80", "3"),
+            ("198.51.101.17:80", "1"),
+            ("198.51.101.31:80", "3"),
+            ("198.51.101.127:80", "2"),
+            ("[2001:db8:52::1]:80", "2"),
+            ("[2001:db8:52::ffff:ffff:ffff:ffff]:80", "2"),
+            ("[2001:db8:52:0:1:2:3:4]:80", "3"),
+            ("[2001:db8:52:0:1::7]:80", "1"),
+        ],
+    );
+    let mut open = fleet.open("198.51.101.18:80");
+    assert_eq!(exchange(&mut open, "who?").unwrap(), "3");
+    // The longer one goes, its owner being drained: who holds a connection keeps it.
+    let drained = Vip { slots: world::uniform([2, 3, 0, 0]), ..wide.clone() };
+    steer(&mut fleet, &[&drained]);
+    everybody(&fleet, &[("198.51.101.17:80", "2"), ("198.51.101.18:80", "2"), ("[2001:db8:52:0:1::7]:80", "2")]);
+    assert_eq!(exchange(&mut open, "still?").unwrap_or_else(|e| e.to_string()), "3");
+    let dropped: u64 = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().counters().dropped()).sum();
+    assert_eq!(dropped, 0);
+    let known = routes(&fleet.edges[0].namespace);
+    assert!(known.contains("198.51.101.0/25") && !known.contains("198.51.101.16/28"), "{known}");
+
+    // What would take a machine's address, or its router's, from it is left out, with the rest in force.
+    let edge = &mut fleet.edges[0];
+    let kernel = edge.kernel.as_mut().unwrap();
+    let mut left_out = |prefixes: [&str; 2]| {
+        let vips = [vip(2, prefixes, 1), wide.clone()];
+        let applied = edge.namespace.enter(|| kernel.steer(&machines(1), &vips).unwrap());
+        assert_eq!(applied.left_out.keys().collect::<Vec<_>>(), [&2], "{:?}", applied.left_out);
+        applied.left_out[&2].clone()
+    };
+    for (prefixes, why) in [
+        (
+            ["10.1.3.0/24", "2001:db8:9::/64"],
+            "10.1.3.0/24 has 10.1.3.2 in it, the address of e3: take a prefix without it",
+        ),
+        (["10.1.1.0/31", "2001:db8:9::/64"], "the address of a router of this machine"),
+        (["198.18.0.0/15", "fd00:1:1::/64"], "fd00:1:1::2 in it, the address of e0 of this machine"),
+    ] {
+        let told = left_out(prefixes);
+        assert!(told.contains(why), "{told}");
+    }
+    let known = routes(&fleet.edges[0].namespace);
+    assert!(known.contains("198.51.101.0/25") && !known.contains("10.1") && !known.contains("198.18"), "{known}");
+
+    steer(&mut fleet, &[]);
+    fleet.ask("198.51.101.1:80").unwrap_err();
+    for edge in &fleet.edges {
+        assert_eq!(routes(&edge.namespace), "");
+    }
 }
 
 #[test]
@@ -953,7 +1064,7 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
             let vip = Vip {
                 id: 1,
                 name: "v".into(),
-                addresses: addresses.clone(),
+                addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
                 ports: vec![80..=80],
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
@@ -1071,7 +1182,7 @@ fn connections_survive_that_something_else_chooses_their_machine() {
             let vip = Vip {
                 id: 1,
                 name: "v".into(),
-                addresses: addresses.clone(),
+                addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
                 ports: vec![80..=80],
                 protocols: vec![Protocol::Tcp],
                 hash,

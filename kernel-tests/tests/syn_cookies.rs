@@ -348,7 +348,7 @@ fn a_flood_of_syns_keeps_no_client_out() {
         let vip = Vip {
             id: 1,
             name: "v".into(),
-            addresses: vips.clone(),
+            addresses: vips.iter().map(|ip| (*ip).into()).collect(),
             ports: vec![80..=80],
             protocols: vec![Protocol::Tcp],
             hash: Hash::FiveTuple,
@@ -498,7 +498,7 @@ fn syns_that_another_machine_sent_on_are_answered_by_who_serves_them() {
             let vip = Vip {
                 id: 1,
                 name: "v".into(),
-                addresses: vips.clone(),
+                addresses: vips.iter().map(|ip| (*ip).into()).collect(),
                 ports: vec![80..=80],
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,

@@ -102,6 +102,78 @@ fn not_for_a_vip_passes_untouched() {
 }
 
 #[test]
+fn an_address_goes_by_the_longest_prefix_that_has_it() {
+    if !ready("an_address_goes_by_the_longest_prefix_that_has_it") {
+        return;
+    }
+    let mut both = Both::new();
+    let cases = [
+        ("198.51.101.0", Some(Fixture::Wide)),
+        ("198.51.101.15", Some(Fixture::Wide)),
+        ("198.51.101.16", Some(Fixture::Narrow)),
+        ("198.51.101.31", Some(Fixture::Narrow)),
+        ("198.51.101.32", Some(Fixture::Wide)),
+        ("198.51.101.127", Some(Fixture::Wide)),
+        ("198.51.101.128", None),
+        ("198.51.100.255", None),
+        ("198.51.101.21", Some(Fixture::Here)),
+        ("2001:db8:52::", Some(Fixture::Wide)),
+        ("2001:db8:52::ffff:ffff:ffff:ffff", Some(Fixture::Wide)),
+        ("2001:db8:52:0:1::", Some(Fixture::Narrow)),
+        ("2001:db8:52:0:1:ffff:ffff:ffff", Some(Fixture::Narrow)),
+        ("2001:db8:52:0:2::", Some(Fixture::Wide)),
+        ("2001:db8:52:1::", None),
+        ("2001:db8:52:0:1::7", Some(Fixture::Here)),
+    ];
+    let frame = |address: &str, flags| {
+        let address: IpAddr = address.parse().expect("an address");
+        packet::tcp(client(address.is_ipv4(), 1), (address, 80).into(), flags, 9)
+    };
+    for (address, fixture) in cases {
+        for flags in [SYN, ACK] {
+            let (reason, _) = both.run(&frame(address, flags));
+            let vip = both.model.run(&frame(address, flags)).0.vip;
+            assert_eq!(vip, fixture.map_or(0, |fixture| fixture as u16), "{address}: {reason:?}");
+            assert_eq!(reason == Reason::NotVip, fixture.is_none(), "{address}: {reason:?}");
+        }
+        // The parts of a datagram as well, and what an error is about.
+        if fixture == Some(Fixture::Wide) {
+            let whole = frame(address, ACK);
+            let parts = packet::fragments(
+                &packet::tcp(client(whole[12] == 8, 1), (address.parse::<IpAddr>().expect("one"), 80).into(), ACK, 99),
+                64,
+                5,
+            );
+            assert_eq!(both.run(&parts[0]).0, Reason::FragmentForwarded, "{address}");
+        }
+    }
+    // From one generation to the next and back: none, some, others.
+    let kept = |keep: &[Fixture]| -> Vec<edge_kernel::Vip> {
+        world::vips().into_iter().filter(|vip| keep.iter().any(|fixture| *fixture as u16 == vip.id)).collect()
+    };
+    for keep in
+        [&[Fixture::Elsewhere][..], &[Fixture::Narrow], &[Fixture::Wide], &[], &[Fixture::Wide, Fixture::Narrow]]
+    {
+        both.kernel.apply(&world::machines(), &kept(keep)).expect("applied");
+        for (address, fixture) in cases {
+            // What a longer one had is the wider one's once that is gone.
+            let around = |of: Fixture| match fixture {
+                Some(Fixture::Here | Fixture::Narrow) => matches!(of, Fixture::Narrow | Fixture::Wide),
+                Some(fixture) => of == fixture,
+                None => false,
+            };
+            let longest = keep.iter().copied().filter(|of| around(*of)).max_by_key(|of| *of as u16);
+            let before = both.kernel.counters();
+            let program = both.kernel.program(Hook::XdpSteer).expect("loaded");
+            sys::test_run(program, &frame(address, SYN), 1).expect("test run");
+            let after = both.kernel.counters();
+            let counted = after.reasons.iter().find(|c| !before.reasons.contains(c)).expect("counted");
+            assert_eq!(counted.vip, longest.map_or(0, |of| of as u16), "{address} with {keep:?}");
+        }
+    }
+}
+
+#[test]
 fn another_machine_gets_it_through_a_tunnel() {
     if !ready("another_machine_gets_it_through_a_tunnel") {
         return;

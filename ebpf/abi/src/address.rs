@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// 16 bytes in network order; an IPv4 address is written as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2). Kept as four words
 /// because the programs compare and copy words: each word is `u32::from_ne_bytes` of its four bytes on the wire.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Address(pub [u32; 4]);
 
 impl Address {
@@ -33,6 +33,20 @@ impl Address {
     #[inline(always)]
     pub const fn v4_raw(&self) -> u32 {
         self.0[3]
+    }
+
+    /// The first one of those that have so many bits with it in common, 0 to 128.
+    pub const fn first(&self, bits: u32) -> Address {
+        let mut words = self.0;
+        let mut at = 0;
+        while at < 4 {
+            let of_word = bits.saturating_sub(at as u32 * 32);
+            if of_word < 32 {
+                words[at] &= (!(u32::MAX >> of_word)).to_be();
+            }
+            at += 1;
+        }
+        Address(words)
     }
 
     pub fn octets(&self) -> [u8; 16] {
@@ -91,6 +105,21 @@ mod tests {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(Address::from(ip).ip(), ip);
             assert_eq!(Address::from(ip).is_v4(), ip.is_ipv4());
+        }
+    }
+
+    #[test]
+    fn prefixes_have_a_first_address() {
+        let first = |text: &str, bits| Address::from(text.parse::<IpAddr>().unwrap()).first(bits).ip();
+        for (text, bits, expected) in [
+            ("192.0.2.77", 96 + 28, "192.0.2.64"),
+            ("192.0.2.77", 96 + 8, "192.0.0.0"),
+            ("192.0.2.77", 128, "192.0.2.77"),
+            ("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::"),
+            ("2001:db8:1:2:3:4:5:6", 47, "2001:db8::"),
+            ("2001:db8:1:2:3:4:5:6", 1, "::"),
+        ] {
+            assert_eq!(first(text, bits), expected.parse::<IpAddr>().unwrap(), "{text}/{bits}");
         }
     }
 }

@@ -20,6 +20,9 @@ pub struct Config {
     pub captures: u32,
     /// What an answer with a SYN cookie may hold, as [`syn`] has it. Stored at once.
     pub syn: u32,
+    /// By generation one bit, from the lowest: whether there are virtual IPs by prefix. Stored at once, while the generation is not live.
+    pub prefixed: u32,
+    pub reserved: u32,
 }
 
 /// The word that says until when the daemon lives: nanoseconds of CLOCK_MONOTONIC, without the lowest bit, which is set while the
@@ -136,7 +139,7 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 152);
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 160);
 
 #[cfg(test)]
 mod tests {

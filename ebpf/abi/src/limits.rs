@@ -1,7 +1,7 @@
 //! How much of everything there can be, who fills it, and why that many.
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -19,7 +19,7 @@ pub const TABLES_MAX: u32 = 256;
 /// Most virtual IPs (documents, not addresses).
 pub const VIPS_MAX: u32 = 512;
 
-/// Addresses of all virtual IPs together, in one generation.
+/// Addresses and prefixes of all virtual IPs together, in one generation.
 pub const ADDRESSES_MAX: u32 = 4_096;
 
 /// Services (a port or a range of ports, of one protocol) of one address. The programs look through them one by one,

@@ -4,11 +4,25 @@ use crate::{Address, limits::SERVICES_MAX};
 
 /// Key of the map VIPS. Both generations live in one map; a packet looks only at the live one ([`crate::Switch`]).
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct VipKey {
-    pub address: Address,
     /// 0 or 1.
-    pub generation: u32,
+    pub generation: u16,
+    /// Of a prefix, as long as it is with IPv4 written as IPv6, 1 to 127; 0: an address.
+    pub bits: u16,
+    /// Of a prefix the first one.
+    pub address: Address,
+}
+
+/// Key of the trie VIP_PREFIXES, as the kernel's tries have them: what is looked for there first. Its value is the key of the longest
+/// prefix that has the address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct VipPlace {
+    /// Of what follows: 32, and those of the address.
+    pub bits: u32,
+    /// Its own bits are 0.
+    pub key: VipKey,
 }
 
 /// Value of the map VIPS: every service of one address, narrowest range first, so an exact port beats a range and a
@@ -108,6 +122,27 @@ pub struct Before {
     pub table: u32,
 }
 
+impl VipKey {
+    /// The prefix of so many bits that has the address; with 0 the address itself.
+    pub const fn of(generation: u16, address: &Address, bits: u16) -> VipKey {
+        let address = if bits == 0 { *address } else { address.first(bits as u32) };
+        VipKey { generation, bits, address }
+    }
+
+    /// Where VIP_PREFIXES has a prefix.
+    pub const fn place(&self) -> VipPlace {
+        VipPlace { bits: 32 + self.bits as u32, key: VipKey { bits: 0, ..*self } }
+    }
+}
+
+impl VipPlace {
+    /// The one to look with.
+    #[inline(always)]
+    pub const fn whole(generation: u16, address: Address) -> VipPlace {
+        VipPlace { bits: 160, key: VipKey { generation, bits: 0, address } }
+    }
+}
+
 impl Before {
     pub const NONE: Before = Before { v4: Counts::NONE, v6: Counts::NONE, seed: 0, table: 0 };
 }
@@ -157,7 +192,7 @@ impl Service {
 // As long as its fields together: none of its bytes is the compiler's.
 const _: () = assert!(size_of::<Counts>() == 4 * size_of::<u16>() + 5 * size_of::<u32>());
 const _: () = assert!(size_of::<Service>() == 5 * size_of::<u16>() + 2 * size_of::<u8>() + size_of::<Counts>());
-const _: () = assert!(size_of::<VipKey>() == 20);
+const _: () = assert!(size_of::<VipKey>() == 20 && size_of::<VipPlace>() == 24 && align_of::<VipPlace>() == 4);
 const _: () = assert!(size_of::<Before>() == 2 * size_of::<Counts>() + 8 && size_of::<Before>() == 64);
 const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
 const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);

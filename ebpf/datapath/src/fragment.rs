@@ -4,7 +4,7 @@
 
 use abi::gue::{Asked, held, held_of, hops, pack};
 use abi::limits::HOPS_MAX;
-use abi::{FragmentWay, Part, Reason, Slot, Switch, VipAddress, VipKey};
+use abi::{FragmentWay, Part, Reason, Slot, Switch, VipAddress};
 
 use crate::ethernet::Ethernet;
 use crate::flow::Flow;
@@ -19,8 +19,9 @@ pub fn steer(frame: &mut impl Frame, tables: &impl Tables, part: &Part) -> Outco
     let Ok(mut link) = Ethernet::parse(frame) else { return nobody(Reason::EthernetTruncated) };
     link.forget(tables);
     let packet = Ip::of(part);
-    let key = VipKey { address: packet.destination, generation: live.switch.generation() };
-    let Some(address) = tables.vip(&key) else { return nobody(Reason::NotVip) };
+    let Some(address) = tables.find_vip(packet.destination, live.switch.generation()) else {
+        return nobody(Reason::NotVip);
+    };
     let vip = address.services[0].vip;
     let (own, packed, asked) = (live.settings.own as u16, part.packed as u8, Asked(part.asked));
     let road = Road { tables, live, link: &link, packet: &packet, vip, hops: hops(packed), packed, asked };

@@ -3,7 +3,7 @@
 use abi::config::lease;
 use abi::gue::{Asked, held};
 use abi::limits::HOPS_MAX;
-use abi::{FragmentKey, Machine, Part, Reason, Service, Slot, VipAddress, VipKey};
+use abi::{FragmentKey, Machine, Part, Reason, Service, Slot, VipAddress};
 
 use crate::ethernet::{self, Ethernet};
 use crate::flow::Flow;
@@ -94,8 +94,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let hops = abi::gue::hops(packed);
     let asked = Asked(asked[0] | asked[1] << 32);
 
-    let key = VipKey { address: packet.destination, generation: live.switch.generation() };
-    let Some(address) = tables.vip(&key) else {
+    let Some(address) = tables.find_vip(packet.destination, live.switch.generation()) else {
         let reason = if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip };
         return Outcome { hops, ..nobody(reason) };
     };

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{
     AccessKey, Address, Before, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot, SourceKey,
-    Switch, Syn, VipAddress, VipKey,
+    Switch, Syn, VipAddress, VipKey, VipPlace,
 };
 
 use crate::owners::{self, Decision, Question};
@@ -22,6 +22,23 @@ pub trait Tables {
     fn live_at(&self, switch: Switch) -> Option<Live<'_>>;
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress>;
+
+    /// By generation one bit: whether there are virtual IPs by prefix.
+    fn prefixed(&self) -> u32;
+
+    /// The longest prefix that has the address.
+    fn prefix_of(&self, place: &VipPlace) -> Option<&VipKey>;
+
+    /// The virtual IPs of an address: what is said of it alone, or else of the longest prefix that has it.
+    #[inline(always)]
+    fn find_vip(&self, address: Address, generation: u32) -> Option<&VipAddress> {
+        let place = VipPlace::whole(generation as u16, address);
+        let found = self.vip(&place.key);
+        if found.is_some() || (self.prefixed() >> generation) & 1 == 0 {
+            return found;
+        }
+        self.vip(self.prefix_of(&place)?)
+    }
 
     /// Slot `number` of `table`; [`Slot`] 0 when there is no such table.
     fn slot(&self, table: u16, number: u32) -> Slot;

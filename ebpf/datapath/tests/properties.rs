@@ -8,7 +8,7 @@ use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
     AccessKey, Address, Before, Counts, FragmentWay, HashMode, Limit, Machine, Part, Reason, SenderKey, Service,
-    Settings, Slot, SourceKey, Switch, Verdict, VipAddress, VipKey,
+    Settings, Slot, SourceKey, Switch, Verdict, VipAddress, VipKey, VipPlace,
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
@@ -57,7 +57,7 @@ impl World {
                 ..Service::NONE
             };
         }
-        let key = VipKey { address: core::net::Ipv4Addr::new(198, 51, 100, 1).into(), generation: 0 };
+        let key = VipKey { address: core::net::Ipv4Addr::new(198, 51, 100, 1).into(), ..VipKey::default() };
         World {
             switch: Switch::new(0, 3),
             asked: Cell::new(0),
@@ -103,6 +103,14 @@ impl Tables for World {
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
         self.vips.get(key)
+    }
+
+    fn prefixed(&self) -> u32 {
+        0
+    }
+
+    fn prefix_of(&self, _: &VipPlace) -> Option<&VipKey> {
+        None
     }
 
     fn slot(&self, _: u16, number: u32) -> Slot {

@@ -2,8 +2,9 @@
 //!
 //! | map | type | key → value | capacity | writer | readers | eviction |
 //! |---|---|---|---|---|---|---|
-//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease`, `captures` | all programs | none |
+//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease`, `captures`, `prefixed` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
+//! | VIP_PREFIXES | trie | VipPlace → VipKey | both generations' prefixes | userspace, generation that is not live | xdp_steer, xdp_fragment, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
 //! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
@@ -61,6 +62,9 @@ pub static CONFIG: Array<Config> = Array::with_max_entries(1, MAPPED);
 
 #[map]
 pub static VIPS: HashMap<VipKey, VipAddress> = HashMap::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
+
+#[map]
+pub static VIP_PREFIXES: LpmTrie<[u32; 5], VipKey> = LpmTrie::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
 
 #[map]
 pub static SENDERS: HashMap<SenderKey, u32> = HashMap::with_max_entries(2 * MACHINES_MAX, AS_NEEDED);

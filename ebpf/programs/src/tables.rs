@@ -12,7 +12,7 @@ use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, Config, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey, Settings,
-    Slot, SourceKey, Switch, Syn, VipAddress, VipKey, WayKey,
+    Slot, SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace, WayKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::steer::watched;
@@ -26,7 +26,7 @@ use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
     ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES,
-    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIPS, WAYS, switch,
+    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIP_PREFIXES, VIPS, WAYS, switch,
 };
 use crate::sender::sender;
 
@@ -104,6 +104,18 @@ impl Tables for Maps {
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
         // SAFETY: userspace writes only the generation that is not live, so the value does not change while it is read.
         unsafe { VIPS.get(key) }
+    }
+
+    #[inline(always)]
+    fn prefixed(&self) -> u32 {
+        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+        unsafe { (&raw const (*config).prefixed).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn prefix_of(&self, place: &VipPlace) -> Option<&VipKey> {
+        prefix_of(place)
     }
 
     #[inline(always)]
@@ -300,6 +312,13 @@ impl Tables for Maps {
     }
 }
 
+/// The longest prefix that has the address.
+#[inline(always)]
+pub fn prefix_of(place: &VipPlace) -> Option<&'static VipKey> {
+    // SAFETY: both are a number of bits and twenty bytes behind it, and any bytes are a key.
+    VIP_PREFIXES.get(unsafe { &*(&raw const *place).cast::<Key<[u32; 5]>>() })
+}
+
 #[inline(always)]
 pub fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
     // SAFETY: inside the element, whose two settings follow each other; userspace writes only those that are not live, so the value does
@@ -376,6 +395,7 @@ fn select(first: usize, switch: usize) -> usize {
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 64);
+const _: () = assert!(core::mem::size_of::<Key<[u32; 5]>>() == core::mem::size_of::<VipPlace>());
 
 /// Always zero, which neither LLVM nor the verifier knows: it lies in a map that could be written.
 static mut ZERO: u32 = 0;

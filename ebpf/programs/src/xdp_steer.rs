@@ -2,11 +2,11 @@
 //!
 //! - **Hook**: XDP
 //! - **Attaches to**: the interfaces given with `--interface`; driver mode, or generic mode with a warning
-//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES, ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, LIMITS, QUESTION, ROADS; the kernel's TCP sockets
+//! - **Reads**: CONFIG, VIPS, VIP_PREFIXES, SLOTS, SENDERS, MACHINES, ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, LIMITS, QUESTION, ROADS; the kernel's TCP sockets
 //! - **Writes**: COUNTERS, STEERED, BUCKETS, SOURCES, QUESTION, PART, SYN, CAPTURED; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)
-//! - **Stack/insn budget**: 512 bytes; 56,000 instructions examined (`cargo xtask build-ebpf` prints them)
+//! - **Stack/insn budget**: 512 bytes; 55,000 instructions examined (`cargo xtask build-ebpf` prints them)
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 
 use aya_ebpf::macros::xdp;

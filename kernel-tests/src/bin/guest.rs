@@ -162,7 +162,9 @@ fn daemons() {
         edge.ip(&["route", "add", "default", "via", &near]);
         edge
     });
-    client.ip(&["route", "add", "198.51.100.1/32", "via", "10.1.1.2"]);
+    for virtual_ips in ["198.51.100.1/32", "198.51.101.0/28"] {
+        client.ip(&["route", "add", virtual_ips, "via", "10.1.1.2"]);
+    }
     let peer = |n: u8| format!("http://10.1.{n}.2:2380");
     fs::write("/tmp/secret", "5e".repeat(32)).expect("written");
     fs::set_permissions("/tmp/secret", std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("kept to ourselves");
@@ -185,7 +187,7 @@ fn daemons() {
     let documents = "\
 name: p\nkind: Pipeline\nfilters:\n- name: proxy\n  kind: Proxy\n  pools:\n  - servers:\n    - url: http://127.0.0.1:9095\n---\n\
 name: s\nkind: HTTPServer\nport: 8080\nrules:\n- paths:\n  - pathPrefix: /\n    backend: p\n---\n\
-name: v\nkind: VirtualIP\naddresses: [198.51.100.1]\nports: [8080]\nprotocols: [TCP]\nmachines:\n- {name: edge-1}\n- {name: edge-2}\n";
+name: v\nkind: VirtualIP\naddresses: [198.51.100.1, 198.51.101.0/28]\nports: [8080]\nprotocols: [TCP]\nmachines:\n- {name: edge-1}\n- {name: edge-2}\n";
     fs::write("/tmp/documents.yaml", documents).expect("written");
     let apply = || {
         let mut weirctl = Command::new("weirctl");
@@ -201,19 +203,21 @@ name: v\nkind: VirtualIP\naddresses: [198.51.100.1]\nports: [8080]\nprotocols: [
         assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&output.stderr));
         std::thread::sleep(Duration::from_millis(500));
     }
-    let mut answered = [0u32; 2];
-    while answered.iter().any(|&count| count < 5) {
-        match client.enter(|| ask("198.51.100.1:8080")) {
-            Some(text) if text.contains("edge-1") => answered[0] += 1,
-            Some(text) if text.contains("edge-2") => answered[1] += 1,
-            _ => std::thread::sleep(Duration::from_millis(200)),
+    for at in ["198.51.100.1:8080", "198.51.101.13:8080"] {
+        let mut answered = [0u32; 2];
+        while answered.iter().any(|&count| count < 5) {
+            match client.enter(|| ask(at)) {
+                Some(text) if text.contains("edge-1") => answered[0] += 1,
+                Some(text) if text.contains("edge-2") => answered[1] += 1,
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+            assert!(Instant::now() < deadline, "answers of the two at {at}: {answered:?}");
         }
-        assert!(Instant::now() < deadline, "answers of the two: {answered:?}");
+        println!(
+            "guest: daemons: at {at} {} answers of the edge that the router knows, {} of the one it was steered to",
+            answered[0], answered[1]
+        );
     }
-    println!(
-        "guest: daemons: {} answers of the edge that the router knows, {} of the one it was steered to",
-        answered[0], answered[1]
-    );
 }
 
 /// What the virtual IP answers with 200.

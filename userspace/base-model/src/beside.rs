@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::access_list::{PREFIXES_MAX, too_many};
 use crate::decode::same_name;
 use crate::http_server::HttpServerSpec;
+use crate::ip_filter::Cidr;
 use crate::kinds;
 use crate::object::{Listening, Object, Spec};
 use crate::problem::{Findings, Problem, nth};
@@ -26,7 +27,7 @@ pub struct Claim {
     pub door: Door,
     /// Empty: every address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<Cidr>,
     pub protocols: Vec<Protocol>,
     pub ports: Vec<PortRange>,
 }
@@ -68,7 +69,7 @@ pub struct Beside<'o> {
 #[derive(Default)]
 pub struct Claims<'o> {
     listeners: HashMap<u16, Vec<Holder<'o>>>,
-    vips: HashMap<IpAddr, Vec<(&'o str, &'o Claim)>>,
+    vips: HashMap<Cidr, Vec<(&'o str, &'o Claim)>>,
 }
 
 /// A listener that is somewhere.
@@ -90,7 +91,7 @@ impl Claim {
     fn of_listener(at: Listening<'_>) -> Claim {
         Claim {
             door: Door::Listener,
-            addresses: at.address.parse().into_iter().collect(),
+            addresses: at.address.parse::<IpAddr>().into_iter().map(Cidr::from).collect(),
             protocols: at.protocols,
             ports: vec![PortRange::one(at.port)],
         }
@@ -99,7 +100,7 @@ impl Claim {
     fn of_vip(vip: &VirtualIpSpec) -> Claim {
         Claim {
             door: Door::VirtualIp,
-            addresses: vip.parsed_addresses().collect(),
+            addresses: vip.prefixes().collect(),
             protocols: vip.protocols.clone(),
             ports: match &vip.ports {
                 PortsSpec::Any => vec![PortRange::ALL],
@@ -228,12 +229,37 @@ impl<'o> Claims<'o> {
         }
         problems
     }
+
+    /// Where an address of the claim lies in a prefix of another VirtualIP, or has one of its in it: allowed, and not seen at a glance.
+    fn nested(&self, name: &str, claim: &Claim) -> Vec<(usize, String)> {
+        let mut told = Vec::new();
+        for (i, own) in claim.addresses.iter().enumerate() {
+            let around = (1..own.length()).rev().filter_map(|bits| {
+                let wider = Cidr::new(Cidr::new(own.address(), bits)?.first(), bits)?;
+                self.vips.get_key_value(&wider)
+            });
+            // Of many, one tells enough.
+            let wider = around.flat_map(|(wider, who)| who.iter().map(move |(other, _)| (wider, *other)));
+            if let Some((wider, other)) = { wider }.find(|(_, other)| *other != name) {
+                told.push((i, format!("VirtualIP {other} has {wider} around it: {own} goes by this VirtualIP alone, with its ports alone")));
+            }
+            let inside = self.vips.iter().filter(|(other, _)| {
+                !own.is_address() && other.length() > own.length() && own.contains(other.address())
+            });
+            let inside = inside.flat_map(|(narrower, who)| who.iter().map(move |(other, _)| (*narrower, *other)));
+            if let Some((narrower, other)) = inside.filter(|(_, other)| *other != name).min() {
+                told.push((i, format!("VirtualIP {other} has {narrower} of it: that goes by that VirtualIP alone, with its ports alone")));
+            }
+        }
+        told
+    }
 }
 
 /// Whether the kernel refuses one of two sockets of one port. `::` takes the connections of IPv4 as well.
-fn same_place(a: &[IpAddr], b: &[IpAddr]) -> bool {
+fn same_place(a: &[Cidr], b: &[Cidr]) -> bool {
     let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
-    a.is_empty() || b.is_empty() || a.iter().any(|a| b.iter().any(|b| covers(*a, *b) || covers(*b, *a)))
+    let meet = |a: IpAddr, b: IpAddr| covers(a, b) || covers(b, a);
+    a.is_empty() || b.is_empty() || a.iter().any(|a| b.iter().any(|b| meet(a.address(), b.address())))
 }
 
 impl<'o> Beside<'o> {
@@ -284,6 +310,11 @@ impl<'o> Beside<'o> {
         let mut findings = Findings::default();
         if let Some(claim) = Claim::of(&changed.spec) {
             findings.problems = self.claims.check(&changed.document.name, &claim);
+            if claim.door == Door::VirtualIp {
+                for (i, text) in self.claims.nested(&changed.document.name, &claim) {
+                    findings.warn(nth("addresses", i), text);
+                }
+            }
             self.room.check(&changed.document.name, &claim, &mut findings);
         }
         let (kind, name) = (changed.spec.kind(), changed.document.name.as_str());
@@ -377,6 +408,27 @@ mod tests {
         check(&[&a, server], "", &[]);
         let missing = "autoCert: there is no AutoCertManager yet; certificates that are written are shown, if any";
         check(&[server], "", &[missing]);
+    }
+
+    #[test]
+    fn a_prefix_belongs_to_one_virtual_ip_and_what_lies_in_it_is_told() {
+        let vip = |name: &str, address: &str, port: u16| {
+            format!("name: {name}\nkind: VirtualIP\naddresses: ['{address}']\nports: [{port}]")
+        };
+        let wide = vip("a", "203.0.113.0/28", 80);
+        let taken = "addresses[0] = \"203.0.113.0/28\": VirtualIP a has this address with port 80 of TCP; take the address or the ports \
+                     from one of the two";
+        check(&[&wide, &vip("b", "203.0.113.0/28", 80)], taken, &[]);
+        check(&[&wide, &vip("b", "203.0.113.0/28", 443)], "", &[]);
+        check(&[&wide, &vip("b", "203.0.113.16/28", 80)], "", &[]);
+        let inside = "addresses[0]: VirtualIP a has 203.0.113.0/28 around it: 203.0.113.5 goes by this VirtualIP alone, with its ports alone";
+        check(&[&wide, &vip("b", "203.0.113.5", 80)], "", &[inside]);
+        let around =
+            "addresses[0]: VirtualIP b has 203.0.113.5 of it: that goes by that VirtualIP alone, with its ports alone";
+        check(&[&vip("b", "203.0.113.5", 80), &wide], "", &[around]);
+        let six = (vip("a", "2001:db8::/32", 80), vip("b", "2001:db8:1::/48", 80));
+        let inside = "addresses[0]: VirtualIP a has 2001:db8::/32 around it: 2001:db8:1::/48 goes by this VirtualIP alone, with its ports alone";
+        check(&[&six.0, &six.1], "", &[inside]);
     }
 
     #[test]

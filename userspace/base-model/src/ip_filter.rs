@@ -10,7 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An address or a prefix, `192.0.2.1` or `2001:db8::/32`. Bits beyond the prefix are ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
     address: IpAddr,
     length: u8,
@@ -29,11 +29,25 @@ impl Cidr {
         self.length
     }
 
+    /// It has one address.
+    pub fn is_address(&self) -> bool {
+        self.length == self.width()
+    }
+
     /// An IPv4 address written as IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let (low, high) = self.bounds();
         ip.is_ipv4() == self.address.is_ipv4() && (low..=high).contains(&bits(ip))
+    }
+
+    /// The address without the bits behind the prefix.
+    pub fn first(&self) -> IpAddr {
+        let (low, _) = self.bounds();
+        match self.address {
+            IpAddr::V4(_) => IpAddr::from((low as u32).to_be_bytes()),
+            IpAddr::V6(_) => IpAddr::from(low.to_be_bytes()),
+        }
     }
 
     fn width(&self) -> u8 {
@@ -46,6 +60,12 @@ impl Cidr {
         let mask = 1u128.checked_shl(host).map_or(u128::MAX, |v| v - 1);
         let low = bits(self.address) & !mask;
         (low, low | mask)
+    }
+}
+
+impl From<IpAddr> for Cidr {
+    fn from(address: IpAddr) -> Self {
+        Self::canonical(address, if address.is_ipv4() { 32 } else { 128 })
     }
 }
 

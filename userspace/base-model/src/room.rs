@@ -4,9 +4,9 @@
 //! shrink and delete whatever is stored.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use crate::beside::{Claim, Door, Outline};
+use crate::ip_filter::Cidr;
 use crate::problem::{Findings, Problem, nth};
 use crate::virtual_ip::{ADDRESSES_MAX, SERVICES_MAX};
 
@@ -59,14 +59,14 @@ impl<'o> Room<'o> {
         {
             return;
         }
-        let others: HashSet<IpAddr> = self.others(name).flat_map(|claim| claim.addresses.iter().copied()).collect();
+        let others: HashSet<Cidr> = self.others(name).flat_map(|claim| claim.addresses.iter().copied()).collect();
         let with = |claim: Option<&Claim>| {
-            let own: HashSet<IpAddr> = claim.iter().flat_map(|claim| claim.addresses.iter().copied()).collect();
+            let own: HashSet<Cidr> = claim.iter().flat_map(|claim| claim.addresses.iter().copied()).collect();
             others.union(&own).count()
         };
         let now = with(Some(claim));
         if now > ADDRESSES_MAX && now > others.len() {
-            let problem = Problem::new("addresses", format!("{now} addresses of all VirtualIPs together"));
+            let problem = Problem::new("addresses", format!("{now} addresses and prefixes of all VirtualIPs together"));
             let problem = problem.accepted(format!("at most {ADDRESSES_MAX}"));
             tell(now > with(before), problem.advice("take out addresses that are not needed"), findings);
         }
@@ -200,7 +200,7 @@ mod tests {
         };
         let (a, b, c) = (wide("a", 1), wide("b", 2), vip("c", "1.2.3.4", 80, 1));
         assert_eq!(check(&[a.clone(), b.clone()], None, None), NOTHING);
-        let refusal = "addresses: 4097 addresses of all VirtualIPs together; accepted: at most 4096; take out addresses that are \
+        let refusal = "addresses: 4097 addresses and prefixes of all VirtualIPs together; accepted: at most 4096; take out addresses that are \
                        not needed";
         assert_eq!(check(&[a, b, c], None, None).0, [refusal]);
     }

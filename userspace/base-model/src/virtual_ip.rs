@@ -3,7 +3,7 @@
 //! ```yaml
 //! kind: VirtualIP
 //! name: shop
-//! addresses: [203.0.113.10, "2001:db8::10"]
+//! addresses: [203.0.113.10, 198.51.100.0/28, "2001:db8::10"]
 //! ports: [80, 443, "8000-8099"]
 //! protocols: [TCP]
 //! hash: fiveTuple
@@ -26,6 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::document::check_name;
+use crate::ip_filter::Cidr;
 use crate::problem::{Findings, Problem, at, nth};
 use crate::repeats::repeats;
 
@@ -34,7 +35,9 @@ use crate::repeats::repeats;
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["addresses"]))]
 pub struct VirtualIpSpec {
-    /// One or more addresses, IPv4 and IPv6. Two VirtualIPs may share an address when no port and protocol is in both.
+    /// One or more addresses, or prefixes such as 203.0.113.0/28, IPv4 and IPv6. Two VirtualIPs may share an address, or a prefix, when no
+    /// port and protocol is in both. An address goes by what is said of it alone, or else of the longest prefix that has it, and by that
+    /// with its ports alone. A prefix with an address of a machine, or of a router it sends by, is left out of steering.
     pub addresses: Vec<String>,
     /// Ports that are steered: a list of numbers and ranges such as "8000-8099", or `any`. Default any.
     pub ports: PortsSpec,
@@ -352,35 +355,42 @@ impl JsonSchema for PortsSpec {
 }
 
 impl VirtualIpSpec {
-    /// The addresses that parse.
-    pub fn parsed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    /// The addresses and prefixes that parse.
+    pub fn prefixes(&self) -> impl Iterator<Item = Cidr> + '_ {
         self.addresses.iter().filter_map(|text| text.parse().ok())
     }
 
     pub fn validate(&self, path: &str, findings: &mut Findings) {
         let addresses = at(path, "addresses");
         if self.addresses.is_empty() {
-            findings.problem(Problem::new(&addresses, "is empty").advice("list at least one IPv4 or IPv6 address"));
+            findings.problem(
+                Problem::new(&addresses, "is empty").advice("list at least one IPv4 or IPv6 address or prefix"),
+            );
         }
         let mut seen = HashSet::new();
         for (i, text) in self.addresses.iter().enumerate() {
             let place = nth(&addresses, i);
-            let problem = |message: &str| Problem::new(&place, message).text(text);
-            match text.parse::<IpAddr>() {
-                Err(_) => {
-                    let one = "write one address such as 203.0.113.10 or 2001:db8::10, without prefix and port";
-                    findings.problem(problem("not an IP address").advice(one));
+            match text.parse::<Cidr>().map_err(|_| not_a_prefix(text)).and_then(|prefix| check_prefix(text, prefix)) {
+                Err((message, accepted)) => {
+                    let problem = Problem::new(&place, message).text(text);
+                    findings.problem(match accepted {
+                        Told::Advice(what) => problem.advice(what),
+                        Told::Accepted(what) => problem.accepted(what),
+                    });
                 }
-                Ok(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || is_broadcast(ip) => {
-                    findings.problem(problem("not an address clients can reach").accepted("a unicast address"));
+                Ok(prefix) if !seen.insert(prefix) => {
+                    findings.problem(Problem::new(&place, "given twice").text(text).advice("remove one"));
                 }
-                Ok(ip) if ip.is_ipv6() && ip.to_canonical().is_ipv4() => {
-                    findings.problem(
-                        problem("an IPv4 address in IPv6 clothes").advice(format!("write {}", ip.to_canonical())),
-                    );
-                }
-                Ok(ip) if !seen.insert(ip) => findings.problem(problem("given twice").advice("remove one")),
                 Ok(_) => {}
+            }
+        }
+        let around = |prefix: &Cidr| {
+            seen.iter()
+                .find(|other| *other != prefix && other.contains(prefix.address()) && other.length() < prefix.length())
+        };
+        for (i, text) in self.addresses.iter().enumerate() {
+            if let Some(other) = text.parse().ok().filter(|prefix| seen.contains(prefix)).as_ref().and_then(around) {
+                findings.warn(nth(&addresses, i), format!("has no effect: {other} of this list has it in it"));
             }
         }
         self.validate_ports(&at(path, "ports"), findings);
@@ -452,13 +462,60 @@ impl VirtualIpSpec {
     }
 }
 
-fn is_broadcast(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+/// What is told beside what is wrong.
+enum Told {
+    Advice(String),
+    Accepted(String),
+}
+
+fn not_a_prefix(text: &str) -> (String, Told) {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    if let (Ok(address), true) = (address.parse::<IpAddr>(), text.contains('/')) {
+        let [least, most] = lengths(address);
+        let message = format!("{} is no length of a prefix of {address}", base_text::quoted(length));
+        return (message, Told::Accepted(format!("{least} to {most}")));
+    }
+    let advice = "write an address such as 203.0.113.10 or 2001:db8::10, or a prefix such as 203.0.113.0/28 or 2001:db8::/64, without port";
+    ("not an IP address or prefix".to_owned(), Told::Advice(advice.to_owned()))
+}
+
+/// The shortest prefix and the longest: a shorter one is more than anybody is given.
+fn lengths(address: IpAddr) -> [u8; 2] {
+    if address.is_ipv4() { [8, 32] } else { [16, 128] }
+}
+
+fn check_prefix(text: &str, prefix: Cidr) -> Result<Cidr, (String, Told)> {
+    let (ip, [least, most]) = (prefix.address(), lengths(prefix.address()));
+    if ip.is_ipv4() && text.contains(':') {
+        return Err(("an IPv4 address in IPv6 clothes".to_owned(), Told::Advice(format!("write {prefix}"))));
+    }
+    if prefix.length() < least {
+        return Err(("too short a prefix".to_owned(), Told::Accepted(format!("/{least} to /{most}"))));
+    }
+    if prefix.first() != ip {
+        let whole = Cidr::new(prefix.first(), prefix.length()).unwrap_or(prefix);
+        let message = "bits behind the prefix are not zero".to_owned();
+        return Err((message, Told::Advice(format!("write {whole} for all of it, or {ip} for the address"))));
+    }
+    let alone = prefix.length() == most;
+    let unreachable = match ip {
+        // 0.0.0.0/8, 127.0.0.0/8, and multicast; what is no multicast beside the last address is not given to anybody yet.
+        IpAddr::V4(ip) if alone => ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || ip.is_broadcast(),
+        IpAddr::V4(ip) => matches!(ip.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(ip) if alone => ip.is_unspecified() || ip.is_multicast() || ip.is_loopback(),
+        IpAddr::V6(ip) => matches!(ip.segments()[0], 0 | 0xff00..),
+    };
+    if unreachable {
+        let (what, accepted) =
+            if alone { ("an address", "a unicast address") } else { ("addresses", "a prefix of unicast addresses") };
+        return Err((format!("not {what} clients can reach"), Told::Accepted(accepted.to_owned())));
+    }
+    Ok(prefix)
 }
 
 /// How many VirtualIPs the edges of a cluster have room for, when nobody says otherwise (`--virtual-ips`).
 pub const VIRTUAL_IPS: usize = 64;
-/// Most addresses of all VirtualIPs together; see `ADDRESSES_MAX` of ebpf/abi.
+/// Most addresses and prefixes of all VirtualIPs together; see `ADDRESSES_MAX` of ebpf/abi.
 pub const ADDRESSES_MAX: usize = 4_096;
 /// The kernel looks through the ports of an address one by one, per protocol; see `SERVICES_MAX` of ebpf/abi.
 pub const SERVICES_MAX: usize = 32;
@@ -508,17 +565,43 @@ machines:
 
     #[test]
     fn refusals() {
-        check("{}", &["addresses: missing; give it: One or more addresses, IPv4 and IPv6"], &[]);
-        check("addresses: []", &["addresses: is empty; list at least one IPv4 or IPv6 address"], &[]);
+        check(
+            "{}",
+            &["addresses: missing; give it: One or more addresses, or prefixes such as 203.0.113.0/28, IPv4 and IPv6"],
+            &[],
+        );
+        check("addresses: []", &["addresses: is empty; list at least one IPv4 or IPv6 address or prefix"], &[]);
         check(
             "addresses: [1.2.3.4/24, 0.0.0.0, 1.2.3.4, 1.2.3.4, '::ffff:1.2.3.5']",
             &[
-                "addresses[0] = \"1.2.3.4/24\": not an IP address; write one address such as 203.0.113.10 or 2001:db8::10, without prefix and port",
+                "addresses[0] = \"1.2.3.4/24\": bits behind the prefix are not zero; write 1.2.3.0/24 for all of it, or 1.2.3.4 for the address",
                 "addresses[1] = \"0.0.0.0\": not an address clients can reach; accepted: a unicast address",
                 "addresses[3] = \"1.2.3.4\": given twice; remove one",
                 "addresses[4] = \"::ffff:1.2.3.5\": an IPv4 address in IPv6 clothes; write 1.2.3.5",
             ],
             &[],
+        );
+        check(
+            "addresses: [1.2.3.0/33, '1.2.3.4:80', 10.0.0.0/7, 224.0.0.0/8, '::/16', '::ffff:1.2.3.0/120', 1.2.3.0/x, 1.2.3.0/24, 1.2.3.0/24]",
+            &[
+                "addresses[0] = \"1.2.3.0/33\": \"33\" is no length of a prefix of 1.2.3.0; accepted: 8 to 32",
+                "addresses[1] = \"1.2.3.4:80\": not an IP address or prefix; write an address such as 203.0.113.10 or 2001:db8::10, or a prefix such as 203.0.113.0/28 or 2001:db8::/64, without port",
+                "addresses[2] = \"10.0.0.0/7\": too short a prefix; accepted: /8 to /32",
+                "addresses[3] = \"224.0.0.0/8\": not addresses clients can reach; accepted: a prefix of unicast addresses",
+                "addresses[4] = \"::/16\": not addresses clients can reach; accepted: a prefix of unicast addresses",
+                "addresses[5] = \"::ffff:1.2.3.0/120\": an IPv4 address in IPv6 clothes; write 1.2.3.0/24",
+                "addresses[6] = \"1.2.3.0/x\": \"x\" is no length of a prefix of 1.2.3.0; accepted: 8 to 32",
+                "addresses[8] = \"1.2.3.0/24\": given twice; remove one",
+            ],
+            &[],
+        );
+        check(
+            "addresses: [203.0.113.0/28, 203.0.113.5, '2001:db8::/64', 203.0.113.16, '2001:db8::/80']",
+            &[],
+            &[
+                "addresses[1]: has no effect: 203.0.113.0/28 of this list has it in it",
+                "addresses[4]: has no effect: 2001:db8::/64 of this list has it in it",
+            ],
         );
         check(
             "{addresses: [1.2.3.4], ports: [0, 70000, true]}",

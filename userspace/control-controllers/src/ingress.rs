@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base_model::{HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
+use base_model::{Cidr, HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
 use control_api::Document;
 use control_kubernetes::certificates::secret_of;
 use control_kubernetes::ingress::{self, Known, Settings};
@@ -132,7 +132,9 @@ pub(crate) fn virtual_addresses(objects: &BTreeMap<String, Document>, port: Opti
         }
     };
     let with_port = specs.map(|decoded| decoded.value).filter(has_port);
-    with_port.flat_map(|vip| vip.parsed_addresses().map(|address| address.to_string()).collect::<Vec<_>>()).collect()
+    with_port
+        .flat_map(|vip| vip.prefixes().filter(Cidr::is_address).map(|address| address.to_string()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Certificates and keys that a server of ours has now, by the secret they are from.

@@ -334,6 +334,9 @@ impl Action {
                 let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
                 return if spaced || deletes.iter().any(|key| is_namespaced(key)) { NAMESPACES_LEVEL } else { 9 };
             }
+            Action::Put { entries, .. } if entries.iter().any(|entry| entry.claim.as_ref().is_some_and(by_prefix)) => {
+                return PREFIXES_LEVEL;
+            }
             Action::Put { entries, .. } if entries.iter().flat_map(|entry| &entry.generated).any(is_made_elsewhere) => {
                 return NAMESPACES_LEVEL;
             }
@@ -422,6 +425,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
     if tokens.values().any(is_for_namespaces) {
         return GRANTS_LEVEL;
     }
+    if objects.values().filter_map(claim_of).any(|claim| by_prefix(&claim)) {
+        return PREFIXES_LEVEL;
+    }
     if objects.keys().any(|key| is_namespaced(key)) {
         return NAMESPACES_LEVEL;
     }
@@ -442,6 +448,10 @@ fn restore_level(backup: &Snapshot) -> u32 {
 
 fn is_for_namespaces(token: &Token) -> bool {
     token.grants.iter().any(|grant| !grant.namespaces.is_empty())
+}
+
+fn by_prefix(claim: &Claim) -> bool {
+    claim.addresses.iter().any(|prefix| !prefix.is_address())
 }
 
 fn is_made_elsewhere(document: &Document) -> bool {
@@ -473,6 +483,9 @@ pub const TOLD_LEVEL: u32 = GRANTS_LEVEL;
 
 /// Grants may be for some namespaces from here on.
 const GRANTS_LEVEL: u32 = 13;
+
+/// The addresses of virtual IPs may be prefixes from here on.
+const PREFIXES_LEVEL: u32 = 13;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;

@@ -481,6 +481,26 @@ fn several_members_at_once_are_what_they_are_one_by_one() {
 }
 
 #[test]
+fn virtual_ips_by_prefix_wait_for_members_that_know_them() {
+    let mut world = World::default();
+    let put = |name: &str, address: &str| {
+        let vip = json!({"name": name, "kind": "VirtualIP", "addresses": [address], "ports": [80]});
+        Action::Put { mode: PutMode::Upsert, entries: vec![entry(vip)] }
+    };
+    assert_eq!((put("v", "203.0.113.1").level(), put("v", "203.0.113.0/28").level()), (2, 13));
+    world.act(put("v", "203.0.113.0/28")).answer.unwrap();
+    let told = world.act(put("w", "203.0.113.0/28")).answer.unwrap_err().message;
+    assert!(told.contains("VirtualIP v has this address"), "{told}");
+    // A longer one, and an address, are others.
+    world.act(put("w", "203.0.113.0/29")).answer.unwrap();
+    world.act(put("x", "203.0.113.0")).answer.unwrap();
+    let written = serde_json::to_vec(&world.state).unwrap();
+    assert_eq!(State::read(&written, LEVEL).unwrap(), world.state, "claims come back as they were");
+    let backup = Action::Restore { backup: Box::new(world.state.view.clone()), since: None };
+    assert_eq!(backup.level(), 13);
+}
+
+#[test]
 fn what_is_generated_into_a_namespace_has_its_ports() {
     let mut world = World::default();
     let generated = |port: u16| {

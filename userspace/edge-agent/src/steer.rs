@@ -5,7 +5,7 @@ use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
 use base_model::{AccessListSpec, Cidr, HashMode, HashRule, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
 use edge_kernel::abi::limit::Rate;
-use edge_kernel::{AccessPrefix, Kernel, ListenerId, Slot, SourceLimit, VipLimits};
+use edge_kernel::{AccessPrefix, Kernel, ListenerId, Prefix, Slot, SourceLimit, VipLimits};
 use edge_l4::maglev::Candidate;
 use edge_l4::steering;
 use edge_listeners::Traffic;
@@ -600,7 +600,7 @@ fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Slots) -> edge_kernel::
     edge_kernel::Vip {
         id,
         name: name.to_owned(),
-        addresses: spec.parsed_addresses().collect(),
+        addresses: spec.prefixes().map(|prefix| Prefix { address: prefix.first(), bits: prefix.length() }).collect(),
         ports: match &spec.ports {
             PortsSpec::Any => vec![0..=u16::MAX],
             PortsSpec::List(ranges) => ranges.iter().map(|r| r.low..=r.high).collect(),

@@ -3,12 +3,12 @@
 //! Filters find theirs here, whichever generation they are of; whoever carries messages to the owners of keys finds all of them.
 
 use arc_swap::ArcSwap;
+use base_model::Cidr;
 use base_telemetry::registry::Encoder;
 use edge_pipeline::Exchange;
 use edge_pipeline::exchange::want_local_addresses;
 use proto_admission::limits::{Leases, Rate, WhenAlone};
 use proto_http::Version;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -44,7 +44,9 @@ pub fn set_edges(edges: usize) {
 /// Where all connections of a source come to the same machine of the cluster: a VirtualIP that hashes by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BySource {
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<Cidr>,
+    /// Longer prefixes, which are something else's.
+    pub but_for: Vec<Cidr>,
     /// Empty: all.
     pub ports: Vec<RangeInclusive<u16>>,
     pub tcp: bool,
@@ -93,7 +95,8 @@ pub(crate) fn is_here(exchange: &Exchange, ipv6_prefix_length: u8) -> bool {
     source.to_canonical() == client.peer.ip().to_canonical()
         && places.iter().any(|place| {
             (if is_udp { place.udp } else { place.tcp })
-                && place.addresses.contains(&address)
+                && place.addresses.iter().any(|prefix| prefix.contains(address))
+                && !place.but_for.iter().any(|prefix| prefix.contains(address))
                 && (place.ports.is_empty() || place.ports.iter().any(|ports| ports.contains(&port)))
                 && (address.is_ipv4() || place.ipv6_bits <= ipv6_prefix_length)
         })

@@ -616,6 +616,7 @@ urls:
         use crate::limits::{BySource, set_all_steer, set_by_source, set_edges};
         let place = BySource {
             addresses: vec!["203.0.113.10".parse().unwrap(), "2001:db8::10".parse().unwrap()],
+            but_for: Vec::new(),
             ports: vec![80..=80],
             tcp: true,
             udp: false,

@@ -4,14 +4,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use abi::capture::{CAPTURES_MAX, Capture, Captured, Ends};
 use abi::limit::Rate;
-use abi::{Address, Config, Reason, Slot, VipAddress, VipKey};
+use abi::{Address, Config, Reason, Slot};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
 use datapath::flow::Flow;
@@ -360,8 +360,7 @@ impl Kernel {
             return None;
         }
         let settings = config.settings[config.switch.generation() as usize];
-        let key = VipKey { address: ends.destination, generation: config.switch.generation() };
-        let found: VipAddress = sys::map_lookup(self.vips.as_fd(), &key).ok()??;
+        let (_, found) = self.find_vip(ends.destination, config.switch.generation()).ok()??;
         let bytes = ends.ports.to_ne_bytes();
         let flow = Flow {
             v4: ends.destination.is_v4(),

@@ -7,7 +7,7 @@ use datapath::flow::Flow;
 
 use crate::kernel::Kernel;
 use crate::netlink::Netlink;
-use crate::{KernelError, Protocol};
+use crate::{KernelError, Protocol, services};
 
 /// A connection, by the slot that its packets are steered by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -34,7 +34,7 @@ impl Kernel {
     /// The slot of a TCP connection, if it is one of a virtual IP's service.
     fn slot_of(&self, client: IpAddr, port: u16, vip: IpAddr, vip_port: u16) -> Option<Held> {
         let (source, destination) = (Address::from(client), Address::from(vip));
-        let address = self.services.get(&destination.0)?;
+        let address = services::find(&self.services, destination)?;
         let protocol = Protocol::Tcp.number();
         let services = address.services.iter().take(address.count as usize);
         let service = services.into_iter().find(|service| service.serves(protocol, vip_port))?;

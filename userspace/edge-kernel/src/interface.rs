@@ -139,7 +139,7 @@ fn names() -> Vec<String> {
     names
 }
 
-fn each_address(mut visit: impl FnMut(&str, IpAddr)) {
+pub(crate) fn each_address(mut visit: impl FnMut(&str, IpAddr)) {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: the list is walked to its end and freed once; each address is read by the type its family names.
     unsafe {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
-use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress};
+use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress, VipKey};
 use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
@@ -36,6 +36,7 @@ use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
 use crate::map::MappedArray;
 use crate::older;
+use crate::prefix::Prefix;
 use crate::sockets::Sockets;
 use crate::sys;
 use crate::ways::KnownWays;
@@ -105,6 +106,7 @@ pub struct Kernel {
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
     pub(crate) vips: OwnedFd,
+    pub(crate) vip_prefixes: OwnedFd,
     pub(crate) senders: OwnedFd,
     /// Indices of the interfaces that have the program.
     pub(crate) indices: BTreeMap<String, u32>,
@@ -122,8 +124,8 @@ pub struct Kernel {
     roads: OwnedFd,
     pub(crate) early: Option<Early>,
     pub(crate) captures: Captures,
-    /// What the live generation has in `vips`, by address.
-    pub(crate) services: BTreeMap<[u32; 4], VipAddress>,
+    /// What the live generation has in `vips`, by its key but for the generation.
+    pub(crate) services: BTreeMap<VipKey, VipAddress>,
     /// What the next generation is told.
     pub(crate) settings: Settings,
     pub(crate) cpus: u32,
@@ -288,7 +290,7 @@ impl Kernel {
 
     /// Takes everything down: programs off the interfaces, pins and routes away. Packets go on without Weir.
     pub fn detach(mut self) -> Result<(), KernelError> {
-        let _ = self.set_local_addresses(&[]);
+        let _ = self.set_local_addresses::<Prefix>(&[]);
         for (link, _) in self.links.drain(..).chain(self.pending.drain(..)) {
             match sys::link_detach(link.as_fd()) {
                 Ok(()) => {}
@@ -341,6 +343,7 @@ impl Kernel {
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
+            vip_prefixes: take("VIP_PREFIXES")?,
             senders: take("SENDERS")?,
             indices: BTreeMap::new(),
             astray: BTreeMap::new(),
@@ -863,6 +866,7 @@ const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[
     "CONFIG",
     "VIPS",
+    "VIP_PREFIXES",
     "SENDERS",
     "FRAGMENTS",
     "ROADS",

@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -29,6 +29,7 @@ mod map;
 mod neighbours;
 mod netlink;
 mod older;
+mod prefix;
 mod probe;
 mod routes;
 mod services;
@@ -53,6 +54,7 @@ pub use follow::Followed;
 pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use lease::Lease;
+pub use prefix::Prefix;
 pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;

@@ -1,30 +1,32 @@
-//! Routes that make the stack accept packets for virtual IPs: `local VIP dev lo`, so no address is assigned to any interface
+//! Routes that make the stack accept packets for virtual IPs: `local VIP dev lo`, a prefix or an address, so no address is assigned to any interface
 //! and none is announced. Asked by ARP the stack answers all the same, as for every local address, unless `arp_ignore` is 1 or more;
 //! asked by neighbour discovery it does not.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::KernelError;
 use crate::kernel::Kernel;
-use crate::netlink::{NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute};
+use crate::netlink::{NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute, attributes};
+use crate::prefix::Prefix;
+use crate::{KernelError, neighbours};
 
 impl Kernel {
     /// Makes exactly these addresses local to the calling thread's network namespace, beside those that are anyway. Routes an
     /// earlier process left are recognised by their protocol number and kept or removed.
-    pub fn set_local_addresses(&self, addresses: &[IpAddr]) -> Result<(), KernelError> {
-        match add_local_addresses(addresses)?.into_iter().next() {
+    pub fn set_local_addresses<A: Copy + Into<Prefix>>(&self, addresses: &[A]) -> Result<(), KernelError> {
+        let addresses: Vec<Prefix> = addresses.iter().map(|address| (*address).into()).collect();
+        match add_local_addresses(&addresses)?.into_iter().next() {
             Some((_, error)) => Err(error),
-            None => keep_local_addresses(addresses),
+            None => keep_local_addresses(&addresses),
         }
     }
 }
 
 /// Makes these addresses local too. Says which could not be made so, and why; the others are.
-pub(crate) fn add_local_addresses(addresses: &[IpAddr]) -> Result<Vec<(IpAddr, KernelError)>, KernelError> {
+pub(crate) fn add_local_addresses(addresses: &[Prefix]) -> Result<Vec<(Prefix, KernelError)>, KernelError> {
     let mut netlink = Netlink::open().map_err(unreadable)?;
-    let there: BTreeSet<IpAddr> = local_routes(&mut netlink).map_err(unreadable)?.into_iter().collect();
+    let there: BTreeSet<Prefix> = local_routes(&mut netlink).map_err(unreadable)?.into_iter().collect();
     let mut failed = Vec::new();
     for &address in addresses.iter().filter(|a| !there.contains(a)) {
         if let Err(e) = change(&mut netlink, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address) {
@@ -41,9 +43,9 @@ pub(crate) fn add_local_addresses(addresses: &[IpAddr]) -> Result<Vec<(IpAddr, K
 }
 
 /// Takes our routes to all other addresses away.
-pub(crate) fn keep_local_addresses(addresses: &[IpAddr]) -> Result<(), KernelError> {
+pub(crate) fn keep_local_addresses(addresses: &[Prefix]) -> Result<(), KernelError> {
     let mut netlink = Netlink::open().map_err(unreadable)?;
-    let kept: BTreeSet<&IpAddr> = addresses.iter().collect();
+    let kept: BTreeSet<&Prefix> = addresses.iter().collect();
     for address in local_routes(&mut netlink).map_err(unreadable)? {
         if !kept.contains(&address) {
             change(&mut netlink, RTM_DELROUTE, 0, address)
@@ -57,19 +59,19 @@ fn unreadable(error: io::Error) -> KernelError {
     KernelError::system("cannot read the routes of virtual IPs", error)
 }
 
-fn change(netlink: &mut Netlink, kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {
-    let (family, bytes) = match address {
+fn change(netlink: &mut Netlink, kind: u16, flags: u16, prefix: Prefix) -> io::Result<()> {
+    let (family, bytes) = match prefix.address {
         IpAddr::V4(v4) => (libc::AF_INET as u8, v4.octets().to_vec()),
         IpAddr::V6(v6) => (libc::AF_INET6 as u8, v6.octets().to_vec()),
     };
-    let mut body = route_header(family, bytes.len() as u8 * 8);
+    let mut body = route_header(family, prefix.bits);
     attribute(&mut body, RTA_DST, &bytes);
     attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
     netlink.change(kind, flags, &body)
 }
 
 /// Our routes in the table of local addresses.
-fn local_routes(netlink: &mut Netlink) -> io::Result<Vec<IpAddr>> {
+fn local_routes(netlink: &mut Netlink) -> io::Result<Vec<Prefix>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         found.extend(netlink.dump(RTM_GETROUTE, &route_header(family, 0), our_route)?);
@@ -84,26 +86,13 @@ fn route_header(family: u8, bits: u8) -> Vec<u8> {
     header
 }
 
-fn our_route(body: &[u8]) -> Option<IpAddr> {
+fn our_route(body: &[u8]) -> Option<Prefix> {
     let header = body.get(..12)?;
     if header[4] != RT_TABLE_LOCAL || header[5] != PROTOCOL || header[7] != RTN_LOCAL {
         return None;
     }
-    let mut rest = &body[12..];
-    while rest.len() >= 4 {
-        let length = u16::from_ne_bytes([rest[0], rest[1]]) as usize;
-        let kind = u16::from_ne_bytes([rest[2], rest[3]]);
-        let value = rest.get(4..length)?;
-        if kind == RTA_DST {
-            return match value.len() {
-                4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
-                16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
-                _ => None,
-            };
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
+    let (_, value) = attributes(&body[12..]).find(|(kind, _)| *kind == RTA_DST)?;
+    Some(Prefix { address: neighbours::read(value)?, bits: header[1] })
 }
 
 /// Marks our routes; `ip route show table local proto 87` lists them. Of the numbers rtnetlink leaves to programs (above 3) and

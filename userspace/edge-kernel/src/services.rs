@@ -1,24 +1,24 @@
 //! From virtual IPs to what the map VIPS holds: all services of an address, narrowest first.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use abi::limits::{ADDRESSES_MAX, SERVICES_MAX};
-use abi::{Address, Before, Counts, HashMode, Service, VipAddress};
+use abi::{Address, Before, Counts, HashMode, Service, VipAddress, VipKey};
 
+use crate::prefix::Prefix;
 use crate::steering::{Earlier, Hash, Vip};
 
-/// Services by address, as the key of the map holds it.
+/// Services by address or prefix, as the key of the map holds it, but for the generation.
 #[derive(Default)]
-pub(crate) struct Services(BTreeMap<[u32; 4], (IpAddr, Vec<Service>)>);
+pub(crate) struct Services(BTreeMap<VipKey, (Prefix, Vec<Service>)>);
 
 impl Services {
     /// Adds a virtual IP whose slots are in `table`: whole, or not at all, and why not.
     pub(crate) fn add(&mut self, vip: &Vip, table: u16) -> Result<(), String> {
-        let mut changed: Vec<(IpAddr, Vec<Service>)> = Vec::with_capacity(vip.addresses.len());
+        let mut changed: Vec<(Prefix, Vec<Service>)> = Vec::with_capacity(vip.addresses.len());
         let mut fresh = 0;
         for &ip in &vip.addresses {
-            let known = self.0.get(&Address::from(ip).0);
+            let known = self.0.get(&ip.key(0));
             fresh += usize::from(known.is_none());
             let mut services = known.map(|(_, services)| services.clone()).unwrap_or_default();
             add_services(&mut services, vip, table, ip)?;
@@ -32,18 +32,21 @@ impl Services {
             changed.push((ip, services));
         }
         if self.0.len() + fresh > ADDRESSES_MAX as usize {
-            return Err(format!("{} addresses: at most {ADDRESSES_MAX} can be virtual IPs", self.0.len() + fresh));
+            return Err(format!(
+                "{} addresses and prefixes: at most {ADDRESSES_MAX} can be virtual IPs",
+                self.0.len() + fresh
+            ));
         }
-        self.0.extend(changed.into_iter().map(|(ip, services)| (Address::from(ip).0, (ip, services))));
+        self.0.extend(changed.into_iter().map(|(ip, services)| (ip.key(0), (ip, services))));
         Ok(())
     }
 
-    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<Prefix> {
         self.0.values().map(|(ip, _)| *ip).collect()
     }
 
     /// As the map holds them.
-    pub(crate) fn finish(self) -> BTreeMap<[u32; 4], VipAddress> {
+    pub(crate) fn finish(self) -> BTreeMap<VipKey, VipAddress> {
         let sorted = |mut services: Vec<Service>| {
             // The order is the same on every machine, whatever order the documents came in.
             services.sort_by_key(|s| (s.port_last - s.port_first, s.port_first, s.protocol));
@@ -56,12 +59,32 @@ impl Services {
 }
 
 /// All services of these virtual IPs, which must fit together. `table` says which table a VIP's slots are in.
-pub fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<[u32; 4], VipAddress>, String> {
+/// By their keys in generation 0.
+pub fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<VipKey, VipAddress>, String> {
     let mut services = Services::default();
     for vip in vips {
         services.add(vip, table(vip.id))?;
     }
     Ok(services.finish())
+}
+
+/// What is said of an address: as the programs find it.
+pub(crate) fn find(services: &BTreeMap<VipKey, VipAddress>, address: Address) -> Option<&VipAddress> {
+    if let Some(found) = services.get(&VipKey::of(0, &address, 0)) {
+        return Some(found);
+    }
+    // Length after length, the longest first.
+    let mut below = u16::MAX;
+    loop {
+        let next = services.range(..VipKey { bits: below, ..VipKey::default() }).next_back()?.0.bits;
+        if next == 0 {
+            return None;
+        }
+        if let Some(found) = services.get(&VipKey::of(0, &address, next)) {
+            return Some(found);
+        }
+        below = next;
+    }
 }
 
 /// How the flows of a virtual IP were spread before, with its slots in `table`.
@@ -79,7 +102,7 @@ fn mode(hash: Hash) -> HashMode {
     }
 }
 
-fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) -> Result<(), String> {
+fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: Prefix) -> Result<(), String> {
     let mode = mode(vip.hash);
     for range in &vip.ports {
         for protocol in &vip.protocols {
@@ -93,7 +116,7 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) 
                 vip: vip.id,
                 table,
                 reserved_too: 0,
-                counts: Counts::new(mode, ip.is_ipv4()),
+                counts: Counts::new(mode, ip.address.is_ipv4()),
             };
             let same = |s: &&Service| {
                 (s.protocol, s.port_first, s.port_last) == (service.protocol, service.port_first, service.port_last)
@@ -120,16 +143,22 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) 
 mod tests {
     use std::ops::RangeInclusive;
 
+    use std::net::IpAddr;
+
     use abi::limits::SLOTS;
 
     use super::*;
     use crate::steering::Protocol;
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     fn vip(id: u16, ports: &[RangeInclusive<u16>]) -> Vip {
         Vip {
             id,
             name: format!("v{id}"),
-            addresses: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            addresses: vec![ip("198.51.100.1").into(), ip("2001:db8::1").into()],
             ports: ports.to_vec(),
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::SourcePrefix { v4: 24, v6: 56 },
@@ -161,7 +190,7 @@ mod tests {
                 ]
             );
             let mask = Address(value.services[0].counts.source).octets();
-            assert_eq!(mask, if Address(key).is_v4() { V4_24 } else { V6_56 });
+            assert_eq!(mask, if key.address.is_v4() { V4_24 } else { V6_56 });
             assert_eq!(value.services[2].table, 12);
         }
     }
@@ -184,11 +213,44 @@ mod tests {
         services.add(&vip(1, &[80..=80]), 0).unwrap();
         let before = services.addresses();
         let mut second = vip(2, &[80..=80]);
-        second.addresses.insert(0, "198.51.100.9".parse().unwrap());
+        second.addresses.insert(0, ip("198.51.100.9").into());
         services.add(&second, 0).unwrap_err();
         assert_eq!(services.addresses(), before);
         second.addresses.truncate(1);
         services.add(&second, 0).unwrap();
         assert_eq!(services.finish().values().map(|v| v.count).collect::<Vec<_>>(), [2, 2, 2]);
+    }
+
+    #[test]
+    fn an_address_goes_by_the_longest_prefix_that_has_it() {
+        let of = |id: u16, prefixes: &[(&str, u8)]| Vip {
+            addresses: prefixes.iter().map(|(address, bits)| Prefix { address: ip(address), bits: *bits }).collect(),
+            ..vip(id, &[80..=80])
+        };
+        let all = gather(
+            &[
+                of(1, &[("198.51.100.0", 24), ("2001:db8::", 32)]),
+                of(2, &[("198.51.100.16", 28), ("2001:db8:0:1::", 64)]),
+                of(3, &[("198.51.100.17", 32), ("2001:db8:0:1::7", 128)]),
+                of(4, &[("198.51.0.0", 16)]),
+            ],
+            |id| id,
+        )
+        .unwrap();
+        for (address, id) in [
+            ("198.51.100.1", 1),
+            ("198.51.100.16", 2),
+            ("198.51.100.31", 2),
+            ("198.51.100.32", 1),
+            ("198.51.100.17", 3),
+            ("198.51.99.17", 4),
+            ("198.52.100.17", 0),
+            ("2001:db8:ffff::1", 1),
+            ("2001:db8:0:1:9::", 2),
+            ("2001:db8:0:1::7", 3),
+            ("2001:db9::7", 0),
+        ] {
+            assert_eq!(find(&all, ip(address).into()).map_or(0, |found| found.services[0].vip), id, "{address}");
+        }
     }
 }

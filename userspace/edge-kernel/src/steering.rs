@@ -1,6 +1,7 @@
 //! Machines and virtual IPs: written beside what is live, then switched with one word.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -11,12 +12,13 @@ use std::time::Instant;
 
 use abi::limit::Rate;
 use abi::limits::SLOTS;
-use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey, VipPlace};
 
 use crate::kernel::Kernel;
+use crate::prefix::Prefix;
 use crate::routes::{add_local_addresses, keep_local_addresses};
 use crate::services::{Services, before};
-use crate::{KernelError, sys};
+use crate::{KernelError, interface, sys, ways};
 
 /// A machine that slots may name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +42,8 @@ pub struct Vip {
     pub id: u16,
     /// As with machines.
     pub name: String,
-    pub addresses: Vec<IpAddr>,
+    /// What is said of an address alone counts before what is said of a prefix that has it, and a longer prefix before a shorter one.
+    pub addresses: Vec<Prefix>,
     /// Ports served; a port is a range of one, any port is 0 to 65535.
     pub ports: Vec<RangeInclusive<u16>>,
     pub protocols: Vec<Protocol>,
@@ -153,11 +156,22 @@ impl Kernel {
     /// [`Kernel::apply`], and the routes in the right order: the stack knows an address before packets for it are let through, and
     /// forgets one only after steering has. When steering stays as it was, so do the routes it needs.
     pub fn steer(&mut self, machines: &[Machine], vips: &[Vip]) -> Result<Applied, KernelError> {
-        let addresses: BTreeSet<IpAddr> = vips.iter().flat_map(|vip| vip.addresses.iter().copied()).collect();
-        let unroutable = add_local_addresses(&addresses.iter().copied().collect::<Vec<_>>())?;
         let mut left_out = BTreeMap::new();
-        let mut routable = Vec::with_capacity(vips.len());
+        // Asked for only where it matters.
+        let by_prefix =
+            vips.iter().flat_map(|vip| &vip.addresses).any(|prefix| *prefix != Prefix::from(prefix.address));
+        let others = if by_prefix { others_addresses(machines) } else { Vec::new() };
+        let mut fit = Vec::with_capacity(vips.len());
         for vip in vips {
+            match vip.addresses.iter().find_map(|prefix| others.iter().find_map(|other| other.lies_in(prefix))) {
+                Some(why) => drop(left_out.insert(vip.id, why)),
+                None => fit.push(vip),
+            }
+        }
+        let addresses: BTreeSet<Prefix> = fit.iter().flat_map(|vip| vip.addresses.iter().copied()).collect();
+        let unroutable = add_local_addresses(&addresses.into_iter().collect::<Vec<_>>())?;
+        let mut routable = Vec::with_capacity(fit.len());
+        for vip in fit {
             match unroutable.iter().find(|(address, _)| vip.addresses.contains(address)) {
                 Some((_, error)) => drop(left_out.insert(vip.id, error.to_string())),
                 None => routable.push(vip),
@@ -176,7 +190,7 @@ impl Kernel {
     }
 
     /// Also says which addresses are served.
-    fn apply_each(&mut self, machines: &[Machine], vips: &[&Vip]) -> Result<(Applied, Vec<IpAddr>), KernelError> {
+    fn apply_each(&mut self, machines: &[Machine], vips: &[&Vip]) -> Result<(Applied, Vec<Prefix>), KernelError> {
         self.check_machines(machines)?;
         let (mut vips, mut left_out) = self.installable(vips);
         let (tables, kept) = self.place_tables(&vips);
@@ -279,7 +293,7 @@ impl Kernel {
     pub(crate) fn inherit(&mut self) -> Result<(), KernelError> {
         let generation = self.generation();
         for key in self.vip_keys()? {
-            if key.generation != generation {
+            if u32::from(key.generation) != generation {
                 continue;
             }
             let value: Option<VipAddress> = sys::map_lookup(self.vips.as_fd(), &key)
@@ -479,24 +493,48 @@ impl Kernel {
         }
     }
 
-    fn write_vips(&mut self, generation: u32, services: &BTreeMap<[u32; 4], VipAddress>) -> Result<(), KernelError> {
+    fn write_vips(&mut self, generation: u32, services: &BTreeMap<VipKey, VipAddress>) -> Result<(), KernelError> {
         let failed = |e| KernelError::system("cannot write the virtual IPs", e);
-        let stale: Vec<VipKey> = self
-            .vip_keys()?
-            .into_iter()
-            .filter(|key| key.generation == generation && !services.contains_key(&key.address.0))
-            .collect();
-        for key in stale {
+        let wanted = |key: &VipKey| VipKey { generation: generation as u16, ..*key };
+        let is_stale = |key: &VipKey| {
+            u32::from(key.generation) == generation && !services.contains_key(&VipKey { generation: 0, ..*key })
+        };
+        for key in self.vip_keys()?.into_iter().filter(is_stale) {
             sys::map_delete(self.vips.as_fd(), &key).map_err(failed)?;
         }
-        let keys: Vec<VipKey> =
-            services.keys().map(|&address| VipKey { address: Address(address), generation }).collect();
+        let keys: Vec<VipKey> = services.keys().map(wanted).collect();
         let values: Vec<VipAddress> = services.values().copied().collect();
-        sys::map_update_batch(self.vips.as_fd(), &keys, &values).map_err(failed)
+        sys::map_update_batch(self.vips.as_fd(), &keys, &values).map_err(failed)?;
+
+        let prefixes: BTreeMap<VipPlace, VipKey> =
+            keys.into_iter().filter(|key| key.bits != 0).map(|key| (key.place(), key)).collect();
+        let there: Vec<VipPlace> = sys::map_keys(self.vip_prefixes.as_fd()).map_err(failed)?;
+        let is_stale =
+            |place: &&VipPlace| u32::from(place.key.generation) == generation && !prefixes.contains_key(*place);
+        for place in there.iter().filter(is_stale) {
+            sys::map_delete(self.vip_prefixes.as_fd(), place).map_err(failed)?;
+        }
+        for (place, key) in &prefixes {
+            sys::map_update(self.vip_prefixes.as_fd(), place, key).map_err(failed)?;
+        }
+        let others = self.config.read(0).prefixed & !(1 << generation);
+        let prefixed = others | u32::from(!prefixes.is_empty()) << generation;
+        self.config.publish(std::mem::offset_of!(abi::Config, prefixed) / 4, prefixed);
+        Ok(())
     }
 
     fn vip_keys(&self) -> Result<Vec<VipKey>, KernelError> {
         sys::map_keys(self.vips.as_fd()).map_err(|e| KernelError::system("cannot read the virtual IPs", e))
+    }
+
+    /// What the maps say of an address, and what it is under: as the programs find it.
+    pub(crate) fn find_vip(&self, address: Address, generation: u32) -> io::Result<Option<(VipKey, VipAddress)>> {
+        let place = VipPlace::whole(generation as u16, address);
+        if let Some(found) = sys::map_lookup(self.vips.as_fd(), &place.key)? {
+            return Ok(Some((place.key, found)));
+        }
+        let Some(key) = sys::map_lookup::<_, VipKey>(self.vip_prefixes.as_fd(), &place)? else { return Ok(None) };
+        Ok(sys::map_lookup(self.vips.as_fd(), &key)?.map(|found| (key, found)))
     }
 
     /// No packet may still be looking at the generation that is written next: it was live until the last switch.
@@ -537,9 +575,45 @@ struct Placed {
     live: bool,
 }
 
+/// An address that must not become a virtual IP by the way.
+struct Other {
+    address: IpAddr,
+    whose: String,
+}
+
+impl Other {
+    /// Why the prefix cannot be one, if it has the address in it. Who names the address itself knows what he says.
+    fn lies_in(&self, prefix: &Prefix) -> Option<String> {
+        let among = prefix.has(self.address) && *prefix != Prefix::from(self.address);
+        among.then(|| {
+            format!("{prefix} has {} in it, the address of {}: take a prefix without it", self.address, self.whose)
+        })
+    }
+}
+
+/// The addresses of machines, of this one, and of the routers it sends by.
+fn others_addresses(machines: &[Machine]) -> Vec<Other> {
+    let mut others: Vec<Other> =
+        machines.iter().map(|machine| Other { address: machine.address, whose: machine.name.clone() }).collect();
+    interface::each_address(|name, address| {
+        // What lies on lo may be there for the virtual IP.
+        if name != "lo" {
+            others.push(Other { address, whose: format!("{name} of this machine") });
+        }
+    });
+    others.extend(
+        ways::routers().into_iter().map(|address| Other { address, whose: "a router of this machine".to_owned() }),
+    );
+    others
+}
+
 fn check_vip(vip: &Vip) -> Result<(), String> {
     if let Some(range) = vip.ports.iter().find(|range| range.is_empty()) {
         return Err(format!("ports {}-{}: the first is above the last", range.start(), range.end()));
+    }
+    let width = |prefix: &Prefix| Prefix::from(prefix.address).bits;
+    if let Some(prefix) = vip.addresses.iter().find(|prefix| prefix.bits > width(prefix) || prefix.bits == 0) {
+        return Err(format!("{}/{}: prefixes have 1 to {} bits", prefix.address, prefix.bits, width(prefix)));
     }
     if let Hash::SourcePrefix { v4, v6 } = vip.hash
         && (v4 > 32 || v6 > 128)

@@ -9,7 +9,7 @@ use abi::access;
 use abi::config::lease;
 use abi::{
     AccessKey, Address, Before, FragmentWay, Limit, ListenerKey, Machine, Part, Reason, SenderKey, Settings, Slot,
-    SourceKey, Switch, VipAddress, VipKey, gue,
+    SourceKey, Switch, VipAddress, VipKey, VipPlace, gue,
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
@@ -72,7 +72,6 @@ impl Kernel {
         let failed = |e| KernelError::system("cannot read the programs' maps", e);
         let config = self.config.read(0);
         let settings = config.settings[config.switch.generation() as usize];
-        let key = VipKey { address: flow.destination.ip().into(), generation: config.switch.generation() };
         let socket = if flow.protocol == Protocol::Tcp {
             connections::state_of(flow.source, flow.destination)
                 .map_err(|e| KernelError::system("cannot look for the connection's socket", e))?
@@ -89,7 +88,7 @@ impl Kernel {
             kernel: self,
             switch: config.switch,
             settings,
-            vip: sys::map_lookup(self.vips.as_fd(), &key).map_err(failed)?.map(|found| (key, found)),
+            vip: self.find_vip(flow.destination.ip().into(), config.switch.generation()).map_err(failed)?,
             before: (0..self.before.len()).map(|at| self.before.read(at)).collect(),
             machines: (0..self.machines.len()).map(|at| self.machines.read(at)).collect(),
             lease: lease::state(config.lease, monotonic()),
@@ -167,6 +166,15 @@ impl Tables for LiveTables<'_> {
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
         self.vip.as_ref().filter(|(of, _)| of == key).map(|(_, found)| found)
+    }
+
+    fn prefixed(&self) -> u32 {
+        // What was found is asked for by its own key.
+        u32::MAX
+    }
+
+    fn prefix_of(&self, _: &VipPlace) -> Option<&VipKey> {
+        self.vip.as_ref().map(|(key, _)| key)
     }
 
     fn slot(&self, table: u16, number: u32) -> Slot {

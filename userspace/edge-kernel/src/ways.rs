@@ -124,6 +124,12 @@ impl Kernel {
     }
 }
 
+/// The routers that routes lead to, as far as those can be read.
+pub(crate) fn routers() -> BTreeSet<IpAddr> {
+    let routes = routes().ok().and_then(Result::ok).unwrap_or_default();
+    routes.iter().flat_map(|route| &route.hops).filter_map(|hop| hop.router).collect()
+}
+
 /// A route of the main table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Route {

@@ -11,7 +11,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use base_model::{PortsSpec, Protocol, VirtualIpSpec};
+use base_model::{Cidr, PortsSpec, Protocol, VirtualIpSpec};
 use control_api::Member;
 use control_raft::Control;
 use edge_agent::desired::{Desired, Steering};
@@ -162,10 +162,13 @@ impl Sources {
         }
         self.seen = Some((desired.objects.clone(), desired.steering.clone()));
         let vips = desired.objects.iter().filter(|(_, object)| object["kind"] == "VirtualIP");
-        let places = vips.filter_map(|(name, object)| {
-            let spec = base_model::decode::<VirtualIpSpec>(object, "").ok()?.value;
-            Some(place(&spec, ipv6_bits(desired.steering.get(name)?)?))
-        });
+        let vips =
+            vips.filter_map(|(name, object)| Some((name, base_model::decode::<VirtualIpSpec>(object, "").ok()?.value)));
+        let vips: Vec<(&String, VirtualIpSpec)> = vips.collect();
+        let prefixes: Vec<Cidr> = vips.iter().flat_map(|(_, spec)| spec.prefixes()).collect();
+        let places = vips
+            .iter()
+            .filter_map(|(name, spec)| Some(place(spec, &prefixes, ipv6_bits(desired.steering.get(*name)?)?)));
         set_by_source(places.collect());
     }
 }
@@ -190,9 +193,16 @@ fn ipv6_bits(steering: &Steering) -> Option<u8> {
     history.into_iter().map(bits).reduce(|most, bits| Some(most?.max(bits?)))?
 }
 
-fn place(spec: &VirtualIpSpec, ipv6_bits: u8) -> BySource {
+/// `prefixes`: of all VirtualIPs. The longest that has an address decides about it.
+fn place(spec: &VirtualIpSpec, prefixes: &[Cidr], ipv6_bits: u8) -> BySource {
+    let addresses: Vec<Cidr> = spec.prefixes().collect();
+    let lies_in = |other: &&Cidr| {
+        addresses.iter().any(|own| own.length() < other.length() && own.contains(other.address()))
+            && !addresses.contains(other)
+    };
     BySource {
-        addresses: spec.parsed_addresses().map(|address| address.to_canonical()).collect(),
+        but_for: prefixes.iter().filter(lies_in).copied().collect(),
+        addresses,
         ports: match &spec.ports {
             PortsSpec::Any => Vec::new(),
             PortsSpec::List(ranges) => ranges.iter().map(|range| range.low..=range.high).collect(),

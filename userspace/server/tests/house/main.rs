@@ -67,5 +67,6 @@ mod syn_floods;
 mod tls;
 mod upgrade;
 mod versions;
+mod vip_prefixes;
 mod wasm;
 mod websocket;
