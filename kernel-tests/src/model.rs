@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
@@ -21,6 +21,8 @@ use edge_kernel::{AccessTables, Vip, before, gather};
 use crate::world;
 
 const EARLIER: u16 = 0x8000;
+/// As the kernel numbers it.
+const LISTEN: u32 = 10;
 
 /// Tables as the kernel's maps hold them.
 pub struct Model {
@@ -34,6 +36,8 @@ pub struct Model {
     machines: Vec<Machine>,
     /// Connections this machine holds, and the states of their sockets.
     pub sockets: Vec<(Connection, u32)>,
+    /// Virtual IPs and ports that it listens on.
+    pub listeners: Vec<SocketAddr>,
     /// Whether the daemon lives: a number of `abi::config::lease`.
     pub lease: u8,
     /// What is put into answers to SYNs, where there is a listener; no packet brings it.
@@ -104,6 +108,7 @@ impl Model {
                 .collect(),
             machines: array,
             sockets: Vec::new(),
+            listeners: Vec::new(),
             lease: abi::config::lease::OFF,
             cookie: None,
             syn_options: 0,
@@ -259,6 +264,8 @@ impl Tables for Model {
 
     fn tcp_state(&self, question: &Question) -> u32 {
         let connection = &Connection::of(question);
-        self.sockets.iter().find(|(held, _)| held == connection).map_or(0, |(_, state)| *state)
+        let held = self.sockets.iter().find(|(held, _)| held == connection).map(|(_, state)| *state);
+        let to = SocketAddr::new(connection.destination.ip(), connection.destination_port);
+        held.or(self.listeners.contains(&to).then_some(LISTEN)).unwrap_or(0)
     }
 }

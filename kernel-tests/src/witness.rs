@@ -14,6 +14,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use abi::config::lease;
 use abi::{Reason, Verdict};
 use edge_kernel::{AccessPrefix, Machine, Protocol, Vip};
 
@@ -57,6 +58,10 @@ pub struct Witness {
     pub prefixes: Vec<AccessPrefix>,
     /// By client and virtual IP.
     pub sockets: HashMap<(SocketAddr, SocketAddr), Claim>,
+    /// Virtual IPs and ports that this machine has a listening socket for.
+    pub listeners: BTreeSet<SocketAddr>,
+    /// Whether the daemon lives: a number of `abi::config::lease`.
+    pub lease: u8,
     /// Whether the daemon takes fragments that come too early.
     pub holds: bool,
     /// Virtual IPs to which connections begin faster than they take without SYN cookies, by number.
@@ -146,6 +151,8 @@ impl Witness {
             vips,
             prefixes: Vec::new(),
             sockets: HashMap::new(),
+            listeners: BTreeSet::new(),
+            lease: lease::OFF,
             holds: false,
             flooded: BTreeSet::new(),
             syn_cookie: None,
@@ -227,7 +234,8 @@ impl Witness {
             Ok(fate) => self.send(&road, fate),
             Err(reason) => {
                 let watched = vip.limits.cookies.is_some() && self.flooded.contains(&vip.id);
-                let answered = (watched && flow.protocol == TCP && kind != Kind::Error).then(|| self.defend(&road, &upper, reason));
+                let answered = (watched && flow.protocol == TCP && kind != Kind::Error)
+                    .then(|| self.defend(&road, &upper, reason));
                 Ok(answered.flatten().unwrap_or_else(|| road.ends(reason)))
             }
         }
@@ -249,7 +257,11 @@ impl Witness {
         }
         if flags & 0x12 != 0x02 {
             // A listener that makes cookies would have said so, had it been one of its own.
-            return self.syn_cookie.map(|_| Judgement { reason: Reason::SynCookieWrong, machine: 0, frame: road.frame.to_vec() });
+            return self.syn_cookie.map(|_| Judgement {
+                reason: Reason::SynCookieWrong,
+                machine: 0,
+                frame: road.frame.to_vec(),
+            });
         }
         // With FIN, RST or data it is more than a SYN.
         if flags & 0x05 != 0 || length != tcp.len() {
@@ -325,7 +337,17 @@ impl Witness {
         // Somebody else may hold it: who had the slot before, whoever a machine behind us has found, or who is the owner by our table.
         let alone = owners == [own, 0, 0, 0] && past.claim <= Claim::Nothing;
         let others = owners[1..].iter().any(|owner| *owner != 0) || vip.earlier.is_some() || arrived && !alone;
-        if !belongs || !others {
+        // A machine whose daemon does not live takes nothing new, and one whose daemon began not long ago looks for what others took then.
+        let (young, lapsed) = (self.lease == lease::YOUNG, self.lease == lease::LAPSED);
+        let opens = flow.protocol == TCP && kind == Kind::Opens;
+        let stands_in = if young || lapsed { self.stand_in(vip, flow, past) } else { None };
+        if !belongs {
+            let served = if opens { !lapsed && (!young || self.listeners.contains(&flow.vip)) } else { !lapsed };
+            let Some(to) = stands_in.filter(|_| !served) else { return Err(local) };
+            let past = Past { hops: past.hops + 1, claim: Claim::Nothing, at: 0, asked: past.and(own) };
+            return Ok(Fate { to, past, reason: Reason::StoodIn });
+        }
+        if !others && !young && !lapsed {
             return Err(local);
         }
         let mine = self.sockets.get(&(flow.client, flow.vip)).copied().unwrap_or(Claim::Nothing);
@@ -344,7 +366,8 @@ impl Witness {
             }
             candidates.extend(before);
         }
-        let next = candidates.into_iter().find(|owner| *owner != 0 && *owner != own && !past.has_asked(*owner));
+        let owner = candidates.into_iter().find(|owner| *owner != 0 && *owner != own && !past.has_asked(*owner));
+        let next = stands_in.or(owner);
         let (claim, at) = match past.claim {
             // Who has it is no longer among those that are remembered.
             _ if mine > past.claim || past.at == 3 => (mine, 0),
@@ -368,6 +391,15 @@ impl Witness {
         })
     }
 
+    /// Who takes a flow where nobody serves it: the owner of another slot, 40,503 further on, or of the next of those, up to the sixteenth.
+    /// Two machines try, and no more.
+    fn stand_in(&self, vip: &Vip, flow: &Flow, past: &Past) -> Option<u16> {
+        let slot = spread::slot(flow, vip.hash, self.seed);
+        let others = (1..=16).map(|turn| vip.slots[(slot + turn * 40_503) % vip.slots.len()].current());
+        let fit = |owner: &u16| *owner != 0 && *owner != self.own && *owner != past.asked[0];
+        if past.asked[1] == 0 { others.into_iter().find(fit) } else { None }
+    }
+
     fn fragment(&mut self, road: &Road<'_>, upper: &Upper) -> Result<Judgement, Reason> {
         let (own, past, header) = (self.own, road.past, &road.header);
         let part = upper.part.expect("a fragment");
@@ -378,7 +410,9 @@ impl Witness {
         };
         let protocol = if upper.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
         let of_protocol = |vip: &&Vip| vip.protocols.contains(&protocol);
-        let Some(meeting) = self.of(header.destination).into_iter().find(of_protocol) else { return Ok(road.stays(Reason::PortNotServed)) };
+        let Some(meeting) = self.of(header.destination).into_iter().find(of_protocol) else {
+            return Ok(road.stays(Reason::PortNotServed));
+        };
         let owners = self.owners(meeting, &portless);
         let place = if owners[0] == 0 { owners[1] } else { owners[0] };
         let meets = place == own && past.asked[0] == 0;
@@ -474,8 +508,8 @@ pub fn action(reason: Reason) -> u32 {
 
 /// Whether two frames are the same but for the source port of the tunnel around them, which both have from the range set aside.
 pub fn same(a: &[u8], b: &[u8], reason: Reason) -> bool {
-    let tunnelled =
-        reason.verdict() == Verdict::Transmit && !matches!(reason, Reason::EchoAnswered | Reason::TooBigAnswered | Reason::SynCookieSent);
+    let tunnelled = reason.verdict() == Verdict::Transmit
+        && !matches!(reason, Reason::EchoAnswered | Reason::TooBigAnswered | Reason::SynCookieSent);
     if !tunnelled {
         return a == b;
     }

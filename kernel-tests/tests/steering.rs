@@ -682,7 +682,7 @@ fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
         (1..=3).map(machine).collect()
     };
     let steer = |fleet: &mut Fleet, vips: &[&Vip]| {
-        let vips: Vec<Vip> = vips.iter().map(|vip| Vip::clone(vip)).collect();
+        let vips: Vec<Vip> = vips.iter().copied().cloned().collect();
         for edge in &mut fleet.edges {
             let kernel = edge.kernel.as_mut().unwrap();
             world::set_cookies(kernel);

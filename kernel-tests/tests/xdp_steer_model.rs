@@ -9,6 +9,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use abi::Verdict;
+use abi::config::lease;
 use datapath::Connection;
 use edge_kernel::{AccessPrefix, AccessTables, Hook, sys};
 use kernel_tests::model::Model;
@@ -34,20 +35,31 @@ fn the_program_the_host_and_a_second_opinion_agree_on_mutated_packets() {
     let (packets, seed) = (number("WEIR_MODEL_PACKETS", 200_000), number("WEIR_MODEL_SEED", 1));
     let mut reasons = BTreeMap::<&str, u64>::new();
     let mut random = Random(seed);
-    let mut left = packets;
-    while left > 0 {
-        let namespace = Namespace::new("model");
-        left -= namespace.enter(|| compare(&namespace, &mut random, left.min(EACH), &mut reasons));
+    // A daemon that nobody has spoken of, one that began not long ago, and one that is dead.
+    for (lease, packets) in [(lease::OFF, packets), (lease::YOUNG, packets / 10), (lease::LAPSED, packets / 10)] {
+        let mut left = packets;
+        while left > 0 {
+            let namespace = Namespace::new("model");
+            left -= namespace.enter(|| compare(&namespace, lease, &mut random, left.min(EACH), &mut reasons));
+        }
     }
     println!("{packets} packets, seed {seed}: {reasons:?}");
     if packets >= EACH {
-        assert!(reasons.contains_key("access_denied") && reasons.contains_key("second_chance"), "{reasons:?}");
+        for reason in ["access_denied", "second_chance", "stood_in"] {
+            assert!(reasons.contains_key(reason), "{reason}: {reasons:?}");
+        }
         assert!(reasons.len() >= 28, "the mutations reach most reasons: {reasons:?}");
     }
 }
 
 /// In the calling thread's namespace, which is fresh. Says how many packets were compared.
-fn compare(namespace: &Namespace, random: &mut Random, packets: u64, reasons: &mut BTreeMap<&str, u64>) -> u64 {
+fn compare(
+    namespace: &Namespace,
+    lease: u8,
+    random: &mut Random,
+    packets: u64,
+    reasons: &mut BTreeMap<&str, u64>,
+) -> u64 {
     let opened = Instant::now();
     let sockets = Sockets::open(namespace);
     let mut kernel = world::kernel().expect("the world loads");
@@ -61,12 +73,22 @@ fn compare(namespace: &Namespace, random: &mut Random, packets: u64, reasons: &m
         prefix("2001:db8:c1:24::", 64, false),
     ];
     kernel.set_access(&denied).expect("written");
+    let held = kernel.lease();
+    match lease {
+        lease::YOUNG => held.renew(Duration::from_secs(600)),
+        lease::LAPSED => held.end(),
+        _ => {}
+    }
     let program = kernel.program(Hook::XdpSteer).expect("loaded");
     let mut model = Model::new();
     model.access = AccessTables::of(&denied);
+    model.lease = lease;
+    model.listeners = sockets.listeners();
     model.sockets = sockets.held.iter().map(|held| (held.connection(), held.state)).collect();
     let mut witness = Witness::new(world::machines(), world::vips(), [world::address(OWN), world::own_v6()]);
     witness.prefixes = denied.to_vec();
+    witness.lease = lease;
+    witness.listeners = sockets.listeners().into_iter().collect();
     witness.sockets = sockets.held.iter().map(|held| ((held.client, held.vip), held.claim)).collect();
 
     let mut counted = BTreeMap::<&str, u64>::new();
@@ -109,7 +131,7 @@ fn compare(namespace: &Namespace, random: &mut Random, packets: u64, reasons: &m
 struct Sockets {
     held: Vec<Held>,
     _open: Vec<(TcpStream, TcpStream)>,
-    _listeners: Vec<TcpListener>,
+    listening: Vec<TcpListener>,
 }
 
 #[derive(Clone, Copy)]
@@ -142,7 +164,7 @@ impl Held {
 impl Sockets {
     /// Of the few clients that have the most packets.
     fn open(namespace: &Namespace) -> Sockets {
-        let mut sockets = Sockets { held: Vec::new(), _open: Vec::new(), _listeners: Vec::new() };
+        let mut sockets = Sockets { held: Vec::new(), _open: Vec::new(), listening: Vec::new() };
         let own = |ip: IpAddr| {
             let width = if ip.is_ipv4() { 32 } else { 128 };
             namespace.ip(&["addr", "add", &format!("{ip}/{width}"), "dev", "lo", "nodad"]);
@@ -163,10 +185,14 @@ impl Sockets {
                     let held = Held { client: client(v4, n as u16), vip, state, claim };
                     sockets.connect(&listener, held);
                 }
-                sockets._listeners.push(listener);
+                sockets.listening.push(listener);
             }
         }
         sockets
+    }
+
+    fn listeners(&self) -> Vec<SocketAddr> {
+        self.listening.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
     }
 
     fn connect(&mut self, listener: &TcpListener, held: Held) {

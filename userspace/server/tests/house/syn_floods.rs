@@ -69,7 +69,7 @@ fn flood(port: u16, over: &AtomicBool) -> u64 {
             let [a, b, c, d, ..] = sent.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
             let source = Ipv4Addr::new(203, 0, 113, a);
             let mut tcp = [u16::from_be_bytes([b, c]) | 1024, port].map(u16::to_be_bytes).concat();
-            let flags = if sent % 8 == 0 { 0x10 } else { 0x02 };
+            let flags = if sent.is_multiple_of(8) { 0x10 } else { 0x02 };
             tcp.extend([a, b, c, d, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
             let pseudo = [&source.octets()[..], &VIP.octets(), &[0, 6, 0, tcp.len() as u8]].concat();
             let sum =
