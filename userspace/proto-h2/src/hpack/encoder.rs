@@ -14,20 +14,34 @@ pub fn shrink_table(into: &mut Vec<u8>) {
 /// Appends a field. Its name is written in lower case. Values are not coded: a quarter of their bytes costs more to save than to send.
 #[inline]
 pub fn field(name: &[u8], value: &[u8], into: &mut Vec<u8>) {
-    match static_table::find(name, value) {
+    // A block of fixed size is put into lower case at once, and compared as it is.
+    let mut lower = [0; NAME_BYTES];
+    let known = match lower.get_mut(..name.len()) {
+        Some(text) => {
+            text.copy_from_slice(name);
+            lower.make_ascii_lowercase();
+            static_table::find(&lower[..name.len()], value)
+        }
+        None => None,
+    };
+    match known {
         Some(Found::Whole(at)) => return into.push(0x80 | at),
         // Into no table.
         Some(Found::Name(at)) => write_integer(at.into(), 4, 0, into),
         None => {
             into.push(0);
             write_integer(name.len() as u64, 7, 0, into);
-            let start = into.len();
-            into.extend_from_slice(name);
-            into[start..].make_ascii_lowercase();
+            match lower.get(..name.len()) {
+                Some(lower) => into.extend_from_slice(lower),
+                None => into.extend(name.iter().map(u8::to_ascii_lowercase)),
+            }
         }
     }
     string(value, into);
 }
+
+/// Few names are longer, and none of the static table.
+const NAME_BYTES: usize = 32;
 
 #[inline]
 fn string(value: &[u8], into: &mut Vec<u8>) {
