@@ -251,7 +251,7 @@ fn classes(store: &Store, now: &str, plan: &mut Plan) -> BTreeSet<String> {
 }
 
 /// What is served beside what every implementation has to; in alphabetical order, as the API wants it.
-const FEATURES: [&str; 34] = [
+const FEATURES: [&str; 35] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
@@ -284,6 +284,7 @@ const FEATURES: [&str; 34] = [
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
+    "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
     "UDPRoute",
 ];

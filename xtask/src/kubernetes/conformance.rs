@@ -24,6 +24,9 @@ pub struct Options {
     /// Of the suite only what has this in its name, a pattern of Go
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
+    /// Beside what is claimed, features that are not yet: their names in the Gateway API, with commas between them
+    #[arg(long, value_name = "NAMES")]
+    features: Option<String>,
     /// Where the suite's report goes, once nothing of it has failed
     #[arg(long, value_name = "FILE", default_value = "target/tools/kubernetes/conformance.yaml")]
     report: PathBuf,
@@ -94,11 +97,14 @@ pub fn run(options: &Options, folder: &Path, definitions: &Path) -> Result<(), S
     command.env("TOOLS", folder).env("DEFINITIONS", definitions).env("WEIR", &weir);
     command.env("WEIR_VERSION", version).env("REPORT", &new);
     command.env("ORGANIZATION", &options.organization).env("URL", &options.url).env("CONTACT", &options.contact);
+    if let Some(features) = &options.features {
+        command.env("FEATURES", features);
+    }
     let log = folder.join("conformance.log");
     let (passed, failed) = watch(&mut command, &log)?;
     if failed.is_empty() && passed > 0 {
-        // Of a part of it there is no report to be kept.
-        if options.only.is_none() {
+        // Of a part of it there is no report to be kept, nor of more than is claimed.
+        if options.only.is_none() && options.features.is_none() {
             let report = root().join(&options.report);
             fs::copy(&new, &report).map_err(|error| format!("{}: {error}", report.display()))?;
             note(format!("the report is {}", report.display()));
