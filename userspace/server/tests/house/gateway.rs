@@ -1,11 +1,18 @@
 //! The Gateway API is served: routes of all kinds, and statuses that say what became of each object.
 
+use crate::authority::Authority;
 use crate::ingress::{ask, served, service, slice};
 use crate::kube::Kube;
+use crate::registries::base64;
 use crate::world::{Backend, Machine, eventually, free_port};
+use control_api::tls::{ClientTrust, Identity, client_config};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
 
 const VERSION: &str = "gateway.networking.k8s.io/v1";
 
@@ -173,4 +180,155 @@ fn gateways_are_served_and_their_statuses_say_how() {
     served(port, "shop.test", "/orders", 404, "");
     kube.delete("Gateway", "shop", "edge");
     eventually("nobody listens", || ask(port, "shop.test", "/").is_none().then_some(()));
+}
+
+fn text(pem: &control_api::tls::Pem) -> &str {
+    std::str::from_utf8(&pem.text).unwrap()
+}
+
+fn secret(name: &str, identity: &Identity) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name, "namespace": "shop"},
+           "data": {"tls.crt": base64(text(&identity.chain)), "tls.key": base64(text(&identity.key))}})
+}
+
+/// What is answered within TLS to somebody who asks for a name, and then for a host. None: there is no connection to be had.
+fn ask_within_tls(port: u16, name: &str, host: &str, identity: Option<&Identity>) -> Option<String> {
+    let trust = ClientTrust { skip_verify: true, identity: identity.cloned(), ..ClientTrust::default() };
+    let server = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = ClientConnection::new(Arc::new(client_config(&trust).unwrap()), server).unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut stream = StreamOwned::new(connection, socket);
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some(format!("{} {body}", head.get(9..12)?))
+}
+
+/// Of TLS: which clients come in, which listener a connection is for, what servers are shown, and what is ended or passed on.
+#[test]
+fn gateways_keep_listeners_apart_and_are_known_by_certificates() {
+    let kube = Kube::start();
+    let (ours, strangers) = (Authority::new("ours"), Authority::new("strangers"));
+    kube.put(json!({"kind": "Namespace", "metadata": {"name": "shop"}}));
+    kube.put(json!({"apiVersion": VERSION, "kind": "GatewayClass", "metadata": {"name": "weir"},
+                    "spec": {"controllerName": "megaease.com/gateway-controller"}}));
+    kube.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ours", "namespace": "shop"},
+                    "data": {"ca.crt": text(&ours.pem)}}));
+    kube.put(secret("all", &ours.signs("*.test")));
+    kube.put(secret("gateway", &ours.signs("gateway")));
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config");
+    let kube_config = "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                       users: [{name: u, user: {token: secret}}]\n";
+    std::fs::write(&config, kube_config).unwrap();
+    kube.token("secret");
+    let machine = Machine::start();
+
+    // A server that wants certificates of those who ask it, and says so within TLS and without.
+    let (inner, own) = (free_port(), ours.signs("inner.test"));
+    let quoted = |text: &str| Value::from(text).to_string();
+    machine
+        .create("name: told\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: [{code: 200, body: 'within'}]}]\n");
+    machine.create(&format!(
+        "name: inner\nkind: HTTPServer\naddress: 127.0.0.1\nport: {inner}\nhttps: true\ncertBase64: {}\nkeyBase64: {}\ncaCertBase64: {}\nrules: [{{paths: [{{backend: told}}]}}]\n",
+        quoted(text(&own.chain)),
+        quoted(text(&own.key)),
+        quoted(text(&ours.pem)),
+    ));
+    let plain = Backend::start("plain");
+    kube.put(service("plain"));
+    kube.put(slice("plain", 1, &plain));
+    kube.put(service("inner"));
+    let mut of_inner = slice("inner", 1, &plain);
+    of_inner["ports"][0]["port"] = json!(inner);
+    kube.put(of_inner);
+    kube.put(json!({"apiVersion": VERSION, "kind": "BackendTLSPolicy", "metadata": {"name": "inner", "namespace": "shop", "generation": 1},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "inner"}],
+                 "validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}], "hostname": "inner.test"}}}));
+
+    let (https, guarded, http, mixed) = (free_port(), free_port(), free_port(), free_port());
+    let shows = json!({"certificateRefs": [{"name": "all"}]});
+    let tls = |name: &str, port: u16, protocol: &str, hostname: &str, tls: &Value| {
+        let mut listener = json!({"name": name, "port": port, "protocol": protocol, "tls": tls});
+        if !hostname.is_empty() {
+            listener["hostname"] = json!(hostname);
+        }
+        listener
+    };
+    let mut ends = shows.clone();
+    ends["mode"] = json!("Terminate");
+    let mut edge = gateway(
+        "edge",
+        json!([
+            tls("any", https, "HTTPS", "", &shows),
+            tls("one", https, "HTTPS", "one.test", &shows),
+            tls("guarded", guarded, "HTTPS", "", &shows),
+            {"name": "http", "port": http, "protocol": "HTTP"},
+            tls("passes", mixed, "TLS", "inner.test", &json!({"mode": "Passthrough"})),
+            tls("ends", mixed, "TLS", "ends.test", &ends),
+        ]),
+    );
+    let validation = json!({"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}]}});
+    edge["spec"]["tls"] = json!({
+        "frontend": {"default": {}, "perPort": [{"port": guarded, "tls": validation}]},
+        "backend": {"clientCertificateRef": {"name": "gateway"}},
+    });
+    kube.put(edge);
+    let to = |service: &str| json!([{"name": service, "port": 80}]);
+    // Servers that know their clients by certificates are asked for themselves, and for nobody else.
+    let as_inner = json!([{"type": "URLRewrite", "urlRewrite": {"hostname": "inner.test"}}]);
+    kube.put(route("HTTPRoute", "plain", "edge", json!(["*.test"]), json!([{"backendRefs": to("plain")}])));
+    kube.put(route(
+        "HTTPRoute",
+        "inner",
+        "edge",
+        json!(["within.test"]),
+        json!([{"backendRefs": to("inner"), "filters": as_inner}]),
+    ));
+    kube.put(route("TLSRoute", "passes", "edge", json!(["inner.test"]), json!([{"backendRefs": to("inner")}])));
+    kube.put(route("TLSRoute", "ends", "edge", json!(["ends.test"]), json!([{"backendRefs": to("plain")}])));
+    machine.create(&format!(
+        "kind: GatewayController\nname: gw\nkubeConfig: {}\nmasterURL: {}\nnamespaces: [shop]\naddresses: [127.0.0.1]\n",
+        config.display(),
+        kube.url()
+    ));
+
+    let answers = |port: u16, name: &str, host: &str, identity: Option<&Identity>, wanted: &str| {
+        let mut last = None;
+        eventually(&format!("{name} then {host} at {port} is answered with {wanted}"), || {
+            last = ask_within_tls(port, name, host, identity);
+            last.as_deref()
+                .is_some_and(|said| said.starts_with(&wanted[..3]) && said.contains(&wanted[3..]))
+                .then_some(())
+        });
+    };
+    answers(https, "one.test", "one.test", None, "200plain");
+    answers(https, "x.test", "y.test", None, "200plain");
+    answers(https, "x.test", "one.test", None, "421");
+    answers(https, "one.test", "x.test", None, "421");
+    // Only who shows a certificate of ours comes in.
+    let (known, unknown) = (ours.signs("client"), strangers.signs("client"));
+    answers(guarded, "x.test", "x.test", Some(&known), "200plain");
+    for identity in [None, Some(&unknown)] {
+        assert_eq!(ask_within_tls(guarded, "x.test", "x.test", identity), None);
+    }
+    // What the Gateway shows is what the server wants; whoever shows nothing gets nothing from it.
+    served(http, "within.test", "/", 200, "within");
+    assert_eq!(ask_within_tls(inner, "inner.test", "inner.test", None), None);
+    // One port: this name goes through to the server itself, and that one's TLS ends here.
+    answers(mixed, "inner.test", "inner.test", Some(&known), "200within");
+    answers(mixed, "ends.test", "ends.test", None, "200plain");
+
+    let resolved = "ResolvedRefs=True/ResolvedRefs";
+    let well = ["Accepted=True/Accepted", "Programmed=True/Programmed", resolved];
+    becomes(&kube, "Gateway", "edge", "/status/conditions", &well);
+    becomes(
+        &kube,
+        "BackendTLSPolicy",
+        "inner",
+        "/status/ancestors/0/conditions",
+        &["Accepted=True/Accepted", resolved],
+    );
 }
