@@ -353,7 +353,7 @@ fn a_flood_of_syns_keeps_no_client_out() {
             protocols: vec![Protocol::Tcp],
             hash: Hash::FiveTuple,
             slots: world::uniform([OWN, 0, 0, 0]),
-            limits: VipLimits { cookies: Some(Rate::new(200, 20)), ..VipLimits::default() },
+            limits: VipLimits { cookies: Some(Rate::new(20, 4)), ..VipLimits::default() },
             earlier: None,
         };
         edge.enter(|| {
