@@ -29,7 +29,7 @@ use crate::succession::AuthorityShown;
 use crate::types::Raft;
 use crate::upkeep::{self, Report};
 use crate::wire::{IdentityAnswer, Wire};
-use crate::{bounds, peer};
+use crate::{bounds, elections, peer};
 
 mod decide;
 mod start;
@@ -252,6 +252,7 @@ impl Control {
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
+        inner.spawn("the pace of elections", elections::pace(inner.clone()));
         if let Some(tls) = config.tls {
             if inner.issuing.is_some() {
                 inner.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));

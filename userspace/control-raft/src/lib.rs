@@ -24,6 +24,7 @@ mod admission;
 mod bounds;
 mod config;
 mod control;
+mod elections;
 #[cfg(test)]
 mod fleet;
 mod follow;

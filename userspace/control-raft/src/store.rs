@@ -235,6 +235,11 @@ impl Store {
         Ok(())
     }
 
+    /// What this member has last promised.
+    pub fn vote(&self) -> Option<Vote> {
+        self.memory().vote
+    }
+
     pub fn committed(&self) -> Option<LogId> {
         self.memory().committed
     }

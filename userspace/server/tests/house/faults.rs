@@ -1,7 +1,10 @@
-//! A group of three whose network falls apart, and that is asked too much: what was acknowledged stays, and traffic goes on. Kills are in `cluster`, full disks in `halves`, torn and lost files in `restart`, a lost majority in `recovery`.
+//! A group of three whose network falls apart, whose disks are slow, and that is asked too much: what was acknowledged stays, and traffic
+//! goes on. Kills are in `cluster`, full disks in `halves`, torn and lost files in `restart`, a lost majority in `recovery`.
 
-use crate::cluster::{ADDRESSES, in_a_network, three};
-use crate::world::{Machine, PATIENCE, answers, eventually, free_port, get, mock, server};
+use crate::cluster::{ADDRESSES, in_a_network, three, three_of};
+use crate::world::{Machine, PATIENCE, answers, eventually, free_port, get, mock, program, server};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
@@ -66,6 +69,59 @@ fn a_network_that_falls_apart_loses_nothing_that_was_acknowledged() {
     }
     hold_the_same(&machines);
     println!("{} changes were acknowledged", acknowledged.len());
+}
+
+#[test]
+fn a_disk_that_is_slow_holds_up_what_it_has_to_and_loses_nothing() {
+    if !in_a_network("faults::a_disk_that_is_slow_holds_up_what_it_has_to_and_loses_nothing") {
+        return;
+    }
+    let Some(strace) = program("strace") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let slow = folder.path().join("weir-on-a-slow-disk");
+    let calls = "fsync,fdatasync";
+    let text = format!(
+        "#!/bin/sh\nexec {} -D -f --seccomp-bpf -o /dev/null -e trace={calls} -e inject={calls}:delay_exit=300000 {} \"$@\"\n",
+        strace.display(),
+        crate::world::WEIR
+    );
+    fs::write(&slow, text).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    if !Command::new(&slow).arg("--version").status().is_ok_and(|done| done.success()) {
+        println!("skipped: strace may watch no process here");
+        return;
+    }
+    let mut machines = three_of(|machine| if machine.name == "m1" { machine.program(&slow) } else { machine });
+    let port = free_port();
+    // While the group chooses a leader it takes none; said again after no answer came, it may have been decided.
+    let decided = |machine: &Machine, document: &str| {
+        eventually("a change is decided", || {
+            let answer = machine.try_api("POST", "/apis/v2/objects", document).ok()?;
+            matches!(answer.status, 201 | 409).then_some(())
+        });
+    };
+    decided(&machines[1], &mock("pl", "steady"));
+    decided(&machines[1], &server("hs", port, "pl"));
+    (0..3).for_each(|n| drop(answers(format!("{}:{port}", ADDRESSES[n]).as_str(), "/", 200)));
+    for n in 0..12 {
+        decided(&machines[n % 3], &mock(&format!("w-{n}"), "x"));
+    }
+    let all = |machine: &Machine, count: usize| {
+        eventually(&format!("{} has all that was acknowledged", machine.name), || {
+            let list = machine.try_api("GET", "/apis/v2/objects", "").ok()?.body;
+            (0..count).all(|n| list.contains(&format!("\"w-{n}\""))).then_some(())
+        });
+    };
+    machines.iter().for_each(|machine| all(machine, 12));
+    // Two are left, and one of them is the slow one: each change waits for it.
+    machines[2].kill();
+    for n in 12..16 {
+        decided(&machines[n % 2], &mock(&format!("w-{n}"), "x"));
+    }
+    machines[..2].iter().for_each(|machine| all(machine, 16));
+    machines[2].run();
+    all(&machines[2], 16);
+    hold_the_same(&machines);
 }
 
 /// What is parsed and checked for minutes holds up nobody who has to be heard of every 200 ms.
