@@ -22,6 +22,7 @@ mod driver;
 mod executor;
 pub mod memory;
 pub mod net;
+pub mod pages;
 pub mod pressure;
 pub mod runtime;
 mod stats;

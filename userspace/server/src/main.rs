@@ -37,6 +37,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
+    // A kernel that has none has nothing to keep away.
+    base_runtime::pages::keep_small();
     let print = Arg::new("print-config")
         .long("print-config")
         .short('c')

@@ -276,6 +276,19 @@ fn initial_objects_wait_for_a_majority() {
     eventually("it is there", || (second.try_api("GET", "/apis/v2/objects/pl", "").ok()?.status == 200).then_some(()));
 }
 
+/// Of 2 MiB each, of which a few bytes are used, they were most of what an idle machine held.
+#[test]
+fn memory_is_of_small_pages() {
+    let machine = Machine::start();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", machine.pid())).unwrap_or_default();
+    let (status, pages) = (read("status"), read("smaps_rollup"));
+    assert!(!status.contains("THP_enabled:\t1"), "{status}");
+    let huge = pages.lines().find_map(|line| line.strip_prefix("AnonHugePages:")?.split_whitespace().next());
+    let huge: u64 = huge.unwrap_or("0").parse().unwrap();
+    // What the allocator took before the first line of the program.
+    assert!(huge <= 8 << 10, "{huge} kB are in huge pages\n{pages}");
+}
+
 #[test]
 fn a_data_directory_that_cannot_be() {
     let mut machine = Machine::new("m1");
