@@ -399,7 +399,7 @@ impl HttpServerSpec {
         }
         let rules = at(path, "rules");
         for (i, rule) in self.rules.iter().enumerate() {
-            self.validate_rule(rule, &nth(&rules, i), findings);
+            rule.validate(&nth(&rules, i), self.router_kind, findings);
         }
     }
 
@@ -434,21 +434,24 @@ impl HttpServerSpec {
             }
         }
     }
+}
 
-    fn validate_rule(&self, rule: &RuleSpec, path: &str, findings: &mut Findings) {
-        check_host(&HostSpec { is_regexp: false, value: rule.host.clone() }, &at(path, "host"), true, findings);
-        check_regexp(&rule.host_regexp, &at(path, "hostRegexp"), findings);
-        for (i, host) in rule.hosts.iter().enumerate() {
+impl RuleSpec {
+    /// `router` is the kind that its server has.
+    pub fn validate(&self, path: &str, router: RouterKind, findings: &mut Findings) {
+        check_host(&HostSpec { is_regexp: false, value: self.host.clone() }, &at(path, "host"), true, findings);
+        check_regexp(&self.host_regexp, &at(path, "hostRegexp"), findings);
+        for (i, host) in self.hosts.iter().enumerate() {
             check_host(host, &at(&nth(&at(path, "hosts"), i), "value"), false, findings);
         }
-        for (i, _) in repeats(&rule.hosts) {
-            findings.warn(nth(&at(path, "hosts"), i), format!("{} is listed twice", rule.hosts[i].value));
+        for (i, _) in repeats(&self.hosts) {
+            findings.warn(nth(&at(path, "hosts"), i), format!("{} is listed twice", self.hosts[i].value));
         }
         let paths = at(path, "paths");
-        let twins: HashMap<usize, usize> = repeats(rule.paths.iter().map(PathSpec::condition)).collect();
-        for (i, entry) in rule.paths.iter().enumerate() {
+        let twins: HashMap<usize, usize> = repeats(self.paths.iter().map(PathSpec::condition)).collect();
+        for (i, entry) in self.paths.iter().enumerate() {
             let place = nth(&paths, i);
-            entry.validate(&place, self.router_kind, findings);
+            entry.validate(&place, router, findings);
             if let Some(twin) = twins.get(&i) {
                 findings.warn(&place, format!("never reached: paths[{twin}] has the same conditions"));
             }

@@ -270,6 +270,11 @@ impl Agent {
             Change::Key(change) => {
                 self.report(&change.place(), sections::apply(change));
             }
+            Change::Rules { server, changes } => {
+                for (rule, done) in self.traffic.apply_rules(server, changes) {
+                    self.report(&sections::place(sections::RULES, &format!("{server}#{rule}")), done);
+                }
+            }
             Change::Unknown { name, kind } => {
                 let reason =
                     format!("this version of weir does not know kind {kind}; install the one the other members run");

@@ -5,6 +5,7 @@ use crate::sections::{self, KeyChange};
 use base_model::kinds::{listens, named};
 use edge_listeners::Purged;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One step, in the order it must be taken.
@@ -68,6 +69,11 @@ pub enum Change {
     Access,
     /// A key of a section of what controllers have learned.
     Key(KeyChange),
+    /// Rules that a controller has made for a server are others, or gone.
+    Rules {
+        server: String,
+        changes: Vec<(String, Option<Arc<Value>>)>,
+    },
     /// An object of a kind that this version does not know.
     Unknown {
         name: String,
@@ -91,17 +97,21 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     let (mut filters, mut pipelines, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut gone_servers, mut gone_rest) = (Vec::new(), Vec::new());
     // Before the pools that follow them: those begin with all their servers.
-    let keys = sections::between(&from.sections, &to.sections).into_iter().map(Change::Key);
+    let (rules, keys): (Vec<KeyChange>, Vec<KeyChange>) =
+        sections::between(&from.sections, &to.sections).into_iter().partition(|key| key.section == sections::RULES);
+    let keys = keys.into_iter().map(Change::Key);
     // The cookies of tunnels follow from the keys; keys are not taken away.
     let mut kernel = from.machines != to.machines
         || from.steering != to.steering
         || (from.tickets != to.tickets && !to.tickets.keys.is_empty());
     let mut access = false;
-    for (name, document) in to.objects.iter() {
-        let before = from.objects.get(name);
-        if before.is_some_and(|b| Arc::ptr_eq(b, document) || b == document) {
-            continue;
-        }
+    let (mut over, put) = sections::values(&from.objects, &to.objects);
+    let other_kind = |(name, document): &(&String, &Arc<Value>)| {
+        from.objects.get(*name).is_some_and(|before| kind(before) != kind(document))
+    };
+    over.extend(put.iter().filter(|one| other_kind(one)).map(|(name, _)| *name));
+    over.sort_unstable();
+    for (name, document) in put {
         let (name, document) = (name.clone(), document.clone());
         match kind(&document).as_str() {
             "Pipeline" => pipelines.push(Change::ApplyPipeline { name, document }),
@@ -119,11 +129,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
         }
     }
-    for (name, document) in from.objects.iter() {
-        let now = to.objects.get(name);
-        if now.is_some_and(|n| Arc::ptr_eq(n, document) || kind(n) == kind(document)) {
-            continue;
-        }
+    for name in over {
+        let Some(document) = from.objects.get(name) else { continue };
         let name = name.clone();
         match kind(document).as_str() {
             "Pipeline" => gone_rest.push(Change::RemovePipeline { name }),
@@ -158,12 +165,24 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     }
     changes.append(&mut filters);
     changes.append(&mut pipelines);
+    // After what they lead to, and before the servers that begin with them.
+    changes.extend(by_server(rules));
     changes.append(&mut servers);
     changes.append(&mut gone_rest);
     if kernel || listens {
         changes.push(Change::Kernel);
     }
     changes
+}
+
+/// Rules of one server change together, however many they are.
+fn by_server(rules: Vec<KeyChange>) -> impl Iterator<Item = Change> {
+    let mut servers: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for KeyChange { key, value, .. } in rules {
+        let (server, rule) = sections::rule_of(&key);
+        servers.entry(server.to_owned()).or_default().push((rule.to_owned(), value));
+    }
+    servers.into_iter().map(|(server, changes)| Change::Rules { server, changes })
 }
 
 /// Those that are new. Where some have been missed, or numbers have begun anew with another cluster, everything goes.
@@ -183,7 +202,6 @@ mod tests {
     use super::*;
     use crate::desired::{Ticket, Tickets};
     use serde_json::json;
-    use std::collections::BTreeMap;
 
     fn desired(objects: &[(&str, Value)]) -> Desired {
         let objects = objects.iter().map(|(n, v)| ((*n).to_owned(), Arc::new(v.clone()))).collect();
@@ -279,6 +297,34 @@ mod tests {
         let none = Desired { sections: Arc::default(), ..with.clone() };
         let changes = plan(&with, &none);
         assert!(matches!(&changes[..], [Change::Key(KeyChange { value: None, .. })]), "{changes:?}");
+    }
+
+    #[test]
+    fn rules_of_a_server_change_together_after_what_they_lead_to_and_before_it() {
+        let with = |rules: &[(&str, u64)], more: &[(&str, Value)]| {
+            let keys = rules.iter().map(|(key, n)| ((*key).to_owned(), Arc::new(json!({"n": n})))).collect();
+            Desired { sections: Arc::new([("rules".to_owned(), Arc::new(keys))].into()), ..desired(more) }
+        };
+        let objects = [("c/web", json!({"kind": "HTTPServer", "port": 1})), ("c/p", json!({"kind": "Pipeline"}))];
+        let full = with(&[("c/web#0000 a", 1), ("c/web#0000 b", 1), ("c/tls#0000 a", 1)], &objects);
+        let changes = plan(&desired(&[]), &full);
+        assert!(
+            matches!(
+                &changes[..],
+                [
+                    Change::ApplyPipeline { .. },
+                    Change::Rules { .. },
+                    Change::Rules { .. },
+                    Change::ApplyServer { .. },
+                    Change::Kernel
+                ]
+            ),
+            "{changes:?}"
+        );
+        let next = with(&[("c/web#0000 a", 2), ("c/tls#0000 a", 1)], &objects);
+        let [Change::Rules { server, changes }] = &plan(&full, &next)[..] else { panic!("one server's rules changed") };
+        let told: Vec<(&str, bool)> = changes.iter().map(|(key, rule)| (key.as_str(), rule.is_some())).collect();
+        assert_eq!((server.as_str(), told), ("c/web", vec![("0000 b", false), ("0000 a", true)]));
     }
 
     #[test]

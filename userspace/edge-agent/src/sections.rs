@@ -26,7 +26,7 @@ impl KeyChange {
     /// What people are told of it by: a section that is not known here is one thing, however many keys it has.
     pub fn place(&self) -> String {
         match self.section.as_str() {
-            known @ (ENDPOINTS | CERTIFICATES | ACME) => place(known, &self.key),
+            known @ (ENDPOINTS | CERTIFICATES | ACME | RULES) => place(known, &self.key),
             other => format!("section {other}"),
         }
     }
@@ -43,13 +43,30 @@ pub fn between(from: &Sections, to: &Sections) -> Vec<KeyChange> {
             continue;
         }
         let change = |key: &String, value| KeyChange { section: section.clone(), key: key.clone(), value };
-        changes.extend(before.keys().filter(|key| !after.contains_key(*key)).map(|key| change(key, None)));
-        let same =
-            |key: &String, now: &Arc<Value>| before.get(key).is_some_and(|was| Arc::ptr_eq(was, now) || was == now);
-        let put = after.iter().filter(|(key, now)| !same(key, now));
-        changes.extend(put.map(|(key, now)| change(key, Some(now.clone()))));
+        let (gone, put) = values(before, after);
+        changes.extend(gone.into_iter().map(|key| change(key, None)));
+        changes.extend(put.into_iter().map(|(key, now)| change(key, Some(now.clone()))));
     }
     changes
+}
+
+type Values = BTreeMap<String, Arc<Value>>;
+
+/// Keys that are gone, and values that are new or different: one walk through both, in the order of their keys.
+pub(crate) fn values<'v>(from: &'v Values, to: &'v Values) -> (Vec<&'v String>, Vec<(&'v String, &'v Arc<Value>)>) {
+    let (mut gone, mut put) = (Vec::new(), Vec::new());
+    let mut before = from.iter().peekable();
+    for (key, now) in to {
+        while let Some((left, _)) = before.next_if(|(left, _)| *left < key) {
+            gone.push(left);
+        }
+        match before.next_if(|(there, _)| *there == key) {
+            Some((_, was)) if Arc::ptr_eq(was, now) || was == now => {}
+            _ => put.push((key, now)),
+        }
+    }
+    gone.extend(before.map(|(left, _)| left));
+    (gone, put)
 }
 
 /// Takes `sections` along.
@@ -100,12 +117,20 @@ pub fn retry() -> Vec<(String, Result<(), String>)> {
     taken.into_iter().map(|(section, key, done)| (place(&section, &key), done)).collect()
 }
 
-fn place(section: &str, key: &str) -> String {
+pub fn place(section: &str, key: &str) -> String {
     format!("section {section}, {key}")
 }
 
 /// The section of servers of services, by `REGISTRY/SERVICE`.
 const ENDPOINTS: &str = "endpoints";
+
+/// The section of rules that controllers make for servers, by `SERVER#KEY`: see [`rule_of`].
+pub const RULES: &str = "rules";
+
+/// The server that a rule is for, and what the rule is called there: rules are asked in the order of that.
+pub fn rule_of(key: &str) -> (&str, &str) {
+    key.split_once('#').unwrap_or((key, ""))
+}
 
 /// What the sections of the users' own data begin with; the kind follows, and keys are ids.
 pub const CUSTOM_DATA: &str = "customData/";

@@ -82,12 +82,7 @@ impl Line {
 impl Step {
     /// Unchanged documents are shared between the two, so this costs a walk over pointers.
     pub fn between(from: &Desired, to: &Desired) -> Step {
-        let same = |name: &String, document: &Arc<Value>| {
-            from.objects.get(name).is_some_and(|before| Arc::ptr_eq(before, document) || before == document)
-        };
-        let put = |(name, document): (&String, &Arc<Value>)| {
-            (!same(name, document)).then(|| (name.clone(), document.clone()))
-        };
+        let (gone, put) = sections::values(&from.objects, &to.objects);
         let mut sections: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
         for KeyChange { section, key, value } in sections::between(&from.sections, &to.sections) {
             sections.entry(section).or_default().insert(key, value);
@@ -98,8 +93,8 @@ impl Step {
             cluster_id: to.cluster_id.clone(),
             cluster_name: to.cluster_name.clone(),
             version: to.version,
-            deletes: from.objects.keys().filter(|name| !to.objects.contains_key(*name)).cloned().collect(),
-            puts: to.objects.iter().filter_map(put).collect(),
+            deletes: gone.into_iter().cloned().collect(),
+            puts: put.into_iter().map(|(name, document)| (name.clone(), document.clone())).collect(),
             machines: (from.machines != to.machines).then(|| to.machines.clone()),
             steering: (from.steering != to.steering).then(|| to.steering.clone()),
             tickets: (from.tickets != to.tickets).then(|| to.tickets.clone()),

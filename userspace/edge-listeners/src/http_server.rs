@@ -18,13 +18,14 @@ use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
 use crate::trace;
-use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
+use crate::traffic::{AroundSlot, Generation, PipelineSlot, PipelineView, Shared};
 use crate::tunnel::Patience;
 use crate::watch::{Ended, Seen};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::namespaces;
-use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, Spec, UnderscoresInHeaders};
+use base_model::{
+    GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, RouterKind, Spec, UnderscoresInHeaders,
+};
 use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::inherited::Passes;
@@ -38,6 +39,8 @@ use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -46,9 +49,22 @@ use std::sync::{Arc, Mutex};
 use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
-/// What requests need of a server's document, compiled.
+/// What requests need of a server, compiled: one generation.
 pub struct Live {
     pub router: Router,
+    settings: Arc<Settings>,
+}
+
+impl std::ops::Deref for Live {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// What its document says beside routes.
+pub struct Settings {
     pub keep_alive: bool,
     /// Between two requests; `None` waits for ever.
     pub idle_timeout: Option<Duration>,
@@ -93,10 +109,10 @@ impl Live {
         previous: Option<(&HttpServerSpec, &Live)>,
     ) -> Result<Live, String> {
         let tls = Tls::new(spec, shared.tickets(), previous.map(|(spec, live)| (spec, live.tls.as_ref())))?;
-        Ok(Live {
+        let router = Router::new(name, spec, &shared.made_rules(name), &|pipeline| shared.slot(pipeline))?;
+        let settings = Settings {
             quic: tls.as_ref().filter(|_| spec.http3).map(|tls| tls.quic(spec, shared.tickets())).transpose()?,
             tls,
-            router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
             timeouts: match timeouts(spec, shared.timeouts()) {
@@ -121,7 +137,8 @@ impl Live {
             access_log: access_log::Format::parse(&spec.access_log_format)
                 .map_err(|e| e.to_string())?
                 .showing_credentials(spec.access_log_credentials),
-        })
+        };
+        Ok(Live { router, settings: Arc::new(settings) })
     }
 }
 
@@ -180,19 +197,13 @@ pub struct HttpServer {
     spec: Mutex<HttpServerSpec>,
 }
 
-/// Labels of the figures follow the document, and backends that it no longer names free their places.
-fn label_figures(stats: &ServerStats, server: &str, spec: &HttpServerSpec) {
-    stats.set_router_kind(match spec.router_kind {
-        base_model::http_server::RouterKind::Ordered => "Ordered",
-        base_model::http_server::RouterKind::RadixTree => "RadixTree",
+/// Labels of the figures follow the document, and backends that no route leads to any more free their places.
+fn label_figures(stats: &ServerStats, router: &Router) {
+    stats.set_router_kind(match router.kind() {
+        RouterKind::Ordered => "Ordered",
+        RouterKind::RadixTree => "RadixTree",
     });
-    let mut named = std::collections::HashSet::new();
-    for (rule, paths) in spec.rules.iter().map(|rule| &rule.paths).enumerate() {
-        named.extend(paths.iter().enumerate().map(|(path, spec)| match spec.backend.as_str() {
-            "" => crate::router::generated_pipeline(server, rule, path),
-            backend => namespaces::beside(server, backend),
-        }));
-    }
+    let named: HashSet<&str> = router.pipelines().map(|pipeline| &**pipeline.name()).collect();
     stats.retain_backends(|name| named.contains(name));
 }
 
@@ -216,7 +227,7 @@ impl HttpServer {
     ) -> Result<Arc<HttpServer>, String> {
         let live = Live::new(name, spec, manner, &shared, None)?;
         let stats = shared.server_stats(name);
-        label_figures(&stats, name, spec);
+        label_figures(&stats, &live.router);
         let server = Arc::new(HttpServer {
             name: name.into(),
             grpc: manner.0.is_grpc(),
@@ -236,8 +247,8 @@ impl HttpServer {
     fn change(self: &Arc<Self>, spec: &HttpServerSpec, manner: (Dialect, Life)) -> Result<(), String> {
         let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
         let live = Live::new(&self.name, spec, manner, &self.shared, Some((&before, &self.live.load())))?;
+        label_figures(&self.stats, &live.router);
         self.live.store(Arc::new(live));
-        label_figures(&self.stats, &self.name, spec);
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
         *before = remembered(spec);
         if moved || !spec.http3 {
@@ -249,6 +260,18 @@ impl HttpServer {
             false => {}
         }
         self.listen(spec);
+        Ok(())
+    }
+
+    /// Takes other rules that were made for it: everything else is as it was.
+    fn change_rules(&self) -> Result<(), String> {
+        // Held, so that no document comes in between.
+        let _spec = self.spec.lock().unwrap_or_else(|e| e.into_inner());
+        let live = self.live.load();
+        let made = self.shared.made_rules(&self.name);
+        let router = live.router.with_made(&self.name, &made, &|pipeline| self.shared.slot(pipeline))?;
+        label_figures(&self.stats, &router);
+        self.live.store(Arc::new(Live { router, settings: live.settings.clone() }));
         Ok(())
     }
 
@@ -302,6 +325,10 @@ impl Server for HttpServer {
             Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http(), (Dialect::of(spec), Life::of(spec))),
             other => Err(not_of(other)),
         }
+    }
+
+    fn update_rules(&self) -> Result<(), String> {
+        self.change_rules()
     }
 
     fn retry(self: Arc<Self>) {
@@ -428,8 +455,27 @@ impl std::ops::Deref for ServerHandle {
 /// One worker's hold on a generation of the rules. Requests share it without counting where other workers count.
 pub struct Held {
     live: Arc<Live>,
-    /// By the routes' numbers.
-    pipelines: RefCell<Vec<Option<PipelineView>>>,
+    /// By their places, which the routes of this generation hold.
+    pipelines: RefCell<HashMap<*const PipelineSlot, PipelineView, BuildHasherDefault<AddressHasher>>>,
+}
+
+/// Spreads the bits of one address, which is all it is given: nobody chooses where a place is.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize((*byte).into()));
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        let spread = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
+    }
 }
 
 impl Held {
@@ -440,10 +486,7 @@ impl Held {
     /// The pipeline a route leads to, if there is one.
     pub fn pipeline(&self, route: &Route) -> Option<Rc<Generation>> {
         let mut pipelines = self.pipelines.borrow_mut();
-        if pipelines.len() <= route.index {
-            pipelines.resize_with(route.index + 1, || None);
-        }
-        pipelines[route.index].get_or_insert_with(|| route.pipeline.view()).current()
+        pipelines.entry(Arc::as_ptr(&route.pipeline)).or_insert_with(|| route.pipeline.view()).current()
     }
 }
 
@@ -564,7 +607,7 @@ impl Local {
 
     /// Lets go of what was replaced.
     fn refresh(&self) {
-        self.live().pipelines.borrow_mut().iter_mut().flatten().for_each(|view| drop(view.current()));
+        self.live().pipelines.borrow_mut().values_mut().for_each(|view| drop(view.current()));
         self.sinks.borrow_mut().now(&self.server.name);
     }
 
@@ -901,10 +944,12 @@ mod tests {
                 route_found: true,
             });
         };
-        let spec = |backend: &str| {
+        let router = |backend: &str| {
             let text =
                 format!("port: 80\nrouterKind: RadixTree\nrules: [{{paths: [{{path: /a, backend: {backend}}}]}}]");
-            base_model::decode::<HttpServerSpec>(&base_model::yaml::parse_document(&text).unwrap(), "").unwrap().value
+            let document = base_model::yaml::parse_document(&text).unwrap();
+            let spec = base_model::decode::<HttpServerSpec>(&document, "").unwrap().value;
+            Router::new("web", &spec, &Default::default(), &|name| PipelineSlot::empty(name)).unwrap()
         };
         let text = || {
             let mut encoder = base_telemetry::registry::Encoder::new(base_telemetry::Names::All);
@@ -913,7 +958,7 @@ mod tests {
         };
         (0..1_100).for_each(|index| count(&format!("old-{index}")));
         assert!(text().contains("backend=\"other\"") && text().contains("routerKind=\"Ordered\""));
-        label_figures(&stats, "web", &spec("fresh"));
+        label_figures(&stats, &router("fresh"));
         count("fresh");
         let text = text();
         assert!(text.contains("routerKind=\"RadixTree\",backend=\"fresh\""), "{text}");

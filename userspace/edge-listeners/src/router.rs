@@ -3,11 +3,15 @@
 //! Search: the server's IP filter (403); each rule whose host matches and whose IP filter lets the client in; each of
 //! its paths in order. The first path for which everything holds wins. When none does, the answer says what came
 //! closest: 403 if an IP filter said no, else 400 if a header or query did, else 405 if a method did, else 404.
+//!
+//! Rules that a controller makes come one by one beside the document ([`made`]): of ten thousand hosts one that changes is compiled, and
+//! the next router shares the others with the one before.
 
 use crate::radix::{self, Captures, Tree};
 use crate::traffic::PipelineSlot;
 use crate::variables::VariableText;
 use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec, namespaces};
+use made::MadeRules;
 use proto_http::Request;
 use proto_http::path::PathError;
 use regex::Regex;
@@ -17,15 +21,21 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use made::MadeRule;
 pub use why::Why;
 
+pub mod made;
 mod why;
 
 /// Everything a server's rules say, compiled.
 #[derive(Debug)]
 pub struct Router {
+    kind: RouterKind,
     ip_filter: Option<IpFilter>,
-    rules: Vec<Rule>,
+    /// Of the document, and then those that a controller made.
+    rules: Vec<Arc<Rule>>,
+    /// So many are of the document.
+    own: usize,
     /// Where there are many.
     hosts: Option<Hosts>,
 }
@@ -34,11 +44,12 @@ pub struct Router {
 #[derive(Debug, Default)]
 struct Hosts {
     /// In lower case.
-    exact: HashMap<String, Vec<usize>>,
+    exact: HashMap<Arc<str>, Places>,
     /// Those with patterns, and those for every host.
-    others: Vec<usize>,
+    others: Vec<u32>,
 }
 
+/// Compiled, and in as many routers as it is as it was.
 #[derive(Debug)]
 struct Rule {
     ip_filter: Option<IpFilter>,
@@ -53,7 +64,7 @@ struct Rule {
 /// A host pattern, in lower case where it is text.
 #[derive(Debug)]
 enum Host {
-    Exact(String),
+    Exact(Arc<str>),
     /// `*.example.com`: ends with the text.
     Suffix(String),
     /// `www.example.*`: begins with the text.
@@ -68,8 +79,6 @@ pub struct Route {
     prefix: Option<Arc<str>>,
     /// What few have.
     further: Option<Box<Further>>,
-    /// Number of the route in its server, from 0.
-    pub index: usize,
     /// Where the pipeline of this name is, or will be.
     pub pipeline: Arc<PipelineSlot>,
     /// Largest request body in bytes: as `clientMaxBodySize` of the document, 0 = the server's.
@@ -113,27 +122,49 @@ pub enum Matched {
 
 impl Router {
     /// `spec` has passed its static checks, so that patterns compile. `server` is the key of the server, whose pipelines are those of its
-    /// namespace, and names those made for `backendPool`s; `slot` gives the place of a pipeline by its key.
+    /// namespace, and names those made for `backendPool`s; `slot` gives the place of a pipeline by its key. `made` are the rules that a
+    /// controller has made for it, which come after those of the document.
     pub fn new(
         server: &str,
         spec: &HttpServerSpec,
+        made: &MadeRules,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Router, String> {
-        let mut next = 0;
         let backend = |name: &str| slot(&namespaces::beside(server, name));
-        let rules = spec
-            .rules
-            .iter()
-            .enumerate()
-            .map(|(index, rule)| {
-                let first = next;
-                next += rule.paths.len();
-                let generated = |path| slot(&generated_pipeline(server, index, path));
-                Rule::new(rule, spec.router_kind, first, &generated, &backend)
-            })
-            .collect::<Result<Vec<Rule>, String>>()?;
+        let own = spec.rules.iter().enumerate().map(|(index, rule)| {
+            let generated = |path| slot(&generated_pipeline(server, index, path));
+            Rule::new(rule, spec.router_kind, &generated, &backend).map(Arc::new)
+        });
+        let rules = own.collect::<Result<Vec<Arc<Rule>>, String>>()?;
+        let ip_filter = spec.ip_filter.as_ref().map(|f| f.compile());
+        let bare = Router { kind: spec.router_kind, ip_filter, own: rules.len(), rules, hosts: None };
+        bare.with_made(server, made, slot)
+    }
+
+    /// The same with these rules in the place of those that were made for it.
+    pub fn with_made(
+        &self,
+        server: &str,
+        made: &MadeRules,
+        slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
+    ) -> Result<Router, String> {
+        let backend = |name: &str| slot(&namespaces::beside(server, name));
+        let mut rules = Vec::with_capacity(self.own + made.len());
+        rules.extend_from_slice(&self.rules[..self.own]);
+        for made in made.values() {
+            rules.push(made.rule(self.kind, &backend)?);
+        }
         let hosts = Hosts::of(&rules);
-        Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules, hosts })
+        Ok(Router { kind: self.kind, ip_filter: self.ip_filter.clone(), rules, own: self.own, hosts })
+    }
+
+    pub fn kind(&self) -> RouterKind {
+        self.kind
+    }
+
+    /// Places of the pipelines that its routes lead to, each as often as routes do.
+    pub fn pipelines(&self) -> impl Iterator<Item = &Arc<PipelineSlot>> {
+        self.rules.iter().flat_map(|rule| rule.routes.iter().map(|route| &route.pipeline))
     }
 
     /// The route, or the status to refuse with.
@@ -198,23 +229,24 @@ impl Router {
 
 impl Hosts {
     /// Nothing where there are few rules: they are looked at sooner than a host is hashed.
-    fn of(rules: &[Rule]) -> Option<Hosts> {
-        if rules.len() < RULES_LISTED {
+    fn of(rules: &[Arc<Rule>]) -> Option<Hosts> {
+        if rules.len() < RULES_LISTED || u32::try_from(rules.len()).is_err() {
             return None;
         }
-        let mut listed = Hosts::default();
+        let mut listed = Hosts { exact: HashMap::with_capacity(rules.len()), others: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
-            let exact = |host: &Host| if let Host::Exact(text) = host { Some(text.clone()) } else { None };
-            match rule.hosts.iter().map(exact).collect::<Option<Vec<String>>>() {
-                Some(hosts) if !hosts.is_empty() => {
-                    for host in hosts {
-                        let of = listed.exact.entry(host).or_default();
-                        if of.last() != Some(&index) {
-                            of.push(index);
-                        }
-                    }
+            let index = index as u32;
+            if rule.hosts.is_empty() || !rule.hosts.iter().all(|host| matches!(host, Host::Exact(_))) {
+                listed.others.push(index);
+                continue;
+            }
+            for host in &rule.hosts {
+                let Host::Exact(host) = host else { continue };
+                match listed.exact.entry(host.clone()) {
+                    Entry::Occupied(there) if there.get().as_slice().last() == Some(&index) => {}
+                    Entry::Occupied(mut there) => there.get_mut().add(index),
+                    Entry::Vacant(free) => drop(free.insert(Places::One(index))),
                 }
-                _ => listed.others.push(index),
             }
         }
         Some(listed)
@@ -223,10 +255,10 @@ impl Hosts {
     /// Rules that may be for this host, in their order.
     fn rules<'h>(&'h self, host: &str) -> impl Iterator<Item = usize> + use<'h> {
         let found = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            true => self.exact.get(&host.to_ascii_lowercase()),
+            true => self.exact.get(host.to_ascii_lowercase().as_str()),
             false => self.exact.get(host),
         };
-        let (mut exact, mut others) = (found.map(Vec::as_slice).unwrap_or_default(), self.others.as_slice());
+        let (mut exact, mut others) = (found.map(Places::as_slice).unwrap_or_default(), self.others.as_slice());
         std::iter::from_fn(move || {
             let list = match (exact.first(), others.first()) {
                 (Some(one), Some(other)) if one > other => &mut others,
@@ -235,7 +267,7 @@ impl Hosts {
             };
             let (first, rest) = list.split_first()?;
             *list = rest;
-            Some(*first)
+            Some(*first as usize)
         })
     }
 }
@@ -255,7 +287,7 @@ struct Paths {
     others: Vec<u32>,
 }
 
-/// Where routes with one text stand; mostly it is one.
+/// Where routes with one text stand, or rules with one host; mostly it is one.
 #[derive(Debug)]
 enum Places {
     One(u32),
@@ -342,14 +374,21 @@ pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
     namespaces::key(namespace, &namespaces::generated_pipeline(name, rule, path))
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Rules that were compiled: what a change of one of many costs.
+    pub(crate) static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Rule {
     fn new(
         spec: &RuleSpec,
         kind: RouterKind,
-        first: usize,
         generated: &dyn Fn(usize) -> Arc<PipelineSlot>,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Rule, String> {
+        #[cfg(test)]
+        COMPILED.with(|compiled| compiled.set(compiled.get() + 1));
         let mut hosts = Vec::new();
         if !spec.host.is_empty() {
             hosts.push(Host::new(&spec.host));
@@ -375,7 +414,7 @@ impl Rule {
         });
         let made = spec.paths.iter().enumerate().map(|(index, path)| {
             let pipeline = if path.backend.is_empty() { generated(index) } else { slot(&path.backend) };
-            Route::new(first + index, path, pipeline)
+            Route::new(path, pipeline)
         });
         let mut routes = Vec::with_capacity(spec.paths.len());
         for route in made {
@@ -408,7 +447,7 @@ impl Host {
         } else if let Some(rest) = text.strip_suffix('*') {
             Host::Prefix(rest.to_owned())
         } else {
-            Host::Exact(text)
+            Host::Exact(text.into())
         }
     }
 
@@ -426,7 +465,7 @@ impl Host {
 }
 
 impl Route {
-    fn new(index: usize, spec: &PathSpec, pipeline: Arc<PipelineSlot>) -> Result<Route, String> {
+    fn new(spec: &PathSpec, pipeline: Arc<PipelineSlot>) -> Result<Route, String> {
         let text = |t: &String| (!t.is_empty()).then(|| t.clone());
         let canonical = |t: String| Arc::<str>::from(proto_http::path::Path::from_text(&t).as_str());
         let headers = spec.headers.iter().map(|h| KeyMatch::new(&h.key, &h.values, &h.regexp));
@@ -443,7 +482,6 @@ impl Route {
             set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), VariableText::parse(v))).collect(),
         };
         Ok(Route {
-            index,
             exact: text(&spec.path).map(canonical),
             prefix: text(&spec.path_prefix).map(canonical),
             further: (!further.is_empty()).then(|| Box::new(further)),
@@ -603,7 +641,7 @@ mod tests {
         let mut findings = base_model::Findings::default();
         spec.validate("", &mut findings);
         assert!(findings.problems.is_empty(), "{:?}", findings.problems);
-        Router::new("web", &spec, &|name| PipelineSlot::empty(name)).unwrap()
+        Router::new("web", &spec, &MadeRules::default(), &|name| PipelineSlot::empty(name)).unwrap()
     }
 
     /// `GET host/path?query` with fields after it, a line each; `from ADDRESS` says who asks.

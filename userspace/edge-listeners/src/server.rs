@@ -47,6 +47,11 @@ pub trait Server: Send + Sync {
     /// Takes another document of its kind. What was in force stays when it cannot be.
     fn update(self: Arc<Self>, spec: &Spec) -> Result<(), String>;
 
+    /// Takes other rules that a controller has made for it, see [`crate::router::made`]. One that has no routes has none of those.
+    fn update_rules(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Listens if it does not yet. Call it now and then: a port in use may become free.
     fn retry(self: Arc<Self>);
 

@@ -7,6 +7,8 @@ use crate::http_server;
 use crate::log_sinks;
 use crate::overload::{self, Overload};
 use crate::proxied;
+use crate::router::MadeRule;
+use crate::router::made::MadeRules;
 use crate::server::{self, Server};
 use crate::tcp_proxy;
 use crate::udp_proxy;
@@ -32,7 +34,7 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
@@ -177,6 +179,8 @@ pub struct Shared {
     machine: Arc<str>,
     slots: Mutex<BTreeMap<String, Arc<PipelineSlot>>>,
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
+    /// Rules that controllers have made, by the server they are for, whether that is there or not.
+    made_rules: Mutex<BTreeMap<String, Arc<MadeRules>>>,
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
     log_sinks: log_sinks::All,
@@ -188,6 +192,8 @@ pub struct Shared {
     tickets: TicketKeys,
     /// Requests answered, by worker.
     requests: Box<[Answered]>,
+    /// Whether each worker is about to let go of what was replaced.
+    refreshes: Box<[Arc<AtomicBool>]>,
     watch: Arc<Watch>,
     /// See [`Shared::idle_grace`], in milliseconds.
     idle_grace_ms: AtomicU32,
@@ -277,10 +283,17 @@ impl Shared {
         }
     }
 
-    /// Lets workers that have nothing to do let go of what was replaced.
+    /// Lets workers that have nothing to do let go of what was replaced: once, however much that was by the time they come to it.
     pub fn refresh(&self) {
-        for worker in &self.workers {
-            worker.spawn(|| async { http_server::refresh() });
+        for (worker, asked) in self.workers.iter().zip(&self.refreshes) {
+            if asked.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let asked = asked.clone();
+            worker.spawn(move || async move {
+                asked.swap(false, Ordering::AcqRel);
+                http_server::refresh();
+            });
         }
     }
 
@@ -292,6 +305,11 @@ impl Shared {
     /// The place of the GlobalFilter called `name`.
     pub fn around(&self, name: &str) -> Arc<AroundSlot> {
         lock(&self.arounds).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The rules that were made for the server of this name.
+    pub fn made_rules(&self, server: &str) -> Arc<MadeRules> {
+        lock(&self.made_rules).get(server).cloned().unwrap_or_default()
     }
 
     /// The figures of a server; a server that comes back under its name goes on counting.
@@ -338,6 +356,7 @@ impl Traffic {
         kinds: Kinds,
     ) -> Traffic {
         let requests = workers.iter().map(|_| Answered::default()).collect();
+        let refreshes = workers.iter().map(|_| Arc::default()).collect();
         let bounds = bounds(telemetry.limits());
         debug_assert!(telemetry.limits().has_room(), "the table of limits is nearly full: hits would be nobody's");
         let watch = Watch::new(workers.len(), Keeps::default());
@@ -346,6 +365,7 @@ impl Traffic {
             machine: machine.into(),
             slots: Mutex::default(),
             arounds: Mutex::default(),
+            made_rules: Mutex::default(),
             bounds,
             telemetry,
             access_log,
@@ -355,6 +375,7 @@ impl Traffic {
             kinds,
             tickets: TicketKeys::generate(),
             requests,
+            refreshes,
             watch,
             idle_grace_ms: AtomicU32::new(IDLE_GRACE_MS),
             overload: Overload::default(),
@@ -568,6 +589,42 @@ impl Traffic {
             }
         }
         Ok(())
+    }
+
+    /// Puts rules that a controller has made for a server in force, or takes them away, by their keys. Those that cannot be read leave
+    /// what was there; says which, and why.
+    pub fn apply_rules(
+        &self,
+        server: &str,
+        changes: &[(String, Option<Arc<Value>>)],
+    ) -> Vec<(String, Result<(), String>)> {
+        let mut results = Vec::with_capacity(changes.len());
+        {
+            let mut all = lock(&self.shared.made_rules);
+            let rules = Arc::make_mut(all.entry(server.to_owned()).or_default());
+            for (key, rule) in changes {
+                let done = match rule {
+                    None => {
+                        rules.remove(key.as_str());
+                        Ok(())
+                    }
+                    Some(rule) if rules.get(key.as_str()).is_some_and(|known| known.is_of(rule)) => Ok(()),
+                    Some(rule) => MadeRule::read(rule).map(|rule| drop(rules.insert(key.as_str().into(), rule))),
+                };
+                results.push((key.clone(), done));
+            }
+            if rules.is_empty() {
+                all.remove(server);
+            }
+        }
+        let there = lock(&self.servers).get(server).cloned();
+        if let Some(there) = there {
+            if let Err(why) = there.update_rules() {
+                results.iter_mut().for_each(|(_, done)| *done = Err(why.clone()));
+            }
+            self.shared.refresh();
+        }
+        results
     }
 
     pub fn remove_server(&self, name: &str) {

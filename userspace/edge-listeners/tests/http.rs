@@ -32,6 +32,7 @@ on_both_drivers![
     broken_backends,
     no_more_connections_than_allowed,
     other_rules_fail_no_request,
+    rules_that_a_controller_makes_come_change_and_go_one_by_one,
     a_removed_server_finishes_what_it_began,
     a_port_in_use_is_tried_again,
     another_port,
@@ -707,6 +708,56 @@ fn other_rules_fail_no_request(io: IoMode) {
     }
     assert!(asked.load(Ordering::Relaxed) > 100);
     assert_eq!(house.traffic.servers()[0].1.state().0, "running");
+}
+
+fn rules_that_a_controller_makes_come_change_and_go_one_by_one(io: IoMode) {
+    let house = House::new(io, "rules: [{host: own.test, paths: [{pathPrefix: /, backend: app}]}]", MOCK);
+    let says = |text: &str| format!("filters: [{{name: m, kind: Mock, rules: [{{code: 200, body: {text}}}]}}]");
+    for name in ["one", "two"] {
+        house.traffic.apply_pipeline(name, &spec!(&says(name))).unwrap();
+    }
+    let rule = |host: &str, backend: &str| {
+        let paths = serde_json::json!([{"pathPrefix": "/", "backend": backend}]);
+        Some(Arc::new(if host.is_empty() {
+            serde_json::json!({"paths": paths})
+        } else {
+            serde_json::json!({"host": host, "paths": paths})
+        }))
+    };
+    let apply = |server: &str, changes: &[(&str, Option<Arc<serde_json::Value>>)]| {
+        let changes: Vec<_> = changes.iter().map(|(key, rule)| ((*key).to_owned(), rule.clone())).collect();
+        let results = house.traffic.apply_rules(server, &changes);
+        results.into_iter().filter_map(|(_, done)| done.err()).collect::<Vec<String>>()
+    };
+    // One connection, so that none is closed by a change.
+    let mut client = house.connect();
+    let mut asks = |host: &str| {
+        client.send(format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        let answer = client.answer();
+        if answer.status() == 200 { answer.text() } else { answer.status().to_string() }
+    };
+    assert_eq!((asks("own.test"), asks("a.test")), ("mocked".to_owned(), "404".to_owned()));
+    let first = [("00000 a.test", rule("a.test", "one")), ("65535 ", rule("", "two"))];
+    assert_eq!(apply("web", &first), [""; 0]);
+    assert_eq!((asks("own.test"), asks("a.test"), asks("b.test")), ("mocked".into(), "one".into(), "two".into()));
+    assert_eq!(apply("web", &[("00000 a.test", rule("a.test", "two"))]), [""; 0]);
+    assert_eq!((asks("a.test"), asks("b.test")), ("two".into(), "two".into()));
+    // One that cannot be used leaves what was there, and what comes with it is in force.
+    let refused = apply("web", &[("00000 a.test", rule("a.test*x", "one")), ("00000 b.test", rule("b.test", "one"))]);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!((asks("a.test"), asks("b.test")), ("two".into(), "one".into()));
+    // Another document keeps them; a document that is not there yet begins with them.
+    house.server("rules: []");
+    assert_eq!((asks("own.test"), asks("b.test")), ("two".into(), "one".into()));
+    assert_eq!(apply("web", &[("00000 b.test", None), ("65535 ", None)]), [""; 0]);
+    assert_eq!((asks("a.test"), asks("b.test")), ("two".into(), "404".into()));
+    assert_eq!(apply("later", &[("65535 ", rule("", "one"))]), [""; 0]);
+    let port = free_port();
+    let text = format!("address: 127.0.0.1\nport: {port}\nrules: []\n");
+    house.traffic.apply_server("later", &spec!(&text)).unwrap();
+    let mut later = Wire::new(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    later.send(GET.as_bytes());
+    assert_eq!(later.answer().text(), "one");
 }
 
 fn a_removed_server_finishes_what_it_began(io: IoMode) {

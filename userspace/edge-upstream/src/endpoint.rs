@@ -57,7 +57,10 @@ impl Endpoint {
             return found;
         }
         let made = Endpoint::new(place.clone());
-        known.retain(|_, endpoint| endpoint.strong_count() > 0);
+        // Those that nobody holds go when there is no room otherwise: of ten thousand that come not each looks at all others.
+        if known.len() == known.capacity() {
+            known.retain(|_, endpoint| endpoint.strong_count() > 0);
+        }
         known.insert(place, Arc::downgrade(&made));
         if made.is_named() {
             names::watch(&made);

@@ -125,7 +125,7 @@ impl Router {
 impl Rule {
     fn hosts(&self) -> String {
         listed(self.hosts.iter().map(|host| match host {
-            Host::Exact(text) => text.clone(),
+            Host::Exact(text) => text.to_string(),
             Host::Suffix(text) => format!("*{text}"),
             Host::Prefix(text) => format!("{text}*"),
             Host::Pattern(regex) => format!("/{}/", regex.as_str()),
