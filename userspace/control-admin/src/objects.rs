@@ -10,7 +10,7 @@ use base_model::kinds::LEGACY_PIPELINE;
 use base_model::namespaces::{self, DEFAULT_NAMESPACE};
 use base_model::secret::HIDDEN;
 use base_text::quoted;
-use control_api::{Document, OWNER_LABEL, Role, Snapshot};
+use control_api::{Document, OWNER_LABEL, Role, Snapshot, whole};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
@@ -80,12 +80,17 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     }
     let asked = spaces(&query)?;
     let found = then.iter().filter(|(key, document)| asked.has(key) && readable(key, document));
+    let is_now = text(&query, "version").is_empty();
+    let shown = |key: &str, document: &Document| match is_now {
+        true => api.catalog.shown(&whole(&state.view.sections, key, document)),
+        false => api.catalog.shown(document),
+    };
     let body = match asked {
-        Spaces::One(_) => Value::Array(found.map(|(_, document)| api.catalog.shown(document)).collect()),
+        Spaces::One(_) => Value::Array(found.map(|(key, document)| shown(key, document)).collect()),
         Spaces::All => {
             let mut all = BTreeMap::from([(DEFAULT_NAMESPACE, Vec::new())]);
             for (key, document) in found {
-                all.entry(namespaces::split(key).0).or_default().push(api.catalog.shown(document));
+                all.entry(namespaces::split(key).0).or_default().push(shown(key, document));
             }
             json!(all)
         }
@@ -108,7 +113,8 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
     match state.view.object(&key) {
         Some(document) => {
             let changed = state.view.changed.get(&key).copied().unwrap_or_default();
-            Ok(Reply::body(api.catalog.shown(document)).version(state.view.version).changed(changed))
+            let whole = whole(&state.view.sections, &key, document);
+            Ok(Reply::body(api.catalog.shown(&whole)).version(state.view.version).changed(changed))
         }
         None => Err(Error::not_found(format!("object {name} not found", name = quoted(&name)))),
     }

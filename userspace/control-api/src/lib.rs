@@ -32,7 +32,7 @@ pub use publish::{
 };
 pub use purges::{PURGE_BYTES_MOST, PURGES_KEPT, Purge, Purged};
 pub use refusal::{Refusal, RefusalKind};
-pub use sections::{ENDPOINTS, Keyed, Section, SectionChanges, Sections};
+pub use sections::{ENDPOINTS, Keyed, RULES, Section, SectionChanges, Sections, rule_key, rules_of, servers_of, whole};
 pub use tickets::{TicketKey, TicketKeys};
 pub use wasm::{WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KEY_MAX, WASM_KINDS, WASM_VALUE_MAX, wasm_data, wasm_place};
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::namespaces::object_key;
 use crate::principal::Token;
 use crate::purges::Purge;
-use crate::sections::{self, SectionChanges, Sections};
+use crate::sections::{self, SectionChanges, Sections, servers_of};
 use crate::tickets::TicketKeys;
 
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
@@ -303,8 +303,8 @@ impl Snapshot {
             for document in &delta.puts {
                 objects.insert(object_key(document).into_owned(), document.clone());
             }
-            self.note_changes(delta);
         }
+        self.note_changes(delta);
         if let Some(members) = &delta.members {
             self.members = members.clone();
         }
@@ -355,10 +355,16 @@ impl Snapshot {
 
     /// Writes down which objects the delta changes; their documents are in their places already.
     pub fn note_changes(&mut self, delta: &Delta) {
-        if delta.deletes.is_empty() && delta.puts.is_empty() {
+        // Whoever looks at a server sees its rules in it.
+        let servers = servers_of(&delta.sections);
+        let servers: Vec<&str> = servers.into_iter().filter(|server| self.objects.contains_key(*server)).collect();
+        if delta.deletes.is_empty() && delta.puts.is_empty() && servers.is_empty() {
             return;
         }
         let changed = Arc::make_mut(&mut self.changed);
+        for server in servers {
+            changed.insert(server.to_owned(), delta.to);
+        }
         for name in &delta.deletes {
             changed.remove(name);
         }

@@ -497,6 +497,7 @@ impl<C: Cluster> Work<C> {
             fence: Some(self.controller.fence.clone()),
             puts: puts.iter().map(|put| Entry::new(put.clone(), Vec::new())).collect(),
             deletes,
+            keys: Vec::new(),
         };
         self.controller.cluster.propose(action, &self.controller.name).await?;
         self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);

@@ -1,7 +1,7 @@
 use base_model::Claim;
 use control_api::{
-    CustomKind, Document, Member, Principal, Purged, Refusal, Snapshot, TicketKey, Token, is_namespaced, made_key,
-    object_key,
+    CustomKind, Document, Member, Principal, Purged, RULES, Refusal, Snapshot, TicketKey, Token, is_namespaced,
+    made_key, object_key,
 };
 use proto_admission::Call;
 use serde::{Deserialize, Serialize};
@@ -246,13 +246,15 @@ pub enum Action {
         deletes: Vec<String>,
     },
     /// What the controller of the object `owner` makes of what it observes: documents that belong to it, and are changed by nobody else.
-    /// Refused as `PutKeys` is.
+    /// Refused as `PutKeys` is. What it has learned for those, and rules of servers, may be written with them: so a change is one change.
     PutGenerated {
         owner: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fence: Option<Fence>,
         puts: Vec<Entry>,
         deletes: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<SectionPut>,
     },
     /// Keys whose time is over go. `at` in milliseconds since 1970.
     EndKeys {
@@ -275,6 +277,15 @@ pub enum PutMode {
 pub enum CustomMode {
     Keep,
     Rebuild,
+}
+
+/// Keys of one section that are written and removed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SectionPut {
+    pub section: String,
+    pub puts: Vec<KeyPut>,
+    pub deletes: Vec<String>,
 }
 
 /// A user's document and what was generated from it, which lives and dies with it.
@@ -330,6 +341,7 @@ impl Action {
     pub fn level(&self) -> u32 {
         let new = match self {
             Action::PutMembers { .. } => return PUTS_MEMBERS,
+            Action::PutGenerated { keys, .. } if !keys.is_empty() => return RULES_LEVEL,
             Action::PutGenerated { puts, deletes, .. } => {
                 let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
                 return if spaced || deletes.iter().any(|key| is_namespaced(key)) { NAMESPACES_LEVEL } else { 9 };
@@ -349,6 +361,7 @@ impl Action {
             Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 1) => return GONE_LEVEL,
             Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 0) => return ROOMS_LEVEL,
             Action::Admit { .. } => return 6,
+            Action::PutKeys { section, .. } if section == RULES => return RULES_LEVEL,
             Action::TakeLease { .. }
             | Action::RenewLease { .. }
             | Action::EndLease { .. }
@@ -422,6 +435,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
         sections,
         purges,
     } = backup;
+    if sections.contains_key(RULES) {
+        return RULES_LEVEL;
+    }
     if tokens.values().any(is_for_namespaces) {
         return GRANTS_LEVEL;
     }
@@ -478,8 +494,11 @@ pub(crate) const EACH_FOR_ITSELF: u32 = 13;
 pub(crate) const SHORT_ANSWERS_LEVEL: u32 = 13;
 
 /// The last level that changed how what members that do not vote are told is to be read: one that knows less would serve something else.
-/// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone.
-pub const TOLD_LEVEL: u32 = GRANTS_LEVEL;
+/// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone, of 14 that servers have rules beside their documents.
+pub const TOLD_LEVEL: u32 = RULES_LEVEL;
+
+/// Rules of servers may stand beside their documents from here on, and be written with what they lead to: see [`control_api::RULES`].
+pub const RULES_LEVEL: u32 = 14;
 
 /// Grants may be for some namespaces from here on.
 const GRANTS_LEVEL: u32 = 13;

@@ -125,14 +125,24 @@ fn custom(old: &Snapshot, new: &Snapshot, changes: &mut Vec<CustomChange>) {
     }
 }
 
-/// Keys that are gone, and entries that are new or different.
+/// Keys that are gone, and entries that are new or different: one walk through both, in the order of their keys.
 #[allow(clippy::type_complexity, reason = "two lists are named by the line above")]
-fn maps<'a, V>(
+pub(crate) fn maps<'a, V>(
     old: &'a BTreeMap<String, V>,
     new: &'a BTreeMap<String, V>,
-    same: fn(&V, &V) -> bool,
+    same: impl Fn(&V, &V) -> bool,
 ) -> (Vec<&'a String>, Vec<(&'a String, &'a V)>) {
-    let gone = old.keys().filter(|key| !new.contains_key(*key)).collect();
-    let put = new.iter().filter(|(key, value)| old.get(*key).is_none_or(|before| !same(before, value))).collect();
+    let (mut gone, mut put) = (Vec::new(), Vec::new());
+    let mut before = old.iter().peekable();
+    for (key, value) in new {
+        while let Some((left, _)) = before.next_if(|(left, _)| *left < key) {
+            gone.push(left);
+        }
+        match before.next_if(|(there, _)| *there == key) {
+            Some((_, was)) if same(was, value) => {}
+            _ => put.push((key, value)),
+        }
+    }
+    gone.extend(before.map(|(left, _)| left));
     (gone, put)
 }

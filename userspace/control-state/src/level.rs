@@ -21,8 +21,9 @@ use crate::state::State;
 /// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
 /// waiting rooms, and that such generations are kept where slots may have forgotten who had them; 12 that what controllers make is kept in
 /// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms; 13 that an authority is followed
-/// by another, that a grant is for namespaces, that each of those members is for itself, that what comes back fits beside what is there, and that virtual IPs go by prefix.
-pub const LEVEL: u32 = 13;
+/// by another, that a grant is for namespaces, that each of those members is for itself, that what comes back fits beside what is there, and that virtual IPs go by prefix;
+/// 14 that rules of servers stand beside their documents, and are written together with what they lead to.
+pub const LEVEL: u32 = 14;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -211,6 +212,8 @@ mod tests {
         let learned = with("sections", json!({"endpoints": {"r/s": keyed}}));
         assert!(sections(&learned).contains(&"sections".to_owned()));
         assert_eq!(level(&learned), 7, "members of level 6 would stop at it");
+        let made = with("sections", json!({"rules": {"c/web#00000 a": keyed}}));
+        assert_eq!(level(&made), 14, "members of level 13 would serve nothing of it");
         let purges = with("purges", json!([{"number": 1, "cache": "", "what": "all"}]));
         assert_eq!((level(&purges), sections(&purges).contains(&"purges".to_owned())), (8, true));
         let steers = with("members", json!({"n1": {"name": "n1", "steers": true}}));

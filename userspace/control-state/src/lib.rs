@@ -31,7 +31,9 @@ mod tickets;
 mod tokens;
 
 pub use authority::{Authority, AuthorityStep, Former, JoinToken, Successor, Terms};
-pub use command::{AUTHORITIES_LEVEL, NAMESPACES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TOLD_LEVEL};
+pub use command::{
+    AUTHORITIES_LEVEL, NAMESPACES_LEVEL, PUTS_MEMBERS, RULES_LEVEL, SAYS_THAT_IT_STEERS, SectionPut, TOLD_LEVEL,
+};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};

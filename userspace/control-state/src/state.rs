@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
 use crate::authority::{self, Authority, Revoked};
-use crate::command::{Action, Answer, Command, Done, EACH_FOR_ITSELF, ROOMS_LEVEL, SHORT_ANSWERS_LEVEL};
+use crate::command::{Action, Answer, Command, Done, EACH_FOR_ITSELF, ROOMS_LEVEL, SHORT_ANSWERS_LEVEL, SectionPut};
 use crate::diff::between;
 use crate::history::{self, History};
 use crate::leases::{self, Leases};
@@ -353,11 +353,15 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             }
             keys::write(&mut next.view, &section, &owner, puts, &deletes).map(|()| Vec::new())
         }
-        Action::PutGenerated { owner, fence, puts, deletes } => {
+        Action::PutGenerated { owner, fence, puts, deletes, keys } => {
             if let Some(fence) = &fence {
                 leases::check(next, fence)?;
             }
-            objects::put_made(next, &owner, puts, &deletes, now)
+            let created = objects::put_made(next, &owner, puts, &deletes, now)?;
+            for SectionPut { section, puts, deletes } in keys {
+                keys::write(&mut next.view, &section, &owner, puts, &deletes)?;
+            }
+            Ok(created)
         }
         Action::EndKeys { at } => {
             keys::end_due(view, at);

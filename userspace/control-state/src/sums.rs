@@ -5,14 +5,14 @@
 //! each other, and what is looked for is a mistake.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use control_api::{Delta, Keyed, Member, Members, Snapshot, object_key};
+use control_api::{Delta, Keyed, Member, Members, Snapshot, object_key, servers_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diff::member_changes;
+use crate::diff::{maps, member_changes};
 use crate::rooms::Rooms;
 use crate::state::State;
 
@@ -95,8 +95,10 @@ impl Sums {
         let Sums { mut view, claims } = self;
         let named = delta.into_iter().flat_map(|delta| {
             let put = delta.puts.iter().map(|document| object_key(document));
-            delta.deletes.iter().map(|key| Cow::Borrowed(key.as_str())).chain(put)
+            let rules = servers_of(&delta.sections).into_iter().map(Cow::Borrowed);
+            delta.deletes.iter().map(|key| Cow::Borrowed(key.as_str())).chain(put).chain(rules)
         });
+        let named: BTreeSet<Cow<'_, str>> = named.collect();
         let object = |state: &Snapshot, name: &str| match state.objects.get(name) {
             Some(document) => entry(OBJECT, name, value(document)).wrapping_add(changed(state, name)),
             None => 0,
@@ -168,13 +170,11 @@ fn difference<V: PartialEq>(
     if Arc::ptr_eq(old, new) {
         return 0;
     }
-    let added = new.iter().fold(0u64, |sum, (key, now)| match old.get(key) {
-        Some(was) if was == now => sum,
-        Some(was) => sum.wrapping_add(weigh(key, now)).wrapping_sub(weigh(key, was)),
-        None => sum.wrapping_add(weigh(key, now)),
-    });
-    let gone = old.iter().filter(|(key, _)| !new.contains_key(*key));
-    gone.fold(added, |sum, (key, was)| sum.wrapping_sub(weigh(key, was)))
+    let (gone, put) = maps(old, new, |was, now| was == now);
+    let weight = |key: &String| old.get(key).map_or(0, |was| weigh(key, was));
+    let added =
+        put.into_iter().fold(0u64, |sum, (key, now)| sum.wrapping_add(weigh(key, now)).wrapping_sub(weight(key)));
+    gone.into_iter().fold(added, |sum, key| sum.wrapping_sub(weight(key)))
 }
 
 fn entry(section: u8, key: &str, held: u64) -> u64 {

@@ -202,6 +202,7 @@ fn what_a_controller_makes_is_its_own_and_follows_what_it_observes() {
         fence: None,
         puts,
         deletes: deletes.iter().map(|name| (*name).to_owned()).collect(),
+        keys: Vec::new(),
     };
     assert_eq!(put(Vec::new(), &[]).level(), 9);
     let refused = |applied: Applied| applied.answer.unwrap_err();
@@ -261,6 +262,69 @@ fn what_a_controller_makes_is_its_own_and_follows_what_it_observes() {
 }
 
 #[test]
+fn of_many_rules_of_a_server_one_is_told_and_with_it_what_it_leads_to() {
+    const MANY: usize = 1_000;
+    let mut world = World::default();
+    world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+    world.put(PutMode::Create, json!({"name": "ing", "kind": "IngressController"})).unwrap();
+    let own = "ingresscontroller/ing";
+    let made = |name: &str, kind: &str| {
+        let labels = json!({control_api::NAMESPACE_LABEL: own});
+        entry(json!({"name": name, "kind": kind, "port": 80, "labels": labels}))
+    };
+    let rule = |n: usize, backend: &str| {
+        let key = control_api::rule_key("ingresscontroller/ing/web", 0, &format!("h{n}.test"));
+        crate::KeyPut::new(key, json!({"host": format!("h{n}.test"), "paths": [{"backend": backend}]}))
+    };
+    let put = |puts: Vec<Entry>, deletes: Vec<String>, keys: Vec<crate::SectionPut>| Action::PutGenerated {
+        owner: "ing".into(),
+        fence: None,
+        puts,
+        deletes,
+        keys,
+    };
+    let rules =
+        |puts: Vec<crate::KeyPut>| crate::SectionPut { section: control_api::RULES.into(), puts, deletes: vec![] };
+    let all = rules((0..MANY).map(|n| rule(n, "p")).collect());
+    let first = put(vec![made("p", "Pipeline"), made("web", "HTTPServer")], Vec::new(), vec![all]);
+    assert_eq!(first.level(), RULES_LEVEL, "members of the level before would serve nothing");
+    assert!(matches!(&first, Action::PutGenerated { keys, .. } if keys[0].puts.len() == MANY));
+    let mut reader = world.state.clone();
+    let applied = world.act(first);
+    assert_eq!(applied.answer.unwrap().created.len(), 2);
+    reader = reader.advanced(&applied.delta.unwrap()).unwrap();
+
+    // One is changed, with the pipeline it leads to, and the servers of that.
+    let servers = crate::SectionPut {
+        section: control_api::ENDPOINTS.into(),
+        puts: vec![crate::KeyPut::new("ing/s", json!({"instances": []}))],
+        deletes: vec![],
+    };
+    let changed = put(vec![made("q", "Pipeline")], Vec::new(), vec![servers, rules(vec![rule(7, "q")])]);
+    let text = serde_json::to_string(&changed).unwrap();
+    assert!(text.len() < 1_000, "what is written is about one of them: {}", text.len());
+    let delta = world.act(changed).delta.unwrap();
+    assert_eq!((delta.puts.len(), delta.deletes.len(), delta.sections["rules"].len()), (1, 0, 1));
+    assert_eq!(delta.sections["endpoints"].len(), 1);
+    assert_eq!(world.state.view.changed["ingresscontroller/ing/web"], delta.to, "whoever shows it shows its rules");
+    let text = serde_json::to_string(&*delta).unwrap();
+    assert!(text.len() < 1_500, "what is told is about one of them: {}", text.len());
+    reader = reader.advanced(&delta).unwrap();
+    assert_eq!((&reader.view, reader.mark(0).view), (&world.state.view, world.state.mark(0).view));
+    assert_eq!(world.state.sums, crate::sums::Sums::of(&world.state));
+
+    // All of it or nothing.
+    let theirs = crate::KeyPut { generation: Some(99), ..rule(8, "r") };
+    let before = world.state.view.clone();
+    let refused = world.act(put(vec![made("r", "Pipeline")], Vec::new(), vec![rules(vec![theirs])]));
+    assert!(refused.answer.is_err() && refused.delta.is_none());
+    assert_eq!(world.state.view, before);
+    // It goes with whose it is.
+    world.act(Action::delete("ing")).answer.unwrap();
+    assert!(world.state.view.sections.is_empty() && world.names().is_empty());
+}
+
+#[test]
 fn what_a_controller_makes_is_beside_what_users_have() {
     let mut world = World::default();
     let made = |name: &str, namespace: &str, fields: Value| {
@@ -278,6 +342,7 @@ fn what_a_controller_makes_is_beside_what_users_have() {
         fence: None,
         puts,
         deletes: deletes.iter().map(|name| (*name).to_owned()).collect(),
+        keys: Vec::new(),
     };
     let own = "ingresscontroller/ing";
     let (http, p) = ("ingresscontroller/ing/ing.http", "ingresscontroller/ing/p");
@@ -344,8 +409,13 @@ fn what_controllers_made_before_does_not_come_back_beside_what_they_make_now() {
         let labels = if space.is_empty() { json!({}) } else { json!({control_api::NAMESPACE_LABEL: space}) };
         entry(json!({"name": "ing.http", "kind": "HTTPServer", "port": port, "labels": labels}))
     };
-    let put =
-        |entry: Entry| Action::PutGenerated { owner: "ing".into(), fence: None, puts: vec![entry], deletes: vec![] };
+    let put = |entry: Entry| Action::PutGenerated {
+        owner: "ing".into(),
+        fence: None,
+        puts: vec![entry],
+        deletes: vec![],
+        keys: vec![],
+    };
     world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
     let controller = json!({"name": "ing", "kind": "IngressController"});
     world.put(PutMode::Create, controller.clone()).unwrap();
@@ -383,7 +453,8 @@ fn what_is_gone_back_to_fits_beside_what_was_made_since() {
     world.act(Action::delete("hs")).answer.unwrap();
     let labels = json!({control_api::NAMESPACE_LABEL: "ingresscontroller/ing"});
     let made = entry(json!({"name": "http", "kind": "HTTPServer", "port": 80, "labels": labels}));
-    let put = Action::PutGenerated { owner: "ing".into(), fence: None, puts: vec![made], deletes: vec![] };
+    let put =
+        Action::PutGenerated { owner: "ing".into(), fence: None, puts: vec![made], deletes: vec![], keys: vec![] };
     world.act(put).answer.unwrap();
     let told = world.act(Action::RollBack { version: before, since: None }).answer.unwrap_err();
     assert!(told.message.contains("taken by HTTPServer ingresscontroller/ing/http"), "{}", told.message);
