@@ -23,7 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::auto_cert;
 use crate::board::{Board, SERVICES_MAX};
 use crate::gateway::GatewayMaker;
-use crate::ingress::IngressMaker;
+use crate::ingress::{IngressMaker, Servers};
 use crate::keys::Keys;
 use crate::kubernetes::{self, Checks, Maker};
 use crate::pause::Pause;
@@ -358,8 +358,16 @@ impl Objects {
             return false;
         }
         let mut changed = false;
+        // One walk through both, in the order of their keys.
+        let seen = self.seen.clone();
+        let mut before = seen.iter().peekable();
+        let mut gone = Vec::new();
         for (name, document) in objects.iter() {
-            if self.seen.get(name).is_some_and(|seen| Arc::ptr_eq(seen, document)) {
+            while let Some((left, _)) = before.next_if(|(left, _)| *left < name) {
+                gone.push(left);
+            }
+            let was = before.next_if(|(there, _)| *there == name);
+            if was.is_some_and(|(_, was)| Arc::ptr_eq(was, document)) {
                 continue;
             }
             if has_controller(document) {
@@ -374,7 +382,8 @@ impl Objects {
                 self.asks.insert(name.clone(), (document.clone(), asks));
             }
         }
-        for name in self.seen.keys().filter(|name| !objects.contains_key(*name)) {
+        gone.extend(before.map(|(left, _)| left));
+        for name in gone {
             changed |= self.registries.remove(name).is_some();
             changed |= self.asks.remove(name).is_some();
         }
@@ -415,7 +424,8 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
         "IngressController" => {
             let spec: Option<IngressControllerSpec> = findings.take(decode(&parsed.spec, ""));
             spec.map(|spec| {
-                Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec, known: Known::default() }))
+                let (known, servers) = (Known::default(), Servers::default());
+                Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec, known, servers }))
             })
         }
         "GatewayController" => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base_model::{Cidr, HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
 use control_api::Document;
 use control_kubernetes::certificates::secret_of;
-use control_kubernetes::ingress::{self, Known, Settings};
+use control_kubernetes::ingress::{self, Known, Rules, Settings};
 use control_kubernetes::object::LoadBalancerPlace;
 use control_kubernetes::reflect::Place;
 use control_kubernetes::{Key, Kind, Store};
@@ -20,6 +20,8 @@ pub struct IngressMaker {
     pub spec: IngressControllerSpec,
     /// What was made of each Ingress.
     pub known: Known,
+    /// What was made of all of them.
+    pub servers: Servers,
 }
 
 impl Maker for IngressMaker {
@@ -44,25 +46,31 @@ impl Maker for IngressMaker {
         let (spec, name) = (self.spec.clone(), self.name.clone());
         let name = name.as_str();
         let (http_name, https_name) = (format!("{name}.http"), format!("{name}.https"));
-        let server = |called: &str| made(seen.objects, (self.kind(), name), called);
-        let mut kept = certificates(server(&http_name));
-        kept.extend(certificates(server(&https_name)));
+        let (objects, kind) = (seen.objects, self.kind());
+        let server = |called: &str| made(objects, (kind, name), called);
+        let kept = || {
+            let mut kept = certificates(server(&http_name));
+            kept.extend(certificates(server(&https_name)));
+            kept
+        };
         let https_port = spec.https_server.as_ref().map(|server| server.port);
         let settings = Settings { name, class: &spec.ingress_class, https_port };
-        let mut plan = ingress::plan(seen.store, settings, &kept, seen.check, &mut self.known);
-        let mut outcome = Outcome { services: plan.services, documents: plan.pipelines, ..Outcome::default() };
+        let plan = ingress::plan(seen.store, settings, &kept, seen.check, &mut self.known);
+        let mut outcome =
+            Outcome { services: plan.services, pipelines: plan.pipelines, reports: plan.reports, ..Outcome::default() };
         let second = https_port.is_some();
-        let rules =
-            if spec.http_server.https && second { plan.https_rules.clone() } else { std::mem::take(&mut plan.rules) };
+        let rules = if spec.http_server.https && second { &plan.https_rules } else { &plan.rules };
         let mut put =
-            |called: &str, server: &HttpServerSpec, rules: Vec<Value>| {
-                match document(
+            |called: &str, server: &HttpServerSpec, rules: &Arc<Rules>| {
+                match self.servers.document(
             called,
             server,
-            rules,
             &plan.certificates,
         ) {
-            Some(document) => drop(outcome.documents.insert(called.to_owned(), Arc::new(document))),
+            Some(document) => {
+                outcome.documents.insert(called.to_owned(), document);
+                outcome.rules.insert(called.to_owned(), rules.clone());
+            }
             None => outcome.remarks.push(format!(
                 "server {} waits for a certificate: no TLS secret of an Ingress holds one, and its document has none",
                 named_in_words(called)
@@ -71,24 +79,44 @@ impl Maker for IngressMaker {
             };
         put(&http_name, &spec.http_server, rules);
         if let Some(server) = &spec.https_server {
-            put(&https_name, server, std::mem::take(&mut plan.https_rules));
+            put(&https_name, server, &plan.https_rules);
         }
-        let places = self.places_of(seen.store, seen.objects);
-        let mut reports = BTreeMap::new();
-        for ingress in seen.store.ingresses() {
-            let key = ingress.metadata.key();
-            let Some(report) = plan.reports.remove(&key) else { continue };
-            let mut known = ingress.status.load_balancer.ingress.clone();
-            known.sort();
-            // Nothing is said where nothing is known.
-            if !places.is_empty() && known != places {
-                let places: Vec<Value> = places.iter().map(place_json).collect();
-                outcome.statuses.insert((Kind::Ingress, key.clone()), json!({"loadBalancer": {"ingress": places}}));
+        let places = self.places_of(seen.store, objects);
+        // Nothing is said where nothing is known.
+        if !places.is_empty() {
+            // Both are in the order of their keys.
+            let mut ours = outcome.reports.keys().peekable();
+            for (key, ingress) in seen.store.ingresses_by_key() {
+                while ours.next_if(|(_, one)| one < key).is_some() {}
+                let known = &ingress.status.load_balancer.ingress;
+                let is_said = known.len() == places.len() && places.iter().all(|place| known.contains(place));
+                if ours.next_if(|(_, one)| one == key).is_some() && !is_said {
+                    let places: Vec<Value> = places.iter().map(place_json).collect();
+                    outcome.statuses.insert((Kind::Ingress, key.clone()), json!({"loadBalancer": {"ingress": places}}));
+                }
             }
-            reports.insert((Kind::Ingress, key), report);
         }
-        outcome.reports = Arc::new(reports);
         outcome
+    }
+}
+
+/// Documents of servers, for as long as what they are made of is as it was.
+#[derive(Default)]
+pub struct Servers(BTreeMap<String, (Certificates, Arc<Value>)>);
+
+type Certificates = Arc<BTreeMap<String, (String, String)>>;
+
+impl Servers {
+    /// None where it is to speak TLS and has no certificate.
+    fn document(&mut self, name: &str, spec: &HttpServerSpec, certificates: &Certificates) -> Option<Arc<Value>> {
+        if let Some((of, document)) = self.0.get(name)
+            && Arc::ptr_eq(of, certificates)
+        {
+            return Some(document.clone());
+        }
+        let document = Arc::new(document(name, spec, certificates)?);
+        self.0.insert(name.to_owned(), (certificates.clone(), document.clone()));
+        Some(document)
     }
 }
 
@@ -149,12 +177,7 @@ fn certificates(server: Option<&Document>) -> BTreeMap<String, (String, String)>
 }
 
 /// The server's document; none where it is to speak TLS and has no certificate.
-fn document(
-    name: &str,
-    spec: &HttpServerSpec,
-    rules: Vec<Value>,
-    certificates: &BTreeMap<String, (String, String)>,
-) -> Option<Value> {
+fn document(name: &str, spec: &HttpServerSpec, certificates: &BTreeMap<String, (String, String)>) -> Option<Value> {
     let mut spec = spec.clone();
     spec.rules.clear();
     if spec.https {
@@ -170,6 +193,7 @@ fn document(
     let fields = document.as_object_mut()?;
     fields.insert("name".to_owned(), name.into());
     fields.insert("kind".to_owned(), "HTTPServer".into());
-    fields.insert("rules".to_owned(), Value::Array(rules));
+    // What it leads to comes beside it.
+    fields.insert("rules".to_owned(), Value::Array(Vec::new()));
     Some(document)
 }

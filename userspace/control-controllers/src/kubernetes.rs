@@ -14,15 +14,17 @@ use std::time::{Duration, Instant, SystemTime};
 use base_model::namespaces;
 use base_text::quoted;
 use control_api::time::rfc3339;
-use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, Refusal, RefusalKind};
+use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, RULES, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
-use control_kubernetes::ingress::{Check, names_of};
+use control_kubernetes::ingress::{Check, Rules, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
 use control_kubernetes::report::{Grade, Report};
 use control_kubernetes::{Api, Key, Kind, Store};
 use control_registries::Wanted;
 use control_registries::record::{Instance, Record, Service, judge};
-use control_state::{Action, Entry, Fence, KeyPut, NAMESPACES_LEVEL, owner};
+use control_state::{
+    Action, Command, Entry, FIRST_LEVEL, Fence, KeyPut, NAMESPACES_LEVEL, RULES_LEVEL, SectionPut, State, owner,
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -30,8 +32,9 @@ use tokio::task::JoinSet;
 use crate::board::Board;
 use crate::host::{Cluster, Deposed};
 use crate::pause::Pause;
-use crate::service_registry::{parts, read};
+use crate::service_registry::read;
 use crate::tell::{Tell, Teller};
+use crate::writes::{self, Alike, Write, whole};
 
 /// Says what a document lacks, as whoever takes it would.
 pub trait Checks: Send + Sync {
@@ -65,8 +68,12 @@ pub struct Seen<'s> {
 pub struct Outcome {
     /// By name. Servers come after what they lead to, whatever their names are.
     pub documents: BTreeMap<String, Arc<Value>>,
+    /// Further ones that are no servers. What is as it was is the very same in memory, here and below.
+    pub pipelines: Arc<BTreeMap<String, Arc<Value>>>,
+    /// Of servers whose rules are not in their documents, by their names.
+    pub rules: BTreeMap<String, Arc<Rules>>,
     /// Services that the documents' pools ask for.
-    pub services: BTreeSet<String>,
+    pub services: Arc<BTreeSet<String>>,
     pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
     /// Statuses that are to be others than they are.
     pub statuses: BTreeMap<(Kind, Key), Value>,
@@ -105,14 +112,13 @@ struct Work<C> {
     servers: BTreeMap<String, Vec<Instance>>,
     servers_read: Option<Instant>,
     /// Services that what was made asks for, and those that were looked at last.
-    services: BTreeSet<String>,
-    looked_at: BTreeSet<String>,
+    services: Arc<BTreeSet<String>>,
+    looked_at: Arc<BTreeSet<String>>,
     /// What was to be written of the servers of these, and is not known to be.
     unwritten_services: BTreeSet<Key>,
     /// Statuses that were to be others when something was made last, and are not yet.
     statuses: BTreeMap<(Kind, Key), Value>,
-    /// Documents as they were made, and as the cluster has them, where that is the same.
-    alike: HashMap<String, (Arc<Value>, Document)>,
+    alike: Alike,
     /// Something is to be made anew.
     stale: bool,
     /// Objects as they were looked at last, and the cluster's feature level then.
@@ -166,11 +172,11 @@ impl<C: Cluster> Controller<C> {
             checked,
             servers: BTreeMap::new(),
             servers_read: None,
-            services: BTreeSet::new(),
-            looked_at: BTreeSet::new(),
+            services: Arc::default(),
+            looked_at: Arc::default(),
             unwritten_services: BTreeSet::new(),
             statuses: BTreeMap::new(),
-            alike: HashMap::new(),
+            alike: Alike::default(),
             stale: true,
             seen: None,
             teller,
@@ -317,13 +323,11 @@ impl<C: Cluster> Work<C> {
             return Ok(true);
         }
         if !self.stale && self.unwritten.is_none() {
-            let (puts, deletes) = self.servers();
-            let written = async {
-                self.put_servers(puts, Vec::new()).await?;
-                self.put_servers(Vec::new(), deletes).await
-            };
-            let written = written.await;
-            let told = self.told(written, &Refused::default())?;
+            let (mut writes, gone) = self.servers();
+            writes.extend(gone);
+            let mut refused = Refused::default();
+            let written = self.put(writes, FIRST_LEVEL, &mut refused).await;
+            let told = self.told(written, &refused)?;
             self.unwritten = told.clone();
             self.tell_servers();
             return Ok(told.is_none());
@@ -340,7 +344,7 @@ impl<C: Cluster> Work<C> {
         self.services.clone_from(&outcome.services);
         self.statuses.clone_from(&outcome.statuses);
         let mut refused = Refused::default();
-        let written = self.write(&objects, level, &outcome, &mut refused).await;
+        let written = self.write(&state, &outcome, &mut refused).await;
         let told = self.told(written, &refused)?;
         match &told {
             // It is tried again and again, and told once.
@@ -392,148 +396,256 @@ impl<C: Cluster> Work<C> {
     }
 
     /// Servers come before whoever asks for them, pipelines before whoever leads to them; what goes, goes in the other order.
-    async fn write(
-        &mut self,
-        objects: &BTreeMap<String, Document>,
-        level: u32,
-        outcome: &Outcome,
-        refused: &mut Refused,
-    ) -> Result<(), Refusal> {
-        let (puts, deletes) = self.servers();
-        self.put_servers(puts, Vec::new()).await?;
+    async fn write(&mut self, state: &State, outcome: &Outcome, refused: &mut Refused) -> Result<(), Refusal> {
+        let (objects, level) = (&state.view.objects, state.level());
+        let (mut first, gone_services) = self.servers();
         let (kind, name) = (self.controller.maker.kind(), self.controller.name.as_str());
         let parent = format!("{kind}:{name}");
         let namespace = namespace_of(kind, name, level);
-        let documents: BTreeMap<String, &Arc<Value>> =
-            outcome.documents.iter().map(|(name, document)| (namespaces::key(&namespace, name), document)).collect();
-        // What is as it was is not compared again.
-        let alike = std::mem::take(&mut self.alike);
-        let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
-        let mut same = HashMap::new();
-        let mut differs = |(key, document): &(&String, &&Arc<Value>)| {
-            let Some(stored) = objects.get(*key).filter(|stored| owner(stored) == parent) else { return true };
-            let is_known =
-                alike.get(*key).is_some_and(|(made, then)| Arc::ptr_eq(made, document) && Arc::ptr_eq(then, stored));
-            if !is_known && !is_stored(document, stored) {
-                return true;
+        let mut documents = outcome.documents.clone();
+        let apart = level >= RULES_LEVEL;
+        if !apart {
+            for (server, rules) in &outcome.rules {
+                documents.entry(server.clone()).and_modify(|document| *document = Arc::new(whole(document, rules)));
             }
-            same.insert((*key).clone(), (Arc::clone(**document), stored.clone()));
-            false
-        };
-        let mut pipelines: Vec<Document> = documents
-            .iter()
-            .filter(&mut differs)
-            .map(|(_, document)| Document::new(placed(document, &namespace)))
-            .collect();
-        let servers: Vec<Document> = pipelines.extract_if(.., |document| is_server(document)).collect();
-        self.alike = same;
+        }
+        let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
+        let (puts, mut gone) =
+            writes::documents(objects, (&parent, &namespace), &documents, &outcome.pipelines, &mut self.alike);
+        let (servers, pipelines): (Vec<&Arc<Value>>, Vec<&Arc<Value>>) =
+            puts.into_iter().partition(|document| is_server(document));
         let kept: BTreeSet<String> = outcome.kept.iter().map(|name| namespaces::key(&namespace, name)).collect();
-        let mut gone: Vec<String> = objects
-            .iter()
-            .filter(|(key, stored)| !documents.contains_key(*key) && owner(stored) == parent)
-            .map(|(key, _)| key.clone())
-            .collect();
         let gone_servers: Vec<String> =
             gone.extract_if(.., |key| objects.get(key).is_some_and(|d| is_server(d))).collect();
         // A server that goes leaves its port to one that comes, in the same change; others go by themselves.
-        let (servers, left) = paired(servers, gone_servers.into_iter().filter(|key| !kept.contains(key)), objects);
-        self.put_documents(pipelines.into_iter().map(|document| (document, Vec::new())).collect(), refused).await?;
-        self.put_documents(servers, refused).await?;
-        self.delete_documents(left).await?;
-        if refused.count > 0 || !kept.is_empty() {
-            // A server that stays as it was leads on to what was there.
+        let (mut servers, left) = paired(servers, gone_servers.into_iter().filter(|key| !kept.contains(key)), objects);
+        first.extend(pipelines.into_iter().map(|document| Write::Document(document.clone(), Vec::new())));
+        if apart {
+            // A server that cannot be as it is to be stays as it was, and so do its rules, which come before it.
+            let stored = state.view.sections.get(RULES);
+            let (mut stays, mut rules) = (outcome.kept.clone(), outcome.rules.clone());
+            let refused_now;
+            (servers, refused_now) = self.tried(state, servers, &namespace, refused)?;
+            rules.retain(|server, _| !refused_now.contains(server));
+            stays.extend(refused_now);
+            first.extend(writes::rules(stored, (name, &namespace), &rules, &stays, &mut self.alike));
+        }
+        first.extend(servers.into_iter().map(|(document, goes)| Write::Document(document, goes)));
+        first.extend(left.into_iter().map(Write::NoDocument));
+        let rules: usize = outcome.rules.values().map(|rules| rules.len()).sum();
+        self.alike.tidy(outcome.documents.len() + outcome.pipelines.len() + rules);
+        // A server that stays as it was leads on to what was there.
+        let mut last: Vec<Write> =
+            if kept.is_empty() { gone.into_iter().map(Write::NoDocument).collect() } else { Vec::new() };
+        last.extend(gone_services.into_iter().filter(|_| kept.is_empty()));
+        if apart && refused.count == 0 && !last.is_empty() && first.len() + last.len() <= BATCH {
+            // Few changes are one, unless something of it cannot be.
+            let all = [&first[..], &last[..]].concat();
+            match self.propose(&all, level).await {
+                Err(refusal) if is_of_one(&refusal) => {}
+                done => return done,
+            }
+        }
+        self.put(first, level, refused).await?;
+        if refused.count > 0 {
             return Ok(());
         }
-        self.delete_documents(gone).await?;
-        self.put_servers(Vec::new(), deletes).await
+        self.put(last, level, refused).await
     }
 
-    async fn delete_documents(&mut self, gone: Vec<String>) -> Result<(), Refusal> {
-        for part in gone.chunks(BATCH) {
-            self.put_generated(&[], part.to_vec()).await?;
+    /// Servers that the cluster takes as they are, and names of those that it does not: asked of the state that is known here.
+    fn tried(
+        &self,
+        state: &State,
+        servers: Vec<Put>,
+        namespace: &str,
+        refused: &mut Refused,
+    ) -> Result<(Vec<Put>, BTreeSet<String>), Refusal> {
+        let (mut taken, mut names, mut tries) = (Vec::new(), BTreeSet::new(), 0);
+        let mut after = state.readable();
+        let mut parts = VecDeque::from([servers]);
+        while let Some(mut part) = parts.pop_front() {
+            if part.is_empty() {
+                continue;
+            }
+            tries += 1;
+            let action = Action::PutGenerated {
+                owner: self.controller.name.clone(),
+                fence: None,
+                puts: part.iter().map(|(server, _)| entry(server, namespace)).collect(),
+                deletes: part.iter().flat_map(|(_, goes)| goes.clone()).collect(),
+                keys: Vec::new(),
+            };
+            match after.apply(Command { request: tries, now: String::new(), action, by: None }).answer {
+                Ok(_) => taken.extend(part),
+                Err(refusal) if !is_of_one(&refusal) => return Err(refusal),
+                Err(refusal) if part.len() < 2 => {
+                    refused.take(1, &refusal);
+                    names.extend(part.iter().filter_map(|(server, _)| server["name"].as_str().map(str::to_owned)));
+                }
+                Err(_) => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.push_front(second);
+                    parts.push_front(part);
+                }
+            }
         }
-        Ok(())
+        Ok((taken, names))
     }
 
-    /// In parts, each document with what goes when it comes; of a part that is refused each half by itself, down to the documents that it
-    /// is refused for: what one namespace asks for and cannot have keeps nothing from the others.
-    async fn put_documents(&mut self, puts: Vec<Put>, refused: &mut Refused) -> Result<(), Refusal> {
-        let mut parts: VecDeque<Vec<Put>> = VecDeque::new();
+    /// In parts; of a part that is refused each half by itself, down to what it is refused for: what one namespace asks for and cannot have
+    /// keeps nothing from the others.
+    async fn put(&mut self, writes: Vec<Write>, level: u32, refused: &mut Refused) -> Result<(), Refusal> {
+        let mut parts: VecDeque<Vec<Write>> = VecDeque::new();
         let mut bytes = 0;
-        for put in puts {
-            let length = length_of(&put.0);
+        for write in writes {
+            let length = write.length();
             match parts.back_mut() {
-                Some(part) if part.len() < BATCH && bytes + length <= BATCH_BYTES => part.push(put),
+                Some(part) if part.len() < BATCH && bytes + length <= BATCH_BYTES => part.push(write),
                 _ => {
-                    parts.push_back(vec![put]);
+                    parts.push_back(vec![write]);
                     bytes = 0;
                 }
             }
             bytes += length;
         }
-        while let Some(part) = parts.pop_front() {
-            let documents: Vec<Document> = part.iter().map(|(document, _)| document.clone()).collect();
-            let gone = part.iter().flat_map(|(_, gone)| gone).cloned().collect();
-            match self.put_generated(&documents, gone).await {
+        while let Some(mut part) = parts.pop_front() {
+            match self.propose(&part, level).await {
                 Ok(()) => {}
-                Err(refusal) if !matches!(refusal.kind, RefusalKind::Conflict | RefusalKind::Invalid) => {
-                    return Err(refusal);
-                }
+                Err(refusal) if !is_of_one(&refusal) => return Err(refusal),
                 Err(refusal) if part.len() < 2 || refused.is_full() => refused.take(part.len(), &refusal),
                 Err(_) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.push_front(second.to_vec());
-                    parts.push_front(first.to_vec());
+                    let second = part.split_off(part.len() / 2);
+                    parts.push_front(second);
+                    parts.push_front(part);
                 }
             }
         }
         Ok(())
     }
 
-    async fn put_generated(&mut self, puts: &[Document], deletes: Vec<String>) -> Result<(), Refusal> {
-        let changes = puts.len() + deletes.len();
-        let action = Action::PutGenerated {
-            owner: self.controller.name.clone(),
-            fence: Some(self.controller.fence.clone()),
-            puts: puts.iter().map(|put| Entry::new(put.clone(), Vec::new())).collect(),
-            deletes,
-            keys: Vec::new(),
+    /// As one change, where members of this level understand that.
+    async fn propose(&mut self, part: &[Write], level: u32) -> Result<(), Refusal> {
+        let name = self.controller.name.clone();
+        let namespace = namespace_of(self.controller.maker.kind(), &name, level);
+        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+        let section = |name: &str| SectionPut { section: name.to_owned(), ..SectionPut::default() };
+        let (mut endpoints, mut rules) = (section(ENDPOINTS), section(RULES));
+        let service_key = |service: &str| format!("{name}/{service}");
+        for write in part {
+            match write {
+                Write::Servers(service, instances) => {
+                    endpoints.puts.push(KeyPut::new(service_key(service), json!({"instances": instances})));
+                }
+                Write::NoServers(service) => endpoints.deletes.push(service_key(service)),
+                Write::Document(document, goes) => {
+                    puts.push(entry(document, &namespace));
+                    deletes.extend(goes.iter().cloned());
+                }
+                Write::NoDocument(key) => deletes.push(key.clone()),
+                Write::Rule(key, rule) => rules.puts.push(KeyPut::new(key.clone(), rule.clone())),
+                Write::NoRule(key) => rules.deletes.push(key.clone()),
+            }
+        }
+        let is_none = |section: &SectionPut| section.puts.is_empty() && section.deletes.is_empty();
+        let (owner, fence) = (name.clone(), Some(self.controller.fence.clone()));
+        let keys = |puts: Vec<KeyPut>, deletes: Vec<String>| {
+            let (section, owner, fence) = (ENDPOINTS.to_owned(), owner.clone(), fence.clone());
+            (!puts.is_empty() || !deletes.is_empty()).then_some(Action::PutKeys {
+                section,
+                owner,
+                fence,
+                puts,
+                deletes,
+            })
         };
-        self.controller.cluster.propose(action, &self.controller.name).await?;
-        self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
+        let documents = |puts: Vec<Entry>, deletes: Vec<String>, keys: Vec<SectionPut>| Action::PutGenerated {
+            owner: owner.clone(),
+            fence: fence.clone(),
+            puts,
+            deletes,
+            keys,
+        };
+        let has_documents = !puts.is_empty() || !deletes.is_empty();
+        let actions: Vec<Action> = if !has_documents && is_none(&rules) {
+            keys(endpoints.puts, endpoints.deletes).into_iter().collect()
+        } else if level >= RULES_LEVEL {
+            let keys = [endpoints, rules].into_iter().filter(|section| !is_none(section)).collect();
+            vec![documents(puts, deletes, keys)]
+        } else {
+            let between = has_documents.then(|| documents(puts, deletes, Vec::new()));
+            let (before, after) = (keys(endpoints.puts, Vec::new()), keys(Vec::new(), endpoints.deletes));
+            [before, between, after].into_iter().flatten().collect()
+        };
+        for action in actions {
+            self.controller.cluster.propose(action, &name).await?;
+        }
+        let with_it = |write: &Write| if let Write::Document(_, goes) = write { goes.len() } else { 0 };
+        let changes: usize = part.len() + part.iter().map(with_it).sum::<usize>();
+        self.controller.board.update(&name, |entry| entry.changes_total += changes as u64);
+        for write in part {
+            match write {
+                Write::Servers(service, instances) => {
+                    if let Ok(name) = ServiceName::parse(service) {
+                        self.unwritten_services.remove(&name.service);
+                    }
+                    self.servers.insert(service.clone(), instances.clone());
+                }
+                Write::NoServers(service) => drop(self.servers.remove(service)),
+                _ => {}
+            }
+        }
         Ok(())
     }
 
     /// Services whose servers are others than the cluster knows, and services that nobody asks for any more.
-    fn servers(&mut self) -> (Vec<(String, Vec<Instance>)>, Vec<String>) {
+    fn servers(&mut self) -> (Vec<Write>, Vec<Write>) {
         let mut touched = self.store.take_touched();
         if self.servers_read.is_none_or(|read| read.elapsed() > SERVERS_READ_AGAIN) {
             self.servers = self.known_servers();
             self.servers_read = Some(Instant::now());
-            self.looked_at.clear();
+            self.looked_at = Arc::default();
         }
         touched.append(&mut self.unwritten_services);
-        let asked = self.controller.wanted.borrow().clone();
-        let wanted: BTreeSet<String> = self.services.union(&asked).cloned().collect();
-        let (mut puts, mut lacking) = (Vec::new(), Vec::new());
-        for service in &wanted {
-            let name = ServiceName::parse(service);
-            let is_touched = name.as_ref().is_ok_and(|name| touched.contains(&name.service));
-            if !is_touched && self.looked_at.contains(service) {
-                continue;
+        let asking = self.controller.wanted.clone();
+        let asked = asking.borrow();
+        // Pools of what was made here ask as well.
+        let wanted = match asked.is_subset(&self.services) {
+            true => self.services.clone(),
+            false => Arc::new(self.services.union(&asked).cloned().collect()),
+        };
+        // Those that nobody asked for before, and those whose servers may be others.
+        let mut looked_for: BTreeSet<&String> = match Arc::ptr_eq(&wanted, &self.looked_at) {
+            true => BTreeSet::new(),
+            false => wanted.difference(&self.looked_at).collect(),
+        };
+        for service in &touched {
+            for prefix in ["", "https://"].map(|scheme| format!("{scheme}{service}:")) {
+                let named = wanted.range(prefix.clone()..).take_while(|name| name.starts_with(&prefix));
+                looked_for.extend(named);
             }
-            let servers = name.and_then(|name| endpoints::servers(&self.store, &name));
+        }
+        let (mut puts, mut lacking, mut unwritten) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for service in looked_for {
+            let name = ServiceName::parse(service);
+            let servers = name.clone().and_then(|name| endpoints::servers(&self.store, &name));
             // Of what an object of Kubernetes asks for it is told with that.
             let told = servers.as_ref().err().filter(|_| asked.contains(service)).cloned();
             lacking.push((service.clone(), told));
             let instances = servers.map(|servers| instances(&servers)).unwrap_or_default();
             if self.servers.get(service).map_or(!instances.is_empty(), |known| *known != instances) {
-                puts.push((service.clone(), instances));
+                unwritten.extend(name.ok().map(|name| name.service));
+                puts.push(Write::Servers(service.clone(), instances));
             }
         }
-        let gone = self.servers.keys().filter(|service| !wanted.contains(*service)).cloned().collect();
-        self.unwritten_services =
-            puts.iter().filter_map(|(service, _)| Some(ServiceName::parse(service).ok()?.service)).collect();
+        // Both are in the same order.
+        let mut still = wanted.iter().peekable();
+        let is_gone = |service: &&String| {
+            while still.next_if(|wanted| wanted < service).is_some() {}
+            still.peek() != Some(service)
+        };
+        let gone = self.servers.keys().filter(is_gone).cloned().map(Write::NoServers).collect();
+        self.unwritten_services = unwritten;
         self.controller.board.update(&self.controller.name, |entry| {
             entry.refused.retain(|service, _| wanted.contains(service));
             for (service, told) in lacking {
@@ -554,52 +666,23 @@ impl<C: Cluster> Work<C> {
         let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
         own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
     }
-
-    async fn put_servers(&mut self, puts: Vec<(String, Vec<Instance>)>, deletes: Vec<String>) -> Result<(), Refusal> {
-        if puts.is_empty() && deletes.is_empty() {
-            return Ok(());
-        }
-        let key = |service: &str| format!("{}/{service}", self.controller.name);
-        let written =
-            puts.iter().map(|(service, instances)| KeyPut::new(key(service), json!({"instances": instances})));
-        let mut gone: Vec<String> = deletes.iter().map(|service| key(service)).collect();
-        let mut parts = parts(written.collect());
-        if parts.is_empty() {
-            parts.push(Vec::new());
-        }
-        for part in parts {
-            let action = Action::PutKeys {
-                section: ENDPOINTS.to_owned(),
-                owner: self.controller.name.clone(),
-                fence: Some(self.controller.fence.clone()),
-                puts: part,
-                deletes: std::mem::take(&mut gone),
-            };
-            self.controller.cluster.propose(action, &self.controller.name).await?;
-        }
-        let changes = puts.len() + deletes.len();
-        self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
-        for (service, _) in &puts {
-            if let Ok(name) = ServiceName::parse(service) {
-                self.unwritten_services.remove(&name.service);
-            }
-        }
-        self.servers.extend(puts);
-        deletes.iter().for_each(|service| drop(self.servers.remove(service)));
-        Ok(())
-    }
 }
 
 /// A document, and what goes when it comes.
-type Put = (Document, Vec<String>);
+type Put = (Arc<Value>, Vec<String>);
+
+/// What is written is refused for what it is, and not for who writes it or when.
+fn is_of_one(refusal: &Refusal) -> bool {
+    matches!(refusal.kind, RefusalKind::Conflict | RefusalKind::Invalid)
+}
 
 /// Servers with those that they take the place of, since they listen on the same port; and what else goes.
 fn paired(
-    servers: Vec<Document>,
+    servers: Vec<&Arc<Value>>,
     gone: impl Iterator<Item = String>,
     objects: &BTreeMap<String, Document>,
 ) -> (Vec<Put>, Vec<String>) {
-    let mut servers: Vec<Put> = servers.into_iter().map(|server| (server, Vec::new())).collect();
+    let mut servers: Vec<Put> = servers.into_iter().map(|server| (server.clone(), Vec::new())).collect();
     let mut left = Vec::new();
     for key in gone {
         let port = objects.get(&key).and_then(|document| document["port"].as_u64());
@@ -662,6 +745,10 @@ fn namespace_of(kind: &str, name: &str, level: u32) -> String {
     namespaces::of_controller(kind, name)
 }
 
+fn entry(document: &Value, namespace: &str) -> Entry {
+    Entry::new(Document::new(placed(document, namespace)), Vec::new())
+}
+
 /// The document, which says where it is kept.
 fn placed(document: &Value, namespace: &str) -> Value {
     let mut document = document.clone();
@@ -680,33 +767,6 @@ pub(crate) fn made<'o>(
     let parent = format!("{kind}:{controller}");
     let keys = [namespaces::key(&namespaces::of_controller(kind, controller), name), name.to_owned()];
     keys.iter().filter_map(|key| objects.get(key)).find(|document| owner(document) == parent)
-}
-
-/// How many bytes its text has.
-fn length_of(document: &Value) -> usize {
-    struct Counted(usize);
-    impl std::io::Write for Counted {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counted = Counted(0);
-    // Nothing of a document cannot be written, and counting does not fail.
-    let _ = serde_json::to_writer(&mut counted, document);
-    counted.0
-}
-
-/// Whether the cluster has this document already: what it keeps beside it does not count.
-fn is_stored(document: &Value, stored: &Value) -> bool {
-    let (Some(fields), Some(stored)) = (document.as_object(), stored.as_object()) else { return false };
-    let beside = ["version", "labels", "createdAt"];
-    fields.iter().all(|(name, value)| beside.contains(&name.as_str()) || stored.get(name) == Some(value))
-        && stored.keys().all(|name| fields.contains_key(name) || beside.contains(&name.as_str()))
 }
 
 /// Whether anybody answers, now and then: a watch says nothing while nothing changes.
@@ -793,7 +853,7 @@ pub(crate) fn named_in_words(name: &str) -> String {
 /// What is heard while something is written.
 const QUEUE: usize = 1024;
 /// Documents written at once, and how many bytes, unless it is one document.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 512 << 10;
 /// Pauses while it is not known where the API server is.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -818,8 +878,8 @@ const REFUSED_SOUGHT: usize = 64;
 mod tests {
     use super::*;
 
-    fn server(name: &str, port: u16) -> Document {
-        Document::new(json!({"name": name, "kind": "HTTPServer", "port": port}))
+    fn server(name: &str, port: u16) -> Arc<Value> {
+        Arc::new(json!({"name": name, "kind": "HTTPServer", "port": port}))
     }
 
     #[test]
@@ -827,15 +887,10 @@ mod tests {
         let objects: BTreeMap<String, Document> =
             [("old", 80), ("other", 81), ("last", 82)].map(|(name, port)| (name.to_owned(), server(name, port))).into();
         let gone = ["old", "other", "last"].map(str::to_owned).into_iter();
-        let (puts, left) = paired(vec![server("a", 443), server("b", 80), server("c", 82)], gone, &objects);
+        let servers = [server("a", 443), server("b", 80), server("c", 82)];
+        let (puts, left) = paired(servers.iter().collect(), gone, &objects);
         let goes: Vec<Vec<String>> = puts.into_iter().map(|(_, goes)| goes).collect();
         assert_eq!(goes, [vec![], vec!["old".to_owned()], vec!["last".to_owned()]]);
         assert_eq!(left, ["other"]);
-    }
-
-    #[test]
-    fn a_document_is_as_long_as_its_text() {
-        let document = json!({"name": "ä\"", "list": [1, 2.5, null, {"a": true}]});
-        assert_eq!(length_of(&document), document.to_string().len());
     }
 }

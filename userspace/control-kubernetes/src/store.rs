@@ -23,6 +23,8 @@ pub struct Store {
     unread: BTreeMap<(Kind, Key), String>,
     /// See [`take_touched`](Store::take_touched).
     touched: BTreeSet<Key>,
+    /// See [`turn`](Store::turn).
+    turn: u64,
     /// What was looked for since somebody began to take note, see [`noting`](Store::noting).
     noted: Mutex<Option<BTreeSet<(Kind, Key)>>>,
 }
@@ -101,6 +103,7 @@ impl Store {
             return None;
         }
         let was = known.insert(key.clone(), object.clone());
+        self.turn += u64::from(counts(kind));
         if let Some(Object::EndpointSlice(was)) = was {
             self.drop_slice(&was);
         }
@@ -119,7 +122,9 @@ impl Store {
     }
 
     fn remove(&mut self, kind: Kind, key: Key) -> Option<Change> {
-        match self.objects.get_mut(&kind)?.remove(&key)? {
+        let was = self.objects.get_mut(&kind)?.remove(&key)?;
+        self.turn += u64::from(counts(kind));
+        match was {
             Object::EndpointSlice(was) => self.drop_slice(&was),
             Object::Service(_) => drop(self.touched.insert(key.clone())),
             _ => {}
@@ -137,6 +142,12 @@ impl Store {
             }
         }
         self.touched.insert(service);
+    }
+
+    /// Grows whenever something is another that may be looked for by its name: an object that is of no kind of which each is looked at
+    /// for itself, and no slice of a service.
+    pub fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// Services whose servers may be others than when this was asked last.
@@ -179,6 +190,15 @@ impl Store {
     pub fn ingresses(&self) -> impl Iterator<Item = &Arc<Ingress>> {
         self.all(Kind::Ingress).filter_map(|object| match object {
             Object::Ingress(ingress) => Some(ingress),
+            _ => None,
+        })
+    }
+
+    /// The same with their keys, in the order of those.
+    pub fn ingresses_by_key(&self) -> impl Iterator<Item = (&Key, &Arc<Ingress>)> {
+        let all = self.objects.get(&Kind::Ingress).into_iter().flatten();
+        all.filter_map(|(key, object)| match object {
+            Object::Ingress(ingress) => Some((key, ingress)),
             _ => None,
         })
     }
@@ -272,6 +292,11 @@ impl Store {
     pub fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
     }
+}
+
+/// See [`Store::turn`].
+fn counts(kind: Kind) -> bool {
+    !matches!(kind, Kind::Ingress | Kind::EndpointSlice)
 }
 
 /// Whether nothing has been written to the object in between.

@@ -863,7 +863,7 @@ mod tests {
     }
 
     fn grade(plan: &Plan, name: &str) -> (Grade, String) {
-        let notes = &plan.reports[&Key::new("n", "a")].notes;
+        let notes = &plan.reports[&(Kind::Ingress, Key::new("n", "a"))].notes;
         let note = notes.iter().find(|note| note.what == format!("{PREFIX}{name}"));
         note.map(|note| (note.grade, note.told.clone()))
             .unwrap_or_else(|| panic!("nothing is told of {name}: {notes:?}"))
@@ -880,7 +880,7 @@ mod tests {
     }
 
     fn first(plan: &Plan) -> &Value {
-        &plan.rules[0]["paths"][0]
+        &plan.rules.first_key_value().unwrap().1["paths"][0]
     }
 
     #[test]
@@ -991,7 +991,11 @@ mod tests {
             json!({"blockIPs": ["10.1.0.0/16"], "allowIPs": ["10.0.0.0/8", "192.0.2.1"], "blockByDefault": true})
         );
         assert_eq!(path["setHeaders"], json!({"X-Forwarded-Prefix": "/shop"}));
-        assert_eq!(plan.rules[0]["paths"][1]["backend"], "ing.403", "who is not let in is led nowhere else");
+        assert_eq!(
+            plan.rules.first_key_value().unwrap().1["paths"][1]["backend"],
+            "ing.403",
+            "who is not let in is led nowhere else"
+        );
         let name = "ing.tls.n.s.80~a";
         let filters = plan.pipelines[name]["filters"].as_array().unwrap();
         let kinds: Vec<&str> = filters.iter().map(|filter| filter["kind"].as_str().unwrap()).collect();
@@ -1037,7 +1041,7 @@ mod tests {
         let plan = made(&[("app-root", "/shop"), ("from-to-www-redirect", "true"), ("server-alias", "b.test")]);
         let routes: Vec<(String, String)> = plan
             .rules
-            .iter()
+            .values()
             .flat_map(|rule| {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 rule["paths"]
@@ -1094,7 +1098,7 @@ mod tests {
             service("t"),
             ingress("b", 2, with(&[("canary", "true")]), &[("a.test", vec![path("/", "Prefix", "t")])]),
         ]);
-        let told = alone.reports[&Key::new("n", "b")].lines().join("\n");
+        let told = alone.reports[&(Kind::Ingress, Key::new("n", "b"))].lines().join("\n");
         assert!(told.contains("no other ingress has this host and path"), "{told}");
     }
 
@@ -1117,7 +1121,7 @@ mod tests {
         assert_eq!(made_of["allowedMethods"], json!(["GET", "PUT"]));
         assert_eq!(made_of["allowedHeaders"], json!(["X-A"]));
         assert_eq!((&made_of["allowedOrigins"], &made_of["maxAge"]), (&json!(["https://a.test"]), &json!(0)));
-        let told = plan.reports[&Key::new("n", "a")].lines().join("\n");
+        let told = plan.reports[&(Kind::Ingress, Key::new("n", "a"))].lines().join("\n");
         for left in ["\"propfind\"", "\"X A\"", "\"https://*.*.test\""] {
             assert!(told.contains(left), "{left}\n{told}");
         }
@@ -1192,7 +1196,7 @@ mod tests {
             foreign,
         ]);
         assert_eq!(first(&plan)["backend"], "ing.n.s.80");
-        let told = plan.reports[&Key::new("m", "b")].lines().join("\n");
+        let told = plan.reports[&(Kind::Ingress, Key::new("m", "b"))].lines().join("\n");
         assert!(
             told.contains("ingress n/a has this path, and a canary has a part of its own namespace's alone"),
             "{told}"
@@ -1214,7 +1218,9 @@ mod tests {
             let plan = made(&[(name, value)]);
             assert_eq!(grade(&plan, name).0, Grade::Refused, "{name}: {value}");
             assert_eq!(first(&plan)["backend"], "ing.n.s.80", "{name}: {value}");
-            assert!(plan.rules.iter().all(|rule| ["", "a.test"].contains(&rule["host"].as_str().unwrap_or_default())));
+            assert!(
+                plan.rules.values().all(|rule| ["", "a.test"].contains(&rule["host"].as_str().unwrap_or_default()))
+            );
         }
         // What keeps somebody out and cannot be read keeps everybody out.
         for (name, value) in

@@ -58,13 +58,13 @@ pub(super) fn ingress(name: &str, minute: u32, annotations: Value, rules: &[(&st
 }
 
 pub(super) fn planned(objects: &[(Kind, Value)]) -> Plan {
-    plan(&store(objects), settings(), &BTreeMap::new(), &mut Checked, &mut Known::default())
+    plan(&store(objects), settings(), &BTreeMap::new, &mut Checked, &mut Known::default())
 }
 
 /// `HOST PATH -> BACKEND`, in the order they are looked at.
-fn routes(rules: &[Value]) -> Vec<String> {
+fn routes(rules: &Rules) -> Vec<String> {
     let mut told = Vec::new();
-    for rule in rules {
+    for rule in rules.values() {
         let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
         let host = text(rule, "host") + &text(rule, "hostRegexp");
         for path in rule["paths"].as_array().unwrap() {
@@ -78,7 +78,7 @@ fn routes(rules: &[Value]) -> Vec<String> {
 }
 
 fn told(plan: &Plan, name: &str) -> String {
-    plan.reports[&Key::new("n", name)].lines().join("\n")
+    plan.reports[&(Kind::Ingress, Key::new("n", name))].lines().join("\n")
 }
 
 /// Whoever may write a secret may write one for any name.
@@ -108,7 +108,7 @@ fn a_certificate_of_another_namespace_is_not_shown_for_a_host() {
         secret("shop", &["shop.test"]),
     ]);
     assert_eq!(plan.certificates.keys().collect::<Vec<_>>(), ["shop/c", "~a/c"]);
-    let told = plan.reports[&Key::new("a", "i")].lines().join("\n");
+    let told = plan.reports[&(Kind::Ingress, Key::new("a", "i"))].lines().join("\n");
     assert!(told.contains("secret a/c is for a.test, shop.test, of which another ingress has one"), "{told}");
 }
 
@@ -140,7 +140,7 @@ fn the_longest_path_is_first_and_an_exact_one_before_a_prefix() {
         "{}",
         told(&plan, "a")
     );
-    assert_eq!(plan.reports[&Key::new("n", "a")].hosts, ["Shop.test"]);
+    assert_eq!(plan.reports[&(Kind::Ingress, Key::new("n", "a"))].hosts, ["Shop.test"]);
     assert!(plan.services.contains("n/deep:80"));
 }
 
@@ -193,7 +193,7 @@ fn of_two_that_want_one_place_the_older_has_it_whatever_order_they_come_in() {
         let plan = planned(&objects);
         assert_eq!(routes(&plan.rules)[0], "a.test /x|/x/ -> ing.n.old.80");
         assert!(told(&plan, "a-young").contains("ingress n/b-old, which is older, has this path of a.test"));
-        assert_eq!(plan.reports[&Key::new("n", "b-old")].grade(), Grade::Honoured);
+        assert_eq!(plan.reports[&(Kind::Ingress, Key::new("n", "b-old"))].grade(), Grade::Honoured);
     }
 }
 
@@ -241,7 +241,7 @@ fn easegresss_annotations_are_read() {
     let told = told(&plan, "a");
     assert!(told.contains("websocket-client-max-msg-size is refused: \"many\" is no whole number"), "{told}");
     assert!(told.contains("nothing is refused: there is no such annotation"), "{told}");
-    assert_eq!(plan.reports[&Key::new("n", "a")].count(Grade::Honoured), 5);
+    assert_eq!(plan.reports[&(Kind::Ingress, Key::new("n", "a"))].count(Grade::Honoured), 5);
 }
 
 #[test]
@@ -293,8 +293,8 @@ fn a_secret_that_has_become_unusable_changes_nothing() {
     tls["spec"]["tls"] = json!([{"hosts": ["a.test"], "secretName": "c"}]);
     let store = store(&[service("s"), (kind, tls), (Kind::Secret, secret)]);
     let kept: BTreeMap<_, _> = [("n/c".to_owned(), ("before".to_owned(), "key".to_owned()))].into();
-    let plan = plan(&store, settings(), &kept, &mut Checked, &mut Known::default());
-    assert_eq!(plan.certificates, kept);
+    let plan = plan(&store, settings(), &|| kept.clone(), &mut Checked, &mut Known::default());
+    assert_eq!(*plan.certificates, kept);
     assert!(told(&plan, "a").contains("the certificate it had before is used on"), "{}", told(&plan, "a"));
 }
 
@@ -355,9 +355,9 @@ proptest::proptest! {
         proptest::prop_assert_eq!(&first.rules, &second.rules);
         proptest::prop_assert_eq!(&first.pipelines, &second.pipelines);
         proptest::prop_assert_eq!(&first.reports, &second.reports);
-        let server = json!({"name": "x", "kind": "HTTPServer", "port": 80, "rules": first.rules});
+        let server = json!({"name": "x", "kind": "HTTPServer", "port": 80, "rules": first.rules.values().map(|rule| Value::clone(rule)).collect::<Vec<_>>()});
         proptest::prop_assert_eq!(Checked.check(&server), Ok(()));
-        for rule in &first.rules {
+        for rule in first.rules.values() {
             for path in rule["paths"].as_array().unwrap() {
                 let backend = path["backend"].as_str().unwrap();
                 proptest::prop_assert!(first.pipelines.contains_key(backend), "{} leads nowhere", backend);
@@ -387,8 +387,8 @@ fn an_ingress_that_changes_is_read_anew_and_no_other() {
     let (mut store, mut known) = (store(&objects), Known::default());
     let mut again = |store: &Store| {
         let mut counted = Counted::default();
-        let plan = plan(store, settings(), &BTreeMap::new(), &mut counted, &mut known);
-        let fresh = super::plan(store, settings(), &BTreeMap::new(), &mut Checked, &mut Known::default());
+        let plan = plan(store, settings(), &BTreeMap::new, &mut counted, &mut known);
+        let fresh = super::plan(store, settings(), &BTreeMap::new, &mut Checked, &mut Known::default());
         assert_eq!(
             (&plan.rules, &plan.https_rules, &plan.pipelines),
             (&fresh.rules, &fresh.https_rules, &fresh.pipelines)
@@ -420,4 +420,38 @@ fn an_ingress_that_changes_is_read_anew_and_no_other() {
     again(&store);
     store.hear(&everywhere(Kind::Service), Heard::Gone(Key::new("n", "s")));
     again(&store);
+}
+
+/// A host that changes is the only one whose rule is another: whoever takes the rest sees that it is the very same.
+#[test]
+fn of_many_hosts_the_rule_of_one_is_another_and_the_others_are_the_very_same() {
+    const MANY: u32 = 500;
+    let of = |n: u32, service: &str| {
+        ingress(&format!("i{n}"), 1, json!({}), &[(&format!("h{n}.test"), vec![path("/", "Prefix", service)])])
+    };
+    let mut objects: Vec<(Kind, Value)> = (0..MANY).map(|n| of(n, &format!("s{n}"))).collect();
+    objects.extend((0..MANY).map(|n| service(&format!("s{n}"))));
+    let (mut store, mut known) = (store(&objects), Known::default());
+    let again = |store: &Store, known: &mut Known| {
+        let mut counted = Counted::default();
+        (plan(store, settings(), &BTreeMap::new, &mut counted, known), counted.0)
+    };
+    let (before, _) = again(&store, &mut known);
+    let (kind, mut value) = of(7, "s8");
+    value["metadata"]["resourceVersion"] = json!("2");
+    store.hear(&everywhere(kind), Heard::Put(object(kind, value)));
+    let (after, checked) = again(&store, &mut known);
+    assert_eq!(checked, 1, "its routes: the pipeline is there");
+    let differs = |was: &BTreeMap<HostPlace, Arc<Value>>, now: &BTreeMap<HostPlace, Arc<Value>>| -> Vec<String> {
+        let others = now.iter().filter(|(place, rule)| !was.get(place).is_some_and(|was| Arc::ptr_eq(was, rule)));
+        others.map(|(place, _)| place.host.clone()).collect()
+    };
+    assert_eq!(after.rules.len(), MANY as usize + 1);
+    assert_eq!(differs(&before.rules, &after.rules), ["h7.test"]);
+    assert_eq!(differs(&before.https_rules, &after.https_rules), ["h7.test"]);
+    let gone: Vec<&String> = before.pipelines.keys().filter(|name| !after.pipelines.contains_key(*name)).collect();
+    assert_eq!(gone, ["ing.n.s7.80"]);
+    let others = after.pipelines.iter().filter(|(name, now)| !Arc::ptr_eq(&before.pipelines[*name], now));
+    assert_eq!(others.count(), 0);
+    assert!(Arc::ptr_eq(&before.reports, &after.reports) && Arc::ptr_eq(&before.certificates, &after.certificates));
 }
