@@ -1036,7 +1036,8 @@ impl Connection {
         if self.is_blocked {
             return;
         }
-        // Those that wait for the window of the connection keep their places.
+        // Those that wait for the window of the connection keep their places. It is over once all of them have been seen one after the
+        // other: one between that was written may have more to say that needs no window.
         let mut shut = 0;
         for _ in 0..most {
             if self.out.len() >= OUT_MOST || shut == self.line.len() {
@@ -1052,6 +1053,7 @@ impl Connection {
                 continue;
             }
             stream.in_line = false;
+            shut = 0;
             self.write_next(key);
             self.enter_line(key);
         }

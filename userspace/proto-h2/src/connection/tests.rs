@@ -429,6 +429,38 @@ fn one_whose_window_is_shut_stops_no_other() {
     assert_eq!(frames.iter().map(|f| (f.kind, f.stream, f.payload.len())).collect::<Vec<_>>(), [(DATA, 3, 10)]);
 }
 
+/// Others may have used up the window of the connection, and their client may read on when it likes.
+#[test]
+fn what_needs_no_window_is_said_whole_behind_those_that_wait_for_one() {
+    for shut in 1..4 {
+        let mut peer = Peer::with(&[(INITIAL_WINDOW_SIZE, 1 << 20)]);
+        let mut keys: Vec<Key> = Vec::new();
+        for n in 0..shut + 3 {
+            peer.say(&get(2 * n + 1)).unwrap();
+            keys.push(peer.accept());
+        }
+        let needless = keys.split_off(shut as usize);
+        for key in &keys {
+            peer.answer(*key, &[1; 70_000]);
+        }
+        let sent = peer.frames().iter().filter(|f| f.kind == DATA).map(|f| f.payload.len()).sum::<usize>();
+        assert_eq!(sent, 65_535);
+        let [interim, trailers, given_up] = needless[..] else { unreachable!() };
+        peer.core.send_fields(interim, b"\x08\x03103", false).unwrap();
+        peer.core.send_fields(interim, &[0x89], true).unwrap();
+        peer.core.send_fields(trailers, &[0x88], false).unwrap();
+        peer.core.send_fields(trailers, &block(&[("grpc-status", "0")]), true).unwrap();
+        peer.core.send_fields(given_up, &[0x88], false).unwrap();
+        peer.core.let_go(given_up);
+        let frames = peer.frames();
+        for (key, last) in [(interim, (HEADERS, 5)), (trailers, (HEADERS, 5)), (given_up, (RST_STREAM, 0))] {
+            let of_it: Vec<(u8, u8)> =
+                frames.iter().filter(|f| f.stream == key.id).map(|f| (f.kind, f.flags)).collect();
+            assert_eq!(of_it, [(HEADERS, END_HEADERS), last], "{} of {shut}", key.id);
+        }
+    }
+}
+
 #[test]
 fn what_is_left_is_reset_behind_what_was_said() {
     let mut peer = Peer::with(&[(INITIAL_WINDOW_SIZE, 5)]);
