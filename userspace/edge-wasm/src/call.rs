@@ -4,7 +4,7 @@
 //! thread while the program is polled, and nowhere else: a program that waits has left it.
 
 use edge_pipeline::{Exchange, Space};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -30,6 +30,8 @@ impl Call {
 
 thread_local! {
     static CALL: RefCell<Option<Box<Call>>> = const { RefCell::new(None) };
+    /// What the last one lay in, with nothing of it left.
+    static SPARE: Cell<Option<Box<Call>>> = const { Cell::new(None) };
 }
 
 /// Looks at the request of the program that runs on this thread; `None` where it runs for none, as it starts.
@@ -74,8 +76,10 @@ struct Lent<'e> {
 
 impl<'e> Lent<'e> {
     fn new(exchange: &'e mut Exchange) -> Lent<'e> {
-        let mut call =
-            Box::new(Call { real_ip: exchange.client.real_ip, scheme: exchange.client.scheme, ..Call::default() });
+        let mut call = SPARE.take().unwrap_or_default();
+        call.real_ip = exchange.client.real_ip;
+        call.scheme = exchange.client.scheme;
+        call.said = 0;
         std::mem::swap(exchange.space(), &mut call.space);
         Lent { exchange, call: Some(call) }
     }
@@ -85,8 +89,9 @@ impl Drop for Lent<'_> {
     fn drop(&mut self) {
         let Some(mut call) = self.call.take() else { return };
         std::mem::swap(self.exchange.space(), &mut call.space);
-        for note in call.notes {
+        for note in call.notes.drain(..) {
             self.exchange.tags.note(|| note);
         }
+        SPARE.set(Some(call));
     }
 }
