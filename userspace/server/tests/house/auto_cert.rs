@@ -2,10 +2,11 @@
 
 use crate::authority::Authority;
 use crate::cluster::{ADDRESSES, in_a_network};
+use crate::cookbook::recipe;
 use crate::leash::Leashed;
 use crate::parts;
 use crate::tls::three_over_https;
-use crate::world::{Address, Connection, Machine, eventually, free_port, get, mock, program, server};
+use crate::world::{Address, Backend, Connection, Machine, eventually, free_port, get, mock, program, server};
 use control_api::tls::{ClientTrust, client_config};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -199,6 +200,38 @@ fn domain(machine: &Machine, name: &str) -> Value {
         if status.is_null() { &all[format!("default/certificates/{}", machine.name)]["status"] } else { status };
     let domains = status["domains"].as_array().cloned().unwrap_or_default();
     domains.into_iter().find(|domain| domain["name"] == name).unwrap_or_default()
+}
+
+/// The recipe of the cookbook: pebble is in the place of Let's Encrypt, and the ports are those it looks at.
+#[test]
+fn the_recipe_of_the_cookbook_orders_shows_and_redirects() {
+    let Some(pebble) = Pebble::start(|_| {}) else { return };
+    let (machine, shop) = (Machine::start(), Backend::start("shop"));
+    let manager = pebble.manager(&[]);
+    let authority = format!(
+        "email: ops@shop.example\ndirectoryURL: {}\ncaCertBase64: {}",
+        manager["directoryURL"], manager["caCertBase64"]
+    );
+    machine.create(&recipe(
+        "https",
+        &[
+            ("email: ops@shop.example", &authority),
+            ("port: 80\n", &format!("port: {}\n", pebble.http)),
+            ("port: 443\n", &format!("port: {}\n", pebble.tls)),
+            ("http://127.0.0.1:9095", &shop.url()),
+        ],
+    ));
+    for name in ["shop.example", "www.shop.example"] {
+        is_shown(pebble.tls, name);
+        let mut stream = connect(pebble.tls, name, &[]).unwrap();
+        let answer = request(&mut stream, name).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("shop"), "{answer}");
+        assert!(answer.to_lowercase().contains("alt-svc: h3="), "HTTP/3 is offered: {answer}");
+    }
+    let plain = || Connection::open(&format!("127.0.0.1:{}", pebble.http)).unwrap().asking("shop.example");
+    let moved = plain().request("GET", "/cart?a=b", &[], "").unwrap();
+    assert_eq!(moved.status, 301);
+    assert!(moved.head.contains("Location: https://shop.example/cart?a=b\r\n"), "{moved:?}");
 }
 
 #[test]

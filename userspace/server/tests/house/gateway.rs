@@ -1,16 +1,18 @@
 //! The Gateway API is served: routes of all kinds, and statuses that say what became of each object.
 
 use crate::authority::Authority;
+use crate::cookbook::recipe;
 use crate::ingress::{ask, served, service, slice};
 use crate::kube::Kube;
 use crate::registries::base64;
-use crate::world::{Backend, Machine, eventually, free_port};
+use crate::world::{Backend, Machine, eventually, free_port, weirctl};
 use control_api::tls::{ClientTrust, Identity, client_config};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -331,4 +333,54 @@ fn gateways_keep_listeners_apart_and_are_known_by_certificates() {
         "/status/ancestors/0/conditions",
         &["Accepted=True/Accepted", resolved],
     );
+}
+
+/// The recipe of the cookbook: an Ingress and a Gateway of the same cluster are served, and `weirctl` says what became of them.
+#[test]
+fn the_recipe_of_the_cookbook_serves_ingresses_and_gateways() {
+    let kube = Kube::start();
+    kube.lacks("/filterspecs");
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    for (name, backend) in [("orders", &first), ("users", &second)] {
+        kube.put(service(name));
+        kube.put(slice(name, 1, backend));
+    }
+    kube.put(json!({"kind": "Namespace", "metadata": {"name": "shop"}}));
+    let path =
+        json!({"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "orders", "port": {"number": 80}}}});
+    for (name, class) in [("mine", "easegress"), ("others", "nginx")] {
+        kube.put(json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "namespace": "shop"},
+                        "spec": {"ingressClassName": class, "rules": [{"host": format!("{name}.test"), "http": {"paths": [path]}}]}}));
+    }
+    kube.put(json!({"apiVersion": VERSION, "kind": "GatewayClass", "metadata": {"name": "weir"},
+                    "spec": {"controllerName": "megaease.com/gateway-controller"}}));
+    let (door, port) = (free_port(), free_port());
+    kube.put(gateway("edge", json!([{"name": "http", "port": port, "protocol": "HTTP"}])));
+    let rules = json!([{"backendRefs": [{"name": "users", "port": 80}]}]);
+    kube.put(route("HTTPRoute", "shop", "edge", json!(["shop.test"]), rules));
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config");
+    let text = format!(
+        "current-context: a\ncontexts: [{{name: a, context: {{cluster: c, user: u}}}}]\nclusters: [{{name: c, cluster: {{server: '{}'}}}}]\n\
+         users: [{{name: u, user: {{token: secret}}}}]\n",
+        kube.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    kube.token("secret");
+    let machine = Machine::start();
+    machine.create(&recipe(
+        "kubernetes",
+        &[("/etc/weir/kubeconfig", config.to_str().unwrap()), ("port: 10080", &format!("port: {door}"))],
+    ));
+    served(door, "mine.test", "/a", 200, "first");
+    served(door, "others.test", "/a", 404, "");
+    served(port, "shop.test", "/a", 200, "second");
+    let Some(weirctl) = weirctl() else { return };
+    eventually("weirctl says what became of them", || {
+        let mut command = Command::new(&weirctl);
+        command.args(["--server", &format!("127.0.0.1:{}", machine.api), "get", "ingresses"]);
+        let done = command.output().unwrap();
+        let told = String::from_utf8_lossy(&done.stdout).into_owned();
+        (told.contains("mine") && told.contains("honoured") && !told.contains("others")).then_some(())
+    });
 }

@@ -1,6 +1,7 @@
 //! gRPC end to end with the clients and servers people have: grpcio, in four shapes, with deadlines, large messages and a slow reader; over
 //! TLS on both sides, with the services of health and reflection that come beside it.
 
+use crate::cookbook::recipe;
 use crate::http3_upstream::local;
 use crate::parts;
 use crate::world::{Machine, eventually, free_port, program};
@@ -127,6 +128,26 @@ fn grpcio_speaks_it_in_four_shapes_over_uring() {
     speaks("uring");
 }
 
+/// The recipe of the cookbook, with three servers in the places that it names.
+#[test]
+fn the_recipe_of_the_cookbook_leads_calls_where_it_says() {
+    let Some(python) = Python::with("grpc") else { return };
+    let servers = ["one", "two", "next"].map(|name| Server::start(&python, SERVER, &[name]));
+    let (machine, front) = (Machine::start(), free_port());
+    let at = servers.each_ref().map(|server| format!("127.0.0.1:{}", server.port));
+    machine.create(&recipe(
+        "grpc",
+        &[
+            ("port: 8850", &format!("port: {front}")),
+            ("127.0.0.1:9095", &at[0]),
+            ("127.0.0.1:9096", &at[1]),
+            ("127.0.0.1:9097", &at[2]),
+        ],
+    ));
+    eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", front)).ok());
+    assert_eq!(python.run(FOLLOWS_RECIPE, &[&front.to_string(), &at[0]]).trim(), "well");
+}
+
 /// TLS in front and behind; servers are asked for their health in their own protocol, get no calls while they say NOT_SERVING, and say
 /// what they serve (reflection) through the front.
 #[test]
@@ -195,6 +216,28 @@ port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 print(port, flush=True)
 server.wait_for_termination()
+"#;
+
+/// Calls of the shop that name the next release go to its server, whatever else they name; all others are spread over the two.
+const FOLLOWS_RECIPE: &str = r#"
+import sys
+import grpc
+channel = grpc.insecure_channel("127.0.0.1:" + sys.argv[1], options=[("grpc.enable_retries", 0)])
+def ask(method, *metadata):
+    reply, call = channel.unary_unary(method).with_call(b"a", metadata=metadata, timeout=60, wait_for_ready=True)
+    assert reply == b"a"
+    return dict(call.initial_metadata())["x-server"], float(dict(call.trailing_metadata())["x-timeout"])
+release = ("x-release", "next")
+for more in ((), (("x-target", sys.argv[2]),)):
+    named = {ask("/shop.Orders/Unary", release, *more)[0] for _ in range(4)}
+    assert named == {"next"}, named
+for method, metadata in (("/shop.Orders/Unary", ()), ("/shop.Orders/Unary", (("x-release", "last"),)), ("/other.S/Unary", (release,))):
+    told = [ask(method, *metadata) for _ in range(6)]
+    assert {server for server, _ in told} == {"one", "two"}, told
+    # Whatever a client has time for, the pool's own time ends it before.
+    assert all(left <= 10 for _, left in told), told
+assert [int(m) for m in channel.unary_stream("/shop.Orders/Down")(b"100", timeout=60)] == list(range(100))
+print("well")
 "#;
 
 /// A server with TLS, health and reflection; its method Health sets what it says of the service `shop`.
