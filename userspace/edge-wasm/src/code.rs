@@ -6,6 +6,7 @@
 
 use crate::engine::engine;
 use crate::host::{self, REQUEST_BODY, RESPONSE_BODY, WRITES, Waits, ended};
+use crate::proxy_gives::Giver;
 use crate::proxy_host;
 use crate::vm::State;
 use crate::wasi;
@@ -33,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A program, compiled and linked.
 pub struct Program {
     pub pre: InstancePre<State>,
+    /// What gives it its texts, and what it is linked with beside that: a program of Envoy's dialect is linked anew for each VM.
+    pub gives: Option<(Giver, Linker<State>)>,
     pub waits: Waits,
     /// It asks for these bodies.
     pub reads_request: bool,
@@ -523,6 +526,7 @@ struct Known {
     /// The latest first.
     failed: VecDeque<((Digest, Breed), String)>,
     linkers: HashMap<Breed, Linker<State>>,
+    givers: HashMap<Breed, Giver>,
 }
 
 /// Programs that could not be compiled and are not tried again.
@@ -573,7 +577,20 @@ impl Cache {
         }
         refuse_unknown(&mut linker, &module);
         let pre = linker.instantiate_pre(&module).map_err(|why| format!("it asks for what is not there: {why:#}"))?;
-        Ok(Program { pre, waits, reads_request, reads_response, digest })
+        let gives = match breed.dialect {
+            Dialect::Easegress => None,
+            Dialect::Proxy => Some((self.giver(engine, breed, &linker)?, linker)),
+        };
+        Ok(Program { pre, gives, waits, reads_request, reads_response, digest })
+    }
+
+    /// Compiled once for all programs of a breed.
+    fn giver(&self, engine: &wasmtime::Engine, breed: Breed, linker: &Linker<State>) -> Result<Giver, String> {
+        if let Some(giver) = lock(&self.0).givers.get(&breed) {
+            return Ok(giver.clone());
+        }
+        let made = Giver::new(engine, linker).map_err(|why| format!("what gives programs their texts: {why:#}"))?;
+        Ok(lock(&self.0).givers.entry(breed).or_insert(made).clone())
     }
 
     fn linker(&self, engine: &wasmtime::Engine, breed: Breed) -> Result<Linker<State>, String> {

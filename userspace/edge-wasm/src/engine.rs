@@ -69,9 +69,10 @@ pub fn engine(metered: bool) -> Result<&'static Engine, String> {
 
 fn config(metered: bool) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(VMS_MAX)
+    // A program of Envoy's has one beside it that hands it what it asks for, see `proxy_gives`.
+    pool.total_core_instances(2 * VMS_MAX)
         .total_memories(VMS_MAX)
-        .total_tables(VMS_MAX)
+        .total_tables(2 * VMS_MAX)
         .total_stacks(2 * VMS_MAX)
         .max_memories_per_module(1)
         .max_tables_per_module(4)

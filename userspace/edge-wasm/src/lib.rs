@@ -20,6 +20,7 @@ mod host;
 mod patience;
 mod proxy_abi;
 mod proxy_common;
+mod proxy_gives;
 mod proxy_host;
 mod proxy_vm;
 mod unfit;

@@ -1,12 +1,13 @@
 //! What a proxy-wasm program may ask for (ABI 0.2.1), module `env`.
 //!
 //! Every function answers with a status; what is given goes into memory that the program's `proxy_on_memory_allocate` (or `malloc`)
-//! gives, and its address and length where the program says. An address that leads out of the program's memory ends it.
+//! gives, and its address and length where the program says (see [`proxy_gives`]). An address that leads out of the program's memory ends it.
 
 use crate::call::{self, Call};
 use crate::host::{self, ended, slice};
 use crate::proxy_abi::{Pairs, is_field, read_pairs, write_pairs};
 use crate::proxy_common::{Common, Kind, Refused};
+use crate::proxy_gives::{self, BUFFER, DEQUEUE, HEADER_PAIRS, HEADER_VALUE, PROPERTY, SHARED_DATA, SOURCE, stage};
 use crate::vm::State;
 use edge_filters::replaced;
 use edge_pipeline::Body;
@@ -133,6 +134,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     linker.func_wrap(MODULE, "proxy_continue_stream", |mut caller: Ask<'_>, _: i32| resume(&mut caller))?;
     linker.func_wrap(MODULE, "proxy_continue_request", |mut caller: Ask<'_>| resume(&mut caller))?;
     linker.func_wrap(MODULE, "proxy_continue_response", |mut caller: Ask<'_>| resume(&mut caller))?;
+    proxy_gives::link(linker)?;
     link_headers(linker)?;
     link_local_response(linker)?;
     link_buffers(linker)?;
@@ -175,34 +177,26 @@ fn resume(caller: &mut Ask<'_>) -> Result<i32> {
 }
 
 fn link_headers(linker: &mut Linker<State>) -> Result<()> {
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_get_header_map_pairs",
-        |mut caller: Ask<'_>, (map, at, length): (i32, u32, u32)| {
-            Box::new(async move {
-                let Some(pairs) = pairs_of(&mut caller, map)? else { return Ok(BAD_ARGUMENT) };
-                let mut out = Vec::new();
-                write_pairs(&mut out, pairs.iter().map(|(name, value)| (&name[..], &value[..])));
-                give(&mut caller, &out, at, length).await
-            })
-        },
-    )?;
+    linker.func_wrap(SOURCE, HEADER_PAIRS.name, |mut caller: Ask<'_>, map: i32| -> Result<i32> {
+        let Some(pairs) = pairs_of(&mut caller, map)? else { return Ok(BAD_ARGUMENT) };
+        let mut out = Vec::new();
+        write_pairs(&mut out, pairs.iter().map(|(name, value)| (&name[..], &value[..])));
+        stage(&mut caller, out)
+    })?;
     linker.func_wrap(MODULE, "proxy_get_header_map_size", |mut caller: Ask<'_>, map: i32, at: u32| -> Result<i32> {
         let Some(pairs) = pairs_of(&mut caller, map)? else { return Ok(BAD_ARGUMENT) };
         let size: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
         number(&mut caller, at, u32::try_from(size).unwrap_or(u32::MAX))
     })?;
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_get_header_map_value",
-        |mut caller: Ask<'_>, (map, name, name_len, at, length): (i32, u32, u32, u32, u32)| {
-            Box::new(async move {
-                let name = slice(host::memory(&caller)?, name, name_len)?.to_ascii_lowercase();
-                match value_of(&mut caller, map, &name)? {
-                    Some(value) => give(&mut caller, &value, at, length).await,
-                    None => Ok(NOT_FOUND),
-                }
-            })
+    linker.func_wrap(
+        SOURCE,
+        HEADER_VALUE.name,
+        |mut caller: Ask<'_>, map: i32, name: u32, name_len: u32| -> Result<i32> {
+            let name = slice(host::memory(&caller)?, name, name_len)?.to_ascii_lowercase();
+            match value_of(&mut caller, map, &name)? {
+                Some(value) => stage(&mut caller, value),
+                None => Ok(NOT_FOUND),
+            }
         },
     )?;
     linker.func_wrap(
@@ -283,22 +277,16 @@ fn link_local_response(linker: &mut Linker<State>) -> Result<()> {
 }
 
 fn link_buffers(linker: &mut Linker<State>) -> Result<()> {
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_get_buffer_bytes",
-        |mut caller: Ask<'_>, (buffer, from, most, at, length): (i32, u32, u32, u32, u32)| {
-            Box::new(async move {
-                let part = with_buffer(&mut caller, buffer, |bytes| {
-                    let rest = bytes.get(from as usize..).unwrap_or_default();
-                    rest[..rest.len().min(most as usize)].to_vec()
-                })?;
-                match part {
-                    Some(part) => give(&mut caller, &part, at, length).await,
-                    None => Ok(NOT_FOUND),
-                }
-            })
-        },
-    )?;
+    linker.func_wrap(SOURCE, BUFFER.name, |mut caller: Ask<'_>, buffer: i32, from: u32, most: u32| -> Result<i32> {
+        let part = with_buffer(&mut caller, buffer, |bytes| {
+            let rest = bytes.get(from as usize..).unwrap_or_default();
+            rest[..rest.len().min(most as usize)].to_vec()
+        })?;
+        match part {
+            Some(part) => stage(&mut caller, part),
+            None => Ok(NOT_FOUND),
+        }
+    })?;
     linker.func_wrap(
         MODULE,
         "proxy_get_buffer_status",
@@ -340,23 +328,17 @@ fn link_buffers(linker: &mut Linker<State>) -> Result<()> {
 }
 
 fn link_properties(linker: &mut Linker<State>) -> Result<()> {
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_get_property",
-        |mut caller: Ask<'_>, (path, path_len, at, length): (u32, u32, u32, u32)| {
-            Box::new(async move {
-                let path = slice(host::memory(&caller)?, path, path_len)?;
-                if path.len() > ITEM_MAX {
-                    return Ok(BAD_ARGUMENT);
-                }
-                let path = path.to_vec();
-                match property(&mut caller, &path)? {
-                    Some(value) => give(&mut caller, &value, at, length).await,
-                    None => Ok(NOT_FOUND),
-                }
-            })
-        },
-    )?;
+    linker.func_wrap(SOURCE, PROPERTY.name, |mut caller: Ask<'_>, path: u32, path_len: u32| -> Result<i32> {
+        let path = slice(host::memory(&caller)?, path, path_len)?;
+        if path.len() > ITEM_MAX {
+            return Ok(BAD_ARGUMENT);
+        }
+        let path = path.to_vec();
+        match property(&mut caller, &path)? {
+            Some(value) => stage(&mut caller, value),
+            None => Ok(NOT_FOUND),
+        }
+    })?;
     linker.func_wrap(
         MODULE,
         "proxy_set_property",
@@ -463,17 +445,15 @@ fn link_calls(linker: &mut Linker<State>) -> Result<()> {
 }
 
 fn link_shared(linker: &mut Linker<State>) -> Result<()> {
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_get_shared_data",
-        |mut caller: Ask<'_>, (key, key_len, at, length, cas): (u32, u32, u32, u32, u32)| {
-            Box::new(async move {
-                let key = slice(host::memory(&caller)?, key, key_len)?;
-                let found = common(&caller)?.value(key);
-                let Some((value, version)) = found else { return Ok(NOT_FOUND) };
-                number(&mut caller, cas, version)?;
-                give(&mut caller, &value, at, length).await
-            })
+    linker.func_wrap(
+        SOURCE,
+        SHARED_DATA.name,
+        |mut caller: Ask<'_>, key: u32, key_len: u32, cas: u32| -> Result<i32> {
+            let key = slice(host::memory(&caller)?, key, key_len)?;
+            let found = common(&caller)?.value(key);
+            let Some((value, version)) = found else { return Ok(NOT_FOUND) };
+            number(&mut caller, cas, version)?;
+            stage(&mut caller, value)
         },
     )?;
     linker.func_wrap(
@@ -531,19 +511,13 @@ fn link_queues(linker: &mut Linker<State>) -> Result<()> {
             Ok(OK)
         },
     )?;
-    linker.func_wrap_async(
-        MODULE,
-        "proxy_dequeue_shared_queue",
-        |mut caller: Ask<'_>, (id, at, length): (u32, u32, u32)| {
-            Box::new(async move {
-                let Some(value) = common(&caller)?.pop(id) else { return Ok(NOT_FOUND) };
-                match value {
-                    Some(value) => give(&mut caller, &value, at, length).await,
-                    None => Ok(EMPTY),
-                }
-            })
-        },
-    )?;
+    linker.func_wrap(SOURCE, DEQUEUE.name, |mut caller: Ask<'_>, id: u32| -> Result<i32> {
+        let Some(value) = common(&caller)?.pop(id) else { return Ok(NOT_FOUND) };
+        match value {
+            Some(value) => stage(&mut caller, value),
+            None => Ok(EMPTY),
+        }
+    })?;
     Ok(())
 }
 
@@ -714,20 +688,6 @@ fn with_buffer<T>(caller: &mut Ask<'_>, buffer: i32, look: impl FnOnce(&[u8]) ->
         PLUGIN_CONFIGURATION => Some(look(&proxy(caller)?.configuration)),
         _ => None,
     })
-}
-
-/// Puts bytes into memory that the program gives, and says where.
-async fn give(caller: &mut Ask<'_>, bytes: &[u8], at: u32, length: u32) -> Result<i32> {
-    let size = u32::try_from(bytes.len()).map_err(|_| ended("a text is longer than a program's memory"))?;
-    let mut place = 0;
-    if size > 0 {
-        let alloc = caller.data_mut().take_alloc()?;
-        place = alloc.call_async(&mut *caller, size).await?;
-        caller.data_mut().bring_alloc(alloc);
-        host::write(caller, place, bytes)?;
-    }
-    number(caller, at, place)?;
-    number(caller, length, size)
 }
 
 fn number(caller: &mut Ask<'_>, at: u32, value: u32) -> Result<i32> {

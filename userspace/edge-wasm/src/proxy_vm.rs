@@ -104,6 +104,8 @@ pub struct ProxyVm {
     timeout: Duration,
     fuel: Option<u64>,
     create: Callback<(i32, i32)>,
+    /// That, and the head of a request.
+    begins: Callback<(i32, i32, i32, i32), i32>,
     /// By [`Side`].
     heads: [Callback<(i32, i32, i32), i32>; 2],
     bodies: [Callback<(i32, i32, i32), i32>; 2],
@@ -143,6 +145,7 @@ impl ProxyVm {
         let (mut store, instance) = (opened.store, opened.instance);
         let mut vm = ProxyVm {
             create: export(&mut store, &instance, "proxy_on_context_create"),
+            begins: None,
             heads: ["proxy_on_request_headers", "proxy_on_response_headers"]
                 .map(|name| export(&mut store, &instance, name)),
             bodies: ["proxy_on_request_body", "proxy_on_response_body"].map(|name| export(&mut store, &instance, name)),
@@ -160,6 +163,11 @@ impl ProxyVm {
             fuel: settings.fuel,
             _live: opened.live,
         };
+        if let (Some(given), Some(create), Some(heads)) = (opened.given, &vm.create, &vm.heads[Side::Request as usize])
+        {
+            let begin = given.takes_begin(&mut vm.store, *create.func(), *heads.func())?;
+            vm.begins = Some(begin.typed(&vm.store)?);
+        }
         if let Some(create) = vm.create.clone() {
             create.call_async(&mut vm.store, (ROOT, 0)).await?;
         }
@@ -236,11 +244,19 @@ impl ProxyVm {
 
     async fn called(&mut self, context: i32, is_new: bool, event: Event) -> Result<Action> {
         let _turn = self.begin()?;
-        if is_new && let Some(create) = &self.create {
+        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let begins =
+            self.begins.as_ref().filter(|_| is_new && matches!(event, Event::Head { side: Side::Request, .. }));
+        if begins.is_none()
+            && is_new
+            && let Some(create) = &self.create
+        {
             create.call_async(&mut self.store, (context, ROOT)).await?;
         }
-        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let action = match event {
+            Event::Head { fields, ends, .. } if let Some(begin) = begins => {
+                Some(begin.call_async(&mut self.store, (context, ROOT, number(fields), i32::from(ends))).await?)
+            }
             Event::Head { side, fields, ends } => {
                 let params = (context, number(fields), i32::from(ends));
                 call_if(&mut self.store, &self.heads[side as usize], params).await?

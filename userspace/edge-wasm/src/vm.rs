@@ -4,6 +4,7 @@ use crate::abi::put_list;
 use crate::code::Program;
 use crate::engine::{Turn, VMS_MAX};
 use crate::host::{Ended, Waits, ended};
+use crate::proxy_gives::Given;
 use crate::proxy_host::Proxy;
 use crate::shared::{Place, Section};
 use base_runtime::memory::{self, Kind, SharedBooking};
@@ -29,6 +30,10 @@ pub struct State {
     pub proxy: Option<Box<Proxy>>,
     /// Kept from one text to the next.
     pub scratch: Vec<u8>,
+    /// A text that waits for the program's memory to be put into.
+    pub staged: Vec<u8>,
+    /// The program is asked for memory.
+    pub is_giving: bool,
     /// Lines for our own log that were asked for since the program was called.
     pub lines: u32,
     chance: u64,
@@ -43,6 +48,11 @@ impl State {
     pub fn take_alloc(&mut self) -> Result<TypedFunc<u32, u32>> {
         let why = "the program asks for something while it cannot take it: before wasm_alloc is there, or within it";
         self.alloc.take().ok_or_else(|| ended(why))
+    }
+
+    /// Whether it is known where the program wants to have what it is given.
+    pub fn has_alloc(&self) -> bool {
+        self.alloc.is_some()
     }
 
     pub fn bring_alloc(&mut self, alloc: TypedFunc<u32, u32>) {
@@ -229,7 +239,7 @@ impl Vm {
 
     async fn started(program: &Arc<Program>, settings: &Settings, timeout: Duration) -> Result<Vm> {
         let _turn = Turn::new();
-        let Opened { mut store, instance, memory, alloc, live } = opened(program, settings, timeout, None).await?;
+        let Opened { mut store, instance, memory, alloc, live, .. } = opened(program, settings, timeout, None).await?;
         if let Ok(init) = instance.get_typed_func::<u32, ()>(&mut store, "wasm_init") {
             let mut list = Vec::new();
             put_list(&mut list, settings.parameters.iter().map(|text| text.as_bytes()));
@@ -273,6 +283,8 @@ pub struct Opened {
     pub instance: Instance,
     memory: Memory,
     alloc: TypedFunc<u32, u32>,
+    /// What gives a program of Envoy's dialect its texts.
+    pub given: Option<Given>,
     pub live: Live,
 }
 
@@ -290,6 +302,8 @@ pub async fn opened(
         section: settings.section.clone(),
         proxy,
         scratch: Vec::new(),
+        staged: Vec::new(),
+        is_giving: false,
         lines: 0,
         chance: RandomState::new().hash_one(0),
         until: Instant::now() + timeout,
@@ -307,12 +321,22 @@ pub async fn opened(
         Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
     });
     store.set_epoch_deadline(1);
-    let instance = program.pre.instantiate_async(&mut store).await?;
+    let (instance, given) = match &program.gives {
+        None => (program.pre.instantiate_async(&mut store).await?, None),
+        Some((giver, linker)) => {
+            let mut linker = linker.clone();
+            let given = giver.beside(&mut store, &mut linker).await?;
+            (linker.instantiate_async(&mut store, program.pre.module()).await?, Some(given))
+        }
+    };
     let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| ended("the program exports no memory"))?;
     let mut named = ALLOCATORS.iter().filter_map(|name| instance.get_typed_func::<u32, u32>(&mut store, name).ok());
     let alloc = named.next().ok_or_else(|| ended("the program exports nothing that gives memory"))?;
     store.data_mut().memory = Some(memory);
     store.data_mut().bring_alloc(alloc.clone());
+    if let Some(given) = given {
+        given.takes_alloc(&mut store, *alloc.func())?;
+    }
     // A library's beginning, or that of a program with a main function.
     for name in ["_initialize", "_start"] {
         if let Ok(begin) = instance.get_typed_func::<(), ()>(&mut store, name) {
@@ -320,7 +344,7 @@ pub async fn opened(
             break;
         }
     }
-    Ok(Opened { store, instance, memory, alloc, live })
+    Ok(Opened { store, instance, memory, alloc, given, live })
 }
 
 /// What programs of either dialect call what gives memory.
