@@ -45,7 +45,6 @@ impl<S: Stream> BodySource for StreamBody<S> {
             Ok(Some(bytes)) => {
                 let length = bytes.len() as u64;
                 clock.came(length, |since| self.streams.could_send_since(since));
-                self.streams.took(length);
                 Ok(Some(Piece::Bytes(bytes)))
             }
             Ok(None) => {
@@ -81,12 +80,5 @@ impl<S: Stream> BodySource for StreamBody<S> {
 
     fn could_send_since(&self, since: Instant) -> Instant {
         self.streams.could_send_since(since)
-    }
-}
-
-impl<S: Stream> Drop for StreamBody<S> {
-    fn drop(&mut self) {
-        // What nobody reads any more the machine throws away.
-        self.streams.took(self.body.unread() as u64);
     }
 }

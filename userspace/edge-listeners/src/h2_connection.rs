@@ -84,8 +84,6 @@ pub struct Streams {
     open: Cell<u32>,
     /// Bytes of their heads.
     heads: Cell<usize>,
-    /// Bytes of bodies that were taken from the machine.
-    taken: Cell<u64>,
     /// Bytes of answers that wait for windows or for their turn, of the urgent, the usual and the other requests.
     waiting: [Rc<Cell<u64>>; 3],
     /// The window of the connection is used up.
@@ -98,11 +96,6 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Bytes of a body were read, or thrown away.
-    pub fn took(&self, bytes: u64) {
-        self.taken.set(self.taken.get() + bytes);
-    }
-
     /// Requests whose work goes on.
     pub fn open(&self) -> u32 {
         self.open.get()
@@ -348,11 +341,7 @@ impl<E: Engine> Drive<E> {
     }
 
     fn keep_books(&mut self) {
-        let came = self.engine.data_bytes();
-        let taken = &self.streams.taken;
-        // Padding, bodies of requests that were refused, and what came after a body was given up are taken by nobody.
-        taken.set(if self.streams.open.get() == 0 { came } else { taken.get().min(came) });
-        let unread = (came - taken.get()).min(u64::from(self.windows.1)) as u32;
+        let unread = self.engine.unread();
         let window = window(self.windows, self.window, unread, memory::is_over());
         if self.window != window {
             self.window = window;

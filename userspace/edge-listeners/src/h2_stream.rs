@@ -377,12 +377,7 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
         let mut body = self.body.borrow_mut();
         let Some(body) = &mut *body else { return Poll::Ready(Ok(None)) };
         body.poll_data(cx)
-            .map_ok(|bytes| {
-                bytes.map(|bytes| {
-                    self.streams.took(bytes.len() as u64);
-                    Buf::copy_from(&bytes)
-                })
-            })
+            .map_ok(|bytes| bytes.map(|bytes| Buf::copy_from(&bytes)))
             .map_err(|_| io::ErrorKind::ConnectionReset.into())
     }
 

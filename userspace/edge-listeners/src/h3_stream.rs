@@ -548,11 +548,6 @@ impl server::Body for H3Body {
     fn is_complete(&self) -> bool {
         self.ended || self.stream.coming.get() == Coming::Ended
     }
-
-    fn unread(&mut self) -> usize {
-        // It stays in QUIC, which throws it away.
-        0
-    }
 }
 
 impl Drop for H3Body {

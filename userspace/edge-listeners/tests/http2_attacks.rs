@@ -20,6 +20,7 @@ on_both_drivers![
     many_small_pieces,
     lengths_that_do_not_match,
     windows_that_stay_closed,
+    bytes_that_nobody_reads,
     a_client_that_reads_nothing,
     an_end_that_cannot_be_written,
     heads_that_weigh_together,
@@ -243,6 +244,36 @@ fn lengths_that_do_not_match(io: IoMode) {
     raw.send(&frame(0, END_STREAM, 21, b"12345"));
     assert!(raw.until(HEADERS).is_some());
     eventually("it is counted", || house.count(200) == 1);
+}
+
+/// What is sent on a stream that was reset lies nowhere: it keeps no time from running, and no memory.
+fn bytes_that_nobody_reads(io: IoMode) {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some(message) = wire.message() {
+            if message.target() == "/wait" {
+                let _ = released.lock().unwrap().recv();
+            }
+            wire.send(OK.as_bytes());
+        }
+    });
+    let timeouts = Timeouts { rate: 0, ..short_timeouts() };
+    let house = House::with_timeouts(io, "h2c: true", &proxy_to(backend.port), timeouts);
+    let mut raw = Raw::new(house.port);
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_block("/wait")));
+    let announced = [post_block(), block(&[("content-length", "1")])].concat();
+    raw.send(&frame(HEADERS, END_HEADERS, 3, &announced));
+    raw.send(&frame(0, 0, 3, b"longer"));
+    assert_eq!(raw.code(3), Some(1));
+    for _ in 0..600 {
+        assert!(raw.send(&frame(0, 0, 3, &[7; 16_384])));
+    }
+    raw.send(&frame(HEADERS, END_HEADERS, 5, &post_block()));
+    raw.send(&frame(0, 0, 5, b"slow"));
+    eventually("a slow upload ends in its time", || house.limit("body_timeout") == 1);
+    drop(release);
+    neighbour_is_served(&house);
 }
 
 /// Streams whose windows never open hold a bounded part of their answers, for a bounded time.

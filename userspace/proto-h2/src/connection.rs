@@ -197,9 +197,10 @@ impl Connection {
         self.ended
     }
 
-    /// Bytes of DATA frames that came, or were announced.
-    pub fn data_bytes(&self) -> u64 {
-        self.allowances.data_bytes()
+    /// Bytes of bodies that came, or were announced, and that their client cannot send again before somebody has read them. What nobody
+    /// will read is none of them: padding, and what comes on a stream that was reset.
+    pub fn unread(&self) -> u32 {
+        self.received.unread()
     }
 
     /// The head that has begun to come and is not whole, by its number.
@@ -849,11 +850,6 @@ impl Connection {
         let over =
             |stream: &Stream| stream.coming == Direction::Closed && stream.body.is_empty() && stream.trailers.is_none();
         self.streams.peek(key).is_none_or(over)
-    }
-
-    /// Bytes of a body that came and were not taken.
-    pub fn unread(&self, key: Key) -> usize {
-        self.streams.peek(key).map_or(0, |stream| stream.received.unread() as usize)
     }
 
     /// Somebody else has to do with a stream, too.

@@ -187,8 +187,8 @@ impl Engine for Machine {
         self.0.core.borrow_mut().out().len() + self.0.transport.send_queue_len()
     }
 
-    fn data_bytes(&self) -> u64 {
-        self.0.core.borrow().data_bytes()
+    fn unread(&self) -> u32 {
+        self.0.core.borrow().unread()
     }
 
     fn head_coming(&self) -> Option<u64> {
@@ -321,10 +321,6 @@ impl Body for MachineBody {
 
     fn is_complete(&self) -> bool {
         self.ended || self.shell.core.borrow().is_body_over(self.key)
-    }
-
-    fn unread(&mut self) -> usize {
-        self.shell.core.borrow().unread(self.key)
     }
 }
 

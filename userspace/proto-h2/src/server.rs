@@ -46,8 +46,8 @@ pub trait Engine: 'static {
     /// Bytes that wait for the kernel to take them.
     fn waiting(&self) -> usize;
 
-    /// Bytes of bodies that came, or were announced.
-    fn data_bytes(&self) -> u64;
+    /// Bytes of bodies that came, or were announced, and lie there until somebody reads them.
+    fn unread(&self) -> u32;
 
     /// The head that has begun to come and is not whole, by its number.
     fn head_coming(&self) -> Option<u64>;
@@ -97,9 +97,6 @@ pub trait Body: 'static {
 
     /// Nothing more will come.
     fn is_complete(&self) -> bool;
-
-    /// Bytes that have come and were not taken.
-    fn unread(&mut self) -> usize;
 }
 
 /// Why a stream or a connection is ended (RFC 9113 section 7).

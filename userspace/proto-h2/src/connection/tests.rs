@@ -186,7 +186,7 @@ fn bodies_come_with_padding_and_trailers() {
     let (section, _) = *peer.core.take_trailers(key).unwrap();
     assert_eq!(section.iter().collect::<Vec<_>>(), [(&b"x-sum"[..], &b"7"[..])]);
     assert!(peer.core.is_body_over(key));
-    assert_eq!(peer.core.received.unread(), 0);
+    assert_eq!(peer.core.unread(), 0);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn windows_open_as_bodies_are_read() {
         peer.say(&frame(DATA, 0, 1, &[7; 16_384])).unwrap();
     }
     assert_eq!(peer.frames(), []);
-    assert_eq!(peer.core.unread(key), 65_536);
+    assert_eq!(peer.core.unread(), 65_536);
     assert_eq!(peer.body(key).0.len(), 65_536);
     let opened: u32 = peer.frames().iter().filter(|f| f.kind == WINDOW_UPDATE && f.stream == 1).map(Frame::code).sum();
     assert!((32_768..=65_536).contains(&opened), "{opened}");
@@ -240,7 +240,7 @@ fn bodies_nobody_reads_give_their_room_back() {
         peer.say(&padded[500..]).unwrap();
         peer.answer(key, b"no");
         peer.core.let_go(key);
-        assert_eq!(peer.core.received.unread(), 0, "{n}");
+        assert_eq!(peer.core.unread(), 0, "{n}");
         requests += peer.codes().iter().filter(|(id, code)| (*id, *code) == (stream, 0)).count();
         // What was under way is no fault.
         peer.say(&frame(DATA, 0, stream, &[7; 10_000])).unwrap();
@@ -260,7 +260,7 @@ fn no_more_is_asked_for_of_what_nobody_reads() {
     for _ in 0..4 {
         peer.say(&frame(DATA, 0, 1, &[7; 16_384])).unwrap();
     }
-    assert_eq!((peer.frames(), peer.core.received.unread()), (vec![], 0));
+    assert_eq!((peer.frames(), peer.core.unread()), (vec![], 0));
     peer.say(&frame(DATA, 0, 1, &[7])).unwrap();
     assert_eq!(peer.codes(), [(1, 3)]);
 }
@@ -276,7 +276,7 @@ fn bodies_are_as_long_as_was_announced() {
         assert_eq!(peer.codes(), [(1, 1)], "{announced} {sent}");
         assert_eq!(peer.body(key).1, Poll::Ready(Err(BodyBroken::Length)));
         assert!(peer.core.poll_gone(key, &mut Context::from_waker(Waker::noop())).is_ready());
-        assert_eq!(peer.core.received.unread(), 0);
+        assert_eq!(peer.core.unread(), 0);
     }
     let mut peer = Peer::new();
     let head = block(&[POST, &[("content-length", "1")]].concat());
@@ -743,6 +743,6 @@ proptest! {
             Stage::Data(frame) => frame.left,
             _ => 0,
         };
-        prop_assert!(peer.core.received.unread() <= coming);
+        prop_assert!(peer.core.unread() <= coming);
     }
 }
