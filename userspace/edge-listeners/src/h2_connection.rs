@@ -349,7 +349,7 @@ impl<E: Engine> Drive<E> {
         }
         self.streams.set_shut(window.saturating_sub(unread) < SHUT_BELOW);
         let streams = self.streams.open.get() as usize * STREAM_BYTES;
-        self.booking.set(MACHINE_BYTES + streams + unread as usize);
+        self.booking.set(MACHINE_BYTES + streams + unread as usize + self.engine.trailers());
     }
 
     /// What is due is done; the deadline is set for what is due next.

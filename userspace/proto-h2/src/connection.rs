@@ -23,6 +23,7 @@ use crate::streams::{Direction, Item, Stream, Streams};
 use bytes::{Buf as _, Bytes};
 use proto_http::Known;
 use proto_http::coding::{self, Malformed, Section};
+use proto_http::h1::Fault;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -150,6 +151,8 @@ pub struct Connection {
     asked: bool,
     resets_unseen: usize,
     error_resets: usize,
+    /// Bytes of trailers that nobody has taken yet.
+    trailers: usize,
     ended: Option<Result<(), Ended>>,
 }
 
@@ -181,6 +184,7 @@ impl Connection {
             asked: false,
             resets_unseen: 0,
             error_resets: 0,
+            trailers: 0,
             ended: None,
         };
         let mut first = Vec::new();
@@ -201,6 +205,11 @@ impl Connection {
     /// will read is none of them: padding, and what comes on a stream that was reset.
     pub fn unread(&self) -> u32 {
         self.received.unread()
+    }
+
+    /// Bytes of memory that trailers take which nobody has taken yet.
+    pub fn trailers(&self) -> usize {
+        self.trailers
     }
 
     /// The head that has begun to come and is not whole, by its number.
@@ -769,8 +778,17 @@ impl Connection {
         if !ends || !is_sound {
             return Err(Wrong::Stream(key.id, Code::PROTOCOL));
         }
+        // They lie there for as long as nobody reads the body, and what names a table over and over is small on the wire.
+        let (bytes, count) = (fields.section.bytes(), fields.section.len());
+        let trailers = match fields.kept {
+            Kept::All if bytes > self.settings.trailer_bytes => Err(Fault::TrailersTooLarge),
+            Kept::All if count > self.settings.trailers_most => Err(Fault::TooManyTrailers),
+            Kept::All => Ok(fields.section),
+            Kept::Part => Err(Fault::TrailersTooLarge),
+        };
         if !stream.discards {
-            stream.trailers = Some(Box::new((fields.section, fields.kept)));
+            self.trailers += memory(&trailers);
+            stream.trailers = Some(Box::new(trailers));
         }
         self.end_request(key)
     }
@@ -841,8 +859,10 @@ impl Connection {
         Poll::Pending
     }
 
-    pub fn take_trailers(&mut self, key: Key) -> Option<Box<(Section, Kept)>> {
-        self.streams.stream(key)?.trailers.take()
+    pub fn take_trailers(&mut self, key: Key) -> Option<Result<Section, Fault>> {
+        let trailers = *self.streams.stream(key)?.trailers.take()?;
+        self.trailers -= memory(&trailers);
+        Some(trailers)
     }
 
     /// All of a body was taken.
@@ -861,10 +881,10 @@ impl Connection {
 
     /// Nobody reads its body any more.
     pub fn discard(&mut self, key: Key) {
+        drop(self.take_trailers(key));
         let Some(stream) = self.streams.stream(key) else { return };
         stream.discards = true;
         stream.body.clear();
-        stream.trailers = None;
         let unread = stream.received.unread();
         // What has begun to come of a frame is thrown away as it comes.
         let coming = match self.stage {
@@ -1222,6 +1242,11 @@ impl Connection {
             _ => {}
         }
     }
+}
+
+/// Bytes of memory.
+fn memory(trailers: &Result<Section, Fault>) -> usize {
+    trailers.as_ref().map_or(0, Section::memory)
 }
 
 enum Wrote {

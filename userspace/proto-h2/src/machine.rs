@@ -191,6 +191,10 @@ impl Engine for Machine {
         self.0.core.borrow().unread()
     }
 
+    fn trailers(&self) -> usize {
+        self.0.core.borrow().trailers()
+    }
+
     fn head_coming(&self) -> Option<u64> {
         self.0.core.borrow().head_coming()
     }
@@ -311,11 +315,7 @@ impl Body for MachineBody {
 
     fn trailers(&mut self, limits: &Limits) -> Result<Option<(Headers, u32)>, Fault> {
         let taken = self.shell.core.borrow_mut().take_trailers(self.key);
-        let Some(trailers) = taken else { return Ok(None) };
-        let (section, kept) = *trailers;
-        if kept == Kept::Part {
-            return Err(Fault::TrailersTooLarge);
-        }
+        let Some(section) = taken.transpose()? else { return Ok(None) };
         multiplexed::read_trailers(section.iter(), limits).map(Some)
     }
 

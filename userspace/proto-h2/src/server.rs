@@ -49,6 +49,9 @@ pub trait Engine: 'static {
     /// Bytes of bodies that came, or were announced, and lie there until somebody reads them.
     fn unread(&self) -> u32;
 
+    /// Bytes of memory that trailers take which came and were not read.
+    fn trailers(&self) -> usize;
+
     /// The head that has begun to come and is not whole, by its number.
     fn head_coming(&self) -> Option<u64>;
 }

@@ -26,6 +26,10 @@ pub struct ServerSettings {
     /// Largest header list accepted, in bytes with 32 for each field. Default 69 KiB: [`Limits::head_bytes`] and as many fields as it
     /// allows. Beyond it 431; beyond four times as much the connection ends.
     pub header_list_bytes: u32,
+    /// Bytes of trailers that are kept until their body was read, and how many fields. Default 8 KiB and 32, see
+    /// [`Limits::trailer_bytes`]. Beyond either 431. Memory: one per request.
+    pub trailer_bytes: usize,
+    pub trailers_most: usize,
     /// Requests a client may have open at once. Default 128. Beyond it they are refused, which clients may repeat. Protects memory: a
     /// stream holds a request, its answer's head and what waits of its answer.
     pub streams_most: u32,
@@ -55,6 +59,8 @@ impl Default for ServerSettings {
     fn default() -> ServerSettings {
         ServerSettings {
             header_list_bytes: header_list(&Limits::default()),
+            trailer_bytes: Limits::default().trailer_bytes,
+            trailers_most: Limits::default().trailers,
             streams_most: 128,
             stream_window: 64 * 1024,
             connection_window: 256 * 1024,
@@ -69,9 +75,14 @@ impl Default for ServerSettings {
 }
 
 impl ServerSettings {
-    /// Header lists of the size that `limits` allow.
+    /// Header lists and trailers of the size that `limits` allow.
     pub fn within(limits: &Limits) -> ServerSettings {
-        ServerSettings { header_list_bytes: header_list(limits), ..ServerSettings::default() }
+        ServerSettings {
+            header_list_bytes: header_list(limits),
+            trailer_bytes: limits.trailer_bytes,
+            trailers_most: limits.trailers,
+            ..ServerSettings::default()
+        }
     }
 
     /// What the client is told of them.

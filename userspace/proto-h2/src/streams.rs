@@ -3,10 +3,10 @@
 use crate::data::Data;
 use crate::flow::{Incoming, Outgoing};
 use crate::frame::Code;
-use crate::hpack::Kept;
 use crate::server::BodyBroken;
 use bytes::Bytes;
 use proto_http::coding::Section;
+use proto_http::h1::Fault;
 use std::collections::VecDeque;
 use std::task::Waker;
 
@@ -54,7 +54,7 @@ pub struct Stream {
     /// Bytes of the body still to come, when they were announced.
     pub length: Option<u64>,
     pub body: Pieces,
-    pub trailers: Option<Box<(Section, Kept)>>,
+    pub trailers: Option<Box<Result<Section, Fault>>>,
     pub waiting: VecDeque<Item>,
     /// What it is reset with once all that waits was written.
     pub then: Option<Code>,

@@ -183,7 +183,9 @@ fn bodies_come_with_padding_and_trailers() {
     peer.say(&trailers).unwrap();
     assert!(!peer.core.is_body_over(key));
     assert_eq!(peer.body(key), (b"more".to_vec(), Poll::Ready(Ok(()))));
-    let (section, _) = *peer.core.take_trailers(key).unwrap();
+    assert!((1..256).contains(&peer.core.trailers()));
+    let section = peer.core.take_trailers(key).unwrap().unwrap();
+    assert_eq!(peer.core.trailers(), 0);
     assert_eq!(section.iter().collect::<Vec<_>>(), [(&b"x-sum"[..], &b"7"[..])]);
     assert!(peer.core.is_body_over(key));
     assert_eq!(peer.core.unread(), 0);
@@ -544,6 +546,42 @@ fn heads_are_bounded() {
     }
 }
 
+/// For as long as nobody reads their bodies they lie there, and each is a hundred bytes on the wire.
+#[test]
+fn trailers_are_bounded_when_they_come() {
+    let mut peer = Peer::new();
+    let mut bomb = vec![0x40, 3];
+    bomb.extend(b"x-a");
+    coding::write_integer(3_912, 7, 0, &mut bomb);
+    bomb.extend([b'x'; 3_912]);
+    bomb.extend([0x80 | 62; 15]);
+    let small = block(&[("x-sum", "7")]);
+    let many = [0x80 | 62; 33];
+    let mut keys = Vec::new();
+    for n in 0..100 {
+        let trailers = match n {
+            0 => bomb.clone(),
+            1 => [&[0x40, 3][..], b"x-a", b"\x01b", &many].concat(),
+            2..50 => many.to_vec(),
+            _ => small.clone(),
+        };
+        peer.say(&post(2 * n + 1, &[])).unwrap();
+        keys.push(peer.accept());
+        peer.say(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &trailers)).unwrap();
+    }
+    assert!((1..50 * 256).contains(&peer.core.trailers()), "{}", peer.core.trailers());
+    assert_eq!(peer.core.take_trailers(keys[0]).unwrap().unwrap_err(), Fault::TrailersTooLarge);
+    assert_eq!(peer.core.take_trailers(keys[1]).unwrap().unwrap_err(), Fault::TooManyTrailers);
+    // They count until they are read, or nobody will.
+    for (n, key) in keys.into_iter().enumerate() {
+        if n % 2 == 0 {
+            let _ = peer.core.take_trailers(key);
+        }
+        peer.core.let_go(key);
+    }
+    assert_eq!(peer.core.trailers(), 0);
+}
+
 #[test]
 fn leaving_takes_what_was_under_way() {
     let mut peer = Peer::new();
@@ -743,6 +781,6 @@ proptest! {
             Stage::Data(frame) => frame.left,
             _ => 0,
         };
-        prop_assert!(peer.core.unread() <= coming);
+        prop_assert!(peer.core.unread() <= coming && peer.core.trailers() == 0);
     }
 }
