@@ -15,6 +15,9 @@ struct Bucket {
     /// In millionths of a token.
     level: i64,
     at_ms: u64,
+    /// What came into the full bucket, which does not hold it, and when it last did. See [`Bucket::charge`].
+    spilled: i64,
+    spilled_ms: u64,
     /// By edge: what it wanted, and when it said so.
     wants: [(u64, u32, u64); EDGES],
 }
@@ -39,13 +42,17 @@ impl Owned {
         if !self.keys.contains_key(&(of, report.key)) && self.keys.len() >= OWNED_MAX {
             self.make_room(now_ms);
         }
-        let fresh = || Bucket { level: full, at_ms: now_ms, wants: [(0, 0, 0); EDGES] };
+        // Of the time before it nothing is known here: the owner before may have been lost.
+        let fresh = || Bucket {
+            level: full,
+            at_ms: now_ms,
+            spilled: SPILLED_MAX,
+            spilled_ms: now_ms,
+            wants: [(0, 0, 0); EDGES],
+        };
         let bucket = self.keys.entry((of, report.key)).or_insert_with(fresh);
-        let passed_ns = i128::from(now_ms.saturating_sub(bucket.at_ms)) * 1_000_000;
-        bucket.at_ms = bucket.at_ms.max(now_ms);
-        let refilled = (passed_ns * i128::from(ONE) / i128::from(rate.interval_ns())).min(i128::from(full) * 4);
-        bucket.level += refilled as i64 + i64::from(report.returned) * ONE;
-        bucket.level = bucket.level.min(full) - i64::from(report.advanced) * ONE;
+        bucket.refill(rate, full, report.returned, now_ms);
+        bucket.charge(i64::from(report.advanced) * ONE, full);
         // What was advanced is paid back within a time that somebody would wait for.
         bucket.level = bucket.level.max(-full - (MINUTE_NS * i128::from(ONE) / i128::from(rate.interval_ns())) as i64);
         let share = bucket.share(edge, report.wanted, now_ms);
@@ -73,6 +80,30 @@ impl Owned {
 }
 
 impl Bucket {
+    fn refill(&mut self, rate: Rate, full: i64, returned: u32, now_ms: u64) {
+        let passed_ns = i128::from(now_ms.saturating_sub(self.at_ms)) * 1_000_000;
+        self.at_ms = self.at_ms.max(now_ms);
+        let refilled = passed_ns * i128::from(ONE) / i128::from(rate.interval_ns());
+        let level = i128::from(self.level) + refilled + i128::from(returned) * i128::from(ONE);
+        self.level = level.min(i128::from(full)) as i64;
+        if now_ms.saturating_sub(self.spilled_ms) >= SPILLED_MS {
+            self.spilled = 0;
+        }
+        if level > i128::from(full) {
+            let spilled = i128::from(self.spilled) + level - i128::from(full);
+            self.spilled = spilled.min(i128::from(SPILLED_MAX)) as i64;
+            self.spilled_ms = now_ms;
+        }
+    }
+
+    /// Takes what passed before it was leased. More than the bucket holds passed over a time in which this owner was not told of it, and
+    /// is taken of what spilled in that time: an edge that could not reach the owner and passed the rate has passed nothing too much.
+    fn charge(&mut self, advanced: i64, full: i64) {
+        let late = (advanced - full).clamp(0, self.spilled);
+        self.spilled -= late;
+        self.level -= advanced - late;
+    }
+
     /// The part, in thousandths, of `edge` of what all have wanted lately.
     fn share(&mut self, edge: u64, wanted: u32, now_ms: u64) -> u16 {
         let known = self.wants.iter().position(|(of, ..)| *of == edge);
@@ -95,6 +126,10 @@ const ONE: i64 = 1_000_000;
 /// Edges whose wants are known of one key; with more, those that asked longest ago are forgotten.
 const EDGES: usize = 8;
 const LATELY_MS: u64 = 350;
+/// What spilled is remembered for so long: edges that were all cut off do not all come back at once.
+const SPILLED_MS: u64 = 5_000;
+/// Far more than edges say at once, and far from what a number holds.
+const SPILLED_MAX: i64 = i64::MAX / 4;
 const IDLE_MS: u64 = 60_000;
 const MINUTE_NS: i128 = 60_000_000_000;
 const BETWEEN_NS: u64 = 200_000_000;

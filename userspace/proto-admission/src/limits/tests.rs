@@ -118,6 +118,84 @@ fn two_roads_to_one_machine_each_pass_the_rate_together() {
     }
 }
 
+/// A key that is asked for without end on its only road, or by leases of its only edge; the owner is not reached for a while, or lost.
+#[test]
+fn an_owner_that_was_away_finds_nothing_to_be_paid_back_where_the_rate_was_kept() {
+    let rate = Rate::new(100_000_000, 10);
+    for (away_s, here, lost) in [10, 60, 600].into_iter().flat_map(|away_s| {
+        [(true, false), (true, true), (false, false), (false, true)].map(|(here, lost)| (away_s, here, lost))
+    }) {
+        let mut fleet = Fleet::new(1);
+        let run = |fleet: &mut Fleet, seconds: u64| {
+            let mut passed = 0;
+            for _ in 0..seconds * 100 {
+                fleet.now += 10;
+                let edge = &fleet.edges[0];
+                passed += u64::from(match here {
+                    true => edge.take_here(7, rate, fleet.now).passes,
+                    false => edge.take(7, rate, 1, WhenAlone::Share, fleet.now).passes,
+                });
+                if fleet.now.is_multiple_of(100) {
+                    let reports = edge.reports(4096, fleet.now);
+                    if fleet.cut_off[0] {
+                        edge.not_told(&reports);
+                    } else {
+                        edge.granted(&fleet.owned.answer(1, rate, 1, &reports, fleet.now), 1, fleet.now);
+                    }
+                }
+            }
+            passed
+        };
+        run(&mut fleet, 10);
+        fleet.cut_off[0] = true;
+        let away = run(&mut fleet, away_s);
+        assert!(away <= away_s * 10 + 10, "{away} in {away_s} s");
+        fleet.cut_off[0] = false;
+        if lost {
+            fleet.owned = Owned::default();
+        }
+        let after = run(&mut fleet, 10);
+        assert!((90..=120).contains(&after), "{after} of 100, {away_s} s away, here {here}, lost {lost}");
+    }
+}
+
+/// Two edges with half of the rate each do not come back in the same moment.
+#[test]
+fn edges_that_were_cut_off_together_have_passed_their_shares_and_nothing_too_much() {
+    let mut fleet = Fleet::new(2);
+    fleet.run(&[200, 200], 3_000);
+    fleet.cut_off = vec![true; 2];
+    let away = fleet.run(&[200, 200], 60_000);
+    assert!(away <= 6_100, "{away} of 6000");
+    fleet.cut_off[0] = false;
+    fleet.run(&[200, 200], 3_000);
+    fleet.cut_off[1] = false;
+    fleet.run(&[200, 200], 3_000);
+    let after = fleet.run(&[200, 200], 10_000);
+    assert!((850..=1_050).contains(&after), "{after} of 1000");
+}
+
+/// What is passed too much is paid back in the time that it takes, by keys as well that nothing is told of meanwhile.
+#[test]
+fn a_debt_is_paid_back_while_nothing_is_told_of_it() {
+    let rate = Rate::new(100_000_000, 10);
+    let mut owned = Owned::default();
+    let mut say = |advanced: u32, now: u64| {
+        owned.answer(1, rate, 1, &[Report { key: 7, advanced, returned: 0, wanted: 0 }], now)[0].left
+    };
+    say(0, 1_000);
+    say(0, 20_000);
+    assert_eq!(say(0, 1_000_000), 10, "full");
+    for _ in 0..30 {
+        say(10, 1_000_000);
+    }
+    assert_eq!(say(0, 1_000_000), -290, "three hundred at once: no time has passed in which they may");
+    assert_eq!(say(0, 1_029_000), 0);
+    // An idle bucket holds a burst, and no more.
+    assert_eq!(say(10, 2_000_000), 0);
+    assert_eq!(say(10, 2_000_000), -10);
+}
+
 /// Whoever waits for tokens does not wait behind all that is only told.
 #[test]
 fn keys_that_are_decided_here_crowd_nobody_out_and_are_told_all_the_same() {
