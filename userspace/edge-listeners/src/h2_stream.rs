@@ -382,16 +382,12 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
     }
 
     fn poll_send_ready(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<()>> {
-        if self.gone.get() {
+        // Waited for even when there is room: a client that has said all it had to say is read no more, and one that gives the tunnel up
+        // after that shows here alone.
+        if self.gone.get() || self.stream.borrow_mut().poll_gone(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        match self.progress.poll_waiting((most as u64).min(self.streams.room(TUNNEL_URGENCY)), cx) {
-            Poll::Ready(()) => Poll::Ready(Ok(())),
-            Poll::Pending => match self.stream.borrow_mut().poll_gone(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                Poll::Pending => Poll::Pending,
-            },
-        }
+        self.progress.poll_waiting((most as u64).min(self.streams.room(TUNNEL_URGENCY)), cx).map(Ok)
     }
 
     fn send(&self, bytes: Buf) {

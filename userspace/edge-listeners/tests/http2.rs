@@ -22,6 +22,7 @@ on_both_drivers![
     answers_without_a_body,
     interim_answers,
     a_websocket_is_joined,
+    a_tunnel_that_its_client_gives_up_ends,
     a_stream_that_nobody_speaks_on_holds_no_place,
     uploads_nobody_reads_stop_no_other,
     a_rest_that_nobody_wants_is_read_as_far_as_that_is_worth_it,
@@ -205,6 +206,35 @@ fn interim_answers(io: IoMode) {
         let mut body = response.await.unwrap().into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "hello");
     });
+}
+
+/// Its client had said all it had to say, and its backend says nothing: the reset alone tells.
+fn a_tunnel_that_its_client_gives_up_ends(io: IoMode) {
+    let (say, said) = mpsc::channel();
+    let backend = Backend::new(move |mut wire, _| {
+        wire.head().unwrap();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n");
+        assert_eq!(wire.exactly(1), None);
+        say.send("the client's end").unwrap();
+        eventually("the tunnel's end", || wire.is_broken());
+        say.send("the tunnel's end").unwrap();
+    });
+    let house = House::new(io, "h2c: true", &proxy_to(backend.port));
+    let mut raw = Raw::new(house.port);
+    let opening = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "a.test"),
+        (":path", "/"),
+        ("sec-websocket-version", "13"),
+    ];
+    raw.send(&frame(1, 4, 1, &h2_client::block(&opening)));
+    assert!(raw.until(1).is_some());
+    raw.send(&frame(0, 1, 1, b""));
+    eventually("the end of what the client says", || said.try_recv() == Ok("the client's end"));
+    raw.send(&frame(3, 0, 1, &[0, 0, 0, 8]));
+    eventually("the end of the tunnel", || said.try_recv() == Ok("the tunnel's end"));
 }
 
 fn a_websocket_is_joined(io: IoMode) {

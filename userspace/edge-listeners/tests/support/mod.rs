@@ -312,6 +312,11 @@ impl Wire {
         ended
     }
 
+    /// The connection was reset, which no read tells once the other end's last byte was read.
+    pub fn is_broken(&self) -> bool {
+        self.stream.take_error().is_ok_and(|error| error.is_some())
+    }
+
     /// Up to and with the empty line.
     pub fn head(&mut self) -> Option<String> {
         loop {
