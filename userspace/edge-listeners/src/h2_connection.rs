@@ -221,6 +221,7 @@ pub async fn serve(presence: Presence) {
         windows: (settings.connection_window, settings.connection_window_most),
         booking: Booking::new(memory::Kind::Other, MACHINE_BYTES),
         way: Way::Open,
+        away: None,
         head: None,
         stall: (0, base_runtime::now()),
         quiet: Some(base_runtime::now()),
@@ -263,6 +264,8 @@ struct Drive<E: Engine> {
     windows: (u32, u32),
     booking: Booking,
     way: Way,
+    /// Since when the client was told to send no more, until it has had its time to know.
+    away: Option<Instant>,
     /// The head that has begun to come, by its number, and since when.
     head: Option<(u64, Instant)>,
     /// Bytes the kernel had taken when that last changed while some were waiting.
@@ -325,6 +328,7 @@ impl<E: Engine> Drive<E> {
     fn go_away(&mut self) {
         if self.way == Way::Open {
             self.way = Way::Away;
+            self.away = Some(base_runtime::now());
             // What set out before the client could know arrives within the time it has to answer.
             self.quiet = self.quiet.map(|_| base_runtime::now());
             self.engine.go_away();
@@ -383,6 +387,12 @@ impl<E: Engine> Drive<E> {
             && is_due(since + timeouts.linger)
         {
             return Poll::Ready(Ok(()));
+        }
+        // One that never says that it knows would be served for as long as it always has a request open.
+        if self.away.is_some_and(|since| is_due(since + timeouts.linger)) {
+            self.away = None;
+            self.engine.go_away();
+            cx.waker().wake_by_ref();
         }
         if self.cut.is_some_and(&mut is_due) {
             self.cut = None;

@@ -31,6 +31,7 @@ on_both_drivers![
     a_cancelled_request_ends_at_the_backend,
     a_server_that_stops_says_so,
     an_idle_connection_is_told_to_go,
+    a_client_that_does_not_answer_is_told_to_go,
     connections_of_grpc_grow_old,
     clients_of_grpc_are_asked_whether_they_are_there,
     faults_are_answered_and_counted,
@@ -552,6 +553,20 @@ fn an_idle_connection_is_told_to_go(io: IoMode) {
         assert!(driver.await.unwrap().is_ok());
     });
     assert_eq!(house.limit("first_byte_timeout"), 0);
+}
+
+/// It always has a request open, and does not say that it knows: what it asks for after its time is not looked at.
+fn a_client_that_does_not_answer_is_told_to_go(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| while wire.message().is_some() {});
+    let house = House::with_timeouts(io, "h2c: true\nkeepAlive: false", &proxy_to(backend.port), short_timeouts());
+    let mut raw = Raw::new(house.port);
+    raw.send(&frame(1, 5, 1, &h2_client::get_block("/")));
+    assert_eq!(raw.until(7).unwrap().payload[..4], [0x7f, 255, 255, 255]);
+    raw.send(&frame(1, 5, 3, &h2_client::get_block("/")));
+    assert_eq!(raw.until(7).unwrap().payload[..4], [0, 0, 0, 3]);
+    raw.send(&[frame(1, 5, 5, &h2_client::get_block("/")), frame(6, 0, 0, b"12345678")].concat());
+    assert!(raw.until(6).is_some());
+    eventually("the first two are asked for", || backend.connections() == 2);
 }
 
 /// A GRPCServer beside the house's own server, with these fields.

@@ -537,8 +537,7 @@ impl Connection {
             self.asked = false;
         }
         if payload == LEAVING && self.leaving == Leaving::Said {
-            self.leaving = Leaving::Known;
-            self.out.push(&go_away(self.last, Code::NO_ERROR));
+            self.know();
         }
     }
 
@@ -804,13 +803,26 @@ impl Connection {
 
     // Commands of the connection.
 
-    /// No more requests are taken once the client can know; those under way, and those it sent before, end first.
+    /// No more requests are taken once the client can know; those under way, and those it sent before, end first. It can know when it has
+    /// answered, or when this is called again: it has had its time then.
     pub fn go_away(&mut self) {
-        if self.leaving == Leaving::No && self.ended.is_none() {
-            self.leaving = Leaving::Said;
-            self.out.push(&frame::go_away(0x7fff_ffff, Code::NO_ERROR));
-            self.out.push(&ping(0, LEAVING));
+        if self.ended.is_some() {
+            return;
         }
+        match self.leaving {
+            Leaving::No => {
+                self.leaving = Leaving::Said;
+                self.out.push(&frame::go_away(0x7fff_ffff, Code::NO_ERROR));
+                self.out.push(&ping(0, LEAVING));
+            }
+            Leaving::Said => self.know(),
+            Leaving::Known => {}
+        }
+    }
+
+    fn know(&mut self) {
+        self.leaving = Leaving::Known;
+        self.out.push(&go_away(self.last, Code::NO_ERROR));
     }
 
     /// So many bytes of all bodies may have come and not be taken.

@@ -24,7 +24,8 @@ pub trait Engine: 'static {
     /// The next request; `None` when the connection has come to its end. Everything that is received and sent moves in here.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Self::Stream, Ended>>>;
 
-    /// No more requests are taken; those under way, and those their client sent before it could know, end first.
+    /// No more requests are taken; those under way, and those their client sent before it could know, end first. Called again once
+    /// a client that says nothing has had its time to know.
     fn go_away(&mut self);
 
     /// So many bytes of all requests' bodies may have come and not be taken.

@@ -610,6 +610,24 @@ fn leaving_takes_what_was_under_way() {
 }
 
 #[test]
+fn leaving_waits_no_longer_than_it_is_told_to_for_a_client_that_does_not_answer() {
+    let mut peer = Peer::new();
+    peer.say(&get(1)).unwrap();
+    let key = peer.accept();
+    peer.core.go_away();
+    let frames = peer.frames();
+    peer.core.go_away();
+    assert_eq!(peer.frames()[0].payload[..4], [0, 0, 0, 1]);
+    // An answer that comes all the same says nothing new.
+    peer.say(&[get(3), frame(PING, ACK, 0, &frames[1].payload)].concat()).unwrap();
+    assert!(peer.core.accept().is_none() && peer.frames().is_empty());
+    peer.answer(key, b"bye");
+    peer.core.let_go(key);
+    peer.frames();
+    assert_eq!(peer.core.ended(), Some(Ok(())));
+}
+
+#[test]
 fn a_smaller_table_is_answered_once() {
     let mut peer = Peer::with(&[(HEADER_TABLE_SIZE, 0)]);
     peer.say(&[get(1), get(3)].concat()).unwrap();
