@@ -5,6 +5,7 @@ use control_api::{
 };
 use proto_admission::Call;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::authority::{JoinToken, Successor};
 use crate::keys::KeyPut;
@@ -339,15 +340,24 @@ impl Action {
 
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
+        let by_prefix = match self {
+            Action::Put { entries, .. } | Action::PutGenerated { puts: entries, .. } => {
+                entries.iter().any(has_prefixes)
+            }
+            Action::Succeed { objects, .. } => objects.iter().any(has_prefixes),
+            Action::Restore { backup, .. } => backup.objects.values().any(by_prefix),
+            _ => false,
+        };
+        self.level_beside_prefixes().max(if by_prefix { PREFIXES_LEVEL } else { FIRST_LEVEL })
+    }
+
+    fn level_beside_prefixes(&self) -> u32 {
         let new = match self {
             Action::PutMembers { .. } => return PUTS_MEMBERS,
             Action::PutGenerated { keys, .. } if !keys.is_empty() => return RULES_LEVEL,
             Action::PutGenerated { puts, deletes, .. } => {
                 let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
                 return if spaced || deletes.iter().any(|key| is_namespaced(key)) { NAMESPACES_LEVEL } else { 9 };
-            }
-            Action::Put { entries, .. } if entries.iter().any(|entry| entry.claim.as_ref().is_some_and(by_prefix)) => {
-                return PREFIXES_LEVEL;
             }
             Action::Put { entries, .. } if entries.iter().flat_map(|entry| &entry.generated).any(is_made_elsewhere) => {
                 return NAMESPACES_LEVEL;
@@ -441,9 +451,6 @@ fn restore_level(backup: &Snapshot) -> u32 {
     if tokens.values().any(is_for_namespaces) {
         return GRANTS_LEVEL;
     }
-    if objects.values().filter_map(claim_of).any(|claim| by_prefix(&claim)) {
-        return PREFIXES_LEVEL;
-    }
     if objects.keys().any(|key| is_namespaced(key)) {
         return NAMESPACES_LEVEL;
     }
@@ -466,8 +473,15 @@ fn is_for_namespaces(token: &Token) -> bool {
     token.grants.iter().any(|grant| !grant.namespaces.is_empty())
 }
 
-fn by_prefix(claim: &Claim) -> bool {
-    claim.addresses.iter().any(|prefix| !prefix.is_address())
+fn has_prefixes(entry: &Entry) -> bool {
+    std::iter::once(&entry.document).chain(&entry.generated).any(by_prefix)
+}
+
+/// It is a virtual IP with a prefix, by what is written: members of a lower level pass over an address with a slash, `/32` as well.
+fn by_prefix(document: &Document) -> bool {
+    let slashed = |address: &Value| address.as_str().is_some_and(|text| text.contains('/'));
+    document.get("kind").and_then(Value::as_str) == Some("VirtualIP")
+        && document.get("addresses").and_then(Value::as_array).is_some_and(|addresses| addresses.iter().any(slashed))
 }
 
 fn is_made_elsewhere(document: &Document) -> bool {
@@ -503,8 +517,8 @@ pub const RULES_LEVEL: u32 = 14;
 /// Grants may be for some namespaces from here on.
 const GRANTS_LEVEL: u32 = 13;
 
-/// The addresses of virtual IPs may be prefixes from here on.
-const PREFIXES_LEVEL: u32 = 13;
+/// The addresses of virtual IPs may be prefixes from here on. Builds that do not know them claim 13 already.
+const PREFIXES_LEVEL: u32 = 14;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;

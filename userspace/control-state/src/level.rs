@@ -21,8 +21,9 @@ use crate::state::State;
 /// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
 /// waiting rooms, and that such generations are kept where slots may have forgotten who had them; 12 that what controllers make is kept in
 /// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms; 13 that an authority is followed
-/// by another, that a grant is for namespaces, that each of those members is for itself, that what comes back fits beside what is there, and that virtual IPs go by prefix;
-/// 14 that rules of servers stand beside their documents, and are written together with what they lead to.
+/// by another, that a grant is for namespaces, that each of those members is for itself, and that what comes back fits beside what is
+/// there; 14 that rules of servers stand beside their documents, and are written together with what they lead to, and that virtual IPs go
+/// by prefix.
 pub const LEVEL: u32 = 14;
 
 /// Of programs and clusters that say nothing.
