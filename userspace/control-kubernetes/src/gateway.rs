@@ -5,6 +5,7 @@
 //! namespace is used where a ReferenceGrant there allows it. A backend that cannot be used answers 500 in its place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -41,10 +42,13 @@ pub struct Settings<'s> {
 }
 
 impl Settings<'_> {
-    /// Whether a Gateway may have an address that it names: of the machines nothing is known here but what these lists say, and where
-    /// there is none everything is believed.
-    fn may_be_asked_for(&self, address: &str) -> bool {
-        self.addresses.is_empty() || self.addresses.iter().chain(self.shared).any(|known| known == address)
+    /// How an address that a Gateway names is written here, if it may have that: of the machines nothing is known here but what these
+    /// lists say, and where there is none everything is believed.
+    fn written(&self, address: IpAddr) -> Option<String> {
+        if self.addresses.is_empty() {
+            return Some(address.to_string());
+        }
+        self.addresses.iter().chain(self.shared).find(|known| read(known) == Some(address)).cloned()
     }
 }
 
@@ -361,26 +365,27 @@ fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
             one.problem = Some(Condition::new("Accepted", false, "UnsupportedAddress", told));
             continue;
         };
-        let (usable, others): (Vec<&String>, Vec<&String>) =
-            asked.into_iter().partition(|address| settings.may_be_asked_for(address));
-        if !others.is_empty() {
+        let (usable, others): (Vec<IpAddr>, Vec<IpAddr>) =
+            asked.into_iter().partition(|address| settings.written(*address).is_some());
+        if let Some(other) = others.first() {
             let told = format!(
                 "{} is none of the addresses or publishAddresses of the GatewayController; ask for one of those, or add it there",
-                base_text::quoted(others[0])
+                base_text::quoted(&other.to_string())
             );
             let unusable = Condition::new("Programmed", false, "AddressNotUsable", told);
             // What can be had is served; without anything of it, it is served nowhere, least of all where it has not asked to be.
             one.problem = usable.is_empty().then(|| unusable.clone());
             one.unusable = Some(unusable);
         }
-        one.addresses = usable.into_iter().cloned().collect();
+        one.addresses = usable.into_iter().filter_map(|address| settings.written(address)).collect();
         taken.extend(one.addresses.iter().cloned());
     }
     let open = |one: &Ours<'_>| one.addresses.is_empty() && one.problem.is_none();
     for one in ours.iter_mut().filter(|one| open(one)) {
         let told = one.gateway.status["addresses"][0]["value"].as_str().unwrap_or_default();
-        if settings.addresses.iter().any(|address| address == told) && taken.insert(told.to_owned()) {
-            one.addresses.push(told.to_owned());
+        let before = read(told).and_then(|told| settings.addresses.iter().find(|known| read(known) == Some(told)));
+        if let Some(before) = before.filter(|before| taken.insert((*before).clone())) {
+            one.addresses.push(before.clone());
         }
     }
     for one in ours.iter_mut().filter(|one| open(one)) {
@@ -400,13 +405,18 @@ fn addresses(settings: Settings<'_>, ours: &mut [Ours<'_>]) {
 }
 
 /// The addresses that a Gateway asks for by their values; `None` where it asks for something else.
-fn asked_for(addresses: &[object::GatewayAddress]) -> Option<Vec<&String>> {
+fn asked_for(addresses: &[object::GatewayAddress]) -> Option<Vec<IpAddr>> {
     let is_one = |address: &object::GatewayAddress| {
         let is_ip = matches!(address.kind.as_str(), "" | "IPAddress");
-        is_ip && (address.value.is_empty() || address.value.parse::<std::net::IpAddr>().is_ok())
+        is_ip && (address.value.is_empty() || read(&address.value).is_some())
     };
-    let values = addresses.iter().map(|address| &address.value).filter(|value| !value.is_empty());
+    let values = addresses.iter().filter_map(|address| read(&address.value));
     addresses.iter().all(is_one).then(|| base_model::once(values))
+}
+
+/// One IPv6 address is written in many ways.
+fn read(address: &str) -> Option<IpAddr> {
+    address.parse().ok()
 }
 
 /// What a listener is written in.

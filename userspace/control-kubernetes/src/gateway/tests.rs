@@ -1229,7 +1229,7 @@ fn a_gateway_has_the_addresses_that_it_asks_for() {
     let asking = |addresses: Value| {
         let mut gateway = gateway("g", http(""));
         gateway.1["spec"]["addresses"] = addresses;
-        let known = ["192.0.2.5".to_owned(), "192.0.2.6".to_owned()];
+        let known = ["192.0.2.5", "192.0.2.6", "2001:db8::a"].map(str::to_owned);
         let settings =
             Settings { name: "gw", addresses: &known, shared: &["192.0.2.1".to_owned()], now: "2026-01-01T00:00:00Z" };
         let plan = plan(&store(&[class(), gateway]), settings, &mut Checked);
@@ -1246,6 +1246,11 @@ fn a_gateway_has_the_addresses_that_it_asks_for() {
         (json!([{"value": "192.0.2.6"}]), (well, "192.0.2.6", "gw.http.192-0-2-6.80")),
         (json!([{"value": "192.0.2.6"}, {"value": "192.0.2.5"}]), (well, "192.0.2.6 192.0.2.5", both)),
         (json!([{"type": "IPAddress"}]), (well, "192.0.2.5", "gw.http.192-0-2-5.80")),
+        // However an IPv6 address is written.
+        (
+            json!([{"value": "2001:DB8:0:0::A"}, {"value": "2001:db8::a"}]),
+            (well, "2001:db8::a", "gw.http.2001-db8--a.80"),
+        ),
         (json!([{"value": "192.0.2.1"}]), (well, "192.0.2.1", "gw.http.192-0-2-1.80")),
         // What can be had is served; where nothing of it can be had, nothing is.
         (json!([{"value": "192.0.2.9"}, {"value": "192.0.2.6"}]), (&*unusable, "192.0.2.6", "gw.http.192-0-2-6.80")),
