@@ -728,14 +728,15 @@ fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
     let known = routes(&fleet.edges[0].namespace);
     assert!(known.contains("198.51.101.0/25") && !known.contains("198.51.101.16/28"), "{known}");
 
-    // What would take a machine's address, or its router's, from it is left out, with the rest in force.
+    // What would take a machine's address, or its router's, from it is left out alone, with the rest in force.
     let edge = &mut fleet.edges[0];
     let kernel = edge.kernel.as_mut().unwrap();
     let mut left_out = |prefixes: [&str; 2]| {
         let vips = [vip(2, prefixes, 1), wide.clone()];
         let applied = edge.namespace.enter(|| kernel.steer(&machines(1), &vips).unwrap());
-        assert_eq!(applied.left_out.keys().collect::<Vec<_>>(), [&2], "{:?}", applied.left_out);
-        applied.left_out[&2].clone()
+        assert_eq!((applied.left_out.len(), applied.addresses), (0, 3), "{:?}", applied.left_out);
+        assert_eq!(applied.partly.keys().collect::<Vec<_>>(), [&2], "{:?}", applied.partly);
+        applied.partly[&2].clone()
     };
     for (prefixes, why) in [
         (
@@ -743,13 +744,43 @@ fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
             "10.1.3.0/24 has 10.1.3.2 in it, the address of e3: take a prefix without it",
         ),
         (["10.1.1.0/31", "2001:db8:9::/64"], "the address of a router of this machine"),
-        (["198.18.0.0/15", "fd00:1:1::/64"], "fd00:1:1::2 in it, the address of e0 of this machine"),
+        (["198.18.0.0/15", "fd00:1:1::2/127"], "fd00:1:1::2 in it, the address of e0 of this machine"),
+        (["198.18.0.0/15", "10.1.1.128/25"], "10.1.1.128/25 overlaps 10.1.1.0/24, the network on e0 of this machine"),
     ] {
         let told = left_out(prefixes);
         assert!(told.contains(why), "{told}");
     }
-    let known = routes(&fleet.edges[0].namespace);
-    assert!(known.contains("198.51.101.0/25") && !known.contains("10.1") && !known.contains("198.18"), "{known}");
+    // Rules and tables of its own hide no router.
+    edge.namespace.ip(&["rule", "add", "pref", "100", "from", "192.0.2.1", "lookup", "100"]);
+    edge.namespace.ip(&["route", "add", "192.0.2.0/24", "via", "10.1.1.1", "table", "100"]);
+    edge.namespace.ip(&["route", "add", "192.0.3.0/24", "via", "10.1.1.77", "table", "100"]);
+    let told = left_out(["10.1.1.76/31", "2001:db8:9::/64"]);
+    assert!(told.contains("10.1.1.77 in it, the address of a router of this machine"), "{told}");
+    let known = routes(&edge.namespace);
+    assert!(known.contains("198.51.101.0/25") && !known.contains("10.1"), "{known}");
+
+    // What is in force stays when an address of it turns up on an interface, and that is said; one that was left out comes when
+    // what spoke against it goes.
+    edge.namespace.ip(&["link", "add", "other", "type", "bridge"]);
+    edge.namespace.ip(&["addr", "add", "198.51.101.5/32", "dev", "other"]);
+    edge.namespace.ip(&["addr", "add", "198.51.102.5/32", "dev", "other"]);
+    let vips = [vip(2, ["198.51.102.0/24", "2001:db8:9::/64"], 1), wide.clone()];
+    let steer_again = |kernel: &mut edge_kernel::Kernel| {
+        let applied = edge.namespace.enter(|| kernel.steer(&machines(1), &vips).unwrap());
+        let ids = |told: &std::collections::BTreeMap<u16, String>| told.keys().copied().collect::<Vec<_>>();
+        assert_eq!(ids(&applied.left_out), [0; 0], "{:?}", applied.left_out);
+        (ids(&applied.partly), ids(&applied.in_spite))
+    };
+    assert_eq!(steer_again(kernel), (vec![2], vec![1]));
+    assert!(routes(&edge.namespace).contains("198.51.101.0/25"));
+    edge.namespace.ip(&["link", "del", "other"]);
+    let news = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        edge.namespace.enter(|| kernel.follow(&[])).news
+    });
+    assert!(news, "nobody noticed that the address is gone");
+    assert_eq!(steer_again(kernel), (vec![], vec![]));
+    assert!(routes(&edge.namespace).contains("198.51.102.0/24"));
 
     steer(&mut fleet, &[]);
     fleet.ask("198.51.101.1:80").unwrap_err();

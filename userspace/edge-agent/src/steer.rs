@@ -58,6 +58,8 @@ pub struct Steer {
     /// By server and protocol.
     listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
     failures: BTreeMap<String, String>,
+    /// Of those, the ones that are not steered by the slots they should be.
+    unsteered: BTreeSet<String>,
     detach: bool,
 }
 
@@ -66,6 +68,8 @@ pub struct Steer {
 struct Wanted {
     machines: Vec<edge_kernel::Machine>,
     vips: Vec<edge_kernel::Vip>,
+    /// Addresses of machines, of both families, which no prefix may have in it.
+    others: Vec<(IpAddr, String)>,
     cookies: Cookies,
     /// What the hash of flows begins with.
     seed: u32,
@@ -124,6 +128,7 @@ impl Steer {
             known: Arc::default(),
             listeners: BTreeMap::new(),
             failures: BTreeMap::new(),
+            unsteered: BTreeSet::new(),
             detach,
         }
     }
@@ -237,6 +242,7 @@ impl Steer {
         plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
         plane.kernel.set_seed(wanted.seed);
+        plane.kernel.set_others(wanted.others.clone());
         plane.kernel.set_cookies(wanted.cookies.current, wanted.cookies.others);
         let done = plane.kernel.steer(&wanted.machines, &wanted.vips);
         let mut failures = unreadable;
@@ -266,6 +272,20 @@ impl Steer {
                         failures.insert(name.clone(), format!("steered as it was: {why}"));
                     }
                 }
+                self.unsteered = failures.keys().cloned().collect();
+                let partly = applied.partly.iter().map(|(id, why)| (id, format!("partly left out of steering: {why}")));
+                let in_spite = applied
+                    .in_spite
+                    .iter()
+                    .map(|(id, why)| (id, format!("steered as it was, and should not be: {why}")));
+                for (id, told) in partly.chain(in_spite) {
+                    if let Some(name) = plane.vips.get(id) {
+                        failures
+                            .entry(name.clone())
+                            .and_modify(|before| *before = format!("{before}; {told}"))
+                            .or_insert(told);
+                    }
+                }
                 plane.installed = (wanted.vips.len() - applied.left_out.len()) as u64;
                 // Those that kept what they had are tried again: tables may be free by then.
                 self.applied = applied.kept.is_empty().then_some(wanted);
@@ -277,6 +297,7 @@ impl Steer {
                 tracing::error!(%error, "steering stays as it was");
                 let why = format!("steering stays as it was, and is tried again: {error}");
                 failures.extend(specs.keys().map(|name| (name.clone(), why.clone())));
+                self.unsteered = failures.keys().cloned().collect();
             }
         }
         plane.left_out = failures.len() as u64;
@@ -321,7 +342,7 @@ impl Steer {
                         }
                     }
                     for (vip, look) in
-                        self.looks.iter_mut().filter(|(vip, look)| due(look) && !self.failures.contains_key(*vip))
+                        self.looks.iter_mut().filter(|(vip, look)| due(look) && !self.unsteered.contains(*vip))
                     {
                         let Some((_, slots)) = slots.get(vip) else { continue };
                         look.done = slots.is_done(own, holds.get(vip.as_str()).map_or(&[], Vec::as_slice));
@@ -380,7 +401,11 @@ impl Steer {
         self.slots.retain(|name, _| specs.contains_key(name));
         let seeds = desired.steering.values().filter_map(|s| s.steps.last()?.hash.as_ref()).map(|hash| hash.seed);
         let seed = seeds.max().unwrap_or(0);
-        Some(Wanted { machines, vips, cookies: Cookies::of(&desired.tickets), seed })
+        let both = |machine: &Machine| {
+            [machine.v4.map(IpAddr::V4), machine.v6.map(IpAddr::V6)].map(|ip| Some((ip?, machine.name.clone())))
+        };
+        let others = desired.machines.values().flat_map(both).flatten().collect();
+        Some(Wanted { machines, vips, others, cookies: Cookies::of(&desired.tickets), seed })
     }
 
     /// Sockets without an address of their own serve every VIP on their port.

@@ -38,6 +38,7 @@ use crate::map::MappedArray;
 use crate::older;
 use crate::prefix::Prefix;
 use crate::sockets::Sockets;
+use crate::surroundings::ByPrefix;
 use crate::sys;
 use crate::ways::KnownWays;
 
@@ -119,6 +120,7 @@ pub struct Kernel {
     pub(crate) unfound: BTreeMap<IpAddr, String>,
     pub(crate) ways_map: OwnedFd,
     pub(crate) ways: KnownWays,
+    pub(crate) by_prefix: ByPrefix,
     fragments: OwnedFd,
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
@@ -352,6 +354,7 @@ impl Kernel {
             unfound: BTreeMap::new(),
             ways_map: take("WAYS")?,
             ways: KnownWays::default(),
+            by_prefix: ByPrefix::default(),
             fragments: take("FRAGMENTS")?,
             roads: take("ROADS")?,
             early: None,

@@ -35,6 +35,7 @@ mod routes;
 mod services;
 mod sockets;
 mod steering;
+mod surroundings;
 pub mod sys;
 mod trace;
 mod veth;

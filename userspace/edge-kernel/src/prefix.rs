@@ -1,7 +1,7 @@
 //! Addresses that have their first bits in common, and one alone.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::{Address, VipKey};
 
@@ -18,6 +18,24 @@ impl Prefix {
     pub fn has(&self, ip: IpAddr) -> bool {
         let first = |address: IpAddr| Address::from(address).first(self.bits_of_all());
         ip.is_ipv4() == self.address.is_ipv4() && first(ip) == first(self.address)
+    }
+
+    pub(crate) fn is_address(&self) -> bool {
+        *self == Prefix::from(self.address)
+    }
+
+    /// The same with nothing behind its bits.
+    pub(crate) fn whole(&self) -> Prefix {
+        let kept = |width: u8| u128::MAX.checked_shl(u32::from(width - self.bits.min(width))).unwrap_or(0);
+        let address = match self.address {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & kept(32) as u32).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & kept(128)).into(),
+        };
+        Prefix { address, bits: self.bits }
+    }
+
+    pub(crate) fn overlaps(&self, other: &Prefix) -> bool {
+        self.has(other.address) || other.has(self.address)
     }
 
     /// What the map VIPS has it under.
@@ -40,7 +58,7 @@ impl From<IpAddr> for Prefix {
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Prefix::from(self.address) {
+        if self.is_address() {
             return self.address.fmt(f);
         }
         write!(f, "{}/{}", self.address, self.bits)

@@ -26,7 +26,7 @@ impl Kernel {
 /// Makes these addresses local too. Says which could not be made so, and why; the others are.
 pub(crate) fn add_local_addresses(addresses: &[Prefix]) -> Result<Vec<(Prefix, KernelError)>, KernelError> {
     let mut netlink = Netlink::open().map_err(unreadable)?;
-    let there: BTreeSet<Prefix> = local_routes(&mut netlink).map_err(unreadable)?.into_iter().collect();
+    let there = our_routes(&mut netlink)?;
     let mut failed = Vec::new();
     for &address in addresses.iter().filter(|a| !there.contains(a)) {
         if let Err(e) = change(&mut netlink, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address) {
@@ -40,6 +40,15 @@ pub(crate) fn add_local_addresses(addresses: &[Prefix]) -> Result<Vec<(Prefix, K
         }
     }
     Ok(failed)
+}
+
+/// What was made local.
+pub(crate) fn local_addresses() -> Result<BTreeSet<Prefix>, KernelError> {
+    our_routes(&mut Netlink::open().map_err(unreadable)?)
+}
+
+fn our_routes(netlink: &mut Netlink) -> Result<BTreeSet<Prefix>, KernelError> {
+    Ok(local_routes(netlink).map_err(unreadable)?.into_iter().collect())
 }
 
 /// Takes our routes to all other addresses away.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
@@ -16,9 +16,9 @@ use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey, VipPla
 
 use crate::kernel::Kernel;
 use crate::prefix::Prefix;
-use crate::routes::{add_local_addresses, keep_local_addresses};
+use crate::routes::{add_local_addresses, keep_local_addresses, local_addresses};
 use crate::services::{Services, before};
-use crate::{KernelError, interface, sys, ways};
+use crate::{KernelError, sys};
 
 /// A machine that slots may name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -139,6 +139,10 @@ pub struct Applied {
     pub addresses: usize,
     /// Virtual IPs that could not be installed, by id, and why. Packets for them are treated as packets for no virtual IP.
     pub left_out: BTreeMap<u16, String>,
+    /// Virtual IPs that are in force without some of their addresses, by id, and why.
+    pub partly: BTreeMap<u16, String>,
+    /// Virtual IPs with prefixes that are in force and should not be, by id, and why.
+    pub in_spite: BTreeMap<u16, String>,
     /// Virtual IPs that stay with the owners they had, by id, and why.
     pub kept: BTreeMap<u16, String>,
 }
@@ -154,31 +158,36 @@ impl Protocol {
 
 impl Kernel {
     /// [`Kernel::apply`], and the routes in the right order: the stack knows an address before packets for it are let through, and
-    /// forgets one only after steering has. When steering stays as it was, so do the routes it needs.
+    /// forgets one only after steering has. When steering stays as it was, so do the routes it needs. An address that cannot be made one,
+    /// or a prefix that has somebody else's address in it, is left out alone; see [`Kernel::set_others`].
     pub fn steer(&mut self, machines: &[Machine], vips: &[Vip]) -> Result<Applied, KernelError> {
-        let mut left_out = BTreeMap::new();
-        // Asked for only where it matters.
-        let by_prefix =
-            vips.iter().flat_map(|vip| &vip.addresses).any(|prefix| *prefix != Prefix::from(prefix.address));
-        let others = if by_prefix { others_addresses(machines) } else { Vec::new() };
-        let mut fit = Vec::with_capacity(vips.len());
+        let wanted: BTreeSet<Prefix> = vips.iter().flat_map(|vip| vip.addresses.iter().copied()).collect();
+        let named = machines.iter().map(|machine| (machine.address, machine.name.clone())).collect();
+        let chosen = self.by_prefix.choose(wanted.clone(), local_addresses()?, named);
+        let fit: Vec<Prefix> = wanted.into_iter().filter(|prefix| !chosen.left_out.contains_key(prefix)).collect();
+        let mut amiss = chosen.left_out;
+        amiss.extend(add_local_addresses(&fit)?.into_iter().map(|(prefix, error)| (prefix, error.to_string())));
+        let (mut left_out, mut partly) = (BTreeMap::new(), BTreeMap::new());
+        let mut routable = Vec::with_capacity(vips.len());
         for vip in vips {
-            match vip.addresses.iter().find_map(|prefix| others.iter().find_map(|other| other.lies_in(prefix))) {
-                Some(why) => drop(left_out.insert(vip.id, why)),
-                None => fit.push(vip),
+            let mut vip = vip.clone();
+            let Some(why) = told_of(&vip, &amiss) else {
+                routable.push(vip);
+                continue;
+            };
+            vip.addresses.retain(|prefix| !amiss.contains_key(prefix));
+            if vip.addresses.is_empty() {
+                left_out.insert(vip.id, why);
+            } else {
+                partly.insert(vip.id, why);
+                routable.push(vip);
             }
         }
-        let addresses: BTreeSet<Prefix> = fit.iter().flat_map(|vip| vip.addresses.iter().copied()).collect();
-        let unroutable = add_local_addresses(&addresses.into_iter().collect::<Vec<_>>())?;
-        let mut routable = Vec::with_capacity(fit.len());
-        for vip in fit {
-            match unroutable.iter().find(|(address, _)| vip.addresses.contains(address)) {
-                Some((_, error)) => drop(left_out.insert(vip.id, error.to_string())),
-                None => routable.push(vip),
-            }
-        }
-        let (mut applied, kept) = self.apply_each(machines, &routable)?;
+        let (mut applied, kept) = self.apply_each(machines, &routable.iter().collect::<Vec<_>>())?;
         applied.left_out.append(&mut left_out);
+        partly.retain(|id, _| !applied.left_out.contains_key(id));
+        applied.partly = partly;
+        applied.in_spite = vips.iter().filter_map(|vip| Some((vip.id, told_of(vip, &chosen.in_spite)?))).collect();
         keep_local_addresses(&kept)?;
         Ok(applied)
     }
@@ -514,7 +523,9 @@ impl Kernel {
         for place in there.iter().filter(is_stale) {
             sys::map_delete(self.vip_prefixes.as_fd(), place).map_err(failed)?;
         }
-        for (place, key) in &prefixes {
+        // What is there has the value it should: the key follows from the place. A full trie, before Linux 6.13, would refuse it.
+        let there: BTreeSet<VipPlace> = there.into_iter().collect();
+        for (place, key) in prefixes.iter().filter(|(place, _)| !there.contains(place)) {
             sys::map_update(self.vip_prefixes.as_fd(), place, key).map_err(failed)?;
         }
         let others = self.config.read(0).prefixed & !(1 << generation);
@@ -575,36 +586,15 @@ struct Placed {
     live: bool,
 }
 
-/// An address that must not become a virtual IP by the way.
-struct Other {
-    address: IpAddr,
-    whose: String,
-}
-
-impl Other {
-    /// Why the prefix cannot be one, if it has the address in it. Who names the address itself knows what he says.
-    fn lies_in(&self, prefix: &Prefix) -> Option<String> {
-        let among = prefix.has(self.address) && *prefix != Prefix::from(self.address);
-        among.then(|| {
-            format!("{prefix} has {} in it, the address of {}: take a prefix without it", self.address, self.whose)
-        })
-    }
-}
-
-/// The addresses of machines, of this one, and of the routers it sends by.
-fn others_addresses(machines: &[Machine]) -> Vec<Other> {
-    let mut others: Vec<Other> =
-        machines.iter().map(|machine| Other { address: machine.address, whose: machine.name.clone() }).collect();
-    interface::each_address(|name, address| {
-        // What lies on lo may be there for the virtual IP.
-        if name != "lo" {
-            others.push(Other { address, whose: format!("{name} of this machine") });
-        }
-    });
-    others.extend(
-        ways::routers().into_iter().map(|address| Other { address, whose: "a router of this machine".to_owned() }),
-    );
-    others
+/// What is said of prefixes of this virtual IP; of many, some.
+fn told_of(vip: &Vip, prefixes: &BTreeMap<Prefix, String>) -> Option<String> {
+    const TOLD: usize = 3;
+    let mut told: Vec<&str> =
+        vip.addresses.iter().filter_map(|prefix| prefixes.get(prefix)).map(String::as_str).collect();
+    let more = told.len().saturating_sub(TOLD);
+    told.truncate(TOLD);
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (!told.is_empty()).then(|| format!("{}{rest}", told.join("; ")))
 }
 
 fn check_vip(vip: &Vip) -> Result<(), String> {
@@ -614,6 +604,13 @@ fn check_vip(vip: &Vip) -> Result<(), String> {
     let width = |prefix: &Prefix| Prefix::from(prefix.address).bits;
     if let Some(prefix) = vip.addresses.iter().find(|prefix| prefix.bits > width(prefix) || prefix.bits == 0) {
         return Err(format!("{}/{}: prefixes have 1 to {} bits", prefix.address, prefix.bits, width(prefix)));
+    }
+    // The maps have IPv4 there.
+    let mapped = Prefix { address: Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), bits: 96 };
+    if let Some(prefix) = vip.addresses.iter().find(|prefix| prefix.overlaps(&mapped)) {
+        return Err(format!(
+            "{prefix}: has addresses of IPv4 in IPv6 clothes (::ffff:0:0/96) in it; write those of IPv4 as IPv4"
+        ));
     }
     if let Hash::SourcePrefix { v4, v6 } = vip.hash
         && (v4 > 32 || v6 > 128)

@@ -76,7 +76,7 @@ impl Kernel {
                 Err(error) => return (Ways::new(), Some(format!("neighbours cannot be read: {error}"))),
             }
         }
-        if ways.len() > WAYS_MAX as usize {
+        if ways.len() > ROOM {
             return (Ways::new(), Some(too_many(ways.len())));
         }
         let astray = format!("no route leads over {} to a router whose MAC is known", without.join(" or "));
@@ -108,7 +108,7 @@ impl Kernel {
         let mut gone: Vec<_> = there.keys().filter(|key| !wanted.contains_key(*key)).collect();
         gone.sort_by_key(|key| key.bits);
         // What is gone makes room first where there is not enough for both.
-        if fresh.len() + there.len() > WAYS_MAX as usize {
+        if fresh.len() + there.len() > ROOM {
             for key in gone.drain(..) {
                 sys::map_delete(map, key)?;
             }
@@ -122,12 +122,6 @@ impl Kernel {
         self.ways.there = Some(wanted);
         Ok(())
     }
-}
-
-/// The routers that routes lead to, as far as those can be read.
-pub(crate) fn routers() -> BTreeSet<IpAddr> {
-    let routes = routes().ok().and_then(Result::ok).unwrap_or_default();
-    routes.iter().flat_map(|route| &route.hops).filter_map(|hop| hop.router).collect()
 }
 
 /// A route of the main table.
@@ -190,16 +184,16 @@ fn routes() -> io::Result<Result<Vec<Route>, String>> {
             Err(e) => return Err(e),
         }
         let header = [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        match netlink.dump_at_most(WAYS_MAX as usize, RTM_GETROUTE, &header, route)? {
+        match netlink.dump_at_most(ROOM, RTM_GETROUTE, &header, route)? {
             Some(found) => routes.extend(found),
-            None => return Ok(Err(too_many(WAYS_MAX as usize + 1))),
+            None => return Ok(Err(too_many(ROOM + 1))),
         }
     }
     Ok(Ok(routes))
 }
 
 fn too_many(routes: usize) -> String {
-    format!("{routes} routes or more, and there is room for {WAYS_MAX}")
+    format!("{routes} routes or more, and there is room for {ROOM}")
 }
 
 /// Whether a rule leads to another table than the three there always are.
@@ -264,6 +258,9 @@ fn hops(mut value: &[u8]) -> Vec<Hop> {
 fn word(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
+
+/// Routes there may be: before Linux 6.13 a trie that is full refuses to replace what it has, for which it takes one more for a moment.
+const ROOM: usize = WAYS_MAX as usize - 1;
 
 const RTM_GETROUTE: u16 = 26;
 const RTM_GETRULE: u16 = 34;
