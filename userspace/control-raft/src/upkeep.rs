@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
-use control_state::{Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TicketStep, ticket_step};
+use control_state::{
+    Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, TicketStep, ticket_step,
+};
 
 use tokio::task::JoinSet;
 
@@ -455,6 +457,10 @@ fn change_of(
     }
     let Some(said) = &report.member else { return Ok(None) };
     if known.is_some_and(|known| says_the_same(said, known)) {
+        return Ok(None);
+    }
+    if known.is_none() && state.level() >= TOLD_LEVEL && said.level < TOLD_LEVEL {
+        // It was heard before the cluster rose, and purged since: it would not be let in any more, see `too_old_to_be_told`.
         return Ok(None);
     }
     if known.is_none() {
