@@ -399,6 +399,52 @@ fn a_client_that_takes_its_time_holds_no_place() {
     drop((house, reader, another));
 }
 
+/// Uploads that go on after their answers, whose places were lent while their clients said nothing.
+#[test]
+fn what_is_said_after_the_answer_takes_no_place() {
+    let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+    let inside = gate.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some(head) = wire.head() {
+            let uploads = head.contains(" /upload ");
+            if uploads {
+                let open = inside.0.lock().unwrap();
+                drop(inside.1.wait_while(open, |open| !*open).unwrap());
+            }
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            if uploads {
+                wire.rest_of_chunks();
+            }
+        }
+    });
+    let limit = "adaptiveConcurrency: {minLimit: 3, initialLimit: 3, maxLimit: 3, maxWait: 30ms}";
+    let server = format!("{{url: 'http://127.0.0.1:{}'}}", backend.port);
+    let house = House::new(1, &format!("pools: [{{servers: [{server}], {limit}}}]"));
+    let figures = |house: &House| {
+        let status = house.status()["mainPool"]["adaptiveConcurrency"].clone();
+        ["inFlight", "lent"].map(|name| status[name].as_u64().unwrap())
+    };
+    let said_all = Arc::<AtomicBool>::default();
+    let uploads: Vec<_> = (0..3)
+        .map(|_| {
+            let (pieces, until) = (vec![b"some".to_vec()], Some(said_all.clone()));
+            house.begin(0, Ask { method: "POST", target: "/upload", pieces, until, ..Ask::default() })
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(60);
+    while figures(&house) != [0, 3] {
+        assert!(Instant::now() < end, "{:?}", figures(&house));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    uploads.into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    said_all.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(figures(&house), [0, 0]);
+    assert_eq!(house.ask(get("/")).status, 200);
+}
+
 #[test]
 fn who_waits_for_a_server_is_told_when_the_deadline_has_passed() {
     let a = named("a");

@@ -316,6 +316,12 @@ impl Wire {
         Some((head, std::mem::take(&mut self.read)))
     }
 
+    /// Reads a body in chunks to its end.
+    pub fn rest_of_chunks(&mut self) {
+        while !self.read.ends_with(b"0\r\n\r\n") && self.more() {}
+        self.read.clear();
+    }
+
     /// Reads until the other side closes.
     pub fn drain(&mut self) {
         while self.more() {}

@@ -176,6 +176,13 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
+/// Takes one off a count; false: there was none. A count that fell below nothing would say ever after that there is no room.
+fn one_less(count: &AtomicU32) -> bool {
+    let less = count.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+    debug_assert!(less, "what was never counted is not taken off");
+    less
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -327,7 +334,7 @@ impl<W: Waiter> Gate<W> {
 
     /// A place is given up, whoever had it.
     pub fn leave(&self, now: Duration, worker: usize) {
-        self.under_way.fetch_sub(1, SeqCst);
+        one_less(&self.under_way);
         self.serve(now, worker);
     }
 
@@ -336,7 +343,7 @@ impl<W: Waiter> Gate<W> {
     /// they seem: a thread of it may hang on the client that we wait for.
     pub fn lend(&self, now: Duration, worker: usize, idle: Idle) -> bool {
         let most = self.limit.load(Relaxed);
-        let lent = self.lent.fetch_update(SeqCst, SeqCst, |n| (n < most).then_some(n + 1)).is_ok();
+        let lent = self.lent.fetch_update(SeqCst, SeqCst, |n| (n < most).then(|| n + 1)).is_ok();
         if lent {
             add(&self.marks[worker % self.marks.len()].lent[idle as usize], 1);
             self.leave(now, worker);
@@ -352,13 +359,14 @@ impl<W: Waiter> Gate<W> {
     /// There is work again for whoever has lent its place: it is under way, whether there is room or not, and nobody else begins before
     /// there is.
     pub fn take_back(&self) {
-        self.lent.fetch_sub(1, SeqCst);
-        self.under_way.fetch_add(1, SeqCst);
+        if one_less(&self.lent) {
+            self.under_way.fetch_add(1, SeqCst);
+        }
     }
 
     /// Whoever has lent its place needs none any more.
     pub fn end_lent(&self) {
-        self.lent.fetch_sub(1, SeqCst);
+        one_less(&self.lent);
     }
 
     /// It waits no more, for this reason. False: it has a place already, and has to [leave](Gate::leave) it.
@@ -398,7 +406,7 @@ impl<W: Waiter> Gate<W> {
 
     /// It has left the server.
     pub fn end(&self, server: usize) {
-        self.servers[server % self.servers.len()].under_way.fetch_sub(1, Relaxed);
+        one_less(&self.servers[server % self.servers.len()].under_way);
     }
 
     /// The server has answered a request that was one of `under_way` when it began. `pushed_back`: it said that this is too much.
@@ -478,7 +486,7 @@ impl<W: Waiter> Gate<W> {
 
     fn take(&self) -> bool {
         let limit = self.limit.load(Relaxed);
-        self.under_way.fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1)).is_ok()
+        self.under_way.fetch_update(SeqCst, SeqCst, |n| (n < limit).then(|| n + 1)).is_ok()
     }
 
     /// Lets pass who waits, as long as there is room.

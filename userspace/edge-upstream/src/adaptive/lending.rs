@@ -67,6 +67,8 @@ pub(super) struct Held {
     clients: Cell<Duration>,
     began: Cell<Instant>,
     lent: Cell<Option<Idle>>,
+    /// Whoever had it needs none any more: what is still said of the request changes nothing.
+    over: Cell<bool>,
     /// It could not be lent, and was counted for that.
     kept: Cell<bool>,
     servers: [Cell<At>; SERVERS],
@@ -86,6 +88,7 @@ impl Held {
             clients: Cell::new(Duration::ZERO),
             began: Cell::new(now),
             lent: Cell::new(None),
+            over: Cell::new(false),
             kept: Cell::new(false),
             servers: [const { Cell::new(At::Nowhere) }; SERVERS],
             at: Cell::new(0),
@@ -133,8 +136,16 @@ impl Held {
         self.turn(client);
     }
 
-    /// All of the request is there: the work begins.
+    /// All of the request is there: the work begins. That its client was waited for before is no reason to lend the place any more.
     pub fn said_all(&self) {
+        if self.over.get() {
+            return;
+        }
+        if !self.reading.get() {
+            self.turn(false);
+            self.clients.set(Duration::ZERO);
+            self.began.set(base_runtime::now());
+        }
         if self.lent.get() != Some(Idle::Sender) {
             return;
         }
@@ -147,21 +158,22 @@ impl Held {
                 gate.begin(server);
             }
         }
-        self.clients.set(Duration::ZERO);
-        self.began.set(base_runtime::now());
     }
 
-    /// Whoever had it needs none any more.
+    /// Whoever had it needs none any more. An upload may go on beside the answer, or after it.
     pub fn give_up(self: &Rc<Self>) {
         delist(self);
-        match self.lent.get() {
+        if self.over.replace(true) {
+            return;
+        }
+        match self.lent.take() {
             None => self.passages.leave(base_runtime::now()),
             Some(_) => self.passages.gate().end_lent(),
         }
     }
 
     fn turn(&self, client: bool) {
-        if self.client.get() == client {
+        if self.over.get() || self.client.get() == client {
             return;
         }
         let now = base_runtime::now();
@@ -184,7 +196,7 @@ impl Held {
 
     /// Lends its place where it may be.
     fn look(&self, now: Instant) {
-        if self.lent.get().is_some() {
+        if self.over.get() || self.lent.get().is_some() {
             return;
         }
         let Some(idle) = self.idles(now) else { return };
@@ -332,6 +344,47 @@ mod tests {
         assert_eq!(figures(&passages), (2, 1, 0), "the work begins, whether there is room or not");
         drop(other);
         assert!(enter(&passages).is_none(), "and nobody else begins before there is");
+        drop((attended, pass));
+        assert_eq!(figures(&passages), (0, 0, 0));
+    }
+
+    /// As an upload does that runs on after its answer.
+    #[test]
+    fn what_is_said_after_the_place_was_given_up_changes_nothing() {
+        let passages = passages("late", 1);
+        for lent in [true, false] {
+            let mut pass = enter(&passages).unwrap();
+            let progress = pass.comes();
+            let attended = pass.begin(0);
+            progress.awaited();
+            if lent {
+                look_at_all(base_runtime::now() + SECOND);
+                assert_eq!(figures(&passages), (0, 0, 1));
+            }
+            drop(pass);
+            progress.came();
+            progress.said_all();
+            progress.awaited();
+            look_at_all(base_runtime::now() + SECOND);
+            drop(attended);
+            progress.said_all();
+            assert_eq!(figures(&passages), (0, 0, 0));
+        }
+        assert!(enter(&passages).is_some());
+    }
+
+    #[test]
+    fn a_client_that_has_said_all_is_none_that_is_waited_for() {
+        let passages = passages("said", 1);
+        let mut pass = enter(&passages).unwrap();
+        let progress = pass.comes();
+        let attended = pass.begin(0);
+        progress.awaited();
+        std::thread::sleep(CLIENT_LEAST * 3 / 2);
+        progress.came();
+        progress.said_all();
+        look_at_all(base_runtime::now());
+        assert_eq!(figures(&passages), (1, 1, 0), "the server works");
         drop((attended, pass));
         assert_eq!(figures(&passages), (0, 0, 0));
     }
