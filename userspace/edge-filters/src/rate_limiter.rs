@@ -28,7 +28,8 @@
 //! the machine than `ipv6PrefixLength` has).
 //! Clients are told by `RateLimit-*` fields and `Retry-After` how they stand.
 //!
-//! With `maxConcurrent` of a policy each key has so many requests under way at a time, of this machine and until their answers are sent;
+//! With `maxConcurrent` of a policy each key has so many requests under way at a time, of this machine and until their answers are sent, or a tunnel that one became has
+//! ended;
 //! further ones are refused at once. With `limitForPeriod: 0` it is all that is counted.
 //!
 //! ```yaml

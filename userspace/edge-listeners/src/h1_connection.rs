@@ -15,7 +15,7 @@ use base_runtime::net::Seat;
 use base_runtime::time::{self, Deadline};
 use base_runtime::{Boxed, Buf};
 use base_tls::{Session, Transport};
-use edge_pipeline::{Duplex, Exchange};
+use edge_pipeline::{Duplex, Exchange, Hold};
 use proto_h2::frame::PREFACE;
 use proto_http::h1::{self, RequestHead};
 use proto_http::{Limits, Request, Response};
@@ -37,8 +37,8 @@ pub const PROMISED_DRAIN_BYTES: u64 = 16 * DRAIN_BYTES;
 /// What follows a request.
 enum Then {
     Http(Next),
-    /// Client and backend have left HTTP.
-    Joined(Box<dyn Duplex>),
+    /// Client and backend have left HTTP; what is held until that has ended.
+    Joined(Box<dyn Duplex>, Vec<Box<dyn Hold>>),
 }
 
 /// What a connection is doing, for whoever stops the server or needs room.
@@ -261,7 +261,7 @@ async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
         }
         Then::Http(Next::Again | Next::Close) => {}
         Then::Http(Next::Linger) => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
-        Then::Joined(backend) => {
+        Then::Joined(backend, _held) => {
             connection.enter(Phase::Tunnel);
             let join = Box::pin(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()));
             if join.await == tunnel::TunnelEnd::Idle && !local.is_stopping() {
@@ -319,8 +319,8 @@ async fn serve_with(local: &Rc<Local>, connection: &ClientConnection, first: Buf
     } else if stream.is_connect_with_content() {
         local.limit("connect_content");
         request::refuse(local, &mut stream, exchange, Response::with_status(400)).await;
-    } else if let Served::Joined(backend) = request::serve(local, &mut stream, exchange).await {
-        return Then::Joined(backend);
+    } else if let Served::Joined(backend, held) = request::serve(local, &mut stream, exchange).await {
+        return Then::Joined(backend, held);
     }
     Then::Http(stream.settle_body().await)
 }

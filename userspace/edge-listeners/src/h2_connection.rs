@@ -528,7 +528,7 @@ pub(crate) async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection
     place.forget_head();
     match served {
         Served::Answered => stream.settle_body().await,
-        Served::Joined(backend) => {
+        Served::Joined(backend, _held) => {
             let deadline = streams.add_tunnel();
             let client = stream.into_duplex();
             let join = Box::pin(tunnel::join(&client, &*backend, &deadline, || local.tunnel_silence()));

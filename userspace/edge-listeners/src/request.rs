@@ -18,7 +18,7 @@ use crate::watch::Ended;
 use base_model::RequestIds;
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
-use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
+use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline};
 use proto_http::path::PathError;
 use proto_http::{Method, Response, Version};
 use std::future::poll_fn;
@@ -31,8 +31,9 @@ use std::task::Poll;
 pub enum Served {
     /// It was answered, or its stream was reset.
     Answered,
-    /// It was answered, and client and backend have left HTTP: they are to be joined.
-    Joined(Box<dyn Duplex>),
+    /// It was answered, and client and backend have left HTTP: they are to be joined. What was held for the request is held for as long
+    /// as they are.
+    Joined(Box<dyn Duplex>, Vec<Box<dyn Hold>>),
 }
 
 /// Says in the exchange who asks. Comes before everything else, so that a request that cannot be read has an author in the log.
@@ -449,7 +450,7 @@ async fn finish<S: ClientStream>(
     local.record(exchange, &Over { routed, ended, answered, lasts, request_bytes, response_bytes });
     match (reset, joined) {
         (Some(why), _) => stream.reset(why),
-        (None, Some(backend)) => return Served::Joined(backend),
+        (None, Some(backend)) => return Served::Joined(backend, exchange.take_held()),
         (None, None) => {}
     }
     Served::Answered

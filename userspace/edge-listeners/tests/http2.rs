@@ -23,6 +23,7 @@ on_both_drivers![
     interim_answers,
     a_websocket_is_joined,
     a_tunnel_that_its_client_gives_up_ends,
+    a_websocket_is_under_way_until_it_ends,
     a_stream_that_nobody_speaks_on_holds_no_place,
     uploads_nobody_reads_stop_no_other,
     a_rest_that_nobody_wants_is_read_as_far_as_that_is_worth_it,
@@ -305,6 +306,50 @@ fn a_websocket_is_joined(io: IoMode) {
         assert_eq!(response.await.unwrap().status(), 502);
     });
     eventually("it is counted as what it was answered with", || house.count(502) == 1);
+}
+
+/// Its client may have one request under way.
+fn a_websocket_is_under_way_until_it_ends(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        let switch = wire.head().unwrap().contains("/chat");
+        if !switch {
+            wire.send(OK.as_bytes());
+            return;
+        }
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n");
+        while let Some(bytes) = wire.exactly(1) {
+            wire.send(&bytes);
+        }
+        wire.finish_sending();
+    });
+    let policy = "{name: one, key: {from: address}, maxConcurrent: 1, limitForPeriod: 0}";
+    let limiter = format!(
+        "{{name: r, kind: RateLimiter, policies: [{policy}], defaultPolicyRef: one, urls: [{{url: {{prefix: /}}}}]}}"
+    );
+    let pipeline = proxy_to(backend.port).replace("filters: [", &format!("filters: [{limiter}, "));
+    let house = House::new(io, "h2c: true", &pipeline);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        assert_eq!(ask(&requests, get("/plain"), b"").await.unwrap().status, 200);
+        let mut open = Request::builder().method("CONNECT").uri("http://a.test/chat");
+        open = open.header("sec-websocket-version", "13");
+        let mut open = open.body(()).unwrap();
+        open.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let mut requests = requests.ready().await.unwrap();
+        let (response, mut sending) = requests.send_request(open, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        sending.send_data(Bytes::from_static(b"x"), false).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "x", "they are joined");
+        assert_eq!(ask(&requests, get("/plain"), b"").await.unwrap().status, 429);
+        sending.send_data(Bytes::new(), true).unwrap();
+        while body.data().await.is_some() {}
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while ask(&requests, get("/plain"), b"").await.unwrap().status != 200 {
+            assert!(std::time::Instant::now() < end, "its place is not free");
+        }
+    });
 }
 
 /// There is one place among the requests under way. A call whose client has more to say, and whose server says nothing yet, has nothing

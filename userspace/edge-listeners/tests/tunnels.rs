@@ -26,6 +26,7 @@ on_both_drivers![
     names_with_underscores_are_left_out,
     trailers_do_not_say_what_filters_have_said,
     a_rewrite_that_makes_dots_is_refused,
+    a_tunnel_is_under_way_until_it_ends,
     a_silent_tunnel_ends,
     a_busy_tunnel_outlives_its_idle_time,
     a_stopped_server_ends_silent_tunnels,
@@ -341,6 +342,31 @@ fn echoing() -> Backend {
 fn tunnel_timeouts(tunnel: u64, drain: u64) -> Timeouts {
     let ms = Duration::from_millis;
     Timeouts { tunnel: ms(tunnel), tunnel_drain: ms(drain), ..Timeouts::default() }
+}
+
+/// Its client may have one request under way.
+fn a_tunnel_is_under_way_until_it_ends(io: IoMode) {
+    let backend = echoing();
+    let policy = "{name: one, key: {from: address}, maxConcurrent: 1, limitForPeriod: 0}";
+    let limiter = format!(
+        "{{name: r, kind: RateLimiter, policies: [{policy}], defaultPolicyRef: one, urls: [{{url: {{prefix: /}}}}]}}"
+    );
+    let pipeline = proxy_to(backend.port).replace("filters: [", &format!("filters: [{limiter}, "));
+    let house = House::new(io, "", &pipeline);
+    let mut first = house.connect();
+    first.send(UPGRADE.as_bytes());
+    assert!(first.head().unwrap().starts_with("HTTP/1.1 101 "));
+    first.send(b"x");
+    assert_eq!(first.exactly(1).unwrap(), b"x", "they are joined");
+    for _ in 0..3 {
+        assert_eq!(house.ask(UPGRADE).status(), 429);
+    }
+    drop(first);
+    eventually("its place is free", || {
+        let mut next = house.connect();
+        next.send(UPGRADE.as_bytes());
+        next.head().unwrap().starts_with("HTTP/1.1 101 ")
+    });
 }
 
 fn a_silent_tunnel_ends(io: IoMode) {

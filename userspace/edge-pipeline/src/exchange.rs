@@ -520,7 +520,8 @@ impl std::fmt::Debug for Ends {
     }
 }
 
-/// What a station holds for an exchange beyond its own part in it. Dropped when the exchange is over, the answer's body sent.
+/// What a station holds for an exchange beyond its own part in it. Dropped when the exchange is over, the answer's body sent; of one that
+/// became a tunnel, when that has ended.
 pub trait Hold {
     /// The pipelines have been walked: there is this answer, or none, and its body, which is there already or still comes.
     fn answered(&mut self, response: Option<&mut Response>, body: &mut Body);
@@ -647,6 +648,11 @@ impl Exchange {
     /// Keeps what a station holds until the exchange is over.
     pub fn hold(&mut self, held: Box<dyn Hold>) {
         self.held.push(held);
+    }
+
+    /// What stations hold goes on with the tunnel that the exchange has become.
+    pub fn take_held(&mut self) -> Vec<Box<dyn Hold>> {
+        std::mem::take(&mut self.held)
     }
 
     /// The pipelines have been walked.

@@ -140,7 +140,7 @@ fn both_sides_of_a_connect_are_joined_without_a_socket() {
         let (stream, backend) = (Memory::default(), Memory::default());
         BACKEND.with_borrow_mut(|slot| *slot = Some(backend.clone()));
         let served = stream.serve(&local, "dial", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").await;
-        let Served::Joined(joined) = served else { panic!("{served:?}") };
+        let Served::Joined(joined, _held) = served else { panic!("{served:?}") };
         assert_eq!(stream.0.borrow().status, 200);
         assert_eq!(stream.0.borrow().follows, Some(Follows::Duplex));
         stream.client_sends("up");
