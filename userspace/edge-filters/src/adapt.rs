@@ -2,7 +2,7 @@
 
 use crate::built::{Built, BuiltError, checked_name, checked_value};
 use base_model::HeaderAdaptSpec;
-use edge_pipeline::exchange::is_cors;
+use edge_pipeline::exchange::add_said;
 use proto_http::Headers;
 use serde_json::Value;
 
@@ -64,11 +64,7 @@ impl HeaderAdapt {
             headers.set(&**name, &**value);
         }
         for (name, value) in &self.add {
-            // Who may read an answer is said by the document here, and outlives the answer of a backend.
-            match is_cors(name.as_bytes()) {
-                true => headers.add_own(&**name, &**value),
-                false => headers.add(&**name, &**value),
-            }
+            add_said(headers, &**name, &**value);
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::form::escape_into;
 use base_text::quoted;
+use edge_pipeline::exchange::add_said;
 use edge_pipeline::template::{Form, MarkedPiece, RenderError, Rendered};
 use edge_pipeline::{Exchange, Template};
 use proto_http::Headers;
@@ -227,7 +228,7 @@ impl Built {
             };
             for value in values {
                 let value = self.text_of(value, &name)?;
-                headers.add(checked_name(&name)?, checked_value(&name, &value)?);
+                add_said(&mut headers, checked_name(&name)?, checked_value(&name, &value)?);
             }
         }
         Ok(headers)

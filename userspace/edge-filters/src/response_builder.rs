@@ -197,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_keeps_who_may_read_answers_as_the_template_said() {
+        let mut exchange = exchange();
+        let allow = "Access-Control-Allow-Origin";
+        let spec = format!("template: \"headers: {{{allow}: 'https://a.test'}}\"");
+        assert_eq!(run(&*filter(&KIND, &spec), &mut exchange), SUCCESS);
+        exchange.refuse(503);
+        assert_eq!(response_header(&exchange, allow), Some("https://a.test"));
+    }
+
+    #[test]
     fn refused() {
         refuses(&KIND, "{}", &[""]);
         refuses(&KIND, "{template: '{{nosuch}}'}", &["template"]);

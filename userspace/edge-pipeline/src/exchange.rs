@@ -184,6 +184,14 @@ pub fn is_cors(name: &[u8]) -> bool {
     name.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"access-control-"))
 }
 
+/// Adds a field that the document or a program of it says: who may read an answer outlives that of a backend then.
+pub fn add_said(headers: &mut proto_http::Headers, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    match is_cors(name.as_ref()) {
+        true => headers.add_own(name, value),
+        false => headers.add(name, value),
+    }
+}
+
 const OF_ONE_ANSWER: [&str; 52] = [
     // The body, what it represents, and what may be asked of it (RFC 9110 sections 8 and 14, RFC 9530, RFC 6266).
     "Content-Length",

@@ -10,6 +10,7 @@ use crate::vm::State;
 use base_runtime::channel::mailbox;
 use edge_filters::replaced;
 use edge_pipeline::Body;
+use edge_pipeline::exchange::add_said;
 use proto_http::{Headers, Known, Method, Response, authority, headers};
 use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -447,7 +448,7 @@ fn set(headers: &mut Headers, name: &[u8], value: &[u8]) -> Result<(), String> {
 
 fn add(headers: &mut Headers, name: &[u8], value: &[u8]) -> Result<(), String> {
     check(name, value)?;
-    headers.add(name, value);
+    add_said(headers, name, value);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::proxy_gives::{self, BUFFER, DEQUEUE, HEADER_PAIRS, HEADER_VALUE, PROP
 use crate::vm::State;
 use edge_filters::replaced;
 use edge_pipeline::Body;
+use edge_pipeline::exchange::add_said;
 use proto_http::{Headers, Known, Method, Response, authority};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -663,7 +664,7 @@ fn edit(headers: &mut Headers, name: &[u8], value: Option<&[u8]>, adds: bool) ->
             headers.remove(std::str::from_utf8(name).ok()?);
         }
         Some(value) if !is_field(name, value) => return None,
-        Some(value) if adds => headers.add(name, value),
+        Some(value) if adds => add_said(headers, name, value),
         Some(value) => headers.set(name, value),
     }
     Some(())
@@ -721,7 +722,7 @@ pub fn answer(local: Local) -> (Response, Body) {
     for (name, value) in &local.headers {
         let known = Known::of(name);
         if is_field(name, value) && known != Known::ContentLength && !known.is_hop_by_hop() {
-            response.headers.add(name, value);
+            add_said(&mut response.headers, name, value);
         }
     }
     if !local.body.is_empty() && response.headers.known(Known::ContentType).is_none() {

@@ -159,6 +159,18 @@ fn the_words_of_an_answer() {
     assert_eq!(header(&exchange, "X-None"), Some("1"));
 }
 
+/// As of what an adaptor adds.
+#[test]
+fn a_refusal_keeps_who_may_read_answers_as_a_script_has_added_it() {
+    let allow = "Access-Control-Allow-Origin";
+    let mut exchange = request("GET", "/", &[]);
+    answer(&mut exchange, 200, &[], b"");
+    let text = format!("resp.Header.Add(\"{allow}\", \"https://a.test\"); resp.Header.Add(\"X-Own\", \"1\");");
+    assert_eq!(run(&*script(&text), &mut exchange), SUCCESS);
+    exchange.refuse(503);
+    assert_eq!(response_header(&exchange, allow), Some("https://a.test"));
+}
+
 #[test]
 fn which_bodies_a_script_reads_is_told_by_its_text() {
     let of = |request, response, writes_request, writes_response| Reads {

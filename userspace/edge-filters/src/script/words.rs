@@ -6,6 +6,7 @@
 use super::guard;
 use crate::coding::replaced;
 use crate::form;
+use edge_pipeline::exchange::add_said;
 use edge_pipeline::{Body, Exchange, Space};
 use proto_http::{Headers, Known, Method, authority, headers};
 use rhai::packages::{
@@ -393,7 +394,7 @@ fn words_of_headers(engine: &mut Engine) {
         fields.change(name, value, |headers| headers.set(name, value))
     });
     engine.register_fn("Add", |fields: Fields, name: &str, value: &str| {
-        fields.change(name, value, |headers| headers.add(name, value))
+        fields.change(name, value, |headers| add_said(headers, name, value))
     });
     engine.register_fn("Del", |fields: Fields, name: &str| {
         fields.change(name, "", |headers| {
