@@ -71,7 +71,8 @@ pub struct HttpServerSpec {
     pub ca_cert_base64: String,
     /// With `https`: hosts that connections are kept apart by, each a name, `*.shop.test` for all names that end so, or `*` for the rest. A
     /// request for one of them that comes over a connection made for another, by the server name (SNI) its client asked for, gets 421 and
-    /// is counted (`weir_limit_hits_total{limit="misdirected"}`), whatever certificates they share. Default: certificates alone keep
+    /// is counted (`weir_limit_hits_total{limit="misdirected"}`), whatever certificates they share; of several, one whose client asked for
+    /// no name is for the rest alone. Default: certificates alone keep
     /// connections apart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("uniqueItems" = true))]

@@ -46,9 +46,15 @@ impl Hosts {
         self.0.iter().enumerate().filter_map(rank).max().map(|(_, n)| n)
     }
 
-    /// Whether a host, in lower case, is of another of them than the server name. One that is of none is nobody's: routes say so.
-    fn keep_apart(&self, server_name: &str, host: &str) -> bool {
-        !self.0.is_empty() && self.place(host).is_some_and(|of| self.place(server_name) != Some(of))
+    /// Whether a host is of another of them than the server name, both in lower case. One that is of none is nobody's: routes say so. Who
+    /// asked for no name is of the rest, as no name is what any of the others is called; where there is but one, nobody else could be meant.
+    fn keep_apart(&self, server_name: Option<&str>, host: &str) -> bool {
+        let asked = match server_name {
+            Some(name) => self.place(name),
+            None if self.0.len() == 1 => return false,
+            None => self.place(""),
+        };
+        self.place(host).is_some_and(|of| asked != Some(of))
     }
 }
 
@@ -115,16 +121,19 @@ impl Tls {
     /// connection would show it the same again. Where clients must show certificates, what it may reach depends on the name: there it
     /// gets what the first certificate is for, and of those who ask for a name, a name none of ours is for is refused unless it is
     /// the one that was asked for. What is for another of the document's `tlsHosts` than the name is refused as well, whatever
-    /// certificates they share.
+    /// certificates they share, and so is what any of several of them claims from a client that asked for no name: a listener's
+    /// host must match both the server name and the request (Gateway API, `Listener.hostname`), and no name matches none but the rest.
     pub fn is_misdirected(&self, server_name: Option<&str>, host: &str) -> bool {
-        match server_name {
-            Some(name) if name.eq_ignore_ascii_case(host) => return false,
-            None if !self.asks_clients => return false,
-            _ => {}
+        if server_name.is_some_and(|name| name.eq_ignore_ascii_case(host)) {
+            return false;
         }
-        let host = host.to_ascii_lowercase();
-        if server_name.is_some_and(|name| self.hosts.keep_apart(&name.to_ascii_lowercase(), &host)) {
+        let (server_name, host) = (server_name.map(str::to_ascii_lowercase), host.to_ascii_lowercase());
+        let server_name = server_name.as_deref();
+        if self.hosts.keep_apart(server_name, &host) {
             return true;
+        }
+        if server_name.is_none() && !self.asks_clients {
+            return false;
         }
         let shown = server_name.and_then(|name| self.server.certificate_for(name)).or_else(|| self.server.first());
         match self.server.certificate_for(&host) {
@@ -160,8 +169,9 @@ mod tests {
             assert_eq!(hosts.place(name), Some(of), "{name}");
         }
         let hosts = Hosts::of(&["b.test".to_owned(), "*.a.test".to_owned()]);
-        assert!(hosts.keep_apart("b.test", "x.a.test") && hosts.keep_apart("unknown", "b.test"));
-        assert!(!hosts.keep_apart("b.test", "unknown") && !hosts.keep_apart("x.a.test", "y.a.test"));
-        assert!(!Hosts::default().keep_apart("a", "b"));
+        assert!(hosts.keep_apart(Some("b.test"), "x.a.test") && hosts.keep_apart(Some("unknown"), "b.test"));
+        assert!(!hosts.keep_apart(Some("b.test"), "unknown") && !hosts.keep_apart(Some("x.a.test"), "y.a.test"));
+        assert!(hosts.keep_apart(None, "b.test") && !hosts.keep_apart(None, "unknown"));
+        assert!(!Hosts::default().keep_apart(Some("a"), "b") && !Hosts::default().keep_apart(None, "b"));
     }
 }

@@ -28,6 +28,7 @@ on_both_drivers![
     who_came_before_certificates_were_asked_for_is_sent_away,
     requests_for_somebody_else_are_misdirected,
     hosts_are_kept_apart_whatever_certificate_they_share,
+    who_asks_for_no_name_gets_what_no_host_claims,
     who_asks_for_no_name_is_sent_away_only_where_certificates_decide,
     sessions_are_taken_up_again,
     sessions_of_another_machine_are_taken_up_again,
@@ -315,6 +316,31 @@ fn hosts_are_kept_apart_whatever_certificate_they_share(io: IoMode) {
     // Who is of none of them is nobody's, and routes have the word.
     house.server(&format!("{lines}tlsHosts: [B.test, '*.c.test']\n"));
     assert_eq!(answers(&mut Caller::new(&house, &config, "b.test")), [200, 200, 200, 421]);
+}
+
+/// A connection without a name was made for none of the hosts that connections are kept apart by.
+fn who_asks_for_no_name_gets_what_no_host_claims(io: IoMode) {
+    let authority = Authority::new();
+    let lines = https(&[&authority.sign(&["a.test", "b.test", "x.c.test"])]);
+    let house = House::new(io, &lines, MOCK);
+    let mut config = client(&authority, None);
+    config.enable_sni = false;
+    let mut caller = Caller::new(&house, &Arc::new(config), "a.test");
+    for (hosts, expected) in [
+        ("", [200, 200, 200, 200]),
+        ("[b.test, '*.c.test', '*']", [200, 421, 200, 421]),
+        ("[B.test, '*.c.test']", [200, 421, 200, 421]),
+        // There is nobody else whose it could be.
+        ("[b.test]", [200, 200, 200, 200]),
+        ("['*']", [200, 200, 200, 200]),
+    ] {
+        let apart = if hosts.is_empty() { String::new() } else { format!("tlsHosts: {hosts}\n") };
+        house.server(&format!("{lines}{apart}"));
+        let answers = ["a.test", "b.test", "127.0.0.1", "x.c.test"]
+            .map(|host| caller.status(&GET.replace("a.test", host)).unwrap_or_default());
+        assert_eq!(answers, expected, "{hosts}");
+    }
+    assert_eq!(house.limit("misdirected"), 4);
 }
 
 /// Without a name a client claims none, and no other connection would change what it is shown.
