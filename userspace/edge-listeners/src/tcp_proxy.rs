@@ -523,6 +523,8 @@ async fn understand(local: &Local, live: &Live, stream: TcpStream, told: &mut To
             Ok(stream)
         }
         (_, TcpTls::Terminate | TcpTls::Passthrough) => {
+            // The hello is the beginning of the handshake; what came before it had a time of its own.
+            let began = base_runtime::now();
             let read = proxied::peek(&stream, live.patience, |bytes| Hello::read(bytes).transpose()).await;
             match read {
                 Ok((Ok(hello), bytes)) => {
@@ -530,7 +532,7 @@ async fn understand(local: &Local, live: &Live, stream: TcpStream, told: &mut To
                     stream.unread(bytes);
                     match live.terminated.as_ref().filter(|_| live.tls_for(&told.asked) == TcpTls::Terminate) {
                         Some(tls) => {
-                            let spent = base_runtime::now().saturating_duration_since(told.began);
+                            let spent = base_runtime::now().saturating_duration_since(began);
                             end_tls(local, tls, stream, live.patience.saturating_sub(spent), told).await
                         }
                         None => Ok(stream.into()),

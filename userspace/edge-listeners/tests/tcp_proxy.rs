@@ -29,6 +29,7 @@ on_both_drivers![
     what_is_no_tls_gets_an_alert,
     tls_ends_here_and_the_rules_go_by_what_was_agreed,
     tls_ends_here_for_some_names_and_passes_for_others,
+    a_slow_header_takes_nothing_of_the_time_for_tls,
     a_change_is_for_new_connections,
     it_listens_where_the_document_says,
     further_connections_wait,
@@ -441,6 +442,15 @@ fn what_is_no_tls_gets_an_alert(io: IoMode) {
 
 /// The name that a server says, which then gives back what it gets, within TLS.
 fn ask_within_tls(port: u16, trusted: &CertificateDer<'static>, name: &str, alpn: &[&[u8]]) -> std::io::Result<String> {
+    say_within_tls(TcpStream::connect(("127.0.0.1", port)).unwrap(), trusted, name, alpn)
+}
+
+fn say_within_tls(
+    stream: TcpStream,
+    trusted: &CertificateDer<'static>,
+    name: &str,
+    alpn: &[&[u8]],
+) -> std::io::Result<String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -452,7 +462,6 @@ fn ask_within_tls(port: u16, trusted: &CertificateDer<'static>, name: &str, alpn
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
     let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut stream = rustls::StreamOwned::new(connection, stream);
     let mut name = [0; 4];
@@ -497,6 +506,30 @@ fn tls_ends_here_for_some_names_and_passes_for_others(io: IoMode) {
         eventually("all of it is there", || *heard.lock().unwrap() == bytes);
         heard.lock().unwrap().clear();
     }
+}
+
+/// Each has its time: who is the client, and then TLS, of which the hello is the beginning.
+fn a_slow_header_takes_nothing_of_the_time_for_tls(io: IoMode) {
+    let shop = echo("shop");
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["shop.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let relay = Relay::new(
+        io,
+        &format!(
+            "{TRUSTING}\nhandshakeTimeout: 4s\ntls: terminate\ncertBase64: {}\nkeyBase64: {}\n\
+             rules: [{{sni: [mail.test], tls: passthrough, pool: shop}}, {{sni: [shop.test], pool: shop}}]\n{}",
+            quoted(&certificate.pem()),
+            quoted(&key.serialize_pem()),
+            pool(&[shop.port]).replace("servers", "name: shop, servers")
+        ),
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
+    std::thread::sleep(Duration::from_millis(2200));
+    std::io::Write::write_all(&mut stream, &line_of("192.0.2.1:5000")).unwrap();
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_eq!(say_within_tls(stream, certificate.der(), "shop.test", &[]).unwrap(), "shop");
+    assert_eq!(relay.house.limit("handshake_timeout"), 0);
 }
 
 fn tls_ends_here_and_the_rules_go_by_what_was_agreed(io: IoMode) {
