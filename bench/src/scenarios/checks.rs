@@ -63,7 +63,10 @@ pub fn run(options: &Options) -> Result<(), String> {
 fn documents(port: u16, checked: bool) -> String {
     let url = |n: usize| format!("    - url: http://127.0.{}.{}:{port}", 1 + n / 250, 1 + n % 250);
     let urls = (0..SERVERS).map(url).collect::<Vec<_>>().join("\n");
-    let check = format!("    healthCheck: {{interval: {}s, timeout: 2s, uri: /healthz}}\n", INTERVAL.as_secs());
+    let check = format!(
+        "    healthCheck: {{interval: {}s, timeout: 2s, uri: /healthz, reuseConnection: true}}\n",
+        INTERVAL.as_secs()
+    );
     let check = if checked { check.as_str() } else { "" };
     format!(
         "name: bench-pipeline\nkind: Pipeline\nfilters:\n- name: proxy\n  kind: Proxy\n  pools:\n  - servers:\n{urls}\n{check}---\n\

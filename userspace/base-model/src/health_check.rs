@@ -41,8 +41,10 @@ pub struct HealthCheckSpec {
     pub passes: u32,
     /// Port that is probed. 0, the default: the server's own.
     pub port: u16,
-    /// Whether a probe over HTTP/1.1 goes over the connection of the one before, as long as the server keeps it open and answers well; one
-    /// that does not is connected to anew each time, and so is every server where this is false. Default true.
+    /// Whether a probe over HTTP/1.1 may go over the connection of the one before. It costs less, and says less: an open connection goes
+    /// on answering where the server takes no new ones, where its certificate has expired, and where other servers stand behind its address
+    /// by now; and a server that serves one connection at a time is kept from its requests by one that stays open. Where true, a server is
+    /// still connected to anew by each tenth probe and by each one after a failure. Default false: every probe connects.
     pub reuse_connection: bool,
     /// Path and query that are asked for. Default: the server's path, or `/`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -113,7 +115,7 @@ impl Default for HealthCheckSpec {
             fails: 1,
             passes: 1,
             port: 0,
-            reuse_connection: true,
+            reuse_connection: false,
             uri: String::new(),
             path: String::new(),
             method: "GET".to_owned(),

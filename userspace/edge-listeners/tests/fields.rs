@@ -570,6 +570,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("GrpcPoolSpec.healthCheck", "server/tests/house/health_checks.rs", "servers_of_all_kinds_are_asked"),
     ("HeaderCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
     ("HealthCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
+    (
+        "HealthCheckSpec.reuseConnection",
+        "edge-upstream/src/check/tests.rs",
+        "a_server_that_is_well_is_asked_over_few_connections_where_it_may_be",
+    ),
     ("HealthMatchSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
     ("AutoCertManagerSpec", "server/tests/house/auto_cert.rs", "a_name_gets_its_certificate_and_keeps_it"),
     ("OnDemandSpec", "server/tests/house/auto_cert.rs", "a_name_that_clients_ask_for_gets_its_certificate_with_leave"),

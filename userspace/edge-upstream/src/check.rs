@@ -22,10 +22,10 @@ use base_runtime::time::timeout;
 use base_telemetry::proxy::{Checkup, PoolNames, PoolStats, ServerRecorder};
 use base_telemetry::{Limit, Telemetry};
 use edge_pipeline::Body;
-use question::{Asking, Question, REST_MOST};
+use question::{Asking, Question};
 use standing::Standing;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ const FIRST_WITHIN: Duration = Duration::from_millis(20);
 
 /// Into so many parts an interval is divided, see [`together`].
 const PARTS: u32 = 100;
+
+/// Probes that a connection that is kept serves at most: one more connects anew, so that a server is not taken for well for long that
+/// nobody else can connect to.
+const PROBES_EACH: u32 = 10;
 
 /// Pause before a probe that found no worker has its next turn.
 const IDLE_PAUSE: Duration = Duration::from_millis(100);
@@ -54,6 +58,8 @@ pub struct Check {
     /// Somebody has asked, and something is known.
     known: AtomicBool,
     checkup: Arc<Checkup>,
+    /// Probes that may still go over the connection that is kept. None after one that failed.
+    left: AtomicU32,
     /// What requests say of the server: a probe that passes has connected, unless it goes to another port.
     health: Option<Arc<Health>>,
     /// The server as documents write it.
@@ -114,6 +120,7 @@ impl Check {
             standing: Mutex::new(Standing::new(healthy, spec.fails, spec.passes)),
             known: AtomicBool::new(known_before),
             checkup: Arc::new(Checkup::new(probe.text(), healthy)),
+            left: AtomicU32::new(0),
             health: (spec.port == 0).then(|| server.health.clone()),
             url: server.url.clone(),
             crowded: telemetry.limits().register("upstream_probes"),
@@ -152,30 +159,38 @@ impl Check {
         &self.checkup
     }
 
-    /// Asks once, on a worker.
-    async fn run(&self) {
+    /// Asks once, on a worker. The room is given back once it is known what the answer says.
+    async fn run(&self, room: Room) {
         let (era, began) = (self.health.as_ref().map(|health| (health, health.era())), base_runtime::now());
         let recorder = &self.recorders[base_runtime::worker_index() % self.recorders.len()];
         let asking = Asking { limit: self.timeout, recorder, counters: &self.counters };
         // A connection that is kept says nothing of who cannot be connected to, or does not answer well over it.
-        let anew = !self.is_well() || self.health.as_ref().is_some_and(|health| health.is_out());
+        let left = self.left.load(Relaxed);
+        let anew = left == 0 || !self.is_well() || self.health.as_ref().is_some_and(|health| health.is_out());
         let mut rest = Body::Empty;
         let outcome = match timeout(self.timeout, self.question.ask(anew, &asking, &mut rest)).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                rest = Body::Empty;
-                Err(format!("no answer in {}", base_text::duration(self.timeout)))
-            }
+            Err(_) => Err(format!("no answer in {}", base_text::duration(self.timeout))),
         };
         let took = base_runtime::now().saturating_duration_since(began);
-        let connected = outcome.is_ok();
+        let passed = outcome.is_ok();
+        self.left.store(
+            if !passed {
+                0
+            } else if anew {
+                PROBES_EACH - 1
+            } else {
+                left - 1
+            },
+            Relaxed,
+        );
         self.conclude(outcome, took);
-        if connected && era.is_some_and(|(health, era)| health.connected(era, base_runtime::now())) {
+        drop(room);
+        if passed && era.is_some_and(|(health, era)| health.connected(era, base_runtime::now())) {
             tracing::info!(server = self.url, "the server can be connected to again and is back");
         }
-        // Its connection serves the next probe once it is read to its end.
-        if rest.is_stream() {
-            let _ = timeout(self.timeout, rest.collect(REST_MOST)).await;
+        if passed {
+            self.question.finish(rest, self.timeout).await;
         }
     }
 
@@ -213,9 +228,9 @@ fn launch(check: Arc<Check>) {
         return check.crowded.add(1);
     };
     worker.spawn(move || async move {
-        let (mut turn, _room) = (turn, room);
+        let mut turn = turn;
         turn.next = together(base_runtime::now() + varied(check.interval), check.interval);
-        check.run().await;
+        check.run(room).await;
     });
 }
 

@@ -8,6 +8,7 @@ use crate::probe::takes_datagrams;
 use base_model::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, ProbeType, regexp};
 use base_runtime::Buf;
 use base_runtime::net::udp::{Transmit, UdpOptions, UdpSocket};
+use base_runtime::time::timeout;
 use base_telemetry::proxy::ServerRecorder;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,7 +24,7 @@ use std::time::Duration;
 const BODY_MOST: u64 = 1024 * 1024;
 
 /// Most that is read of a body that nobody looks at, in bytes, so that its connection can serve again.
-pub(super) const REST_MOST: u64 = 64 * 1024;
+const REST_MOST: u64 = 64 * 1024;
 
 /// Most that is read of what comes over TCP, in bytes.
 const EXPECTED_WITHIN: usize = 64 * 1024;
@@ -129,6 +130,20 @@ impl Question {
         };
         let usual = if upgrade { [101, 101] } else { [200, 399] };
         Ok(Question::Request { asked: Box::new(asked), expected: Expected::new(spec, usual)? })
+    }
+
+    /// Reads what is left of an answer where that costs little and its connection, which others ask over or the next probe does, is better
+    /// left open. Dropped, a body closes its connection or breaks its stream off.
+    pub async fn finish(&self, mut rest: Body, limit: Duration) {
+        let goes_on = match self {
+            Question::Request { asked, .. } => {
+                asked.keeps || matches!(asked.server.protocols, Protocols::Http2 | Protocols::Http3)
+            }
+            _ => false,
+        };
+        if goes_on && rest.is_stream() && rest.length().is_some_and(|length| length <= REST_MOST) {
+            let _ = timeout(limit, rest.collect(REST_MOST)).await;
+        }
     }
 
     /// Asks, once. The error says what is wrong with the answer, or why there is none. `anew`: over a connection that is made for it.
