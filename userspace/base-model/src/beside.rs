@@ -3,7 +3,7 @@
 //! Looking at one of many costs what it says itself, not what all of them say: of the others only an [`Outline`] is needed,
 //! which is small and is read without decoding the rest of a document.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::http_server::HttpServerSpec;
 use crate::ip_filter::Cidr;
 use crate::kinds;
 use crate::object::{Listening, Object, Spec};
+use crate::pool_servers::pool_servers;
 use crate::problem::{Findings, Problem, nth};
 use crate::room::Room;
 use crate::service_registry::{ServiceRegistrySpec, services_of};
@@ -50,6 +51,8 @@ pub struct Outline {
     pub claim: Option<Claim>,
     /// Of an AccessList.
     pub prefixes: usize,
+    /// Addresses of the servers of its pools.
+    pub servers: BTreeSet<IpAddr>,
 }
 
 /// Objects seen together, indexed by what one of them may ask of the others.
@@ -62,6 +65,8 @@ pub struct Beside<'o> {
     alone: HashMap<&'o str, BTreeSet<&'o str>>,
     /// Of each AccessList.
     prefixes: HashMap<&'o str, usize>,
+    /// Whose pools have a server there: kind and name.
+    servers: BTreeMap<IpAddr, (&'o str, &'o str)>,
     room: Room<'o>,
 }
 
@@ -129,6 +134,7 @@ impl Outline {
                 Spec::AccessList(list) => list.prefixes(),
                 _ => 0,
             },
+            servers: servers_of(&object.document.spec),
         }
     }
 
@@ -152,8 +158,12 @@ impl Outline {
         };
         let listed = |name| field(fields, name).and_then(Value::as_array).map_or(0, Vec::len);
         let prefixes = if kind == "AccessList" { listed("deny") + listed("allow") } else { 0 };
-        Some(Outline { name, kind, claim, prefixes })
+        Some(Outline { name, kind, claim, prefixes, servers: servers_of(document) })
     }
+}
+
+fn servers_of(document: &Value) -> BTreeSet<IpAddr> {
+    pool_servers(document).into_iter().map(|(address, ..)| address).collect()
 }
 
 /// How many routes of a stored server lead to the pipeline.
@@ -255,6 +265,22 @@ impl<'o> Claims<'o> {
     }
 }
 
+impl Claims<'_> {
+    /// Whether a VirtualIP names the address itself.
+    fn names(&self, address: IpAddr) -> bool {
+        self.vips.contains_key(&Cidr::from(address))
+    }
+
+    /// The longest prefix of a VirtualIP that has the address, and which VirtualIP.
+    fn around(&self, address: IpAddr) -> Option<(Cidr, &str)> {
+        let bits = Cidr::from(address).length();
+        (1..bits).rev().find_map(|bits| {
+            let wider = Cidr::new(Cidr::new(address, bits)?.first(), bits)?;
+            self.vips.get(&wider)?.first().map(|(name, _)| (wider, *name))
+        })
+    }
+}
+
 /// Whether the kernel refuses one of two sockets of one port. `::` takes the connections of IPv4 as well.
 fn same_place(a: &[Cidr], b: &[Cidr]) -> bool {
     let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
@@ -267,11 +293,12 @@ impl<'o> Beside<'o> {
         let (mut claims, mut room) = (Vec::new(), Room::new(VIRTUAL_IPS));
         let (mut pipelines, mut global_filters, mut registries) = (HashSet::new(), HashSet::new(), HashSet::new());
         let mut alone: HashMap<&'o str, BTreeSet<&'o str>> = HashMap::new();
-        let mut prefixes = HashMap::new();
+        let (mut prefixes, mut servers) = (HashMap::new(), BTreeMap::new());
         for outline in outlines {
             let name = outline.name.as_str();
             claims.extend(outline.claim.as_ref().map(|claim| (name, outline.kind.as_str(), claim)));
             room.take(outline);
+            servers.extend(outline.servers.iter().map(|address| (*address, (outline.kind.as_str(), name))));
             if kinds::named(&outline.kind).is_some_and(|kind| kind.singleton) {
                 alone.entry(outline.kind.as_str()).or_default().insert(name);
             }
@@ -285,7 +312,7 @@ impl<'o> Beside<'o> {
                 _ => {}
             }
         }
-        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, alone, prefixes, room }
+        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, alone, prefixes, servers, room }
     }
 
     /// VirtualIPs there is room for on the edges. Default [`VIRTUAL_IPS`].
@@ -316,7 +343,9 @@ impl<'o> Beside<'o> {
                 }
             }
             self.room.check(&changed.document.name, &claim, &mut findings);
+            self.check_prefixes(&changed.document.name, &claim, &mut findings);
         }
+        self.check_servers(&changed.document.spec, &mut findings);
         let (kind, name) = (changed.spec.kind(), changed.document.name.as_str());
         let other = self.alone.get(kind).and_then(|names| names.iter().find(|other| **other != name));
         if let Some(other) = other {
@@ -353,6 +382,44 @@ impl<'o> Beside<'o> {
             findings.warn("serviceRegistry", text);
         }
         findings
+    }
+
+    /// A prefix is a local route of every edge: who connects to an address of it there meets the edge itself. One that was there before
+    /// is no reason to refuse another change of the VirtualIP, a drain above all.
+    fn check_prefixes(&self, name: &str, claim: &Claim, findings: &mut Findings) {
+        let before = self.room.replaced.get(name).and_then(|outline| outline.claim.as_ref());
+        let prefixes = claim.addresses.iter().enumerate().filter(|_| claim.door == Door::VirtualIp);
+        for (i, prefix) in prefixes.filter(|(_, prefix)| !prefix.is_address()) {
+            let inside = self.servers.range(prefix.first()..).take_while(|(address, _)| prefix.contains(**address));
+            let mut inside = inside.filter(|(address, _)| !self.claims.names(**address));
+            let Some((address, (kind, other))) = inside.next() else { continue };
+            let message =
+                format!("has {address} in it, a server of {kind} {other}: the edges would connect to themselves");
+            let place = nth("addresses", i);
+            if before.is_some_and(|before| before.addresses.contains(prefix)) {
+                findings.warn(place, message);
+                continue;
+            }
+            let advice =
+                format!("take a prefix without it, or list {address} too if it is an address of this VirtualIP");
+            findings.problem(Problem::new(place, message).text(&prefix.to_string()).advice(advice));
+        }
+    }
+
+    /// The other way round.
+    fn check_servers(&self, spec: &Value, findings: &mut Findings) {
+        if self.claims.vips.keys().all(Cidr::is_address) {
+            return;
+        }
+        for (address, place, url) in pool_servers(spec) {
+            let Some((prefix, vip)) = self.claims.around(address).filter(|_| !self.claims.names(address)) else {
+                continue;
+            };
+            let message = format!("lies in {prefix} of VirtualIP {vip}: the edges would connect to themselves");
+            let advice =
+                format!("take it out of the prefix, or list {address} in a VirtualIP if it is an address of one");
+            findings.problem(Problem::new(place, message).text(url).advice(advice));
+        }
     }
 
     /// `lists` is what a rule calls its routes, and what becomes of those that lead nowhere.
@@ -429,6 +496,32 @@ mod tests {
         let six = (vip("a", "2001:db8::/32", 80), vip("b", "2001:db8:1::/48", 80));
         let inside = "addresses[0]: VirtualIP a has 2001:db8::/32 around it: 2001:db8:1::/48 goes by this VirtualIP alone, with its ports alone";
         check(&[&six.0, &six.1], "", &[inside]);
+    }
+
+    #[test]
+    fn no_prefix_has_a_server_of_a_pool_in_it() {
+        let vip = |addresses: &str| format!("name: wide\nkind: VirtualIP\naddresses: [{addresses}]\nports: [8080]");
+        let proxy =
+            |url: &str| format!("name: back\nkind: TCPProxy\nport: 9000\npools: [{{servers: [{{url: '{url}'}}]}}]");
+        let (here, six) = (proxy("tcp://10.20.5.5:8080"), proxy("tcp://[2001:db8:5::5]:8080"));
+        let refused = "addresses[1] = \"10.20.0.0/16\": has 10.20.5.5 in it, a server of TCPProxy back: the edges would connect to themselves; \
+                       take a prefix without it, or list 10.20.5.5 too if it is an address of this VirtualIP";
+        check(&[&here, &vip("192.0.2.7, 10.20.0.0/16")], refused, &[]);
+        let refused = "addresses[0] = \"2001:db8::/32\": has 2001:db8:5::5 in it, a server of TCPProxy back: the edges would connect to \
+                       themselves; take a prefix without it, or list 2001:db8:5::5 too if it is an address of this VirtualIP";
+        check(&[&six, &vip("'2001:db8::/32'")], refused, &[]);
+        let refused = "pools[0].servers[0].url = \"tcp://10.20.5.5:8080\": lies in 10.20.0.0/16 of VirtualIP wide: the edges would connect to \
+                       themselves; take it out of the prefix, or list 10.20.5.5 in a VirtualIP if it is an address of one";
+        check(&[&vip("10.20.0.0/16"), &here], refused, &[]);
+        for addresses in ["10.21.0.0/16", "10.20.5.5", "10.20.5.5, 10.20.0.0/16", "'2001:db8::/32'"] {
+            check(&[&here, &vip(addresses)], "", &[]);
+            check(&[&vip(addresses), &here], "", &[]);
+        }
+        // A drain is not refused for what was there before.
+        let objects = [read(&here), read(&vip("10.20.0.0/16"))];
+        let outlines: Vec<Outline> = objects.iter().map(Outline::of).collect();
+        let findings = Beside::new(&outlines).replacing(&outlines[1..]).check(&objects[1]);
+        assert_eq!((render(&findings.problems), findings.warnings.len()), (String::new(), 1));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub mod log_sink;
 pub mod overload_manager;
 pub mod pipeline;
 pub mod places;
+mod pool_servers;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod resilience;
@@ -96,6 +97,7 @@ pub use pipeline::{
     BranchSpec, END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PARALLEL_RESULTS, ParallelSpec, PipelineSpec,
     StepSpec,
 };
+pub use pool_servers::address_of;
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
     CompressionSpec, HedgingSpec, MembersSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec,

@@ -4,7 +4,7 @@
 //! the key where the key is wrong, and of what a missing one is missing in. Everything that can be found in all the files is told at once,
 //! in the order of the files: what is wrong with one document, or with one part of it, hides nothing of the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -80,6 +80,7 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
                 kind: if document.kind == LEGACY_PIPELINE { "Pipeline".to_owned() } else { document.kind.clone() },
                 claim: None,
                 prefixes: 0,
+                servers: BTreeSet::new(),
             }),
         }
         looked.push((document, object, findings));

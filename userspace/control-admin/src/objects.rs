@@ -1,16 +1,18 @@
 //! Create, read, update, delete: the documents users write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use base_model::Cidr;
 use base_model::beside::routes_to;
 use base_model::kinds::LEGACY_PIPELINE;
 use base_model::namespaces::{self, DEFAULT_NAMESPACE};
 use base_model::secret::HIDDEN;
 use base_text::quoted;
-use control_api::{Document, OWNER_LABEL, Role, Snapshot, whole};
+use control_api::{Document, Member, Members, OWNER_LABEL, Role, Snapshot, whole};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
@@ -446,6 +448,11 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
                         checked.warnings.iter().map(|w| titled(n, document, several, &format!("{w} (strict)"))),
                     );
                 }
+                let stored =
+                    checked.document.get("name").and_then(Value::as_str).and_then(|name| state.view.object(name));
+                let inside =
+                    members_inside(&checked.document, stored.map(|stored| stored.as_ref()), &state.view.members);
+                problems.extend(inside.iter().map(|problem| titled(n, document, several, problem)));
                 all.push(checked);
             }
             Err(found) => problems.extend(found.iter().map(|problem| titled(n, document, several, problem))),
@@ -456,6 +463,37 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
     } else {
         Err(Error::invalid(listed(problems)))
     }
+}
+
+/// Where a VirtualIP takes a prefix with an address of a member in it, that it had not before: the edges would not reach that member
+/// any more.
+fn members_inside(document: &Value, stored: Option<&Value>, members: &Members) -> Vec<String> {
+    let listed = |document: &Value| document.get("addresses").and_then(Value::as_array).cloned().unwrap_or_default();
+    if document.get("kind").and_then(Value::as_str) != Some("VirtualIP") {
+        return Vec::new();
+    }
+    let before = stored.map(listed).unwrap_or_default();
+    let addresses_of = |member: &Member| {
+        let urls = [&member.peer_url, &member.api_addr].map(|url| base_model::address_of(url));
+        let own = [member.addresses.v4.map(IpAddr::V4), member.addresses.v6.map(IpAddr::V6)];
+        urls.into_iter().chain(own).flatten().collect::<Vec<IpAddr>>()
+    };
+    let known: Vec<(IpAddr, &str)> = members
+        .values()
+        .flat_map(|member| addresses_of(member).into_iter().map(|address| (address, member.name.as_str())))
+        .collect();
+    let mut problems = Vec::new();
+    for (i, text) in listed(document).iter().enumerate().filter(|(_, text)| !before.contains(text)) {
+        let prefix = text.as_str().and_then(|text| text.parse::<Cidr>().ok()).filter(|prefix| !prefix.is_address());
+        let inside = prefix.and_then(|prefix| known.iter().find(|(address, _)| prefix.contains(*address)));
+        if let Some((address, member)) = inside {
+            problems.push(format!(
+                "addresses[{i}] = {text}: has {address} in it, the address of member {member}, which the edges would not reach any \
+                 more; take a prefix without it"
+            ));
+        }
+    }
+    problems
 }
 
 fn is_partly_hidden(value: &Value) -> bool {
