@@ -235,6 +235,10 @@ impl Connection {
             if let Some(cheap) = self.allowances.spent() {
                 return Err(self.spend(cheap));
             }
+            // It ends where both sides know that it is over, whatever came in the same read.
+            if self.peer_leaves.is_some() || self.leaving == Leaving::Known {
+                self.check_over();
+            }
         }
         self.check_over();
         Ok(())

@@ -610,6 +610,22 @@ fn leaving_takes_what_was_under_way() {
 }
 
 #[test]
+fn nothing_is_read_behind_what_ends_the_connection() {
+    let leaves = frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2]);
+    let mut peer = Peer::new();
+    let said = [leaves, frame(PUSH_PROMISE, 0, 1, b"")].concat();
+    assert_eq!(peer.core.handle(&said, peer.now), Ok(()));
+    assert_eq!(peer.core.ended(), Some(Err(Ended::ByClient)));
+    assert!(peer.frames().iter().all(|frame| frame.kind != GOAWAY));
+    let mut peer = Peer::new();
+    peer.core.go_away();
+    let ping = peer.frames().pop().unwrap();
+    let said = [frame(PING, ACK, 0, &ping.payload), frame(PUSH_PROMISE, 0, 1, b"")].concat();
+    assert_eq!(peer.core.handle(&said, peer.now), Ok(()));
+    assert_eq!(peer.core.ended(), Some(Ok(())));
+}
+
+#[test]
 fn leaving_waits_no_longer_than_it_is_told_to_for_a_client_that_does_not_answer() {
     let mut peer = Peer::new();
     peer.say(&get(1)).unwrap();
