@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::{House, eventually};
+use support::{House, eventually, free_port};
 
 on_both_drivers![
     a_session_stays_with_its_server,
@@ -34,10 +34,6 @@ const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mo
 struct Relay {
     house: House,
     port: u16,
-}
-
-fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Relay {

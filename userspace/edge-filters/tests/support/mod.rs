@@ -464,5 +464,5 @@ pub fn to(port: u16) -> String {
 
 /// A port nobody listens on.
 pub fn dead_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port()
+    base_testing::free_port()
 }

@@ -154,9 +154,7 @@ pub fn proxy_to(port: u16) -> String {
     )
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port()).expect("a port is free")
-}
+pub use base_testing::free_port;
 
 /// For what is sure to come, however busy the machine is; only what hangs takes so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@ use super::schedule::Queue;
 use super::*;
 use base_runtime::{Config, IoMode, Runtime};
 use base_telemetry::Identity;
+use base_testing::free_port;
 use bytes::Bytes;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -148,8 +149,8 @@ fn what_is_asked_and_what_counts_as_well() {
 
 #[test]
 fn who_does_not_answer_is_unwell() {
-    let refused = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap();
-    let said = verdict(&check(&format!("http://{refused}"), "{}"));
+    let refused = free_port();
+    let said = verdict(&check(&format!("http://127.0.0.1:{refused}"), "{}"));
     assert!(said.starts_with("cannot connect: "), "{said}");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
@@ -217,7 +218,7 @@ fn what_is_said_over_tcp_and_in_datagrams() {
     assert_eq!(verdict(&udp(&there, "{type: udp, send: a}")), "");
     assert_eq!(verdict(&udp(&there, "{type: udp, send: abc, expect: 're: abc'}")), "");
     assert_eq!(verdict(&udp(&there, "{type: udp, send: abc, expect: x, timeout: 50ms}")), "no answer in 50ms");
-    let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().to_string();
+    let gone = format!("127.0.0.1:{}", free_port());
     assert_eq!(verdict(&udp(&gone, "{type: udp}")), "nobody takes datagrams");
     let said = verdict(&udp(&gone, "{type: udp, send: a}"));
     assert!(said.starts_with("datagrams are refused: "), "{said}");

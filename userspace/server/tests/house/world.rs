@@ -4,10 +4,9 @@ use crate::leash::Leashed;
 use serde_json::Value;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -480,17 +479,7 @@ pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Opti
     }
 }
 
-/// Below the ports the kernel gives to outgoing connections; each test process walks through a part of its own.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 11_000 + ((std::process::id() as u16 % 97) * 211 + step) % 20_000;
-        if TcpListener::bind(("::", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
+pub use base_testing::free_port;
 
 /// Runs `weir` to its end: exit code, standard output, standard error.
 pub fn weir(arguments: &[&str]) -> (i32, String, String) {
