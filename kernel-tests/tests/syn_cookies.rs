@@ -313,6 +313,21 @@ fn serve(listener: TcpListener) {
     }
 }
 
+/// Port 80 of the addresses, all of it of one machine.
+fn guarded(addresses: &[IpAddr], owner: u16, cookies: Option<Rate>) -> Vip {
+    Vip {
+        id: 1,
+        name: "v".into(),
+        addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
+        ports: vec![80..=80],
+        protocols: vec![Protocol::Tcp],
+        hash: Hash::FiveTuple,
+        slots: world::uniform([owner, 0, 0, 0]),
+        limits: VipLimits { cookies, ..VipLimits::default() },
+        earlier: None,
+    }
+}
+
 #[test]
 fn a_flood_of_syns_keeps_no_client_out() {
     if !ready("a_flood_of_syns_keeps_no_client_out") {
@@ -345,17 +360,7 @@ fn a_flood_of_syns_keeps_no_client_out() {
         }
         let vips = VIP.map(|vip| vip.parse::<SocketAddr>().expect("an address").ip()).to_vec();
         let own = Machine { index: OWN, name: "e".into(), address: ip("10.1.1.2"), next_hop: None, own: true };
-        let vip = Vip {
-            id: 1,
-            name: "v".into(),
-            addresses: vips.iter().map(|ip| (*ip).into()).collect(),
-            ports: vec![80..=80],
-            protocols: vec![Protocol::Tcp],
-            hash: Hash::FiveTuple,
-            slots: world::uniform([OWN, 0, 0, 0]),
-            limits: VipLimits { cookies: Some(Rate::new(20, 4)), ..VipLimits::default() },
-            earlier: None,
-        };
+        let vip = guarded(&vips, OWN, Some(Rate::new(20, 4)));
         edge.enter(|| {
             kernel.apply(&[own], &[vip]).unwrap_or_else(|e| panic!("{e}"));
             kernel.set_local_addresses(&vips).unwrap_or_else(|e| panic!("{e}"));
@@ -495,17 +500,7 @@ fn syns_that_another_machine_sent_on_are_answered_by_who_serves_them() {
                 next_hop: None,
                 own: index == edge,
             };
-            let vip = Vip {
-                id: 1,
-                name: "v".into(),
-                addresses: vips.iter().map(|ip| (*ip).into()).collect(),
-                ports: vec![80..=80],
-                protocols: vec![Protocol::Tcp],
-                hash: Hash::FiveTuple,
-                slots: world::uniform([2, 0, 0, 0]),
-                limits: VipLimits { cookies, ..VipLimits::default() },
-                earlier: None,
-            };
+            let vip = guarded(&vips, 2, cookies);
             world::set_cookies(kernel);
             namespace.enter(|| {
                 kernel.apply(&[machine(1), machine(2)], &[vip]).unwrap_or_else(|e| panic!("{e}"));

@@ -37,7 +37,8 @@ use crate::repeats::repeats;
 pub struct VirtualIpSpec {
     /// One or more addresses, or prefixes such as 203.0.113.0/28, IPv4 and IPv6. Two VirtualIPs may share an address, or a prefix, when no
     /// port and protocol is in both. An address goes by what is said of it alone, or else of the longest prefix that has it, and by that
-    /// with its ports alone. A prefix with an address of a machine, or of a router it sends by, is left out of steering.
+    /// with its ports alone. A prefix with an address of a machine, or of a router it sends by, is left out of steering, and so is, at each
+    /// machine, one that overlaps a network this machine is on.
     pub addresses: Vec<String>,
     /// Ports that are steered: a list of numbers and ranges such as "8000-8099", or `any`. Default any.
     pub ports: PortsSpec,
