@@ -129,8 +129,20 @@ struct Heard<'s> {
 }
 
 impl Heard<'_> {
+    /// Whether anything of it can be served. Of references that lead nowhere, and kinds that are none of its protocol, the others are
+    /// used: its conditions tell of them.
     fn serves(&self) -> bool {
-        self.accepted.holds && self.resolved.holds && !self.conflicted.holds
+        let is_usable = !self.kinds.is_empty() && (!self.ends_tls() || !self.certificates.is_empty());
+        self.accepted.holds && !self.conflicted.holds && is_usable
+    }
+
+    /// Whether all of it is served as it is written.
+    fn is_whole(&self) -> bool {
+        self.serves() && self.resolved.holds
+    }
+
+    fn ends_tls(&self) -> bool {
+        self.listener.protocol == "HTTPS" || self.listener.protocol == "TLS" && !self.is_passthrough()
     }
 
     fn is_passthrough(&self) -> bool {
@@ -477,7 +489,7 @@ fn heard<'s>(
             match certificate(store, owner, reference, check) {
                 Ok(one) if certificates.contains(&one) => {}
                 Ok(one) => certificates.push(one),
-                Err(why) => told = Some(why),
+                Err(why) => also(&mut told, why),
             }
         }
         if let Some((reason, told)) = told {
@@ -499,6 +511,14 @@ fn heard<'s>(
     let Owner { set, namespace, .. } = owner;
     let (attached, unserved) = (0, None);
     Heard { listener, set, namespace, kinds, accepted, resolved, conflicted, certificates, clients, attached, unserved }
+}
+
+/// Of several references that lead nowhere each is told, with the reason of the first.
+fn also(fault: &mut Option<(&'static str, String)>, (reason, told): (&'static str, String)) {
+    match fault {
+        Some((_, all)) => *all = format!("{all}; {told}"),
+        None => *fault = Some((reason, told)),
+    }
 }
 
 type Certificate = (String, (String, String));
@@ -825,7 +845,7 @@ fn service_of(
 fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
     let (meta, before) = (&one.gateway.metadata, &one.gateway.status);
     let serving = one.of(None).filter(|heard| heard.serves()).count();
-    let all = serving == one.of(None).count();
+    let all = one.of(None).all(Heard::is_whole);
     let own = one.addresses.iter().filter(|address| !address.is_empty());
     let is_shared = one.addresses.iter().any(String::is_empty);
     let told: Vec<&String> = if is_shared { settings.shared.iter().collect() } else { own.collect() };
@@ -841,7 +861,7 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
     let mut accepted = match (all, serving) {
         (true, _) => Condition::new("Accepted", true, "Accepted", ""),
         (false, 0) => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
-        (false, _) => Condition::new("Accepted", true, "ListenersNotValid", "some of its listeners cannot be served"),
+        (false, _) => Condition::new("Accepted", true, "ListenersNotValid", PARTLY),
     };
     let mut programmed = match (serving, addresses.is_empty()) {
         (0, _) => Condition::new("Programmed", false, "Invalid", "none of its listeners can be served"),
@@ -944,15 +964,16 @@ fn set_condition(one: &Ours<'_>, at: usize) -> Condition {
     if one.problem.as_ref().is_some_and(|problem| problem.kind == "Accepted") {
         return Condition::new("Accepted", false, "ParentNotAccepted", "the Gateway is not accepted");
     }
-    let (all, serving) = (one.of(Some(at)).count(), one.of(Some(at)).filter(|heard| heard.serves()).count());
-    match serving {
-        0 => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
-        some if some < all => {
-            Condition::new("Accepted", true, "ListenersNotValid", "some of its listeners cannot be served")
-        }
-        _ => Condition::new("Accepted", true, "Accepted", ""),
+    let own = || one.of(Some(at));
+    match (own().all(Heard::is_whole), own().any(Heard::serves)) {
+        (_, false) => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
+        (false, true) => Condition::new("Accepted", true, "ListenersNotValid", PARTLY),
+        (true, true) => Condition::new("Accepted", true, "Accepted", ""),
     }
 }
+
+const PARTLY: &str =
+    "some of its listeners, or some of what they name, cannot be served; their own conditions say which";
 
 fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, plan: &mut Plan) {
     let Set { set, .. } = &one.sets[at];

@@ -233,7 +233,47 @@ fn listeners_say_what_is_wrong_with_them() {
         ]
     );
     assert_eq!(told(&status["conditions"])[0], "Accepted=True/ListenersNotValid");
-    assert_eq!(plan.documents.keys().collect::<Vec<_>>(), ["gw.404", "gw.http.7"]);
+    assert_eq!(of(4)[1], "Programmed=True/Programmed", "the kind that is one of its protocol is served");
+    assert_eq!(plan.documents.keys().collect::<Vec<_>>(), ["gw.404", "gw.http.5", "gw.http.7"]);
+}
+
+#[test]
+fn of_what_a_listener_names_the_rest_is_used_where_some_of_it_leads_nowhere() {
+    let pem = rcgen::generate_simple_self_signed(vec!["ca.test".to_owned()]).unwrap().cert.pem();
+    let secrets = json!([{"name": "gone"}, {"name": "c"}, {"name": "c", "namespace": "far"}]);
+    let listeners = json!([{"name": "l", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": secrets}}]);
+    let maps = |names: &[&str]| {
+        let map = |name: &&str| json!({"group": "", "kind": "ConfigMap", "name": name});
+        let all: Vec<Value> = names.iter().map(map).collect();
+        json!({"frontend": {"default": {"validation": {"caCertificateRefs": all}}}})
+    };
+    let planned_with = |maps: Value| {
+        let mut gateway = gateway("g", listeners.clone());
+        gateway.1["spec"]["tls"] = maps;
+        planned(&[class(), gateway, secret("c", "a.test"), authorities("ca", &pem), authorities("empty", "")])
+    };
+    let status = |plan: &Plan| plan.statuses[&(Kind::Gateway, Key::new("n", "g"))].clone();
+
+    // Certificates: the one that is there is shown, and what became of each of the others is told.
+    let plan = planned_with(json!(null));
+    let server = &plan.documents["gw.https.443"];
+    assert_eq!(server["certs"].as_object().unwrap().len(), 1, "{server}");
+    let conditions = &status(&plan)["listeners"][0]["conditions"];
+    assert_eq!(
+        told(conditions)[..3],
+        ["Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidCertificateRef"]
+    );
+    let message = conditions[2]["message"].as_str().unwrap();
+    assert!(message.contains("n/gone is not there") && message.contains("namespace far"), "{message}");
+    assert_eq!(told(&status(&plan)["conditions"])[0], "Accepted=True/ListenersNotValid");
+
+    // Authorities of clients: those that are there are believed, and nobody else is.
+    let plan = planned_with(maps(&["gone", "ca", "empty"]));
+    let server = &plan.documents["gw.https.443"];
+    assert_eq!(server["caCertBase64"].as_str().unwrap().trim(), pem.trim());
+    assert_eq!(told(&status(&plan)["listeners"][0]["conditions"])[0], "Accepted=True/Accepted");
+    let plan = planned_with(maps(&["gone", "empty"]));
+    assert!(!plan.documents.contains_key("gw.https.443"), "nobody could be believed");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::authorities::{self, Fault};
 use super::object::{ClientValidation, Gateway};
 use super::policy::Unusable;
 use super::status::Condition;
-use super::{Certificate, Owner, certificate, granted};
+use super::{Certificate, Owner, also, certificate, granted};
 use crate::ingress::Check;
 use crate::store::Store;
 
@@ -51,7 +51,7 @@ pub(super) fn clients(store: &Store, gateway: &Gateway, port: i64) -> Clients {
         });
         match read {
             Ok(text) => found += &text,
-            Err(why) => fault = Some(why),
+            Err(why) => also(&mut fault, why),
         }
     }
     let none_valid = found.is_empty();
