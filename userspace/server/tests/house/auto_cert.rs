@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -461,6 +462,70 @@ fn a_wildcard_is_proved_by_a_record() {
     let own = eventually("the name has its own", || shown(pebble.tls, "shop.test").ok().filter(|own| *own != der));
     assert!(contains(&own, "shop.test") && !contains(&own, "*.shop.test"));
     assert!(!machine.api("GET", "/objects/certificates", "").body.contains("secret\""), "a secret is shown");
+}
+
+/// A real server of names, which takes updates of `shop.test` from whoever has the key: where it listens, and what it says of them.
+fn bind(directory: &Path) -> Option<(u16, PathBuf, Leashed)> {
+    let (server, libraries) = parts::bind()?;
+    let port = free_port();
+    let (place, log) = (directory.display(), directory.join("bind.log"));
+    let configuration = format!(
+        "options {{ directory \"{place}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; notify no;
+           pid-file none; session-keyfile none; lock-file none; dnssec-validation no; }};
+         controls {{ }};
+         key \"weir\" {{ algorithm hmac-sha384; secret \"{UPDATE_KEY}\"; }};
+         zone \"shop.test\" {{ type primary; file \"shop.zone\"; allow-update {{ key \"weir\"; }}; }};\n"
+    );
+    let zone = "$TTL 60\n@ SOA ns.shop.test. admin.shop.test. 1 3600 600 86400 60\n@ NS ns.shop.test.\n@ A 127.0.0.1\n* A 127.0.0.1\n";
+    fs::write(directory.join("named.conf"), configuration).unwrap();
+    fs::write(directory.join("shop.zone"), zone).unwrap();
+    let mut command = Command::new(server);
+    command.args(["-g", "-n", "1", "-c"]).arg(directory.join("named.conf")).env("LD_LIBRARY_PATH", libraries);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    let process = Leashed::start(&mut command).unwrap();
+    eventually("BIND runs", || fs::read_to_string(&log).is_ok_and(|log| log.contains(" running")).then_some(()));
+    Some((port, log, process))
+}
+
+/// Of the key that BIND takes updates with.
+const UPDATE_KEY: &str = "YSBrZXkgdGhhdCBCSU5EIGtub3dz";
+
+#[test]
+fn a_wildcard_is_proved_by_a_record_that_bind_takes() {
+    let Some(mut pebble) = Pebble::start(|_| {}) else { return };
+    let Some((port, log, _bind)) = bind(pebble.directory.path()) else { return };
+    pebble.dns = port;
+    pebble.run();
+    let machine = Machine::start();
+    pebble.servers(&machine);
+    let manager = |key: &str| {
+        let mut manager = pebble.manager(&["*.shop.test"]);
+        manager["enableDNS01"] = json!(true);
+        manager["domains"][0]["dnsProvider"] = json!({
+            "name": "rfc2136", "zone": "shop.test", "server": format!("127.0.0.1:{port}"),
+            "tsigKey": "weir", "tsigSecret": key, "tsigAlgorithm": "hmac-sha384",
+        });
+        manager.to_string()
+    };
+    // A key that it does not know: what it answers is told, and nothing is written.
+    machine.create(&manager("YW5vdGhlciBrZXk="));
+    eventually("the update is refused", || {
+        let told = domain(&machine, "*.shop.test").to_string();
+        (told.contains("NOTAUTH") || told.contains("BADSIG")).then_some(())
+    });
+    let said = || fs::read_to_string(&log).unwrap();
+    assert!(!said().contains("adding an RR"), "{}", said());
+    let replaced = machine.api("PUT", "/objects/certificates", &manager(UPDATE_KEY));
+    assert_eq!(replaced.status, 200, "{replaced:?}");
+    eventually("the wildcard is shown", || {
+        shown(pebble.tls, "any.shop.test").ok().filter(|der| contains(der, "*.shop.test"))
+    });
+    let of = |what: &str| format!("{what} at '_acme-challenge.shop.test' TXT");
+    eventually("the record is put there, and goes again", || {
+        let said = said();
+        (said.contains(&of("adding an RR")) && said.contains("deleting an RR at _acme-challenge.shop.test TXT"))
+            .then_some(())
+    });
 }
 
 #[test]

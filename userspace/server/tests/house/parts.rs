@@ -63,6 +63,25 @@ pub fn pebble() -> Option<(PathBuf, PathBuf)> {
     there().then_some((pebble, dns))
 }
 
+/// BIND of Debian 12, and the folder that its libraries are in.
+pub fn bind() -> Option<(PathBuf, PathBuf)> {
+    let packages = [
+        "bind9",
+        "bind9-libs",
+        "libfstrm0",
+        "libjemalloc2",
+        "libjson-c5",
+        "liblmdb0",
+        "libmaxminddb0",
+        "libnghttp2-14",
+        "libprotobuf-c1",
+        "libuv1",
+    ];
+    let server = part("bind", &packages, None, "usr/sbin/named")?;
+    let libraries = server.ancestors().nth(2)?.join("lib/x86_64-linux-gnu");
+    Some((server, libraries))
+}
+
 /// rsyslog of Debian 12, and the folder that its libraries are in.
 pub fn rsyslog() -> Option<(PathBuf, PathBuf)> {
     let packages = ["rsyslog", "libestr0", "libfastjson4"];
