@@ -4,8 +4,9 @@
 use crate::desired::{Desired, Fork};
 use crate::format::{self, FORMAT, Unread};
 use crate::step::Line;
+use serde::Serialize;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -181,7 +182,7 @@ impl LastGood {
 
     pub fn store_fork(&self, fork: Option<&Fork>) -> io::Result<()> {
         match fork {
-            Some(fork) => self.replace(&self.fork_path(), &serde_json::to_vec(fork).map_err(io::Error::other)?),
+            Some(fork) => self.replace(&self.fork_path(), fork).map(drop),
             None => match fs::remove_file(self.fork_path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => self.sync_directory(),
@@ -196,8 +197,7 @@ impl LastGood {
     /// Replaces what is kept: written beside it, flushed to the disk, renamed over it.
     /// Says how long it is, in bytes.
     pub fn store(&self, desired: &Desired) -> io::Result<u64> {
-        let text = serde_json::to_vec(desired).map_err(io::Error::other)?;
-        self.replace(&self.path, &text).map(|()| text.len() as u64)
+        self.replace(&self.path, desired)
     }
 
     /// Has the disk keep for good what was written to `file`.
@@ -210,15 +210,20 @@ impl LastGood {
         self.syncs.clone()
     }
 
-    fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+    /// Written as it is made: the text of ten thousand documents, which takes tens of megabytes, is nowhere whole in memory.
+    fn replace(&self, path: &Path, what: &impl Serialize) -> io::Result<u64> {
         let beside = path.with_extension("json.new");
         // It holds private keys: nobody but the daemon's user reads it.
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text)?;
+        let mut text = BufWriter::with_capacity(WRITTEN_AT_ONCE, &mut file);
+        serde_json::to_writer(&mut text, what).map_err(io::Error::other)?;
+        text.flush()?;
+        drop(text);
+        let bytes = file.metadata()?.len();
         self.sync(&file)?;
         fs::rename(&beside, path)?;
-        self.sync_directory()
+        self.sync_directory().map(|()| bytes)
     }
 }
 
@@ -237,6 +242,9 @@ fn put_aside_newer(path: &Path, format: u32) {
          serves what its cluster tells it: start the version that wrote it to serve that, or remove the file"
     );
 }
+
+/// Bytes.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
 
 /// What the names of journals begin with; a number follows.
 const JOURNAL: &str = "last-good.steps-";
