@@ -151,7 +151,8 @@ impl Checkup {
 #[derive(Debug)]
 pub struct PoolStats {
     names: Mutex<PoolNames>,
-    workers: Box<[PoolWorker]>,
+    /// Made when a worker counts something first: of ten thousand pools most are asked for nothing.
+    workers: Box<[OnceLock<Box<PoolWorker>>]>,
     servers: Mutex<BTreeMap<Arc<str>, Arc<Server>>>,
     rounds: Mutex<Rounds>,
     servers_limit: Limit,
@@ -207,7 +208,7 @@ impl PoolStats {
     pub fn with_limits(names: PoolNames, workers: usize, limits: &LimitHits) -> Arc<Self> {
         Arc::new(Self {
             names: Mutex::new(names),
-            workers: (0..workers.max(1)).map(|_| PoolWorker::default()).collect(),
+            workers: (0..workers.max(1)).map(|_| OnceLock::new()).collect(),
             servers: Mutex::default(),
             rounds: Mutex::default(),
             servers_limit: limits.register("metric_upstream_servers"),
@@ -313,7 +314,16 @@ impl PoolStats {
     }
 
     fn sum(&self, counter: impl Fn(&PoolWorker) -> &AtomicU64) -> f64 {
-        self.workers.iter().map(|worker| counter(worker).load(Relaxed)).sum::<u64>() as f64
+        self.counted().map(|worker| counter(worker).load(Relaxed)).sum::<u64>() as f64
+    }
+
+    fn counted(&self) -> impl Iterator<Item = &PoolWorker> {
+        self.workers.iter().filter_map(|worker| worker.get().map(|counts| &**counts))
+    }
+
+    /// The counts of a worker, which alone writes them.
+    fn of_worker(&self, worker: usize) -> Option<&PoolWorker> {
+        self.workers.get(worker).map(|counts| &**counts.get_or_init(Box::default))
     }
 }
 
@@ -354,35 +364,35 @@ impl PoolRecorder {
 
     /// No server of the pool could be chosen.
     pub fn no_server(&self) {
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             bump(&worker.no_server, 1);
         }
     }
 
     /// A request is tried again.
     pub fn retried(&self) {
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             bump(&worker.retries, 1);
         }
     }
 
     /// A second server is asked because the first takes long.
     pub fn hedged(&self) {
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             bump(&worker.hedges, 1);
         }
     }
 
     /// The second one's answer is the client's.
     pub fn hedge_won(&self) {
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             bump(&worker.hedges_won, 1);
         }
     }
 
     /// A server that is left out was used, because too few others are fit.
     pub fn panicked(&self) {
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             bump(&worker.panics, 1);
         }
     }
@@ -402,7 +412,7 @@ impl ServerRecorder {
             let AnsweredRequest { status, duration, request_bytes, response_bytes } = *answered;
             shard.exchanges.record(status, duration, request_bytes, response_bytes);
         });
-        if let Some(worker) = self.pool.workers.get(self.worker) {
+        if let Some(worker) = self.pool.of_worker(self.worker) {
             worker.request_body.record(answered.request_bytes, &SIZE_BOUNDS);
             worker.response_body.record(answered.response_bytes, &SIZE_BOUNDS);
         }
@@ -639,7 +649,7 @@ fn encode_easegress(pools: &[Arc<PoolStats>], encoder: &mut Encoder, identity: &
         let totals = pool.tally(&locked(&pool.rounds)).totals;
         sum.requests += totals.count;
         sum.errors += totals.errors;
-        for worker in &pool.workers {
+        for worker in pool.counted() {
             worker.request_body.merge_into(&mut sum.bodies[0]);
             worker.response_body.merge_into(&mut sum.bodies[1]);
         }
@@ -677,6 +687,22 @@ fn encode_easegress(pools: &[Arc<PoolStats>], encoder: &mut Encoder, identity: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ten thousand Ingresses are ten thousand pools, most of which are asked for nothing.
+    #[test]
+    fn a_pool_that_nobody_asks_takes_little() {
+        let pool = PoolStats::new(PoolNames::default(), 4);
+        let server = pool.recorder(0).server("http://10.0.0.1:80");
+        assert_eq!((pool.counted().count(), pool.sum(|worker| &worker.retries)), (0, 0.0));
+        server.record(&AnsweredRequest {
+            status: 200,
+            duration: Duration::from_millis(1),
+            request_bytes: 1,
+            response_bytes: 1,
+        });
+        pool.recorder(1).retried();
+        assert_eq!((pool.counted().count(), pool.sum(|worker| &worker.retries)), (2, 1.0));
+    }
 
     #[test]
     fn connections_and_answers_add_up() {

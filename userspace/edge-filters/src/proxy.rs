@@ -294,6 +294,8 @@ impl Proxy {
         }
         let (first_main, split) = (candidates.len(), main.len() > 1);
         candidates.append(&mut main);
+        // Most have one, and of ten thousand the room for others is much.
+        candidates.shrink_to_fit();
         let weights =
             spec.pools.iter().filter(|pool| pool.filter.is_none()).map(|pool| pool.weight.unwrap_or_default());
         let split = split.then(|| Split::new(spec.split.as_ref(), &weights.collect::<Vec<u32>>()));

@@ -25,7 +25,17 @@ pub trait Follows: Send + Sync {
 
 /// See the module doc.
 #[derive(Default)]
-pub struct Directory(Mutex<HashMap<String, Entry>>);
+pub struct Directory(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<String, Entry>,
+    /// How many were left when those were last looked through of which nothing is known and that nobody follows.
+    left: usize,
+    /// How often they were looked through.
+    #[cfg(test)]
+    sweeps: usize,
+}
 
 #[derive(Default)]
 struct Entry {
@@ -49,7 +59,7 @@ impl Directory {
     pub fn set(&self, key: &str, instances: Vec<Instance>) {
         let followers = {
             let mut entries = self.lock();
-            let entry = entries.entry(key.to_owned()).or_default();
+            let entry = entries.by_key.entry(key.to_owned()).or_default();
             entry.followers.retain(|follower| follower.strong_count() > 0);
             if *entry.instances == *instances {
                 return;
@@ -57,7 +67,7 @@ impl Directory {
             entry.instances = instances.clone().into();
             let followers = entry.followers.clone();
             if entry.is_idle() {
-                entries.remove(key);
+                entries.by_key.remove(key);
             }
             followers
         };
@@ -67,32 +77,51 @@ impl Directory {
 
     /// What the service of this key has now; empty where nothing is known of it.
     pub fn instances(&self, key: &str) -> Arc<[Instance]> {
-        self.lock().get(key).map(|entry| entry.instances.clone()).unwrap_or_default()
+        self.lock().by_key.get(key).map(|entry| entry.instances.clone()).unwrap_or_default()
     }
 
-    /// The follower is told what the service has now, if anything, and of changes from now on.
-    pub fn follow(&self, key: &str, follower: Weak<dyn Follows>) {
+    /// The follower is told of changes from now on, and of one since it looked at what the service has: `known`.
+    pub fn follow(&self, key: &str, known: &[Instance], follower: Weak<dyn Follows>) {
         let told = follower.upgrade();
         let instances = {
             let mut entries = self.lock();
-            // A service whose pools are gone, and of which nothing is known, leaves no trace.
-            entries.retain(|_, entry| {
-                entry.followers.retain(|follower| follower.strong_count() > 0);
-                !entry.is_idle()
-            });
-            let entry = entries.entry(key.to_owned()).or_default();
+            entries.sweep();
+            let entry = entries.by_key.entry(key.to_owned()).or_default();
+            entry.followers.retain(|follower| follower.strong_count() > 0);
             entry.followers.push(follower);
             entry.instances.clone()
         };
-        if let Some(follower) = told.filter(|_| !instances.is_empty()) {
+        if let Some(follower) = told.filter(|_| *instances != *known) {
             follower.changed(&instances);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Entries {
+    /// A service whose pools are gone, and of which nothing is known, leaves no trace for long: all of them are looked through once there
+    /// are twice as many as were left, so that of ten thousand each costs a few steps.
+    fn sweep(&mut self) {
+        if self.by_key.len() < 2 * self.left + LEAST_SWEPT {
+            return;
+        }
+        self.by_key.retain(|_, entry| {
+            entry.followers.retain(|follower| follower.strong_count() > 0);
+            !entry.is_idle()
+        });
+        self.left = self.by_key.len();
+        #[cfg(test)]
+        {
+            self.sweeps += 1;
+        }
+    }
+}
+
+/// So few are not looked through.
+const LEAST_SWEPT: usize = 64;
 
 impl Entry {
     fn is_idle(&self) -> bool {
@@ -124,7 +153,7 @@ mod tests {
         directory.set(&key, instances(&["http://10.0.0.1:80"]));
         let seen = Arc::new(Seen::default());
         let follower: Weak<dyn Follows> = Arc::downgrade(&(seen.clone() as Arc<dyn Follows>));
-        directory.follow(&key, follower);
+        directory.follow(&key, &[], follower);
         assert_eq!(std::mem::take(&mut *seen.0.lock().unwrap()), [["http://10.0.0.1:80"]]);
         directory.set(&key, instances(&["http://10.0.0.1:80"]));
         directory.set(&Directory::key("consul", "carts"), instances(&["http://10.0.0.9:80"]));
@@ -135,6 +164,30 @@ mod tests {
         drop(seen);
         directory.set(&key, instances(&["http://10.0.0.3:80"]));
         directory.set(&key, Vec::new());
-        assert!(!directory.lock().contains_key(&key), "nobody follows it, and nothing is known of it");
+        assert!(!directory.lock().by_key.contains_key(&key), "nobody follows it, and nothing is known of it");
+        let seen = Arc::new(Seen::default());
+        directory.set(&key, instances(&["http://10.0.0.1:80"]));
+        let known = directory.instances(&key);
+        let follower: Weak<dyn Follows> = Arc::downgrade(&(seen.clone() as Arc<dyn Follows>));
+        directory.follow(&key, &known, follower);
+        assert!(seen.0.lock().unwrap().is_empty(), "it knows that already");
+    }
+
+    #[test]
+    fn of_many_services_one_that_is_followed_costs_no_walk_over_the_others() {
+        const MANY: usize = 10_000;
+        let directory = Directory::default();
+        let seen = Arc::new(Seen::default()) as Arc<dyn Follows>;
+        let all = |follower: &Arc<dyn Follows>, n: usize| {
+            directory.follow(&Directory::key("ing", &format!("s{n}")), &[], Arc::downgrade(follower));
+        };
+        (0..MANY).for_each(|n| all(&seen, n));
+        assert!(directory.lock().sweeps < 20, "{} walks for {MANY} services", directory.lock().sweeps);
+        // Those that nobody follows any more go.
+        drop(seen);
+        let other = Arc::new(Seen::default()) as Arc<dyn Follows>;
+        (MANY..3 * MANY).for_each(|n| all(&other, n));
+        let (left, sweeps) = (directory.lock().by_key.len(), directory.lock().sweeps);
+        assert!((2 * MANY..3 * MANY).contains(&left) && sweeps < 30, "{left} are left after {sweeps} walks");
     }
 }

@@ -60,7 +60,7 @@ impl Members {
         let members = Arc::new(Members { workers, recipe, making: Mutex::default() });
         if let Some(key) = key {
             let follower = Arc::downgrade(&members);
-            Directory::here().follow(&key, follower);
+            Directory::here().follow(&key, &known, follower);
         }
         Ok(members)
     }
