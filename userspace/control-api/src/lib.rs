@@ -12,6 +12,7 @@ pub mod client;
 pub mod time;
 pub mod tls;
 
+mod compact;
 mod custom;
 mod namespaces;
 mod principal;
@@ -22,6 +23,7 @@ mod sections;
 mod tickets;
 mod wasm;
 
+pub use compact::compact;
 pub use custom::{CUSTOM_BATCH_FIELDS, CUSTOM_KIND_FIELDS, CustomBatch, CustomRules};
 pub use namespaces::{NAMESPACE_LABEL, is_namespaced, made_key, object_key};
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};

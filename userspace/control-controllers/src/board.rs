@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use base_text::quoted;
 use control_api::time::rfc3339;
+use control_kubernetes::ingress::Reports;
 use control_kubernetes::report::Report;
 use control_kubernetes::{Key, Kind};
 use serde_json::{Value, json};
@@ -45,7 +46,7 @@ pub struct Entry {
     /// Services beyond the bound of how many are watched, which are not.
     pub left_out: BTreeSet<String>,
     /// Of objects of Kubernetes: what became of each.
-    pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
+    pub reports: Reports,
     /// How many of them, by kind and by what became of them.
     pub states: BTreeMap<(String, String), usize>,
     /// What is not well with all of it.

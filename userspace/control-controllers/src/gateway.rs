@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base_model::GatewayControllerSpec;
 use control_kubernetes::gateway::{self, Settings};
-use control_kubernetes::ingress::{HostPlace, Rules};
+use control_kubernetes::ingress::{HostPlace, Pipelines, Rules};
 use control_kubernetes::reflect::Place;
 use control_kubernetes::{Kind, Store};
 use serde_json::Value;
@@ -75,17 +75,17 @@ impl Maker for GatewayMaker {
         let mut rules = BTreeMap::new();
         let document = |(name, mut document): (String, Value)| {
             if let Some(apart) = rules_apart(&mut document) {
-                rules.insert(name.clone(), Arc::new(apart));
+                rules.insert(name.clone(), apart);
             }
             (name, Arc::new(document))
         };
         let documents = plan.documents.into_iter().map(document).collect();
         Outcome {
             documents,
-            pipelines: Arc::default(),
+            pipelines: Pipelines::default(),
             rules,
-            services: Arc::new(plan.services),
-            reports: Arc::new(plan.reports),
+            services: plan.services.into_iter().collect(),
+            reports: plan.reports.into_iter().collect(),
             statuses: plan.statuses,
             kept: plan.refused,
             remarks: Vec::new(),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use control_api::{Document, EdgeReport, Member, Principal, PrincipalKind};
 use control_kubernetes::ingress::Known;
 use control_raft::Control;
-use control_state::{Action, Answer, Fence, State};
+use control_state::{Action, Answer, Fence, State, owner};
 use hyper::Method;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -169,8 +169,8 @@ struct Running {
 #[derive(Default)]
 struct Objects {
     seen: Arc<BTreeMap<String, Document>>,
-    /// Services that pools of a document ask for, by its name.
-    asks: HashMap<String, (Document, BTreeSet<(String, String)>)>,
+    /// Services that pools of a document ask for, by its name: registry and service.
+    asks: HashMap<String, Box<[(String, String)]>>,
     /// Those that have controllers.
     registries: BTreeMap<String, Document>,
 }
@@ -375,11 +375,15 @@ impl Objects {
                 changed = true;
                 continue;
             }
-            let asks = base_model::service_registry::services_of(document);
-            let before = self.asks.remove(name).map(|(_, asks)| asks).unwrap_or_default();
+            let mut asks = base_model::service_registry::services_of(document);
+            // What a controller makes asks for what it knows of itself: of its ten thousand pipelines nothing is told it.
+            let maker = owner(document).split_once(':').map_or("", |(_, maker)| maker);
+            asks.retain(|(registry, _)| registry != maker);
+            let asks: Box<[(String, String)]> = asks.into_iter().collect();
+            let before = self.asks.remove(name).unwrap_or_default();
             changed |= before != asks;
             if !asks.is_empty() {
-                self.asks.insert(name.clone(), (document.clone(), asks));
+                self.asks.insert(name.clone(), asks);
             }
         }
         gone.extend(before.map(|(left, _)| left));
@@ -393,7 +397,7 @@ impl Objects {
 
     /// The services that pools ask this registry for: the first of them by name, whatever order they are seen in. The others are told.
     fn services_of(&self, registry: &str, board: &Board) -> BTreeSet<String> {
-        let all = self.asks.values().flat_map(|(_, asks)| asks);
+        let all = self.asks.values().flatten();
         let mut services: BTreeSet<String> =
             all.filter(|(of, _)| of == registry).map(|(_, service)| service.clone()).collect();
         let left_out = match services.iter().nth(SERVICES_MAX).cloned() {

@@ -61,7 +61,7 @@ impl Maker for IngressMaker {
         let second = https_port.is_some();
         let rules = if spec.http_server.https && second { &plan.https_rules } else { &plan.rules };
         let mut put =
-            |called: &str, server: &HttpServerSpec, rules: &Arc<Rules>| {
+            |called: &str, server: &HttpServerSpec, rules: &Rules| {
                 match self.servers.document(
             called,
             server,

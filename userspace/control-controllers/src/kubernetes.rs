@@ -16,7 +16,7 @@ use base_text::quoted;
 use control_api::time::rfc3339;
 use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, RULES, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
-use control_kubernetes::ingress::{Check, Rules, names_of};
+use control_kubernetes::ingress::{Check, Pipelines, Reports, Rules, Services, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
 use control_kubernetes::report::{Grade, Report};
 use control_kubernetes::{Api, Key, Kind, Store};
@@ -25,6 +25,7 @@ use control_registries::record::{Instance, Record, Service, judge};
 use control_state::{
     Action, Command, Entry, FIRST_LEVEL, Fence, KeyPut, NAMESPACES_LEVEL, RULES_LEVEL, SectionPut, State, owner,
 };
+use imbl::ordmap::DiffItem;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -69,12 +70,12 @@ pub struct Outcome {
     /// By name. Servers come after what they lead to, whatever their names are.
     pub documents: BTreeMap<String, Arc<Value>>,
     /// Further ones that are no servers. What is as it was is the very same in memory, here and below.
-    pub pipelines: Arc<BTreeMap<String, Arc<Value>>>,
+    pub pipelines: Pipelines,
     /// Of servers whose rules are not in their documents, by their names.
-    pub rules: BTreeMap<String, Arc<Rules>>,
+    pub rules: BTreeMap<String, Rules>,
     /// Services that the documents' pools ask for.
-    pub services: Arc<BTreeSet<String>>,
-    pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
+    pub services: Services,
+    pub reports: Reports,
     /// Statuses that are to be others than they are.
     pub statuses: BTreeMap<(Kind, Key), Value>,
     /// Servers that could not be made as they are to be: what there is of them stays, and what it leads to.
@@ -111,9 +112,13 @@ struct Work<C> {
     /// What the cluster knows of its services, as it was written last.
     servers: BTreeMap<String, Vec<Instance>>,
     servers_read: Option<Instant>,
+    /// Services whose servers people are not told of as they are now; absent: all of them.
+    untold: Option<Vec<String>>,
+    /// What people were told of last, and how much of it there is.
+    reported: (Reports, BTreeMap<(Kind, Grade), usize>),
     /// Services that what was made asks for, and those that were looked at last.
-    services: Arc<BTreeSet<String>>,
-    looked_at: Arc<BTreeSet<String>>,
+    services: Services,
+    looked_at: Services,
     /// What was to be written of the servers of these, and is not known to be.
     unwritten_services: BTreeSet<Key>,
     /// Statuses that were to be others when something was made last, and are not yet.
@@ -172,8 +177,10 @@ impl<C: Cluster> Controller<C> {
             checked,
             servers: BTreeMap::new(),
             servers_read: None,
-            services: Arc::default(),
-            looked_at: Arc::default(),
+            untold: None,
+            reported: Default::default(),
+            services: Services::default(),
+            looked_at: Services::default(),
             unwritten_services: BTreeSet::new(),
             statuses: BTreeMap::new(),
             alike: Alike::default(),
@@ -372,21 +379,49 @@ impl<C: Cluster> Work<C> {
         }
     }
 
-    fn tell_servers(&self) {
-        let instances = self.servers.iter().map(|(service, servers)| (service.clone(), servers.len()));
-        self.controller.board.update(&self.controller.name, |entry| entry.instances = instances.collect());
+    fn tell_servers(&mut self) {
+        let (servers, untold) = (&self.servers, self.untold.replace(Vec::new()));
+        self.controller.board.update(&self.controller.name, |entry| match untold {
+            None => entry.instances = servers.iter().map(|(name, servers)| (name.clone(), servers.len())).collect(),
+            Some(untold) => {
+                for name in untold {
+                    match servers.get(&name) {
+                        Some(servers) => drop(entry.instances.insert(name, servers.len())),
+                        None => drop(entry.instances.remove(&name)),
+                    }
+                }
+            }
+        });
     }
 
-    fn report(&self, outcome: &Outcome, unwritten: Option<String>) {
+    /// Counts what is another than it was when people were told last.
+    fn count(&mut self, reports: &Reports) {
+        let (before, counts) = &mut self.reported;
+        for item in before.diff(reports) {
+            let (was, now) = match item {
+                DiffItem::Add(key, now) => (None, Some((key.0, now))),
+                DiffItem::Update { old: (key, was), new: (_, now) } => (Some((key.0, was)), Some((key.0, now))),
+                DiffItem::Remove(key, was) => (Some((key.0, was)), None),
+            };
+            if let Some((kind, report)) = was {
+                *counts.entry((kind, report.grade())).or_insert(1) -= 1;
+            }
+            if let Some((kind, report)) = now {
+                *counts.entry((kind, report.grade())).or_default() += 1;
+            }
+        }
+        counts.retain(|_, count| *count > 0);
+        before.clone_from(reports);
+    }
+
+    fn report(&mut self, outcome: &Outcome, unwritten: Option<String>) {
         let mut remarks = outcome.remarks.clone();
         let unread = self.store.unread().map(|(kind, key, why)| format!("{kind} {key} cannot be read: {why}"));
         remarks.extend(unread.take(REMARKS_TOLD));
         remarks.extend(unwritten);
-        let mut states: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for ((kind, _), report) in &*outcome.reports {
-            *states.entry((kind.name(), report.grade().word())).or_default() += 1;
-        }
-        let states = states.into_iter().map(|((kind, state), count)| ((kind.to_owned(), state.to_owned()), count));
+        self.count(&outcome.reports);
+        let counts = self.reported.1.iter();
+        let states = counts.map(|((kind, grade), count)| ((kind.name().to_owned(), grade.word().to_owned()), *count));
         self.controller.board.update(&self.controller.name, |entry| {
             entry.remarks = remarks;
             entry.states = states.collect();
@@ -590,8 +625,12 @@ impl<C: Cluster> Work<C> {
                         self.unwritten_services.remove(&name.service);
                     }
                     self.servers.insert(service.clone(), instances.clone());
+                    self.untold.iter_mut().for_each(|untold| untold.push(service.clone()));
                 }
-                Write::NoServers(service) => drop(self.servers.remove(service)),
+                Write::NoServers(service) => {
+                    self.servers.remove(service);
+                    self.untold.iter_mut().for_each(|untold| untold.push(service.clone()));
+                }
                 _ => {}
             }
         }
@@ -603,22 +642,21 @@ impl<C: Cluster> Work<C> {
         let mut touched = self.store.take_touched();
         if self.servers_read.is_none_or(|read| read.elapsed() > SERVERS_READ_AGAIN) {
             self.servers = self.known_servers();
-            self.servers_read = Some(Instant::now());
-            self.looked_at = Arc::default();
+            (self.servers_read, self.untold) = (Some(Instant::now()), None);
+            self.looked_at = Services::default();
         }
         touched.append(&mut self.unwritten_services);
         let asking = self.controller.wanted.clone();
         let asked = asking.borrow();
         // Pools of what was made here ask as well.
-        let wanted = match asked.is_subset(&self.services) {
-            true => self.services.clone(),
-            false => Arc::new(self.services.union(&asked).cloned().collect()),
-        };
+        let mut wanted = self.services.clone();
+        asked.iter().for_each(|service| drop(wanted.insert(service.clone())));
         // Those that nobody asked for before, and those whose servers may be others.
-        let mut looked_for: BTreeSet<&String> = match Arc::ptr_eq(&wanted, &self.looked_at) {
-            true => BTreeSet::new(),
-            false => wanted.difference(&self.looked_at).collect(),
-        };
+        let new = self.looked_at.diff(&wanted).filter_map(|item| match item {
+            imbl::ordset::DiffItem::Add(service) => Some(service),
+            _ => None,
+        });
+        let mut looked_for: BTreeSet<&String> = new.collect();
         for service in &touched {
             for prefix in ["", "https://"].map(|scheme| format!("{scheme}{service}:")) {
                 let named = wanted.range(prefix.clone()..).take_while(|name| name.starts_with(&prefix));

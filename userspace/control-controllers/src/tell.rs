@@ -1,12 +1,14 @@
 //! What the API server is told of its objects: statuses, and events where an object cannot be served as it is written.
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::time::SystemTime;
 
 use control_api::time::rfc3339;
+use control_kubernetes::ingress::Reports;
 use control_kubernetes::{Api, Key, Kind, Store};
+use imbl::ordmap::DiffItem;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -43,6 +45,10 @@ pub struct Teller {
     queue: mpsc::Sender<Tell>,
     /// What was told last, by what it is of.
     told: HashMap<(Kind, Key, bool), u64>,
+    /// Reports as they were looked at last, and those of them that there is something to be said of: of ten thousand the others are not
+    /// looked at again until they are others.
+    seen: Reports,
+    warned: BTreeSet<(Kind, Key)>,
 }
 
 impl Teller {
@@ -62,7 +68,8 @@ impl Teller {
             }
             std::future::pending::<()>().await;
         };
-        (Teller { queue, told: HashMap::new() }, telling)
+        let (told, seen, warned) = (HashMap::new(), Reports::default(), BTreeSet::new());
+        (Teller { queue, told, seen, warned }, telling)
     }
 
     /// It could not be told: the next time it is tried again.
@@ -86,7 +93,8 @@ impl Teller {
                 &status.to_string(),
             );
         }
-        for ((kind, key), report) in &*outcome.reports {
+        for (kind, key) in &self.look(&outcome.reports) {
+            let Some(report) = outcome.reports.get(&(*kind, key.clone())) else { continue };
             let before = self.told.contains_key(&(*kind, key.clone(), false));
             if !warns(report) && !before {
                 continue;
@@ -100,6 +108,28 @@ impl Teller {
             let event = event(*kind, object.meta(), (reason, of), &text, sum(&said));
             self.once(Tell::Event { kind: *kind, key: key.clone(), event }, &said);
         }
+    }
+
+    /// Reports of which there may be something to say.
+    fn look(&mut self, reports: &Reports) -> BTreeSet<(Kind, Key)> {
+        let mut looked_at = BTreeSet::new();
+        for item in self.seen.diff(reports) {
+            match item {
+                DiffItem::Add(of, report) | DiffItem::Update { new: (of, report), .. } => {
+                    if warns(report) {
+                        self.warned.insert(of.clone());
+                    } else {
+                        self.warned.remove(of);
+                    }
+                    looked_at.insert(of.clone());
+                }
+                DiffItem::Remove(of, _) => drop(self.warned.remove(of)),
+            }
+        }
+        self.seen.clone_from(reports);
+        let events = self.told.keys().filter(|(.., is_status)| !is_status).map(|(kind, key, _)| (*kind, key.clone()));
+        looked_at.extend(events.chain(self.warned.iter().cloned()));
+        looked_at
     }
 
     fn once(&mut self, tell: Tell, text: &str) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base_model::namespaces;
 use control_api::{Document, Section, rule_key, rules_of};
-use control_kubernetes::ingress::{HostPlace, Rules};
+use control_kubernetes::ingress::{HostPlace, Pipelines, Rules};
 use control_registries::record::Instance;
 use control_state::owner;
 use serde_json::Value;
@@ -72,7 +72,7 @@ pub(crate) fn documents<'m>(
     objects: &BTreeMap<String, Document>,
     (parent, namespace): (&str, &str),
     few: &'m BTreeMap<String, Arc<Value>>,
-    many: &'m BTreeMap<String, Arc<Value>>,
+    many: &'m Pipelines,
     alike: &mut Alike,
 ) -> (Vec<&'m Arc<Value>>, Vec<String>) {
     let prefix = if namespaces::is_default(namespace) { String::new() } else { format!("{namespace}/") };
@@ -111,7 +111,7 @@ pub(crate) fn documents<'m>(
 pub(crate) fn rules(
     stored: Option<&Section>,
     (owner, namespace): (&str, &str),
-    made: &BTreeMap<String, Arc<Rules>>,
+    made: &BTreeMap<String, Rules>,
     kept: &BTreeSet<String>,
     alike: &mut Alike,
 ) -> Vec<Write> {
@@ -226,10 +226,11 @@ mod tests {
                 ("elsewhere/d".to_owned(), stored("C:ing", "d", 1)),
             ]
             .into();
-            let made = |all: &[(&str, u64)]| -> BTreeMap<String, Arc<Value>> {
+            let made = |all: &[(&'static str, u64)]| -> Vec<(String, Arc<Value>)> {
                 all.iter().map(|(name, n)| ((*name).to_owned(), Arc::new(pipeline(name, *n)))).collect()
             };
-            let (few, many) = (made(&[("c", 2), ("z", 1)]), made(&[("0", 1), ("b", 1), ("theirs", 1)]));
+            let few = made(&[("c", 2), ("z", 1)]).into_iter().collect();
+            let many = made(&[("0", 1), ("b", 1), ("theirs", 1)]).into_iter().collect();
             let mut alike = Alike::default();
             let (puts, gone) = documents(&objects, ("C:ing", namespace), &few, &many, &mut alike);
             let mut names: Vec<&str> = puts.iter().map(|document| document["name"].as_str().unwrap()).collect();
@@ -249,7 +250,7 @@ mod tests {
         let mut rules: Rules = hosts.iter().map(|host| (HostPlace::of(host), rule("a"))).collect();
         let mut section = BTreeMap::new();
         let mut write = |rules: &Rules, alike: &mut Alike| {
-            let made: BTreeMap<String, Arc<Rules>> = [("ing.http".to_owned(), Arc::new(rules.clone()))].into();
+            let made: BTreeMap<String, Rules> = [("ing.http".to_owned(), rules.clone())].into();
             let stored: Section = Arc::new(section.clone());
             let writes = super::rules(Some(&stored), ("ing", "c/ing"), &made, &BTreeSet::new(), alike);
             for write in &writes {

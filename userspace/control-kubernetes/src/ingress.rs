@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_text::quoted;
+use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
@@ -55,20 +56,28 @@ pub fn names_of(chain: &str, key: &str) -> Vec<String> {
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Rules of the server that speaks no TLS, or of the only one.
-    pub rules: Arc<Rules>,
+    pub rules: Rules,
     /// Rules of the one that does, where there are both.
-    pub https_rules: Arc<Rules>,
-    /// By name.
-    pub pipelines: Arc<BTreeMap<String, Arc<Value>>>,
+    pub https_rules: Rules,
+    pub pipelines: Pipelines,
     /// What the pipelines' pools ask for.
-    pub services: Arc<BTreeSet<String>>,
+    pub services: Services,
     /// Certificates and keys, PEM, by what they are called, see [`secret_of`](crate::certificates::secret_of).
     pub certificates: Arc<BTreeMap<String, (String, String)>>,
-    pub reports: Arc<BTreeMap<(Kind, Key), Report>>,
+    pub reports: Reports,
 }
 
-/// Entries of `rules` of a server, in the order they are asked in.
-pub type Rules = BTreeMap<HostPlace, Arc<Value>>;
+/// Entries of `rules` of a server, in the order they are asked in. As the others here a persistent map: a copy of ten thousand entries
+/// costs nothing, and a change the way to its entry.
+pub type Rules = OrdMap<HostPlace, Arc<Value>>;
+
+/// By name.
+pub type Pipelines = OrdMap<String, Arc<Value>>;
+
+pub type Services = OrdSet<String>;
+
+/// What became of each object.
+pub type Reports = OrdMap<(Kind, Key), Report>;
 
 /// How the path of a place is compared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,7 +111,7 @@ enum Backend {
 
 /// What an Ingress says by itself.
 struct Parts {
-    options: Options,
+    options: Arc<Options>,
     report: Report,
     tls_hosts: BTreeSet<String>,
     default: Option<Backend>,
@@ -143,6 +152,7 @@ impl Parts {
         nginx::read(store, ingress, &mut options, &mut report);
         let hosts = ingress.spec.tls.iter().flat_map(|tls| &tls.hosts);
         let tls_hosts = hosts.map(|host| host.to_ascii_lowercase()).collect();
+        let options = options.shared();
         let mut parts = Parts { options, report, tls_hosts, default: None, sites: Vec::new() };
         let backend = ingress.spec.default_backend.as_ref();
         parts.default = backend.map(|backend| parts.backend(store, ingress, backend, "spec.defaultBackend"));
@@ -222,6 +232,8 @@ impl Parts {
                 }
             }
         }
+        // It is kept: of ten thousand Ingresses most have one.
+        sites.shrink_to_fit();
         sites
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_text::quoted;
-use control_api::{Document, Keyed, Refusal, Snapshot};
+use control_api::{Document, Keyed, Refusal, Snapshot, compact};
 use serde::{Deserialize, Serialize};
 
 /// A key that is written.
@@ -63,7 +63,8 @@ pub(crate) fn write(
         if held.is_some_and(|held| held.value == put.value && held.until == put.until) {
             continue;
         }
-        let keyed = Keyed { owner: owner.to_owned(), generation: is + 1, until: put.until, value: put.value };
+        let value = Document::new(compact(Arc::unwrap_or_clone(put.value)));
+        let keyed = Keyed { owner: owner.to_owned(), generation: is + 1, until: put.until, value };
         Arc::make_mut(&mut keys).insert(put.key, Arc::new(keyed));
     }
     if keys.len() > KEYS_MAX && keys.len() > before.len() {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use base_model::beside::Claims;
 use base_model::{Claim, namespaces};
 use control_api::{
-    DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecessor, Refusal, Snapshot, is_namespaced, made_key,
-    object_key,
+    DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecessor, Refusal, Snapshot, compact, is_namespaced,
+    made_key, object_key,
 };
 use serde_json::{Map, Value};
 
@@ -500,7 +500,7 @@ fn set(view: &mut Snapshot, name: &str, old: Option<Document>, document: Documen
         return;
     }
     let document = dressed(Arc::unwrap_or_clone(document), old.as_deref(), owner, now);
-    Arc::make_mut(&mut view.objects).insert(name.to_owned(), Arc::new(document));
+    Arc::make_mut(&mut view.objects).insert(name.to_owned(), Arc::new(compact(document)));
 }
 
 /// The document with the metadata that the cluster keeps.

@@ -385,3 +385,30 @@ async fn names_that_clients_ask_for_are_asked_about_at_the_same_time() {
     eventually("all of them are asked about", || open.load(Ordering::SeqCst) >= 32).await;
     host.abort();
 }
+
+/// Of ten thousand pipelines that a controller makes each asks it for a service that it knows of itself: they are no reason to tell it
+/// anything, and are not among those it may have too many of.
+#[test]
+fn what_a_controller_makes_asks_it_for_nothing() {
+    let (board, mut objects) = (Board::default(), Objects::default());
+    let pipeline = |name: &str, owner: &str, service: &str| {
+        let pool = json!({"serviceRegistry": "ing", "serviceName": service});
+        let filter = json!({"name": "proxy", "kind": "Proxy", "pools": [pool]});
+        let labels = json!({control_api::OWNER_LABEL: owner});
+        let document = json!({"name": name, "kind": "Pipeline", "filters": [filter], "labels": labels});
+        (name.to_owned(), Document::new(document))
+    };
+    let all: BTreeMap<String, Document> = [
+        ("ing".to_owned(), Document::new(json!({"name": "ing", "kind": "IngressController"}))),
+        pipeline("theirs", "user-api", "shop/a:80"),
+        pipeline("of-another", "GatewayController:gw", "shop/b:80"),
+    ]
+    .into();
+    assert!(objects.look(&Arc::new(all.clone())));
+    let asked = BTreeSet::from(["shop/a:80".to_owned(), "shop/b:80".to_owned()]);
+    assert_eq!(objects.services_of("ing", &board), asked);
+    let mut more = all;
+    more.extend([pipeline("ing.shop.s.80", "IngressController:ing", "shop/s:80")]);
+    assert!(!objects.look(&Arc::new(more)), "there is nothing to tell it");
+    assert_eq!(objects.services_of("ing", &board), asked);
+}

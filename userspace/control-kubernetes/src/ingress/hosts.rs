@@ -7,6 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use control_api::compact;
 use serde_json::{Value, json};
 
 use super::options::{Canary, Options};
@@ -470,7 +471,7 @@ impl Made<'_> {
 
     fn put(&mut self, name: &str, document: Value) {
         if self.known.plan.pipelines.get(name).is_none_or(|known| **known != document) {
-            Arc::make_mut(&mut self.known.plan.pipelines).insert(name.to_owned(), Arc::new(document));
+            self.known.plan.pipelines.insert(name.to_owned(), Arc::new(compact(document)));
         }
     }
 
@@ -486,7 +487,7 @@ impl Made<'_> {
             let asked = known.services.entry(service.clone()).or_default();
             *asked += 1;
             if *asked == 1 {
-                Arc::make_mut(&mut known.plan.services).insert(service.clone());
+                known.plan.services.insert(service.clone());
             }
         }
         for name in before.pipelines.difference(&now.pipelines) {
@@ -494,7 +495,7 @@ impl Made<'_> {
             pipeline.leads -= 1;
             if pipeline.leads == 0 {
                 known.pipelines.remove(name);
-                Arc::make_mut(&mut known.plan.pipelines).remove(name);
+                known.plan.pipelines.remove(name);
             }
         }
         for service in before.services.difference(&now.services) {
@@ -502,7 +503,7 @@ impl Made<'_> {
             *asked -= 1;
             if *asked == 0 {
                 known.services.remove(service);
-                Arc::make_mut(&mut known.plan.services).remove(service);
+                known.plan.services.remove(service);
             }
         }
     }
@@ -565,7 +566,7 @@ impl Made<'_> {
             let report = self.report(&key);
             let key = (Kind::Ingress, key);
             if self.known.plan.reports.get(&key) != report.as_ref() {
-                let reports = Arc::make_mut(&mut self.known.plan.reports);
+                let reports = &mut self.known.plan.reports;
                 match report {
                     Some(report) => drop(reports.insert(key, report)),
                     None => drop(reports.remove(&key)),
@@ -598,12 +599,12 @@ impl Made<'_> {
 }
 
 /// Puts a rule in its place, unless the same is there.
-fn set(rules: &mut Arc<Rules>, place: &HostPlace, rule: Option<Value>) {
+fn set(rules: &mut Rules, place: &HostPlace, rule: Option<Value>) {
     match rule {
         Some(rule) if rules.get(place).is_some_and(|known| **known == rule) => {}
-        Some(rule) => drop(Arc::make_mut(rules).insert(place.clone(), Arc::new(rule))),
+        Some(rule) => drop(rules.insert(place.clone(), Arc::new(compact(rule)))),
         None if !rules.contains_key(place) => {}
-        None => drop(Arc::make_mut(rules).remove(place)),
+        None => drop(rules.remove(place)),
     }
 }
 

@@ -880,7 +880,7 @@ mod tests {
     }
 
     fn first(plan: &Plan) -> &Value {
-        &plan.rules.first_key_value().unwrap().1["paths"][0]
+        &plan.rules.get_min().unwrap().1["paths"][0]
     }
 
     #[test]
@@ -992,7 +992,7 @@ mod tests {
         );
         assert_eq!(path["setHeaders"], json!({"X-Forwarded-Prefix": "/shop"}));
         assert_eq!(
-            plan.rules.first_key_value().unwrap().1["paths"][1]["backend"],
+            plan.rules.get_min().unwrap().1["paths"][1]["backend"],
             "ing.403",
             "who is not let in is led nowhere else"
         );

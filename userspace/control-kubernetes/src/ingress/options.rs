@@ -1,12 +1,14 @@
 //! What annotations ask for, whoever's they are: what routes and pipelines are made of beside host, path and service.
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::{Map, Value, json};
 
 use super::Match;
 use crate::endpoints::ServiceName;
 
 /// Everything that can be asked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Options {
     /// Servers speak TLS.
     pub https: bool,
@@ -133,6 +135,13 @@ pub(crate) enum Rewrite {
 }
 
 impl Options {
+    /// Most Ingresses ask for nothing: they share one.
+    pub fn shared(self) -> Arc<Options> {
+        static NONE: OnceLock<Arc<Options>> = OnceLock::new();
+        let none = NONE.get_or_init(Arc::default);
+        if self == **none { none.clone() } else { Arc::new(self) }
+    }
+
     /// Whether the pipeline is that of every Ingress that leads to the service.
     pub fn is_plain(&self) -> bool {
         self.pool.is_empty()
