@@ -4,14 +4,12 @@
 //! An upload over a slow link, or a stream whose client says something now and then, would look like a server with too much to do. Where
 //! the body is there whenever it is asked for, all of the time is the server's, that in which it reads nothing as well.
 
-use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
+use edge_pipeline::{Body, Polled, Watch, Watched};
 use edge_upstream::adaptive::{Pass, Progress};
-use proto_http::Headers;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 /// See the module doc.
 pub(crate) struct Arriving {
-    body: Box<dyn BodyStream>,
     /// The client is waited for.
     waited: bool,
     progress: Progress,
@@ -20,48 +18,27 @@ pub(crate) struct Arriving {
 impl Arriving {
     /// Notes for the request of this pass how its body comes, where that is not all there.
     pub fn watch(body: &mut Body, pass: &mut Pass) {
-        *body = match std::mem::take(body) {
-            Body::Stream(body) => Body::Stream(Box::new(Arriving { body, waited: false, progress: pass.comes() })),
-            there => there,
-        };
+        *body = Watched::watch(std::mem::take(body), || Arriving { waited: false, progress: pass.comes() });
     }
 }
 
-impl BodyStream for Arriving {
-    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
-        let polled = self.body.poll_piece(cx, sight);
-        match &polled {
+impl Watch for Arriving {
+    fn came(&mut self, polled: &Polled, over: bool) {
+        match polled {
             Poll::Pending => {
                 self.waited = true;
                 self.progress.awaited();
             }
             Poll::Ready(Err(_)) => self.progress.failed(),
-            Poll::Ready(Ok(piece)) => {
+            Poll::Ready(Ok(_)) => {
                 if std::mem::take(&mut self.waited) {
                     self.progress.came();
                 }
-                if piece.is_none() || self.body.remaining() == Some(0) {
+                if over {
                     self.progress.said_all();
                 }
             }
         }
-        polled
-    }
-
-    fn remaining(&self) -> Option<u64> {
-        self.body.remaining()
-    }
-
-    fn allowed(&self) -> Option<u64> {
-        self.body.allowed()
-    }
-
-    fn trailers(&mut self) -> Option<Headers> {
-        self.body.trailers()
-    }
-
-    fn again(&self) -> Option<Box<dyn BodyStream>> {
-        self.body.again()
     }
 }
 
@@ -69,9 +46,10 @@ impl BodyStream for Arriving {
 mod tests {
     use super::*;
     use base_model::Priority;
+    use edge_pipeline::{BodyError, BodyStream, Piece, Sight};
     use edge_upstream::adaptive::{Admission, Attended, Bounds, Passages, Rank, Who};
     use std::collections::VecDeque;
-    use std::task::Waker;
+    use std::task::{Context, Waker};
     use std::time::{Duration, Instant};
 
     enum Said {

@@ -2,11 +2,10 @@
 
 use base_model::{GoDuration, GrpcServerSpec};
 use edge_pipeline::grpc::{self, Code};
-use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Piece, Sight};
+use edge_pipeline::{Exchange, Watch, Watched};
 use proto_http::Headers;
 use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// What the clients of a server speak over HTTP.
@@ -91,33 +90,17 @@ pub fn settle(exchange: &mut Exchange) -> Option<Rc<Cell<Option<Code>>>> {
         Some(_) => {}
     }
     let told = Rc::new(Cell::new(space.response.as_ref().and_then(|response| grpc::status_of(&response.headers))));
-    space.response_body = match std::mem::take(&mut space.response_body) {
-        Body::Stream(body) => Body::Stream(Box::new(Told { body, told: told.clone() })),
-        there => there,
-    };
+    space.response_body = Watched::watch(std::mem::take(&mut space.response_body), || Told(told.clone()));
     Some(told)
 }
 
-/// A body whose trailers tell how the call went.
-struct Told {
-    body: Box<dyn BodyStream>,
-    told: Rc<Cell<Option<Code>>>,
-}
+/// The trailers of the answer tell how the call went.
+struct Told(Rc<Cell<Option<Code>>>);
 
-impl BodyStream for Told {
-    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
-        self.body.poll_piece(cx, sight)
-    }
-
-    fn remaining(&self) -> Option<u64> {
-        self.body.remaining()
-    }
-
-    fn trailers(&mut self) -> Option<Headers> {
-        let trailers = self.body.trailers();
-        if let Some(code) = trailers.as_ref().and_then(grpc::status_of) {
-            self.told.set(Some(code));
+impl Watch for Told {
+    fn ended(&mut self, trailers: Option<&Headers>) {
+        if let Some(code) = trailers.and_then(grpc::status_of) {
+            self.0.set(Some(code));
         }
-        trailers
     }
 }

@@ -1,6 +1,6 @@
 //! What a request goes through between router and client: an [`Exchange`] walks the nodes of a [`Pipeline`].
 //!
-//! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
+//! Reading order: [`body`] (bytes on their way), `watched` (who looks at them), [`exchange`] (one request and what became of it), [`interim`] (what
 //! precedes an answer), [`duplex`] (what follows HTTP), [`consumers`] (who calls with which key), [`custom_data`] (what users keep in the cluster), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
 //! with its jumps), `parallel` (branches of it at the same time), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`overload`] (what is said of overload, deadlines and repeats), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ mod parallel;
 pub mod pipeline;
 pub mod template;
 pub mod trailers;
+mod watched;
 pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream, Piece, Sight};
@@ -27,3 +28,4 @@ pub use filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCE
 pub use interim::Interim;
 pub use pipeline::{Around, Pipeline, Rest};
 pub use template::Template;
+pub use watched::{Polled, Watch, Watched};
