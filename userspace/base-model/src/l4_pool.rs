@@ -19,14 +19,22 @@ use crate::virtual_ip::Protocol;
 /// A pool of servers that can stand for each other, as a Proxy's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["servers"]))]
 pub struct L4PoolSpec {
     /// Name that rules refer to. The pool that no rule names takes what no rule took.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// The servers.
+    /// The servers. `servers` or `serviceName` is needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<L4ServerSpec>,
-    /// Keep only servers that have one of these tags. Default: all are kept.
+    /// Name of the registry object, such as a ConsulServiceRegistry, that is asked for servers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_registry: String,
+    /// Name of the service in the registry. Its servers come and go without a change of this document, and connections go on; TLS is spoken
+    /// to them where `tls` is true, whatever their scheme. When it has none that can be used, or `serverTags` takes none of them, `servers`
+    /// are used.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_name: String,
+    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("uniqueItems" = true))]
     pub server_tags: Vec<String>,
@@ -135,9 +143,7 @@ impl L4PoolSpec {
     }
 
     pub(crate) fn validate(&self, protocol: Protocol, path: &str, findings: &mut Findings) {
-        if self.servers.is_empty() {
-            findings.problem(Problem::new(at(path, "servers"), "no servers").advice("list one at least"));
-        }
+        self.validate_service(path, findings);
         self.validate_servers(protocol, &at(path, "servers"), findings);
         if let Some(balance) = &self.load_balance {
             validate_balance(balance, &at(path, "loadBalance"), findings);
@@ -172,6 +178,30 @@ impl L4PoolSpec {
             }
             mtls.validate(&at(path, "mtls"), findings);
         }
+    }
+
+    fn validate_service(&self, path: &str, findings: &mut Findings) {
+        if self.servers.is_empty() && self.service_name.is_empty() {
+            let problem = Problem::new(at(path, "servers"), "no servers");
+            findings.problem(problem.advice("list one at least, or give serviceRegistry and serviceName"));
+        } else if self.servers.is_empty() && self.service_registry.is_empty() {
+            let problem = Problem::new(at(path, "serviceRegistry"), "missing beside serviceName");
+            findings.problem(problem.advice("name the registry, or list servers"));
+        } else if self.service().is_none() && !self.service_registry.is_empty() {
+            findings.warn(at(path, "serviceRegistry"), "has no effect without serviceName; servers are used");
+        } else if self.service().is_none() && !self.service_name.is_empty() {
+            findings.warn(at(path, "serviceName"), "has no effect without serviceRegistry; servers are used");
+        }
+        if self.health_check.is_some() && self.service().is_some() {
+            let problem = Problem::new(at(path, "healthCheck"), "not together with serviceName");
+            findings.problem(problem.advice("remove it: the registry says who is well"));
+        }
+    }
+
+    /// The registry that is asked for servers, and the service there.
+    pub fn service(&self) -> Option<(&str, &str)> {
+        let named = !self.service_registry.is_empty() && !self.service_name.is_empty();
+        named.then_some((&*self.service_registry, &*self.service_name))
     }
 
     fn validate_udp(&self, own: ProxyProtocol, path: &str, findings: &mut Findings) {

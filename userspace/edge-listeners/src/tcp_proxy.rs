@@ -27,6 +27,7 @@ use base_tls::hello::{DECODE_ERROR, Hello, NoHello, alert};
 use base_tls::{HandshakeError, Session, Transport};
 use edge_pipeline::{Client, Duplex};
 use edge_upstream::endpoint::ssl_of;
+use edge_upstream::l4_members::{L4Members, Recipe};
 use edge_upstream::l4_pool::{Connected, L4Pool, NoServer};
 use proto_proxy::tlv;
 use proto_proxy::{v1, v2};
@@ -61,7 +62,7 @@ struct Live {
     rules: Vec<(TcpRuleSpec, usize)>,
     /// What no rule took.
     rest: Option<usize>,
-    pools: Vec<Arc<L4Pool>>,
+    pools: Vec<Arc<L4Members>>,
 }
 
 impl Live {
@@ -89,16 +90,16 @@ impl Live {
             let label = if pool.name.is_empty() { index.to_string() } else { pool.name.clone() };
             let label = format!("{name}/{label}");
             let before = previous.and_then(|(_, live)| live.pools.iter().find(|pool| pool.name() == label));
-            let made = L4Pool::new(
-                &label,
-                "TCPProxy",
-                pool,
-                Protocol::Tcp,
-                spec.proxy_protocol,
-                shared.telemetry(),
-                before.map(|pool| &**pool),
-            );
-            pools.push(Arc::new(made.map_err(|error| format!("pools[{index}]: {error}"))?));
+            let recipe = Recipe {
+                name: label,
+                kind: "TCPProxy",
+                spec: pool.clone(),
+                protocol: Protocol::Tcp,
+                listener: spec.proxy_protocol,
+                telemetry: shared.telemetry().clone(),
+            };
+            let made = L4Members::new(recipe, before.map(|pool| &**pool));
+            pools.push(made.map_err(|error| format!("pools[{index}]: {error}"))?);
         }
         let place = |name: &str| spec.pools.iter().position(|pool| pool.name == name);
         let rules = spec.rules.iter().filter_map(|rule| Some((rule.clone(), place(&rule.pool)?))).collect();
@@ -126,9 +127,9 @@ impl Live {
         self.rules.iter().find(fits)
     }
 
-    fn pool_for(&self, asked: &Asked) -> Option<&Arc<L4Pool>> {
+    fn pool_for(&self, asked: &Asked) -> Option<Arc<L4Pool>> {
         let place = self.rule_for(asked).map(|(_, place)| *place).or(self.rest);
-        place.and_then(|place| self.pools.get(place))
+        place.and_then(|place| self.pools.get(place)).map(|members| members.current())
     }
 
     /// What becomes of a client's TLS.
@@ -225,7 +226,8 @@ impl Server for TcpProxy {
         status.insert("state".into(), json!(state));
         status.insert("health".into(), json!(error.as_deref().unwrap_or("")));
         status.insert("connections".into(), json!(self.connections()));
-        let servers: Vec<Value> = self.live.load().pools.iter().flat_map(|pool| pool.servers_json()).collect();
+        let servers: Vec<Value> =
+            self.live.load().pools.iter().flat_map(|pool| pool.current().servers_json()).collect();
         if !servers.is_empty() {
             status.insert("servers".into(), Value::Array(servers));
         }
@@ -485,7 +487,7 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
         Err(NoServer::Full | NoServer::Unreachable | NoServer::Refused) => return Err(TcpEnd::NoServer),
     };
     told.server = Some(pool.server(connected.choice).url.clone());
-    Ok(Begun { client, unintroduced, pool: pool.clone(), connected, idle: live.idle, _ip_seat: ip_seat })
+    Ok(Begun { client, unintroduced, pool, connected, idle: live.idle, _ip_seat: ip_seat })
 }
 
 /// Finds out who the client is. True: it is one that must not send a header, and has not been looked at.

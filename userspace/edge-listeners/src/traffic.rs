@@ -237,7 +237,7 @@ impl Shared {
         &self.timeouts
     }
 
-    pub fn telemetry(&self) -> &Telemetry {
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
     }
 

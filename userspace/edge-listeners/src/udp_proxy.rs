@@ -27,6 +27,7 @@ use base_telemetry::access_log::{LogWriter, write_duration, write_time};
 use base_telemetry::relay::{RelayKind, RelayStats, UdpDrop, UdpEnd, Way};
 use edge_pipeline::Client;
 use edge_upstream::balance::Choice;
+use edge_upstream::l4_members::{L4Members, Recipe};
 use edge_upstream::l4_pool::{L4Pool, Seat};
 use proto_proxy::{Addresses, begins_one, read, v2};
 use serde_json::{Value, json};
@@ -63,22 +64,22 @@ struct Live {
     most_per_ip: u32,
     idle: Duration,
     responses: Option<u32>,
-    pool: Arc<L4Pool>,
+    pool: Arc<L4Members>,
 }
 
 impl Live {
     fn new(name: &str, spec: &UdpProxySpec, shared: &Shared, previous: Option<&Live>) -> Result<Live, String> {
         let written = spec.pools.first().ok_or("pools: is empty")?;
         let label = if written.name.is_empty() { "0" } else { written.name.as_str() };
-        let pool = L4Pool::new(
-            &format!("{name}/{label}"),
-            "UDPProxy",
-            written,
-            Protocol::Udp,
-            spec.proxy_protocol,
-            shared.telemetry(),
-            previous.map(|live| &*live.pool),
-        );
+        let recipe = Recipe {
+            name: format!("{name}/{label}"),
+            kind: "UDPProxy",
+            spec: written.clone(),
+            protocol: Protocol::Udp,
+            listener: spec.proxy_protocol,
+            telemetry: shared.telemetry().clone(),
+        };
+        let pool = L4Members::new(recipe, previous.map(|live| &*live.pool));
         let introducers = (spec.proxy_protocol == ProxyProtocol::Accept).then(|| CidrSet::new(&spec.trusted_proxies));
         Ok(Live {
             ip_filter: spec.ip_filter.as_ref().map(base_model::IpFilterSpec::compile),
@@ -87,7 +88,7 @@ impl Live {
             most_per_ip: spec.max_sessions_per_ip,
             idle: spec.idle_timeout.duration(),
             responses: spec.responses,
-            pool: Arc::new(pool.map_err(|error| format!("pools[0]: {error}"))?),
+            pool: pool.map_err(|error| format!("pools[0]: {error}"))?,
         })
     }
 }
@@ -329,7 +330,7 @@ impl Server for UdpProxy {
         status.insert("state".into(), json!(state));
         status.insert("health".into(), json!(error.as_deref().unwrap_or("")));
         status.insert("sessions".into(), json!(self.connections()));
-        let servers = self.live.load().pool.servers_json();
+        let servers = self.live.load().pool.current().servers_json();
         if !servers.is_empty() {
             status.insert("servers".into(), Value::Array(servers));
         }
@@ -559,7 +560,7 @@ impl Local {
             }
         };
         let client = Client { peer: key.client, real_ip: Some(ip), ..Client::default() };
-        let pool = live.pool.clone();
+        let pool = live.pool.current();
         let mut search = pool.search(&client);
         let found = loop {
             let Some((choice, seat)) = search.next() else {

@@ -836,6 +836,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-listeners/tests/proxy_protocol.rs",
         "servers_are_told_and_connections_are_of_one_client",
     ),
+    (
+        "L4PoolSpec.serviceName",
+        "edge-upstream/src/l4_members.rs",
+        "a_pool_follows_its_service_and_falls_back_to_what_it_lists",
+    ),
     ("L4PoolSpec.connectTimeout", "edge-upstream/src/l4_pool.rs", "connecting_takes_as_long_as_the_document_says"),
     ("L4PoolSpec.loadBalance", "edge-upstream/src/l4_pool.rs", "servers_are_chosen_as_the_document_says"),
     ("L4PoolSpec.serverTags", "edge-upstream/src/l4_pool.rs", "servers_are_chosen_as_the_document_says"),
@@ -949,6 +954,11 @@ const SAID: &[(&str, &str, &str)] = &[
         "PoolSpec.serviceRegistry",
         "pool: {serviceRegistry: r}",
         "warning: filters[0].pools[0].serviceRegistry: has no effect without serviceName",
+    ),
+    (
+        "L4PoolSpec.serviceRegistry",
+        "{kind: TCPProxy, port: 1, pools: [{servers: [{url: 'a:1'}], serviceRegistry: r}]}",
+        "warning: pools[0].serviceRegistry: has no effect without serviceName",
     ),
     (
         "LoadBalanceSpec.forwardKey",

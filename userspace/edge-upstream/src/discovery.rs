@@ -182,12 +182,14 @@ mod tests {
             directory.follow(&Directory::key("ing", &format!("s{n}")), &[], Arc::downgrade(follower));
         };
         (0..MANY).for_each(|n| all(&seen, n));
-        assert!(directory.lock().sweeps < 20, "{} walks for {MANY} services", directory.lock().sweeps);
+        let sweeps = directory.lock().sweeps;
+        assert!(sweeps < 20, "{sweeps} walks for {MANY} services");
         // Those that nobody follows any more go.
         drop(seen);
         let other = Arc::new(Seen::default()) as Arc<dyn Follows>;
         (MANY..3 * MANY).for_each(|n| all(&other, n));
-        let (left, sweeps) = (directory.lock().by_key.len(), directory.lock().sweeps);
+        let entries = directory.lock();
+        let (left, sweeps) = (entries.by_key.len(), entries.sweeps);
         assert!((2 * MANY..3 * MANY).contains(&left) && sweeps < 30, "{left} are left after {sweeps} walks");
     }
 }

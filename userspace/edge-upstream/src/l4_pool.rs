@@ -238,6 +238,23 @@ impl L4Pool {
         Some(self.seats[at].clone())
     }
 
+    #[cfg(test)]
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.balancer.servers().iter().map(|server| server.url.clone()).collect()
+    }
+
+    /// A server has one more from this pool.
+    #[cfg(test)]
+    pub(crate) fn takes(&self, url: &str) {
+        self.seats_of(url).unwrap().taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many a server has from this pool.
+    #[cfg(test)]
+    pub(crate) fn connections(&self, url: &str) -> usize {
+        self.seats_of(url).map_or(0, |seats| seats.taken.load(Ordering::Relaxed))
+    }
+
     fn recorders(&self) -> &[ServerRecorder] {
         let worker = base_runtime::worker_index().min(self.recorders.len() - 1);
         &self.recorders[worker].1

@@ -26,6 +26,7 @@ mod h3_exchange;
 pub mod h3_sessions;
 mod h3_stream;
 pub mod health;
+pub mod l4_members;
 pub mod l4_pool;
 pub mod lease;
 pub mod loss;

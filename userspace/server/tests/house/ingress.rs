@@ -324,11 +324,21 @@ fn servers_come_from_the_slices_of_services() {
         fallback.url()
     ));
     machine.create(&crate::world::server("hs", port, "pl"));
+    // Connections that are relayed as they are go there as well.
+    let relay = free_port();
+    machine.create(&format!(
+        "kind: TCPProxy\nname: relay\nport: {relay}\npools:\n- serviceRegistry: k\n  serviceName: shop/orders:80\n  servers:\n  \
+         - url: tcp://127.0.0.1:{}\n",
+        fallback.port
+    ));
     served(port, "a.test", "/", 200, "fallback");
+    served(relay, "a.test", "/", 200, "fallback");
     kube.put(slice("orders", 1, &first));
     served(port, "a.test", "/", 200, "first");
+    served(relay, "a.test", "/", 200, "first");
     kube.put(slice("orders", 2, &second));
     served(port, "a.test", "/", 200, "second");
+    served(relay, "a.test", "/", 200, "second");
     kube.forgets();
     kube.delete("EndpointSlice", "shop", "orders-1");
     kube.delete("EndpointSlice", "shop", "orders-2");
