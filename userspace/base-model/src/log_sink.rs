@@ -9,13 +9,16 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dates::Dates;
 use crate::http_server::Secret;
 use crate::problem::{Findings, Problem, at};
-use crate::tracing::{OtlpSpec, check_url};
+use crate::proxy::MtlsSpec;
+use crate::tracing::{OtlpSpec, check_mtls, check_url};
 
 /// Where lines of the access log and events of each machine go, beside where they go anyway. One of `http`, `syslog`, `file`, `otlp` and
 /// `kafka` says what takes them. Every line is on the machine's disk within a fifth of a second and leaves it when the sink has said
@@ -106,6 +109,10 @@ pub struct HttpSinkSpec {
     /// `gzip`, or nothing, the default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub compression: String,
+    /// Whom a service with an `https://` URL has to be, and as whom it is spoken to. Default: any whose certificate an authority of the
+    /// system has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
 }
 
 /// A syslog server.
@@ -183,6 +190,7 @@ impl LogSinkSpec {
         if let Some(http) = &self.http {
             let path = at(path, "http");
             check_url(&http.url, &at(&path, "url"), findings);
+            check_mtls(http.mtls.as_ref(), http.url.starts_with("https://"), &path, findings);
             if !["", "gzip"].contains(&http.compression.as_str()) {
                 let problem = Problem::new(at(&path, "compression"), "not known").text(&http.compression);
                 findings.problem(problem.accepted("gzip"));
@@ -209,6 +217,18 @@ impl LogSinkSpec {
             }
             if kafka.topic.is_empty() {
                 findings.problem(Problem::new(at(&path, "topic"), "missing").advice("name a topic"));
+            }
+        }
+    }
+
+    /// Refuses certificates that cannot be used, as those of a Proxy are, and notes in `dates` what is not valid at `now`.
+    pub(crate) fn check_certificates(&self, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
+        for (name, mtls) in [
+            ("http", self.http.as_ref().and_then(|http| http.mtls.as_ref())),
+            ("otlp", self.otlp.as_ref().and_then(|otlp| otlp.mtls.as_ref())),
+        ] {
+            if let Some(mtls) = mtls {
+                mtls.check_certificates(&at(name, "mtls"), now, dates, findings);
             }
         }
     }
@@ -274,6 +294,9 @@ mod tests {
         check("{}", &[""], &[]);
         check("{http: {url: 'http://a'}, file: {path: /a}}", &[""], &[]);
         check("{http: {url: 'http://a'}, logs: [events], servers: [s]}", &[], &["servers"]);
+        check("{http: {url: 'https://a', mtls: {insecureSkipVerify: true}}}", &[], &[]);
+        check("{http: {url: 'http://a', mtls: {insecureSkipVerify: true}}}", &[], &["http.mtls"]);
+        check("{http: {url: 'https://a', mtls: {certBase64: x}}}", &["http.mtls"], &[]);
         check("{http: {url: 'a:80'}, spool: {maxBytes: 1}}", &["spool.maxBytes", "http.url"], &[]);
         check(
             "{syslog: {address: 'a:514', facility: x, appName: 'a b'}}",

@@ -313,6 +313,7 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
+            Self::LogSink(sink) => sink.check_certificates(now, dates, findings),
             Self::MockNamespacer(made) => made.check_certificates(now, dates, findings),
             Self::IngressController(controller) => {
                 controller.http_server.check_certificates("httpServer", now, dates, findings);
@@ -325,7 +326,6 @@ impl Spec {
             | Self::GatewayController(_)
             | Self::UdpProxy(_)
             | Self::OverloadManager(_)
-            | Self::LogSink(_)
             | Self::ServiceRegistry(_)
             | Self::Consumer(_)
             | Self::AutoCertManager(_) => {}

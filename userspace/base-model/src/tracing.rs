@@ -10,13 +10,16 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::http_server::Secret;
 use crate::problem::{Findings, Problem, at};
+use crate::proxy::MtlsSpec;
 
 /// Spans: what they are called, how many are made, where they go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -179,6 +182,10 @@ pub struct JaegerSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(extend("x-secret" = true))]
     pub password: Secret,
+    /// Whom a collector with an `https://` URL has to be, and as whom it is spoken to. Default: any whose certificate an authority of the
+    /// system has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
 }
 
 /// A Zipkin server.
@@ -188,6 +195,10 @@ pub struct JaegerSpec {
 pub struct ZipkinSpec {
     /// URL that takes spans, such as `http://zipkin:9411/api/v2/spans`; without a path, that one is taken.
     pub endpoint: String,
+    /// Whom a server with an `https://` URL has to be, and as whom it is spoken to. Default: any whose certificate an authority of the
+    /// system has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
 }
 
 /// An OpenTelemetry collector.
@@ -212,6 +223,10 @@ pub struct OtlpSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("x-secret" = true))]
     pub headers: BTreeMap<String, Secret>,
+    /// Whom a collector that is spoken to with TLS has to be, and as whom it is spoken to. Default: any whose certificate an authority of
+    /// the system has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
 }
 
 /// Old way to name a Zipkin server.
@@ -313,6 +328,21 @@ impl TracingSpec {
         }
     }
 
+    /// Refuses certificates of exporters that cannot be used, as those of a Proxy are, and notes in `dates` what is not valid at `now`.
+    pub(crate) fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
+        let Some(exporter) = &self.exporter else { return };
+        let path = at(path, "exporter");
+        for (name, mtls) in [
+            ("jaeger", exporter.jaeger.as_ref().and_then(|jaeger| jaeger.mtls.as_ref())),
+            ("zipkin", exporter.zipkin.as_ref().and_then(|zipkin| zipkin.mtls.as_ref())),
+            ("otlp", exporter.otlp.as_ref().and_then(|otlp| otlp.mtls.as_ref())),
+        ] {
+            if let Some(mtls) = mtls {
+                mtls.check_certificates(&at(&at(&path, name), "mtls"), now, dates, findings);
+            }
+        }
+    }
+
     /// The share of requests that are traced.
     pub fn rate(&self) -> f64 {
         match (&self.exporter, &self.zipkin) {
@@ -331,7 +361,9 @@ impl ExporterSpec {
             findings.problem(Problem::new(path, "nothing in it").advice("give it otlp, zipkin or jaeger"));
         }
         if let Some(zipkin) = &self.zipkin {
-            check_url(&zipkin.endpoint, &at(&at(path, "zipkin"), "endpoint"), findings);
+            let path = at(path, "zipkin");
+            check_url(&zipkin.endpoint, &at(&path, "endpoint"), findings);
+            check_mtls(zipkin.mtls.as_ref(), zipkin.endpoint.starts_with("https://"), &path, findings);
         }
         if let Some(otlp) = &self.otlp {
             otlp.validate(&at(path, "otlp"), findings);
@@ -360,6 +392,8 @@ impl JaegerSpec {
         if self.mode == "agent" && !(self.username.is_empty() && self.password.is_empty()) {
             findings.warn(at(path, "username"), "has no effect: an agent asks for none");
         }
+        let has_tls = self.mode != "agent" && self.endpoint.starts_with("https://");
+        check_mtls(self.mtls.as_ref(), has_tls, path, findings);
     }
 }
 
@@ -389,6 +423,14 @@ impl OtlpSpec {
         } else if !is_place(&self.endpoint) {
             let problem = Problem::new(endpoint, "not a place").text(&self.endpoint);
             findings.problem(problem.accepted("host:port or a URL"));
+        }
+        check_mtls(self.mtls.as_ref(), self.has_tls(), path, findings);
+    }
+
+    fn has_tls(&self) -> bool {
+        match self.endpoint.split_once("://") {
+            Some((scheme, _)) => scheme == "https",
+            None => !self.insecure,
         }
     }
 }
@@ -420,6 +462,15 @@ pub(crate) fn check_url(url: &str, path: &str, findings: &mut Findings) {
         let problem = Problem::new(path, "not a URL that can be asked").text(url);
         findings.problem(problem.accepted("http://host:port/path or https://host:port/path"));
     }
+}
+
+/// What is said of TLS to a place, which may have none.
+pub(crate) fn check_mtls(mtls: Option<&MtlsSpec>, has_tls: bool, path: &str, findings: &mut Findings) {
+    let Some(mtls) = mtls else { return };
+    if !has_tls {
+        findings.warn(at(path, "mtls"), "has no effect: what is said there goes without TLS");
+    }
+    mtls.validate(&at(path, "mtls"), findings);
 }
 
 /// `host:port`.
@@ -469,6 +520,24 @@ mod tests {
             &[],
             &["zipkin.sameSpan"],
         );
+        let mtls = "mtls: {rootCertBase64: x, certBase64: y, keyBase64: z}";
+        for (exporter, warned) in [
+            (format!("otlp: {{protocol: grpc, endpoint: 'c:4317', {mtls}}}"), ""),
+            (format!("otlp: {{protocol: http, endpoint: 'https://c', {mtls}}}"), ""),
+            (format!("otlp: {{protocol: http, endpoint: 'http://c', {mtls}}}"), "otlp.mtls"),
+            (format!("otlp: {{protocol: grpc, endpoint: 'c:4317', insecure: true, {mtls}}}"), "otlp.mtls"),
+            (format!("zipkin: {{endpoint: 'https://z', {mtls}}}"), ""),
+            (format!("zipkin: {{endpoint: 'http://z', {mtls}}}"), "zipkin.mtls"),
+            (format!("jaeger: {{mode: collector, endpoint: 'https://j', {mtls}}}"), ""),
+            (format!("jaeger: {{mode: agent, endpoint: 'j:1', {mtls}}}"), "jaeger.mtls"),
+        ] {
+            let path = format!("exporter.{warned}");
+            let warnings = if warned.is_empty() { vec![] } else { vec![path.as_str()] };
+            check(&format!("{{serviceName: s, exporter: {{{exporter}}}}}"), &[], &warnings);
+            let half = exporter.replace("certBase64: y, ", "");
+            let named = format!("exporter.{}.mtls", exporter.split(':').next().unwrap());
+            check(&format!("{{serviceName: s, exporter: {{{half}}}}}"), &[&named], &warnings);
+        }
         check("{}", &["serviceName"], &[]);
         check("{serviceName: ''}", &["serviceName", "exporter"], &[]);
         check("{serviceName: s, exporter: {}}", &["exporter"], &[]);

@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::post::{Make, Post, url_of};
 use crate::stats::{Kind, Lost};
-use base_model::{BatchLimitsSpec, JaegerSpec, OtlpSpec};
+use base_model::{BatchLimitsSpec, JaegerSpec, MtlsSpec, OtlpSpec, ZipkinSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_text::Seldom;
@@ -23,8 +23,7 @@ use std::time::{Duration, Instant};
 /// What a collector is, and what it is sent in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// URL that takes spans.
-    Zipkin(String),
+    Zipkin(ZipkinSpec),
     Jaeger(JaegerSpec),
     Otlp(OtlpSpec),
 }
@@ -354,18 +353,18 @@ pub(crate) struct Collector {
 impl Collector {
     fn new(recipe: &Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Collector, String> {
         let timeout = Duration::from_millis(u64::try_from(recipe.limits.export_timeout).unwrap_or(1));
-        let post = |kind: Kind, url: &str, http2| {
+        let post = |kind: Kind, url: &str, http2, mtls: Option<&MtlsSpec>| {
             let pool = format!("tracing/{}", kind.name());
-            Post::new(url, http2, timeout, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))
+            Post::new(url, http2, mtls, timeout, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))
         };
         match &recipe.target {
-            Target::Zipkin(url) => {
-                let url = url_of(url, true, zipkin::SPANS_PATH);
-                let post = post(Kind::Zipkin, &url, None)?;
+            Target::Zipkin(spec) => {
+                let url = url_of(&spec.endpoint, true, zipkin::SPANS_PATH);
+                let post = post(Kind::Zipkin, &url, None, spec.mtls.as_ref())?;
                 Ok(Collector::over(Kind::Zipkin, post, url, false, true))
             }
             Target::Jaeger(spec) => {
-                let post = post(Kind::Jaeger, &spec.endpoint, None)?;
+                let post = post(Kind::Jaeger, &spec.endpoint, None, spec.mtls.as_ref())?;
                 let mut collector = Collector::over(Kind::Jaeger, post, spec.endpoint.clone(), false, false);
                 if !(spec.username.is_empty() && spec.password.is_empty()) {
                     let key = STANDARD.encode(format!("{}:{}", spec.username, spec.password));
@@ -375,7 +374,7 @@ impl Collector {
             }
             Target::Otlp(spec) => {
                 let kind = if spec.protocol == "grpc" { Kind::OtlpGrpc } else { Kind::OtlpHttp };
-                let post = |url: &str, http2| post(kind, url, http2);
+                let post = |url: &str, http2, mtls: Option<&MtlsSpec>| post(kind, url, http2, mtls);
                 Collector::of_otlp(spec, otlp::TRACES_PATH, otlp::TRACES_METHOD, &post)
             }
         }
@@ -388,7 +387,7 @@ impl Collector {
             _ => (Kind::OtlpHttp, path, None),
         };
         let url = url_of(&spec.endpoint, spec.insecure, path);
-        let post = post(&url, http2)?;
+        let post = post(&url, http2, spec.mtls.as_ref())?;
         let mut collector = Collector::over(kind, post, url, spec.compression == "gzip", spec.encoding == "json");
         let fields = &mut collector.request.headers;
         spec.headers.iter().for_each(|(name, value)| fields.set(name, value));
@@ -532,7 +531,7 @@ mod tests {
     fn outcome(patient: bool, http: u16, grpc: Option<(&str, &str)>) -> &'static str {
         let kind = if grpc.is_some() { Kind::OtlpGrpc } else { Kind::OtlpHttp };
         let telemetry = Telemetry::new(base_telemetry::Identity::default(), 1);
-        let post = Post::new("http://127.0.0.1:1/", None, LAST, "test", &telemetry, &[]).unwrap();
+        let post = Post::new("http://127.0.0.1:1/", None, None, LAST, "test", &telemetry, &[]).unwrap();
         let mut collector = Collector::over(kind, post, String::new(), false, false);
         collector.patient = patient;
         let mut trailers = Headers::default();

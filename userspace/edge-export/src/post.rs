@@ -1,6 +1,6 @@
 //! Bytes for a service, from a thread that may wait, over the connections of the workers.
 
-use base_model::ServerUrl;
+use base_model::{MtlsSpec, ServerUrl};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::proxy::PoolNames;
@@ -21,8 +21,8 @@ pub struct Post {
     timeout: Duration,
 }
 
-/// Makes one for a URL, and says whether it speaks HTTP/2, see [`CallSettings::http2`].
-pub type Make<'a> = dyn Fn(&str, Option<bool>) -> Result<Post, String> + 'a;
+/// Makes one for a URL, whether or not it speaks HTTP/2 (see [`CallSettings::http2`]), and with what is said of TLS to it.
+pub type Make<'a> = dyn Fn(&str, Option<bool>, Option<&MtlsSpec>) -> Result<Post, String> + 'a;
 
 /// Largest answer that is read: a service has little to say about what it took.
 const ANSWER_BYTES_MOST: u64 = 256 * 1024;
@@ -35,12 +35,15 @@ impl Post {
     pub fn new(
         url: &str,
         http2: Option<bool>,
+        mtls: Option<&MtlsSpec>,
         timeout: Duration,
         pool: &str,
         telemetry: &Arc<Telemetry>,
         workers: &[Worker],
     ) -> Result<Post, String> {
-        let settings = CallSettings { timeout, body_bytes_max: ANSWER_BYTES_MOST, http2, ..CallSettings::default() };
+        let mtls = mtls.cloned();
+        let settings =
+            CallSettings { timeout, body_bytes_max: ANSWER_BYTES_MOST, http2, mtls, ..CallSettings::default() };
         let names = PoolNames { pool: pool.to_owned(), kind: "Export".to_owned(), ..PoolNames::default() };
         let caller = Arc::new(Caller::new(url, settings, names, telemetry)?);
         Ok(Post { caller, workers: workers.to_vec(), turn: AtomicUsize::new(0), timeout })

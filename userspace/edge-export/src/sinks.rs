@@ -2,7 +2,7 @@
 
 use crate::frame::{Kind, Line};
 use crate::post::Post;
-use base_model::{LogFormat, LogSinkSpec};
+use base_model::{LogFormat, LogSinkSpec, MtlsSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use std::sync::Arc;
@@ -56,13 +56,13 @@ impl Target {
         telemetry: &Arc<Telemetry>,
         workers: &[Worker],
     ) -> Result<Box<dyn Sink>, String> {
-        let post = |url: &str, http2| {
+        let post = |url: &str, http2, mtls: Option<&MtlsSpec>| {
             let pool = format!("logs/{name}");
-            Post::new(url, http2, TIMEOUT, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))
+            Post::new(url, http2, mtls, TIMEOUT, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))
         };
         let is_json = spec.format == LogFormat::Json;
         if let Some(spec) = &spec.http {
-            return Ok(Box::new(http::HttpSink::new(post(&spec.url, None)?, spec, is_json)));
+            return Ok(Box::new(http::HttpSink::new(post(&spec.url, None, spec.mtls.as_ref())?, spec, is_json)));
         }
         if let Some(spec) = &spec.syslog {
             return Ok(Box::new(syslog::SyslogSink::new(spec, machine)));

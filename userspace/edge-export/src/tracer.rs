@@ -1,7 +1,7 @@
 //! What a server's `tracing` says, ready to be asked with every request.
 
 use crate::exporter::{Exporter, Recipe, Target};
-use base_model::{ParentSampling, SpanLimitsSpec, TracingSpec};
+use base_model::{ParentSampling, SpanLimitsSpec, TracingSpec, ZipkinSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use proto_trace::{Formats, Recording, Resource, Sampler, SpanLimits};
@@ -50,11 +50,13 @@ fn targets(spec: &TracingSpec) -> Vec<Target> {
     let mut targets = Vec::new();
     match (&spec.exporter, &spec.zipkin) {
         (Some(given), _) => {
-            targets.extend(given.zipkin.iter().map(|zipkin| Target::Zipkin(zipkin.endpoint.clone())));
+            targets.extend(given.zipkin.iter().map(|zipkin| Target::Zipkin(zipkin.clone())));
             targets.extend(given.jaeger.iter().map(|jaeger| Target::Jaeger(jaeger.clone())));
             targets.extend(given.otlp.iter().map(|otlp| Target::Otlp(otlp.clone())));
         }
-        (None, Some(old)) if !old.disable_report => targets.push(Target::Zipkin(old.server_url.clone())),
+        (None, Some(old)) if !old.disable_report => {
+            targets.push(Target::Zipkin(ZipkinSpec { endpoint: old.server_url.clone(), mtls: None }));
+        }
         (None, _) => {}
     }
     targets

@@ -87,6 +87,13 @@ fn https(certificates: &[&Signed]) -> String {
     format!("https: true\ncerts: {{{}}}\nkeys: {{{}}}\n", list(|c| &c.chain), list(|c| &c.key))
 }
 
+/// What is said of TLS where somebody is asked who has to be of this authority, as whom this was signed for.
+fn mtls(authority: &Authority, own: Option<&Signed>) -> String {
+    let own = own
+        .map_or(String::new(), |own| format!(", certBase64: {}, keyBase64: {}", quoted(&own.chain), quoted(&own.key)));
+    format!("mtls: {{rootCertBase64: {}{own}}}", quoted(&authority.pem))
+}
+
 /// A client that trusts `authority`, with tickets of its own.
 fn client(authority: &Authority, certificate: Option<&Signed>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
@@ -506,4 +513,56 @@ fn protocols_are_switched_over_tls(io: IoMode) {
     assert!(caller.ends());
     let plain = Backend::answering(ECHO);
     house.pipeline("app", &proxy_to(plain.port));
+}
+
+/// Spans and lines go to whom they are for and who knows us, and to nobody else.
+#[test]
+fn spans_and_lines_go_over_tls_to_whom_they_are_for() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    let (shown, named) = (ours.sign(&["127.0.0.1"]), ours.sign(&["edge"]));
+    let taken = Backend::answering("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
+    let guard = format!("{}caCertBase64: {}\n", https(&[&shown]), quoted(&ours.pem));
+    let front = House::new(IoMode::Epoll, &guard, &proxy_to(taken.port));
+    let house = House::new(IoMode::Epoll, "accessLogFormat: 'line {{URI}}'", MOCK);
+    let url = |path: &str| format!("https://127.0.0.1:{}{path}", front.port);
+    let known = mtls(&ours, Some(&named));
+    let directory = tempfile::tempdir().unwrap();
+    edge_export::set_directory(directory.path());
+    let sink = |name: &str, mtls: &str| {
+        let spec: base_model::LogSinkSpec = spec!(&format!("http: {{url: '{}', {mtls}}}", url(&format!("/{name}"))));
+        house.traffic.apply_log_sink(name, &spec).expect("a good sink");
+    };
+    let arrived = |path: &str| taken.seen().iter().filter(|post| post.target().starts_with(path)).count();
+    let traced = |exporter: &str| {
+        let limits = "batchLimits: {batchTimeout: 20}";
+        house.server(&format!(
+            "accessLogFormat: 'line {{{{URI}}}}'\ntracing: {{serviceName: s, {limits}, exporter: {{{exporter}}}}}"
+        ));
+        assert_eq!(house.ask(GET).status(), 200);
+    };
+    sink("lines", &known);
+    for (exporter, path) in [
+        (format!("zipkin: {{endpoint: '{}', {known}}}", url("/zipkin")), "/zipkin"),
+        (format!("jaeger: {{mode: collector, endpoint: '{}', {known}}}", url("/jaeger")), "/jaeger"),
+        (format!("otlp: {{protocol: http, endpoint: '{}', {known}}}", url("/otlp")), "/otlp"),
+    ] {
+        traced(&exporter);
+        eventually(path, || arrived(path) > 0);
+    }
+    eventually("lines", || arrived("/lines") > 0);
+    // Whom we do not believe, and who does not know us, gets nothing.
+    let unnamed = mtls(&ours, None);
+    let doubted = mtls(&others, Some(&named));
+    for (n, wrong) in [&unnamed, &doubted].into_iter().enumerate() {
+        let name = format!("wrong-{n}");
+        sink(&name, wrong);
+        traced(&format!("zipkin: {{endpoint: '{}', {wrong}}}", url(&format!("/wrong-spans-{n}"))));
+        eventually("it was tried", || {
+            house.traffic.status()[&name]["health"].as_str().is_some_and(|why| why.contains("certificate"))
+        });
+    }
+    assert_eq!(arrived("/wrong"), 0);
+    // Once it is right, what waited goes.
+    sink("wrong-0", &known);
+    eventually("what waited", || arrived("/wrong-0") > 0);
 }

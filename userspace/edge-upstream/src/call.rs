@@ -32,8 +32,10 @@ pub struct CallSettings {
     pub body_bytes_max: u64,
     /// Calls on their way at the same time, over all workers.
     pub in_flight_max: usize,
-    /// Whatever certificate the service shows is believed.
+    /// Whatever certificate the service shows is believed, where `mtls` says nothing.
     pub insecure_tls: bool,
+    /// Whom the service has to be, and as whom it is spoken to.
+    pub mtls: Option<MtlsSpec>,
     /// Idle connections that each worker keeps to it.
     pub idle_max: usize,
     /// As `http2` of a pool: whether it is spoken to in HTTP/2; without, whatever it agrees to.
@@ -49,6 +51,7 @@ impl Default for CallSettings {
             body_bytes_max: 1024 * 1024,
             in_flight_max: 64,
             insecure_tls: false,
+            mtls: None,
             idle_max: 4,
             http2: None,
             http3: false,
@@ -136,7 +139,8 @@ impl Caller {
             false => None,
             true => {
                 let insecure = MtlsSpec { insecure_skip_verify: true, ..MtlsSpec::default() };
-                Some(Identity::shared(settings.insecure_tls.then_some(&insecure)).map_err(|error| error.text)?)
+                let mtls = settings.mtls.as_ref().or(settings.insecure_tls.then_some(&insecure));
+                Some(Identity::shared(mtls).map_err(|error| error.text)?)
             }
         };
         let shown = url[..url.len() - target.len()].to_owned();

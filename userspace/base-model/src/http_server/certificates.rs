@@ -180,10 +180,13 @@ impl HttpServerSpec {
         self.tls_texts().certificate_texts()
     }
 
-    /// As [`TlsTexts::check`], where TLS is served.
+    /// As [`TlsTexts::check`], where TLS is served; and of those that spans are sent with.
     pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         if self.https {
             self.tls_texts().check(path, now, dates, findings);
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.check_certificates(&at(path, "tracing"), now, dates, findings);
         }
     }
 
