@@ -6,7 +6,10 @@
 //! A program is looked at whenever the engine's epoch has moved: it goes on after others had their turn, or is ended when its time is
 //! over. The epoch moves every [`TICK`] for as long as programs are called, and stands still otherwise.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +19,13 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 pub const TICK: Duration = Duration::from_millis(2);
 
 /// VMs of all filters together, on each engine. Each reserves address space (4 GiB and more) and no memory.
-pub const VMS_MAX: u32 = 2000;
+const VMS_MAX: u32 = 2000;
+
+/// With fewer there is no engine.
+const VMS_MIN: u32 = 4;
+
+/// How many there may be here, see [`vms_max`].
+static VMS: AtomicU32 = AtomicU32::new(VMS_MAX);
 
 /// Largest memory that any document may allow a program, in bytes.
 const MEMORY_MAX: usize = 4 << 30;
@@ -62,18 +71,45 @@ pub fn engine(metered: bool) -> Result<&'static Engine, String> {
     });
     started.as_ref().map_err(String::clone)?;
     let made = ENGINES[usize::from(metered)].get_or_init(|| {
-        Engine::new(&config(metered)).map_err(|why| format!("the engine for WebAssembly cannot be made: {why:#}"))
+        let made = made(metered);
+        made.map_err(|why| format!("the engine for WebAssembly cannot be made: {why:#}"))
     });
     made.as_ref().map_err(String::clone)
 }
 
-fn config(metered: bool) -> Config {
+/// How many VMs there may be: [`VMS_MAX`], or fewer where so much address space is not to be had, as under a limit (`ulimit -v`) or on
+/// kernels for ARM that give a process 39 bits.
+pub fn vms_max() -> u32 {
+    VMS.load(Relaxed)
+}
+
+fn made(metered: bool) -> wasmtime::Result<Engine> {
+    let mut vms = VMS_MAX;
+    loop {
+        match Engine::new(&config(metered, vms)) {
+            Ok(engine) => {
+                if vms < VMS_MAX {
+                    tracing::warn!(
+                        vms,
+                        "there is address space for few programs of WasmHost and ProxyWasm only: at most so many VMs"
+                    );
+                    VMS.fetch_min(vms, Relaxed);
+                }
+                return Ok(engine);
+            }
+            Err(_) if vms / 2 >= VMS_MIN => vms /= 2,
+            Err(why) => return Err(why),
+        }
+    }
+}
+
+fn config(metered: bool, vms: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     // A program of Envoy's has one beside it that hands it what it asks for, see `proxy_gives`.
-    pool.total_core_instances(2 * VMS_MAX)
-        .total_memories(VMS_MAX)
-        .total_tables(2 * VMS_MAX)
-        .total_stacks(2 * VMS_MAX)
+    pool.total_core_instances(2 * vms)
+        .total_memories(vms)
+        .total_tables(2 * vms)
+        .total_stacks(2 * vms)
         .max_memories_per_module(1)
         .max_tables_per_module(4)
         .table_elements(TABLE_MAX)

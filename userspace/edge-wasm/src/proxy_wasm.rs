@@ -99,15 +99,7 @@ impl Filter for ProxyWasm {
     }
 
     fn enclose<'a>(&'a self, exchange: &'a mut Exchange, rest: Rest) -> Boxed<'a, Enclosed> {
-        Boxed::new(async move {
-            let visit = match self.host.on_its_way(exchange).await {
-                Ok(visit) => visit,
-                Err(outcome) => return Enclosed::Alone(outcome),
-            };
-            let ended = rest.run(exchange).await;
-            let failed = self.host.back(visit, exchange).await;
-            Enclosed::Walked { ended: ended || failed }
-        })
+        Boxed::made(|| self.host.around(exchange, rest))
     }
 
     fn status(&self) -> Option<Value> {
@@ -237,20 +229,21 @@ struct Called {
 }
 
 impl Calling {
-    fn new(mut held: Held, context: i32, is_new: bool, mut here: PerContext, event: Event) -> Calling {
-        let call = async move {
-            let done = match held.vm.take() {
-                Some(mut vm) => {
-                    let done = vm.call(context, is_new, &mut here, event).await;
-                    held.vm = Some(vm).filter(|_| done.is_ok());
-                    done
-                }
-                None => Err(ended()),
-            };
-            Called { held, here, done }
-        };
-        Calling { call: Some(Boxed::new(call)) }
+    fn new(held: Held, context: i32, is_new: bool, here: PerContext, event: Event) -> Calling {
+        Calling { call: Some(Boxed::made(|| called(held, context, is_new, here, event))) }
     }
+}
+
+async fn called(mut held: Held, context: i32, is_new: bool, mut here: PerContext, event: Event) -> Called {
+    let done = match held.vm.take() {
+        Some(mut vm) => {
+            let done = vm.call(context, is_new, &mut here, event).await;
+            held.vm = Some(vm).filter(|_| done.is_ok());
+            done
+        }
+        None => Err(ended()),
+    };
+    Called { held, here, done }
 }
 
 impl Future for Calling {
@@ -389,6 +382,17 @@ impl Host {
             common: self.common.clone(),
             ..Proxy::default()
         }
+    }
+
+    /// Shows the program a request, has the stations after it walked, and shows it the answer.
+    async fn around(self: &Arc<Host>, exchange: &mut Exchange, rest: Rest) -> Enclosed {
+        let visit = match self.on_its_way(exchange).await {
+            Ok(visit) => visit,
+            Err(outcome) => return Enclosed::Alone(outcome),
+        };
+        let ended = rest.run(exchange).await;
+        let failed = self.back(visit, exchange).await;
+        Enclosed::Walked { ended: ended || failed }
     }
 
     /// Shows the program a request on its way. `Ok(None)`: it goes on without the program. The error ends the flow.

@@ -2,7 +2,7 @@
 
 use crate::abi::put_list;
 use crate::code::Program;
-use crate::engine::{Turn, VMS_MAX};
+use crate::engine::{Turn, vms_max};
 use crate::host::{Ended, Waits, ended};
 use crate::proxy_gives::Given;
 use crate::proxy_host::Proxy;
@@ -37,8 +37,10 @@ pub struct State {
     /// Lines for our own log that were asked for since the program was called.
     pub lines: u32,
     chance: u64,
-    /// Longest that the program may compute.
-    until: Instant,
+    /// How long the program may compute.
+    timeout: Duration,
+    /// Until when: known from the first look at the clock on, which most programs are done before.
+    until: Option<Instant>,
     bounds: Bounds,
 }
 
@@ -61,13 +63,19 @@ impl State {
 
     /// It is called, and may compute so long from now on.
     pub fn begin(&mut self, timeout: Duration) {
-        self.until = Instant::now() + timeout;
+        (self.timeout, self.until) = (timeout, None);
         self.lines = 0;
     }
 
     /// The program waited for somebody else, which is not its time.
     pub fn allow(&mut self, waited: Duration) {
-        self.until += waited;
+        self.until = self.until.map(|until| until + waited);
+    }
+
+    /// It has computed for long enough; asked whenever the engine's epoch has moved.
+    fn is_late(&mut self) -> bool {
+        let now = Instant::now();
+        now >= *self.until.get_or_insert(now + self.timeout)
     }
 
     /// A number by chance; not for secrets (splitmix64).
@@ -141,7 +149,7 @@ impl Failure {
             _ => {}
         }
         if error.is::<PoolConcurrencyLimitError>() {
-            let text = format!("all {VMS_MAX} places for VMs that this process has are taken: {error}");
+            let text = format!("all {} places for VMs that this process has are taken: {error}", vms_max());
             return Failure { reason: Reason::Room, text };
         }
         if let Some(grown) = error.downcast_ref::<Grown>() {
@@ -185,7 +193,7 @@ impl Drop for Live {
 
 /// Whether there is room for VMs that nobody has asked for yet.
 pub fn is_room() -> bool {
-    LIVE.load(Relaxed) <= VMS_MAX / 2
+    LIVE.load(Relaxed) <= vms_max() / 2
 }
 
 /// Polls a future to its end on this thread, which is no worker, for at most so long.
@@ -306,7 +314,8 @@ pub async fn opened(
         is_giving: false,
         lines: 0,
         chance: RandomState::new().hash_one(0),
-        until: Instant::now() + timeout,
+        timeout,
+        until: None,
         bounds: Bounds { most: settings.memory_max, booking: None },
     };
     let live = Live::new();
@@ -316,8 +325,8 @@ pub async fn opened(
         store.set_fuel(u64::MAX)?;
     }
     store.limiter(|state| &mut state.bounds);
-    store.epoch_deadline_callback(|store| {
-        let over = Instant::now() >= store.data().until;
+    store.epoch_deadline_callback(|mut store| {
+        let over = store.data_mut().is_late();
         Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
     });
     store.set_epoch_deadline(1);

@@ -283,6 +283,190 @@ fn hostile_programs_are_ended_and_counted() {
     assert_eq!((all[0].status, all[1].status, limits(&fuel)), (503, 200, [0, 0, 1]));
 }
 
+/// A program that does something where the request's field `x-run` says so.
+fn doing(what: &str, alloc: &str) -> String {
+    format!(
+        r#"(module
+          (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_get_header_map_pairs" (func $pairs (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_set_header_map_pairs" (func $set_pairs (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_replace_header_map_value" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_send_local_response" (func $local (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_set_buffer_bytes" (func $set_buffer (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_set_property" (func $property (param i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_http_call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_set_effective_context" (func $effective (param i32) (result i32)))
+          (import "env" "proxy_continue_stream" (func $continue (param i32) (result i32)))
+          (import "env" "proxy_set_shared_data" (func $share (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_register_shared_queue" (func $queue (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_enqueue_shared_queue" (func $push (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_record_metric" (func $record (param i32 i64) (result i32)))
+          (import "env" "proxy_set_tick_period_milliseconds" (func $period (param i32) (result i32)))
+          (import "env" "proxy_call_foreign_function" (func $foreign (param i32 i32 i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 4)
+          (table $table 1 funcref)
+          (global $n (mut i32) (i32.const 0))
+          (data (i32.const 16) "x-run")
+          (func (export "proxy_abi_version_0_2_1"))
+          (func (export "proxy_on_memory_allocate") (param i32) (result i32) {alloc})
+          (func (export "proxy_on_context_create") (param i32 i32))
+          (func $deep (param i64) (result i64) (i64.add (local.get 0) (call $deep (i64.add (local.get 0) (i64.const 1)))))
+          (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (drop (call $get (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 1000) (i32.const 1004)))
+            (if (i32.eq (i32.load8_u (i32.load (i32.const 1000))) (i32.const 120)) (then {what}))
+            (i32.const 0)))"#
+    )
+}
+
+/// What a program says to us that cannot be: it is ended where it names memory that it has not, and told so otherwise. What it does
+/// without an end finds a bound.
+#[test]
+fn hostile_calls_are_refused_or_end_the_program() {
+    let loops = |what: &str, times: u32| {
+        format!(
+            "(loop $on (i32.store (i32.const 2000) (global.get $n)) {what} (global.set $n (i32.add (global.get $n) (i32.const 1)))
+               (br_if $on (i32.lt_u (global.get $n) (i32.const {times}))))"
+        )
+    };
+    let unless = |call: &str, status: u32| format!("(if (i32.ne {call} (i32.const {status})) (then (unreachable)))");
+    let place = "(i32.const 4096)";
+    for (what, alloc, status, told) in [
+        ("(drop (call $deep (i64.const 1)))".to_owned(), place, 503, "call stack exhausted"),
+        (
+            "(drop (call $get (i32.const 0) (i32.const -16) (i32.const 32) (i32.const 1000) (i32.const 1004)))".into(),
+            place,
+            503,
+            "leads out",
+        ),
+        (
+            "(drop (call $get (i32.const 0) (i32.const 16) (i32.const -1) (i32.const 1000) (i32.const 1004)))".into(),
+            place,
+            503,
+            "leads out",
+        ),
+        (
+            "(drop (call $get (i32.const 0) (i32.const 16) (i32.const 5) (i32.const -2) (i32.const 1004)))".into(),
+            place,
+            503,
+            "leads out",
+        ),
+        ("(drop (call $set_pairs (i32.const 0) (i32.const 0) (i32.const -1)))".into(), place, 503, "leads out"),
+        (
+            "(drop (call $set_buffer (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))".into(),
+            place,
+            503,
+            "leads out",
+        ),
+        (
+            "(drop (call $share (i32.const 16) (i32.const -1) (i32.const 0) (i32.const 0) (i32.const 0)))".into(),
+            place,
+            503,
+            "leads out",
+        ),
+        // Memory that it gives us and has not.
+        (
+            "(global.set $n (i32.const 1)) (drop (call $pairs (i32.const 0) (i32.const 1000) (i32.const 1004)))".into(),
+            "(select (i32.const -4) (i32.const 4096) (global.get $n))",
+            503,
+            "leads out",
+        ),
+        // It asks for more from where it gives memory.
+        (
+            "(global.set $n (i32.const 1)) (drop (call $pairs (i32.const 0) (i32.const 1000) (i32.const 1004)))".into(),
+            "(if (global.get $n) (then (drop (call $pairs (i32.const 0) (i32.const 1000) (i32.const 1004))))) (i32.const 4096)",
+            503,
+            "within that",
+        ),
+        (unless("(call $pairs (i32.const 99) (i32.const 1000) (i32.const 1004))", 2), place, 200, ""),
+        (
+            unless("(call $buffer (i32.const 99) (i32.const 0) (i32.const -1) (i32.const 1000) (i32.const 1004))", 1),
+            place,
+            200,
+            "",
+        ),
+        (
+            unless("(call $set (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 16) (i32.const 5))", 2),
+            place,
+            200,
+            "",
+        ),
+        (
+            unless(
+                "(call $local (i32.const 99) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+                2,
+            ),
+            place,
+            200,
+            "",
+        ),
+        (unless("(call $push (i32.const 99) (i32.const 0) (i32.const 1))", 1), place, 200, ""),
+        (unless("(call $record (i32.const 99) (i64.const 1))", 1), place, 200, ""),
+        (unless("(call $define (i32.const 99) (i32.const 16) (i32.const 5) (i32.const 1000))", 2), place, 200, ""),
+        (
+            unless(
+                "(call $foreign (i32.const 16) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 1000) (i32.const 1004))",
+                12,
+            ),
+            place,
+            200,
+            "",
+        ),
+        (unless("(table.grow $table (ref.null func) (i32.const 100000))", u32::MAX), place, 200, ""),
+        // Another context than there is.
+        ("(drop (call $effective (i32.const -7))) (drop (call $continue (i32.const 0)))".into(), place, 200, ""),
+        ("(drop (call $period (i32.const -1)))".into(), place, 200, ""),
+        (loops("(drop (call $log (i32.const 2) (i32.const 16) (i32.const 5)))", 100_000), place, 200, ""),
+        (
+            loops("(drop (call $property (i32.const 2000) (i32.const 4) (i32.const 0) (i32.const 60000)))", 10_000),
+            place,
+            200,
+            "",
+        ),
+        (loops("(drop (call $queue (i32.const 2000) (i32.const 4) (i32.const 1000)))", 10_000), place, 200, ""),
+        (
+            loops("(drop (call $define (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 1000)))", 10_000),
+            place,
+            200,
+            "",
+        ),
+        (
+            loops(
+                "(drop (call $share (i32.const 2000) (i32.const 4) (i32.const 0) (i32.const 60000) (i32.const 0)))",
+                10_000,
+            ),
+            place,
+            200,
+            "",
+        ),
+        (
+            loops("(drop (call $effective (global.get $n))) (drop (call $continue (i32.const 0)))", 100_000),
+            place,
+            200,
+            "",
+        ),
+        (
+            loops(
+                "(drop (call $set (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 65536) (i32.const 1)))",
+                1_000_000,
+            ),
+            place,
+            503,
+            "1048576 bytes",
+        ),
+    ] {
+        let made = made(&doing(&what, alloc), json!({"timeout": "20s", "memoryLimitMiB": 4}));
+        let all = asked(&made.pipeline, &[("y", ""), ("x", ""), ("y", "")]);
+        let status_of = made.pipeline.status()["filters"]["f"].clone();
+        assert_eq!(all.iter().map(|seen| seen.status).collect::<Vec<_>>(), [200, status, 200], "{what}: {status_of}");
+        let last = status_of["lastError"].as_str().unwrap_or_default();
+        assert!(last.contains(told) && last.is_empty() == told.is_empty(), "{what}: {last}");
+        assert_eq!(status_of["numOfWasmError"], u64::from(status == 503), "{what}");
+    }
+}
+
 #[test]
 fn one_that_does_not_start_costs_no_request_anything() {
     let says_no = GUEST.replace(

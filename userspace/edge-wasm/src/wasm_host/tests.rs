@@ -73,6 +73,12 @@ fn build(spec: WasmHostSpec, previous: Option<&dyn Filter>, telemetry: &Arc<Tele
 }
 
 impl Made {
+    /// Compiled, however many others were before it.
+    fn tried(self) -> Made {
+        self.filter.downcast::<WasmHost>().unwrap().host.source.tried(Duration::from_secs(60));
+        self
+    }
+
     fn limit(&self, name: &'static str) -> u64 {
         self.telemetry.limits().register(name).total()
     }
@@ -145,6 +151,117 @@ fn one_that_loops_or_grows_or_lies_is_ended_and_counted() {
     let wanted = [WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS];
     assert_eq!(outcomes(&asked), wanted);
     assert_eq!((made.limit("wasm_time"), made.limit("wasm_memory"), made.limit("wasm_vms")), (2, 1, 0));
+}
+
+/// What runs without an end, or asks for more than anybody has, in every way that the language knows: each is ended for its reason, and the
+/// next request is served as if it had not been.
+#[test]
+fn hostile_programs_of_every_sort_are_ended_for_their_reason() {
+    let imports = r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_req_set_header" (func $set (param i32 i32)))
+        (import "easegress" "host_resp_set_body" (func $body (param i32)))
+        (import "easegress" "host_log" (func $log (param i32 i32)))
+        (import "easegress" "host_add_tag" (func $tag (param i32)))
+        (type $bytes (array i8))
+        (type $nothing (func))
+        (tag $oops)
+        (table $table 2 funcref)"#;
+    let deep =
+        "(func $deep (param i64 i64) (result i64) (i64.add (local.get 0) (call $deep (local.get 1) (local.get 0))))";
+    let again = "(func $again (return_call $again))";
+    for (does, reason, told) in [
+        // Deep recursion, and one that needs no stack.
+        ("(drop (call $deep (i64.const 1) (i64.const 2)))", "trap", "call stack exhausted"),
+        ("(call $again)", "time", "not done within"),
+        ("(loop $on (call_indirect $table (type $nothing) (i32.const 1)) (br $on))", "trap", "uninitialized element"),
+        // Tables, objects and exceptions.
+        (
+            "(loop $on (br_if $on (i32.ne (table.grow $table (ref.null func) (i32.const 1000)) (i32.const -1)))) (unreachable)",
+            "trap",
+            "unreachable",
+        ),
+        ("(loop $on (drop (array.new $bytes (i32.const 7) (i32.const 10000))) (br $on))", "memory", ""),
+        ("(drop (array.new $bytes (i32.const 7) (i32.const -1)))", "trap", ""),
+        ("(loop $on (block $caught (try_table (catch_all $caught) (throw $oops))) (br $on))", "memory", ""),
+        ("(throw $oops)", "trap", ""),
+        // What is said to us: lengths that lead out of the memory, or are as large as it is.
+        ("(i32.store (i32.const 65536) (i32.const -1)) (call $body (i32.const 65536))", "trap", "leads out"),
+        ("(call $body (i32.const -1))", "trap", "leads out"),
+        (
+            "(i32.store (i32.const 65536) (i32.const 2147483647)) (call $set (i32.const 48) (i32.const 65536))",
+            "trap",
+            "leads out",
+        ),
+        ("(i32.store (i32.const 65536) (i32.const 0)) (call $set (i32.const 65536) (i32.const 65536))", "trap", ""),
+        ("(call $log (i32.const 9) (i32.const -8))", "trap", "leads out"),
+        (
+            "(loop $on (call $log (i32.const 0) (i32.const 16)) (call $tag (i32.const 16)) (br $on))",
+            "time",
+            "not done within",
+        ),
+        ("(loop $on (drop (call $header (i32.const 16))) (br $on))", "trap", "leads out"),
+        ("(memory.fill (i32.const 0) (i32.const 1) (i32.const -1))", "trap", "out of bounds memory access"),
+    ] {
+        let run = format!(
+            "{deep} {again} (func (export \"wasm_run\") (result i32)
+               (if (i32.ne (call $order) (i32.const 48)) (then {does})) (i32.const 0))"
+        );
+        let spec = WasmHostSpec {
+            timeout: base_model::GoDuration::from_millis(if reason == "time" { 30 } else { 20_000 }),
+            memory_limit_mib: 8,
+            max_concurrency: 1,
+            ..spec(&module(imports, &run))
+        };
+        let made = made(spec).tried();
+        let asked = asked(&made.filter, &["x", "0", "x", "0"]);
+        let status = made.filter.status().unwrap();
+        assert_eq!(outcomes(&asked), [WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS], "{does}: {status}");
+        let last = status["lastError"].as_str().unwrap();
+        assert!(last.contains(told), "{does}: {last}");
+        let host = &made.filter.downcast::<WasmHost>().unwrap().host;
+        let at = FAILURES.iter().position(|known| *known == reason).unwrap();
+        let counts: Vec<u64> = host.failures.iter().map(|count| count.load(Relaxed)).collect();
+        // That a heap of objects is full is a trap of the language where it cannot grow any more.
+        let ended = counts[at] + if reason == "memory" { counts[Reason::Trap as usize] } else { 0 };
+        assert_eq!((ended, counts.iter().sum::<u64>()), (2, 2), "{does}: {last}");
+    }
+}
+
+/// What asks for too much before it runs, or for what is not there, is no program; its health says why.
+#[test]
+fn programs_that_want_too_much_at_once_do_not_run() {
+    let run = r#"(func (export "wasm_run") (result i32) (i32.const 0))"#;
+    let header = r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))"#;
+    let many: String = (0..2000).map(|n| format!(r#"(import "easegress" "no_{n}" (func))"#)).collect();
+    let own = r#"(func (export "wasm_alloc") (param i32) (result i32) (i32.const 0)) (func (export "wasm_free") (param i32))"#;
+    for (code, told) in [
+        (format!("(module {header} {COMMON} (table 10000000 funcref) {run})"), "table"),
+        (format!("(module {many} {header} {COMMON} {run})"), "no_0"),
+        (
+            format!(
+                r#"(module (import "easegress" "host_req_get_header" (func $header (param i64))) (func $order) (memory (export "memory") 1) {own} {run})"#
+            ),
+            "host_req_get_header",
+        ),
+        (format!(r#"(module (memory (export "memory") 1 1 shared) {own} {run})"#), "shared"),
+        (format!(r#"(module (memory (export "memory") 1) (memory 1) {own} {run})"#), "memor"),
+        (format!(r#"(module (memory (export "memory") 60000) {own} {run})"#), "memoryLimitMiB"),
+        (
+            format!(
+                r#"(module (memory (export "memory") 1) (func $loop (loop $on (br $on))) (start $loop) {own} {run})"#
+            ),
+            "not done within",
+        ),
+        (
+            format!(r#"(module (memory (export "memory") 1) (func $deep (call $deep)) (start $deep) {own} {run})"#),
+            "call stack exhausted",
+        ),
+    ] {
+        let made = made(WasmHostSpec { memory_limit_mib: 8, ..spec(&wat::parse_str(&code).unwrap()) }).tried();
+        assert_eq!(outcomes(&asked(&made.filter, &["0", "0"])), [OUT_OF_VM, OUT_OF_VM], "{code}");
+        let health = made.filter.status().unwrap()["health"].as_str().unwrap().to_owned();
+        assert!(health.contains(told), "{code}: {health}");
+    }
 }
 
 /// `memoryLimitMiB` to the page: 8 MiB are 128 of them, of which each program here begins with two.
