@@ -11,5 +11,5 @@ pub mod producer;
 pub mod spool;
 pub mod stats;
 
-pub use producer::{Done, Producer, Record, SendError, set_directory, shutdown};
+pub use producer::{Chain, Done, Producer, Record, SendError, set_directory, shutdown};
 pub use stats::{Counts, counts};

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use proto_kafka::encode_batch;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -45,6 +46,21 @@ pub enum SendError {
 
 /// Called once, on the producer's thread, for a record that somebody waits for.
 pub type Done = Box<dyn FnOnce(Result<(), SendError>) + Send>;
+
+/// Records that are to arrive in their order: once one of them did not, none after it is sent, until their sender begins a new chain with it.
+#[derive(Debug, Clone, Default)]
+pub struct Chain(Arc<AtomicBool>);
+
+impl Chain {
+    /// Nothing of it is sent from now on.
+    pub fn end(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
 
 /// Bytes and records in memory, at most. What comes on top is refused.
 const MEMORY_BYTES: usize = 32 << 20;
@@ -119,7 +135,15 @@ struct Shared {
 struct Queued {
     record: Record,
     done: Option<Done>,
+    chain: Option<Chain>,
     since: Instant,
+}
+
+impl Queued {
+    /// One before it did not arrive.
+    fn is_cut_off(&self) -> bool {
+        self.chain.as_ref().is_some_and(Chain::has_ended)
+    }
 }
 
 #[derive(Default)]
@@ -159,6 +183,15 @@ impl Producer {
     /// Hands over a record. With `done` somebody waits to hear that all replicas in sync have it; without, it may wait on disk for
     /// brokers to be back. Never blocks for longer than it takes to put it into a list.
     pub fn send(&self, record: Record, done: Option<Done>) -> Result<(), SendError> {
+        self.queue(record, done, None)
+    }
+
+    /// The same for one of a chain, which somebody waits for.
+    pub fn send_in_order(&self, record: Record, chain: &Chain, done: Done) -> Result<(), SendError> {
+        self.queue(record, Some(done), Some(chain.clone()))
+    }
+
+    fn queue(&self, record: Record, done: Option<Done>, chain: Option<Chain>) -> Result<(), SendError> {
         let bytes = record.bytes();
         let mut state = lock(&self.shared.state);
         if state.ended || state.queue.len() >= MEMORY_RECORDS || state.bytes + bytes > MEMORY_BYTES {
@@ -167,7 +200,7 @@ impl Producer {
             return Err(SendError::Full);
         }
         state.bytes += bytes;
-        state.queue.push_back(Queued { record, done, since: Instant::now() });
+        state.queue.push_back(Queued { record, done, chain, since: Instant::now() });
         drop(state);
         self.shared.changed.notify_one();
         Ok(())
@@ -278,7 +311,13 @@ impl<'a> Sending<'a> {
     fn run(mut self) {
         loop {
             let (waited_for, others, ended) = self.next();
+            let (cut_off, waited_for) = waited_for.into_iter().partition(Queued::is_cut_off);
+            self.cut_off(cut_off);
             for waiting in self.together(waited_for) {
+                if waiting.is_cut_off() {
+                    self.cut_off(vec![waiting]);
+                    continue;
+                }
                 let sent = match waiting.since.elapsed() {
                     late if late > TURN_MAX => Err(Failure::passing(format!(
                         "brokers are so slow that its turn did not come within {}",
@@ -287,7 +326,8 @@ impl<'a> Sending<'a> {
                     _ => self.insist(&waiting.record),
                 };
                 match sent {
-                    Err(failure) if failure.no_topic => self.set_aside(waiting, failure),
+                    // One that lies aside would be overtaken.
+                    Err(failure) if failure.no_topic && waiting.chain.is_none() => self.set_aside(waiting, failure),
                     sent => self.answer(waiting, sent),
                 }
             }
@@ -304,6 +344,12 @@ impl<'a> Sending<'a> {
             if ended && lock(&self.shared.state).queue.is_empty() {
                 return;
             }
+        }
+    }
+
+    fn cut_off(&mut self, records: Vec<Queued>) {
+        for queued in records {
+            self.answer(queued, Err(Failure::passing("a record before it did not arrive".to_owned())));
         }
     }
 
@@ -424,7 +470,7 @@ impl<'a> Sending<'a> {
     fn part<'r>(&mut self, records: &'r [Record], failure: Failure) -> Result<&'r [Record], Failure> {
         let Some((first, after)) = records.split_first() else { return Ok(records) };
         if failure.no_topic {
-            let queued = Queued { record: first.clone(), done: None, since: Instant::now() };
+            let queued = Queued { record: first.clone(), done: None, chain: None, since: Instant::now() };
             self.set_aside(queued, failure);
         } else if failure.passing {
             return Err(failure);
@@ -445,6 +491,9 @@ impl<'a> Sending<'a> {
     }
 
     fn answer(&mut self, queued: Queued, sent: Result<(), Failure>) {
+        if let Some(chain) = queued.chain.as_ref().filter(|_| sent.is_err()) {
+            chain.end();
+        }
         match (queued.done, sent) {
             (None, Ok(())) => add(&COUNTERS.delivered, 1),
             (None, Err(failure)) => self.refuse(&failure, 1),
@@ -675,6 +724,27 @@ mod tests {
         broker.make("ghost");
         broker.until(&["value-0", "value-2"]);
         producer.end();
+    }
+
+    /// Whoever sends all of it again would find it in another order.
+    #[test]
+    fn nothing_overtakes_what_did_not_arrive() {
+        let broker = Broker::start();
+        let producer = Producer::start(std::slice::from_ref(&broker.address), None);
+        let (told, heard) = std::sync::mpsc::channel();
+        let send = |value: &str, chain: &Chain| {
+            let told = told.clone();
+            let done = Box::new(move |sent: Result<(), SendError>| told.send(sent.is_ok()).unwrap());
+            producer.send_in_order(record("later", value), chain, done).unwrap();
+            heard.recv_timeout(Duration::from_secs(60)).unwrap()
+        };
+        let chain = Chain::default();
+        assert!(!send("value-1", &chain), "its topic is not there");
+        broker.make("later");
+        assert!(!send("value-2", &chain), "one before it did not arrive");
+        let again = Chain::default();
+        assert!(send("value-1", &again) && send("value-2", &again));
+        broker.until(&["value-1", "value-2"]);
     }
 
     #[test]

