@@ -7,16 +7,19 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
+/// Heading of what each command has, below what is its own.
+const EVERYWHERE: &str = "Options of every command";
+
 #[derive(Parser)]
 #[command(name = "weirctl", version, about = "Controls a Weir cluster through its admin API", propagate_version = true)]
 pub struct Arguments {
     /// Address of the admin API [default: the current context's, else localhost:2381]
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "ADDR")]
     pub server: Option<String>,
     #[command(flatten)]
     pub tls: Tls,
     /// How to print; for backup: the file
-    #[arg(short, long, global = true, value_parser = Outputs, default_value = "default")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_parser = Outputs, default_value = "default")]
     pub output: Output,
     #[command(subcommand)]
     pub verb: Verb,
@@ -26,19 +29,19 @@ pub struct Arguments {
 #[derive(Args, Clone, Default)]
 pub struct Tls {
     /// Speak TLS to a server whose address has no scheme
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub force_tls: bool,
     /// Believe any certificate of the server
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub insecure_skip_verify: bool,
     /// Authorities of servers, PEM [default: the context's, else the system's]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub certificate_authority: Option<PathBuf>,
     /// Certificate to show the server, PEM [default: the context's]
-    #[arg(long, global = true, value_name = "FILE", requires = "client_key")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", requires = "client_key")]
     pub client_certificate: Option<PathBuf>,
     /// Private key of --client-certificate, PEM
-    #[arg(long, global = true, value_name = "FILE", requires = "client_certificate")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
 }
 
@@ -299,6 +302,7 @@ pub struct Tap {
     /// Whose path begins so, or, with * in it, is so
     #[arg(long)]
     pub path: Option<String>,
+    /// With this method, such as POST
     #[arg(long)]
     pub method: Option<String>,
     /// Taken by this HTTPServer or GRPCServer

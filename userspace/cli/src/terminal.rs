@@ -50,8 +50,18 @@ impl Terminal {
         self.write(&format!("\x1b[H{}\x1b[J", lines.join("\r\n")));
     }
 
-    /// The next key, within this time.
+    /// The next key, within this time. Keys that have no letter, such as arrows, are [`NO_LETTER`].
     pub async fn key(&mut self, within: Duration) -> Option<u8> {
+        let key = self.byte(within).await?;
+        // What follows an escape at once is one key with it.
+        if key != ESCAPE || !matches!(self.byte(AT_ONCE).await, Some(b'[' | b'O')) {
+            return Some(key);
+        }
+        while self.byte(AT_ONCE).await.is_some_and(|byte| !(b'@'..=b'~').contains(&byte)) {}
+        Some(NO_LETTER)
+    }
+
+    async fn byte(&mut self, within: Duration) -> Option<u8> {
         match tokio::time::timeout(within, self.keys.recv()).await {
             // The terminal is gone.
             Ok(None) => Some(4),
@@ -73,6 +83,12 @@ impl Drop for Terminal {
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
 }
+
+const ESCAPE: u8 = 27;
+pub const NO_LETTER: u8 = 0;
+
+/// Bytes of one key are no further apart, also where a network is between.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// Another screen without a cursor, and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";

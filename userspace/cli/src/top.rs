@@ -303,6 +303,9 @@ fn text(shown: &Value, sort: Sort, width: usize, height: usize) -> String {
     out.join("\n")
 }
 
+/// Characters that are shown of what is wrong with a server.
+const TROUBLE_MAX: usize = 40;
+
 fn cells(section: &str, row: &Value) -> Vec<String> {
     let word = |key: &str| match &row[key] {
         Value::String(text) => base_text::escaped(text),
@@ -324,7 +327,16 @@ fn cells(section: &str, row: &Value) -> Vec<String> {
             vec![word("name"), word("state"), word("serves"), rate(), word("connections"), percent("busy"), trouble]
         }
         "servers" => {
-            let state = row["error"].as_str().map_or_else(|| word("state"), base_text::escaped);
+            // A long one would push everybody's figures off the screen; -o json has all of it.
+            let short = |why: &str| {
+                let all = base_text::escaped(why);
+                if all.chars().count() <= TROUBLE_MAX {
+                    all
+                } else {
+                    all.chars().take(TROUBLE_MAX - 1).chain(['…']).collect()
+                }
+            };
+            let state = row["error"].as_str().map_or_else(|| word("state"), short);
             let mut cells = vec![word("name"), word("machine"), state, rate(), percent("errors")];
             cells.extend(times());
             cells.push(word("connections"));
@@ -333,7 +345,13 @@ fn cells(section: &str, row: &Value) -> Vec<String> {
         "pools" => {
             let mut cells = vec![word("name"), word("pool"), word("machine"), rate(), percent("errors")];
             cells.extend(times());
-            cells.push(format!("{} of {}", word("serversUnwell"), word("serversChecked")));
+            // Of servers that nothing looks at nobody knows.
+            let is_checked = row["serversChecked"].as_u64() != Some(0);
+            cells.push(if is_checked {
+                format!("{} of {}", word("serversUnwell"), word("serversChecked"))
+            } else {
+                "-".into()
+            });
             cells
         }
         _ => vec![word("name"), word("machine"), word("state"), word("slots"), percent("share"), rate()],

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use base_text::quoted;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use control_api::{
-    CustomKind, Document, Role, WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KEY_MAX, WASM_VALUE_MAX, wasm_data,
+    CustomKind, Document, Role, Snapshot, WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KEY_MAX, WASM_VALUE_MAX, wasm_data,
 };
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Map, Value, json};
@@ -31,6 +31,7 @@ pub async fn reload(api: Shared) -> Answer {
 pub async fn list(api: Shared, Path((pipeline, filter)): Path<(String, String)>) -> Answer {
     caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
+    known(&state.view, &pipeline, &filter)?;
     let items = state.view.custom_data.get(&wasm_data(&pipeline, &filter));
     let shown = |(key, item): (&String, &Document)| {
         let value = match (item.get("value"), item.get("base64").and_then(Value::as_str)) {
@@ -60,15 +61,38 @@ pub async fn apply(api: Shared, Path((pipeline, filter)): Path<(String, String)>
         return Err(Error::invalid(message));
     }
     let (kind, mode) = (made(&api, &name).await?, CustomMode::Keep);
+    // It may be for a pipeline to come.
+    let warnings =
+        known(&state.view, &pipeline, &filter).err().map(|_| format!("{pipeline}/{filter}: no such WasmHost yet"));
     let done = api.change(Action::BatchCustomData { kind, mode, delete: Vec::new(), put, since: None }).await?;
-    Ok(Reply::default().version(done.version))
+    Ok(Reply::default().version(done.version).warnings(warnings.into_iter().collect()))
 }
 
 /// Forgets all of it.
 pub async fn delete(api: Shared, Path((pipeline, filter)): Path<(String, String)>) -> Answer {
+    known(&api.control.state().view, &pipeline, &filter)?;
     let (kind, mode) = (made(&api, &wasm_data(&pipeline, &filter)).await?, CustomMode::Rebuild);
     let done = api.change(Action::BatchCustomData { kind, mode, delete: Vec::new(), put: Vec::new(), since: None });
     Ok(Reply::default().version(done.await?.version))
+}
+
+/// There is such a filter, or something that was shared in its name: whoever misspells a name is not told that nothing is there.
+fn known(view: &Snapshot, pipeline: &str, filter: &str) -> Result<(), Error> {
+    let has_it = |document: &Document| {
+        let is_it = |one: &Value| {
+            one["name"] == filter && one["kind"].as_str().is_some_and(|k| k.eq_ignore_ascii_case("WasmHost"))
+        };
+        document["name"] == pipeline
+            && document.get("filters").and_then(Value::as_array).is_some_and(|all| all.iter().any(is_it))
+    };
+    if view.custom_kinds.contains_key(&wasm_data(pipeline, filter)) || view.objects.values().any(has_it) {
+        return Ok(());
+    }
+    Err(Error::not_found(format!(
+        "no pipeline {} has a WasmHost {}, and nothing is shared in these names",
+        quoted(pipeline),
+        quoted(filter)
+    )))
 }
 
 fn item(key: &str, value: &Value) -> Result<Document, Error> {

@@ -1,8 +1,14 @@
 //! Seeing what becomes of requests: ids, `weirctl tap` and `weirctl explain-request`, through any member.
 
-use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, mock, proxy, server, weirctl};
+use crate::leash::Leashed;
+use crate::world::{
+    Answer, Connection, Machine, PATIENCE, answers, eventually, free_port, mock, program, proxy, server, weirctl,
+    within,
+};
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// One that serves, and one beside it that only knows of it: the port is taken.
 fn two() -> (Machine, Machine, u16) {
@@ -154,4 +160,43 @@ fn the_whole_cluster_is_on_one_page() {
     assert!(none.status.code() == Some(1) && String::from_utf8_lossy(&none.stderr).contains("--once"));
     assert_eq!(run(&["--server", "127.0.0.1:1", "top", "--once"]).status.code(), Some(1));
     assert_eq!(run(&["--server", &api, "top", "--interval", "1ms"]).status.code(), Some(2));
+}
+
+/// On a terminal, which `script` lends it: it is drawn again and again, arrows do nothing, and `q` gives the terminal back as it was.
+#[test]
+fn top_is_drawn_until_it_is_left() {
+    let (first, _second, port) = two();
+    let (Some(weirctl), Some(script)) = (weirctl(), program("script")) else { return };
+    let told =
+        format!("stty cols 120 rows 40; {} --server 127.0.0.1:{} top --interval 200ms", weirctl.display(), first.api);
+    let mut command = Command::new(script);
+    command.args(["-qefc", &told, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped()).env("SHELL", "/bin/sh");
+    let mut top = Leashed::start(&mut command).unwrap();
+    let drawn = Arc::new(Mutex::new(Vec::new()));
+    let (mut out, seen) = (top.stdout.take().unwrap(), drawn.clone());
+    std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(length @ 1..) = out.read(&mut part) {
+            seen.lock().unwrap().extend_from_slice(&part[..length]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&drawn.lock().unwrap()).into_owned();
+    let pictures = || text().matches("\x1b[H").count();
+    let last = || text().rsplit("\x1b[H").next().unwrap_or_default().to_owned();
+    eventually("it is drawn", || (text().contains("\x1b[?1049h") && last().contains("web")).then_some(()));
+    // It is live.
+    let seen = within(PATIENCE, || {
+        (0..20).for_each(|_| drop(ask(port, "/fine")));
+        let row = last().lines().find(|line| line.starts_with("web") && line.contains("running"))?.to_owned();
+        row.split_whitespace().nth(3)?.parse::<f64>().ok().filter(|rate| *rate > 0.0)
+    });
+    assert!(seen.is_some(), "{}", last());
+    let mut keys = top.stdin.take().unwrap();
+    let before = pictures();
+    keys.write_all(b"\x1b[A").unwrap();
+    eventually("an arrow ends nothing", || (pictures() > before + 2).then_some(()));
+    keys.write_all(b"q").unwrap();
+    let status = eventually("it ends", || top.try_wait().unwrap());
+    assert!(status.success(), "{status} {}", text());
+    eventually("the terminal is as it was", || text().trim_end().ends_with("\x1b[?1049l").then_some(()));
 }

@@ -103,6 +103,15 @@ fn the_flash_sale_of_the_cookbook() {
     run(&["delete-data", "flash-sale-pipeline", "wasm"]);
     assert!(!run(&["list-data", "flash-sale-pipeline", "wasm"]).contains("user7"));
     run(&["reload-code"]);
+    // Whoever misspells a name is told so, and what is given for one to come is kept with a remark.
+    for name in ["flash-sale-pipeline/wasn", "flash-sale/wasm"] {
+        let (path, is_known) = (format!("/wasm/data/{name}"), |answer: &Answer| answer.body.contains("no pipeline"));
+        let (read, gone) = (machine.api("GET", &path, ""), machine.api("DELETE", &path, ""));
+        assert!((read.status, gone.status) == (404, 404) && is_known(&read) && is_known(&gone), "{read:?} {gone:?}");
+        let early = machine.api("PUT", &path, "a: b\n");
+        assert!(early.status == 200 && early.head.contains("no such WasmHost yet"), "{early:?}");
+        assert_eq!(machine.json(&path)["a"], "b");
+    }
 }
 
 /// A program that answers with its number.
