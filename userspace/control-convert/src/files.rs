@@ -1,5 +1,8 @@
 //! Where configurations, the files they include and their certificates come from.
 
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Reads what a configuration names.
@@ -18,12 +21,19 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let failed = |e: std::io::Error| e.to_string();
-        let length = std::fs::metadata(path).map_err(failed)?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(format!("{length} bytes long; at most {FILE_BYTES_MAX} are read"));
+        let failed = |e: io::Error| e.to_string();
+        // Whoever opened a pipe would wait for its other end, and a device may have no end.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err("not a file: a directory, a pipe, a socket or a device".to_owned());
         }
-        std::fs::read(path).map_err(failed)
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(format!("longer than {FILE_BYTES_MAX} bytes"));
+        }
+        Ok(bytes)
     }
 
     fn matching(&self, pattern: &Path) -> Vec<PathBuf> {
@@ -87,6 +97,22 @@ mod tests {
     fn patterns_stand_for_names() {
         assert!(fits("*.conf", "a.conf") && fits("a?c", "abc") && fits("*", "") && fits("a*b*c", "a-b-b-c"));
         assert!(!fits("*.conf", "a.conf.bak") && !fits("a?c", "ac"));
+    }
+
+    /// A pipe that nobody writes into, a device without an end, and a directory.
+    #[test]
+    fn only_files_are_read_and_nothing_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for path in [&*pipe, Path::new("/dev/zero"), directory.path()] {
+            assert!(Disk.read(path).unwrap_err().contains("not a file"), "{}", path.display());
+        }
+        let long = directory.path().join("long");
+        std::fs::File::create(&long).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(Disk.read(&long).unwrap_err().contains("longer than"));
+        std::fs::write(&long, "text").unwrap();
+        assert_eq!(Disk.read(&long).unwrap(), b"text");
     }
 
     #[test]

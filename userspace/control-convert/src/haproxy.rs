@@ -10,13 +10,14 @@ mod syntax;
 
 pub use syntax::{Line, Section, read_text};
 
-use crate::documents::Names;
+use crate::documents::{Names, Room};
 use crate::files::Files;
 use crate::report::Manner;
 use crate::{Converted, Report, Unreadable};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 /// What all parts of a conversion share.
 struct Work<'a> {
@@ -24,6 +25,7 @@ struct Work<'a> {
     directory: &'a Path,
     prefix: &'a str,
     names: Names,
+    room: Room,
     report: Report,
     documents: Vec<Value>,
     /// Names of the pipelines of backends.
@@ -50,16 +52,17 @@ pub fn convert(path: &Path, prefix: &str, files: &dyn Files) -> Result<Converted
         directory: path.parent().unwrap_or(Path::new("")),
         prefix,
         names: Names::default(),
+        room: Room::default(),
         report: Report::default(),
         documents: Vec::new(),
         pipelines: BTreeMap::new(),
     };
-    let mut defaults: Vec<Line> = Vec::new();
-    let mut whole: Vec<(Section, Vec<Line>)> = Vec::new();
+    let mut defaults: Rc<[Line]> = Rc::default();
+    let mut whole: Vec<(Rc<Section>, Rc<[Line]>)> = Vec::new();
     for section in sections {
         match section.kind.as_str() {
-            "defaults" => defaults = section.lines,
-            "frontend" | "backend" | "listen" => whole.push((section, defaults.clone())),
+            "defaults" => defaults = section.lines.into(),
+            "frontend" | "backend" | "listen" => whole.push((Rc::new(section), defaults.clone())),
             "global" => section.lines.iter().for_each(|line| {
                 work.say(line, Manner::Needless, "the process is set by the options of weir", "weir --print-config");
             }),
@@ -70,7 +73,7 @@ pub fn convert(path: &Path, prefix: &str, files: &dyn Files) -> Result<Converted
             }
         }
     }
-    let backends: BTreeMap<String, (Section, Vec<Line>)> = whole
+    let backends: frontend::Backends = whole
         .iter()
         .filter(|(section, _)| section.kind != "frontend")
         .map(|(section, defaults)| (section.name.clone(), (section.clone(), defaults.clone())))
@@ -83,6 +86,9 @@ pub fn convert(path: &Path, prefix: &str, files: &dyn Files) -> Result<Converted
             let head = section.head.clone();
             work.say(&head, Manner::Needless, "no frontend that was translated leads here", "");
         }
+    }
+    if let Some(why) = work.room.why_full() {
+        return Err(Unreadable { file: shown, line: 0, why });
     }
     let Work { mut report, documents, .. } = work;
     report.sort();

@@ -13,7 +13,7 @@ mod syntax;
 
 pub use syntax::{Directive, read_text};
 
-use crate::documents::Names;
+use crate::documents::{Names, Room};
 use crate::files::Files;
 use crate::{Converted, Report, Unreadable};
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ struct Work<'a> {
     directory: &'a Path,
     prefix: &'a str,
     names: Names,
+    room: Room,
     report: Report,
     documents: Vec<Value>,
     /// The pipeline that answers 403, once there is one.
@@ -53,6 +54,7 @@ pub fn convert(path: &Path, prefix: &str, files: &dyn Files) -> Result<Converted
         directory,
         prefix,
         names: Names::default(),
+        room: Room::default(),
         report: Report::default(),
         documents: Vec::new(),
         forbidden: None,
@@ -73,6 +75,9 @@ pub fn convert(path: &Path, prefix: &str, files: &dyn Files) -> Result<Converted
         .collect();
     if !bare.is_empty() {
         http::convert(&mut work, &bare);
+    }
+    if let Some(why) = work.room.why_full() {
+        return Err(Unreadable { file: path.display().to_string(), line: 0, why });
     }
     let Work { mut report, documents, .. } = work;
     report.sort();

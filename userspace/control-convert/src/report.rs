@@ -1,11 +1,12 @@
 //! What was not translated, told so that somebody can finish the work by hand.
 
 use base_text::{escaped, quoted};
+use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
 
 /// How much of a line is missing from the documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Manner {
     /// What it asked for is not done.
     Lost,
@@ -16,7 +17,7 @@ pub enum Manner {
 }
 
 /// A line that has no exact counterpart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Left {
     pub file: Rc<str>,
     pub line: u32,
@@ -33,6 +34,8 @@ pub struct Report {
     pub left: Vec<Left>,
     /// Lines that were too many to be told one by one.
     pub more: usize,
+    /// Those that are told, so that none is told twice.
+    known: HashSet<Left>,
 }
 
 /// Lines told one by one, at most.
@@ -51,10 +54,15 @@ impl Report {
             why: why.to_owned(),
             instead: instead.to_owned(),
         };
-        if self.left.contains(&entry) {
+        if self.known.contains(&entry) {
             return;
         }
-        if self.left.len() >= LEFT_MAX { self.more += 1 } else { self.left.push(entry) }
+        if self.left.len() >= LEFT_MAX {
+            self.more += 1;
+        } else {
+            self.known.insert(entry.clone());
+            self.left.push(entry);
+        }
     }
 
     /// By file and line.

@@ -5,7 +5,7 @@ use control_convert::{Files, haproxy, nginx, to_yaml};
 use std::path::{Path, PathBuf};
 
 /// One file, which includes nothing but itself.
-struct Text<'a>(&'a str);
+pub struct Text<'a>(pub &'a str);
 
 impl Files for Text<'_> {
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {

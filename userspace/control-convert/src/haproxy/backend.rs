@@ -75,6 +75,11 @@ pub fn pipeline(work: &mut Work<'_>, section: &Section, defaults: &[Line]) -> St
             _ => {}
         }
     }
+    for header in [&mut header, &mut answer] {
+        if let Some(Value::Array(gone)) = header.get_mut("del") {
+            *gone = base_model::once(std::mem::take(gone));
+        }
+    }
     if !header.is_empty() || rewrite.is_some() {
         let mut adapt = json!({"name": "request", "kind": "RequestAdaptor"});
         if let Some(path) = rewrite {
@@ -125,9 +130,7 @@ fn change_header(work: &mut Work<'_>, line: &Line, conditional: bool, header: &m
         "add-header" => header.entry("add").or_insert_with(|| json!({}))[name] = text.into(),
         _ => {
             let gone = header.entry("del").or_insert_with(|| json!([]));
-            if let Value::Array(gone) = gone
-                && !gone.contains(&name.into())
-            {
+            if let Value::Array(gone) = gone {
                 gone.push(name.into());
             }
         }
@@ -140,6 +143,9 @@ const WEIGHT_MAX: u64 = 100;
 /// A pool, of servers with URLs of this scheme.
 pub fn pool(work: &mut Work<'_>, section: &Section, defaults: &[Line], scheme: &str) -> Value {
     let l7 = scheme == "http";
+    if !work.room.take(1 + defaults.len() + section.lines.len()) {
+        return json!({});
+    }
     let mut members: Vec<(String, u64, bool)> = Vec::new();
     let mut weighted = false;
     let (mut balance, mut connect, mut timeout) = (json!({"policy": "roundRobin"}), None, None);

@@ -4,6 +4,7 @@ use super::syntax::Line;
 use base_model::ip_filter::Cidr;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// One thing that is asked; several are alternatives.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,29 +26,21 @@ pub enum Test {
 }
 
 /// Lists by their names. A list that cannot be translated is why not.
-pub type Lists = BTreeMap<String, Result<Vec<Test>, String>>;
+pub type Lists = BTreeMap<String, Result<Rc<[Test]>, String>>;
 
 /// Reads the `acl` lines of a section.
 pub fn lists(lines: &[Line]) -> Lists {
-    let mut lists = Lists::new();
+    let mut lists: BTreeMap<String, Result<Vec<Test>, String>> = BTreeMap::new();
     for line in lines.iter().filter(|line| line.is(&["acl"])) {
         let tests = tests(&line.words[2.min(line.words.len())..]);
-        let name = line.word(1).to_owned();
-        match (lists.remove(&name), tests) {
+        match (lists.entry(line.word(1).to_owned()).or_insert_with(|| Ok(Vec::new())), tests) {
             // Written twice: either will do.
-            (Some(Ok(mut known)), Ok(tests)) => {
-                known.extend(tests);
-                lists.insert(name, Ok(known));
-            }
-            (Some(Err(why)), _) | (_, Err(why)) => {
-                lists.insert(name, Err(why));
-            }
-            (None, Ok(tests)) => {
-                lists.insert(name, Ok(tests));
-            }
+            (Ok(known), Ok(tests)) => known.extend(tests),
+            (known @ Ok(_), Err(why)) => *known = Err(why),
+            (Err(_), _) => {}
         }
     }
-    lists
+    lists.into_iter().map(|(name, tests)| (name, tests.map(Rc::from))).collect()
 }
 
 fn tests(words: &[String]) -> Result<Vec<Test>, String> {
@@ -144,7 +137,7 @@ fn escape(text: &str) -> String {
 /// One list after another that has to hold, with alternatives in each.
 #[derive(Debug, Clone, Default)]
 pub struct Together {
-    pub lists: Vec<Vec<Test>>,
+    pub lists: Vec<Rc<[Test]>>,
     /// It must not have come over TLS.
     pub plain: bool,
 }
@@ -174,21 +167,24 @@ pub fn condition(words: &[String], lists: &Lists) -> Result<Vec<Together>, Strin
                 let end = words[at..].iter().position(|word| word == "}").ok_or("a { that nothing closes")?;
                 let found = tests(&words[at..at + end]);
                 at += end + 1;
-                found
+                found.map(Rc::from)
             }
             "TRUE" => continue,
             "HTTP" => continue,
             name => match (lists.get(name), predefined(name)) {
                 (Some(found), _) => found.clone(),
-                (None, Some(found)) => Ok(found),
+                (None, Some(found)) => Ok(found.into()),
                 (None, None) => Err(format!("there is no acl {}", base_text::quoted(&name))),
             },
         }?;
         let Some(last) = alternatives.last_mut() else { continue };
-        match (negated, found.as_slice()) {
+        match (negated, &found[..]) {
             (true, [Test::Tls]) => last.plain = true,
             (true, _) => return Err("what must not hold is not translated".to_owned()),
             (false, _) => last.lists.push(found),
+        }
+        if last.lists.len() > ALTERNATIVES_MAX {
+            return Err(format!("more than {ALTERNATIVES_MAX} lists that have to hold together"));
         }
         if alternatives.len() > ALTERNATIVES_MAX {
             return Err(format!("more than {ALTERNATIVES_MAX} alternatives"));
@@ -214,6 +210,21 @@ fn predefined(name: &str) -> Option<Vec<Test>> {
 }
 
 impl Together {
+    /// Paths its rule would have, each of which has all the rest.
+    pub fn paths(&self) -> usize {
+        self.lists
+            .iter()
+            .filter(|list| matches!(list.first(), Some(Test::Path(..))))
+            .map(|list| list.len())
+            .max()
+            .unwrap_or(1)
+    }
+
+    /// Alternatives in all of its lists.
+    pub fn tests(&self) -> usize {
+        self.lists.iter().map(|list| list.len()).sum()
+    }
+
     /// As hosts of a rule, and its paths to `backend`. `Err` says what cannot be said so.
     pub fn rule(&self, target: &Map<String, Value>) -> Result<Value, String> {
         let (mut hosts, mut paths, mut methods) = (None, None, None);

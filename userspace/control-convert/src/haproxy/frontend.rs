@@ -7,10 +7,11 @@ use super::syntax::{Line, Section};
 use crate::report::Manner;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
-type Backends = BTreeMap<String, (Section, Vec<Line>)>;
+pub type Backends = BTreeMap<String, (Rc<Section>, Rc<[Line]>)>;
 
 /// A place of `bind`.
 struct Bind {
@@ -21,6 +22,10 @@ struct Bind {
 }
 
 pub fn convert(work: &mut Work<'_>, section: &Section, defaults: &[Line], backends: &Backends) {
+    // Each section has what stands above it.
+    if !work.room.take(1 + defaults.len()) {
+        return;
+    }
     let binds = binds(work, section);
     if binds.is_empty() {
         let head = section.head.clone();
@@ -35,6 +40,7 @@ pub fn convert(work: &mut Work<'_>, section: &Section, defaults: &[Line], backen
 
 fn binds(work: &mut Work<'_>, section: &Section) -> Vec<Bind> {
     let mut binds = Vec::new();
+    let mut known: HashSet<(String, u16)> = HashSet::new();
     for line in section.lines.iter().filter(|line| line.is(&["bind"])) {
         let (mut tls, mut fields) = (false, Map::new());
         let (mut certs, mut keys) = (Map::new(), Map::new());
@@ -111,7 +117,7 @@ fn binds(work: &mut Work<'_>, section: &Section) -> Vec<Bind> {
             match place(text) {
                 Some((address, port)) => {
                     // Both families are listened on anyway.
-                    if !binds.iter().any(|bind: &Bind| (&bind.address, bind.port) == (&address, port)) {
+                    if known.insert((address.clone(), port)) && work.room.take(1 + certs_of(&fields)) {
                         binds.push(Bind { address, port, tls, fields: fields.clone() });
                     }
                 }
@@ -120,9 +126,16 @@ fn binds(work: &mut Work<'_>, section: &Section) -> Vec<Bind> {
         }
     }
     // Where every address is listened on, one of them needs no listener of its own.
-    let everywhere: Vec<u16> = binds.iter().filter(|bind| bind.address.is_empty()).map(|bind| bind.port).collect();
+    let everywhere: HashSet<u16> = binds.iter().filter(|bind| bind.address.is_empty()).map(|bind| bind.port).collect();
     binds.retain(|bind| bind.address.is_empty() || !everywhere.contains(&bind.port));
     binds
+}
+
+/// Parts that the certificates of a line count as.
+fn certs_of(fields: &Map<String, Value>) -> usize {
+    let texts = |field: &str| fields.get(field).and_then(Value::as_object).into_iter().flat_map(Map::values);
+    let whole = fields.get("caCertBase64").into_iter().chain(texts("certs")).chain(texts("keys"));
+    whole.filter_map(Value::as_str).map(str::len).sum::<usize>() / 256
 }
 
 /// The chain and the key of a file that holds both.
@@ -234,6 +247,9 @@ fn http(work: &mut Work<'_>, section: &Section, defaults: &[Line], backends: &Ba
         }
     }
     for bind in binds {
+        if !work.room.take(1 + rules.len() * (1 + set.len())) {
+            return;
+        }
         let mut document = Map::new();
         document.insert("kind".into(), "HTTPServer".into());
         let name = work.names.give(&[work.prefix, &section.name, &bind.address, &bind.port.to_string()]);
@@ -279,6 +295,10 @@ fn ruled(
 ) {
     let made = target.and_then(|target| {
         let alternatives = behind_if(line, lists)?.unwrap_or_else(|| vec![Together::default()]);
+        let parts = alternatives.iter().map(|together| together.paths() * (1 + together.tests() + set.len()));
+        if !work.room.take(parts.sum()) {
+            return Ok(Vec::new());
+        }
         let mut target = Map::from_iter([("backend".to_owned(), Value::from(target))]);
         if !set.is_empty() {
             target.insert("setHeaders".into(), set.clone().into());
@@ -365,9 +385,10 @@ fn text(format: &str) -> Option<String> {
 fn tcp(work: &mut Work<'_>, section: &Section, defaults: &[Line], backends: &Backends, binds: Vec<Bind>) {
     let lists = condition::lists(&section.lines);
     let (mut pools, mut rules, mut fields) = (Vec::new(), Vec::new(), Map::new());
-    let named = |work: &mut Work<'_>, name: &str, pools: &mut Vec<Value>| -> bool {
+    let mut made: HashSet<String> = HashSet::new();
+    let mut named = |work: &mut Work<'_>, name: &str, pools: &mut Vec<Value>| -> bool {
         let Some((backend, defaults)) = backends.get(name) else { return false };
-        if !pools.iter().any(|pool| pool["name"] == name) {
+        if made.insert(name.to_owned()) {
             work.pipelines.entry(name.to_owned()).or_default();
             let mut pool = backend::pool(work, backend, defaults, "tcp");
             pool["name"] = name.into();
@@ -426,6 +447,10 @@ fn tcp(work: &mut Work<'_>, section: &Section, defaults: &[Line], backends: &Bac
         }
     }
     for bind in binds {
+        let servers = pools.iter().filter_map(|pool| pool["servers"].as_array()).map(Vec::len).sum::<usize>();
+        if !work.room.take(1 + rules.len() + pools.len() + servers) {
+            return;
+        }
         let mut document = Map::new();
         document.insert("kind".into(), "TCPProxy".into());
         let name = work.names.give(&[work.prefix, &section.name, &bind.address, &bind.port.to_string()]);

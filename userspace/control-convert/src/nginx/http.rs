@@ -9,7 +9,7 @@ use super::syntax::Directive;
 use crate::report::Manner;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// Where servers listen: an address, or every one, and a port.
@@ -55,7 +55,7 @@ pub fn convert(work: &mut Work<'_>, block: &[Directive]) {
         }
     }
     // One listener on every address leaves none of them for another.
-    let everywhere: Vec<u16> =
+    let everywhere: HashSet<u16> =
         listeners.keys().filter(|(address, _)| address.is_empty()).map(|(_, port)| *port).collect();
     let covered = |(address, port): &At| !address.is_empty() && everywhere.contains(port);
     let (apart, mut listeners): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -111,13 +111,20 @@ fn server(
     let http2 = block.iter().any(|d| d.name == "http2" && d.word(0) == "on");
     let ssl = block.iter().any(|d| d.name == "ssl" && d.word(0) == "on");
     let rules = rules(work, block, &names);
+    let tls_anywhere = ssl || places.iter().any(|(_, listens)| listens.tls || listens.quic);
+    let certificates = if tls_anywhere { Certificates::read(work, block, first) } else { Certificates::default() };
+    let hosts = rules.iter().map(|(.., hosts)| hosts.len()).sum::<usize>();
+    let parts = certificates.parts() + hosts + (rules.len() + 1) * (paths.len() + 1);
+    if !work.room.take(places.len().saturating_mul(parts)) {
+        return;
+    }
     for (at, listens) in places {
         let listener = listeners.entry(at).or_default();
-        listener.owner.get_or_insert_with(|| owner.clone());
+        listener.owner.get_or_insert_with(|| owner.head());
         let tls = listens.tls || listens.quic || ssl;
         if tls {
             listener.fields.insert("https".into(), true.into());
-            certificates(work, block, first, listener);
+            certificates.give(listener);
         }
         if listens.quic {
             listener.fields.insert("http3".into(), true.into());
@@ -189,6 +196,7 @@ fn rules(work: &mut Work<'_>, block: &[Directive], names: &[&str]) -> Vec<(u8, u
 
 fn listens(work: &mut Work<'_>, block: &[Directive]) -> Vec<(At, Listens)> {
     let mut places: Vec<(At, Listens)> = Vec::new();
+    let mut known: HashMap<At, usize> = HashMap::new();
     let mut told = false;
     for directive in block.iter().filter(|d| d.name == "listen") {
         told = true;
@@ -229,7 +237,7 @@ fn listens(work: &mut Work<'_>, block: &[Directive]) -> Vec<(At, Listens)> {
                 _ => say(&mut work.report, directive, Manner::Lost, &format!("{word} is not known"), ""),
             }
         }
-        match places.iter_mut().find(|(known, _)| *known == at) {
+        match known.get(&at).and_then(|index| places.get_mut(*index)) {
             // One port over both families, or over TCP and UDP.
             Some((_, known)) => {
                 known.tls |= listens.tls;
@@ -238,7 +246,10 @@ fn listens(work: &mut Work<'_>, block: &[Directive]) -> Vec<(At, Listens)> {
                 known.default |= listens.default;
                 known.introduced |= listens.introduced;
             }
-            None => places.push((at, listens)),
+            None => {
+                known.insert(at.clone(), places.len());
+                places.push((at, listens));
+            }
         }
     }
     if !told {
@@ -286,41 +297,70 @@ fn settings(scope: &Scope, listener: &mut Listener) {
     }
 }
 
-fn certificates(work: &mut Work<'_>, block: &[Directive], name: &str, listener: &mut Listener) {
-    let of = |wanted: &str| block.iter().filter(|d| d.name == wanted).cloned().collect::<Vec<_>>();
-    let name = if name.is_empty() { "default" } else { name };
-    let read = |work: &mut Work<'_>, directive: &Directive| {
-        let path = work.directory.join(directive.word(0));
-        match work.files.read(&path) {
-            Ok(bytes) => Some(BASE64_STANDARD.encode(bytes)),
-            Err(why) => {
-                let why = format!("cannot be read: {why}");
-                say(&mut work.report, directive, Manner::Lost, &why, "certs and keys of the HTTPServer");
-                None
+/// What a server shows its clients, and asks of them; the same wherever it listens.
+#[derive(Default)]
+struct Certificates {
+    /// Names, chains and keys.
+    pairs: Vec<(String, String, String)>,
+    authorities: Option<String>,
+}
+
+/// Bytes of certificates that count as one part of a document.
+const BYTES_OF_PART: usize = 256;
+
+impl Certificates {
+    fn read(work: &mut Work<'_>, block: &[Directive], name: &str) -> Certificates {
+        let of = |wanted: &str| block.iter().filter(|d| d.name == wanted).cloned().collect::<Vec<_>>();
+        let name = if name.is_empty() { "default" } else { name };
+        let read = |work: &mut Work<'_>, directive: &Directive| {
+            let path = work.directory.join(directive.word(0));
+            match work.files.read(&path) {
+                Ok(bytes) => Some(BASE64_STANDARD.encode(bytes)),
+                Err(why) => {
+                    let why = format!("cannot be read: {why}");
+                    say(&mut work.report, directive, Manner::Lost, &why, "certs and keys of the HTTPServer");
+                    None
+                }
+            }
+        };
+        let mut found = Certificates::default();
+        for (number, (chain, key)) in of("ssl_certificate").iter().zip(&of("ssl_certificate_key")).enumerate() {
+            let name = if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) };
+            if let (Some(chain), Some(key)) = (read(work, chain), read(work, key)) {
+                if !work.room.take((chain.len() + key.len()) / BYTES_OF_PART) {
+                    return Certificates::default();
+                }
+                found.pairs.push((name, chain, key));
             }
         }
-    };
-    for (number, (chain, key)) in of("ssl_certificate").iter().zip(&of("ssl_certificate_key")).enumerate() {
-        let name = if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) };
-        if let (Some(chain), Some(key)) = (read(work, chain), read(work, key)) {
-            listener.certs.insert(name.clone(), chain.into());
-            listener.keys.insert(name, key.into());
+        let asks = of("ssl_verify_client");
+        match asks.first() {
+            Some(directive) if directive.word(0) == "on" => {
+                found.authorities =
+                    of("ssl_client_certificate").first().and_then(|authorities| read(work, authorities));
+            }
+            Some(directive) if directive.word(0) != "off" => {
+                let why = "clients have to show a certificate or are not asked for one";
+                say(&mut work.report, directive, Manner::Lost, why, "caCertBase64 of the HTTPServer");
+            }
+            _ => {}
         }
+        found
     }
-    let asks = of("ssl_verify_client");
-    match asks.first() {
-        Some(directive) if directive.word(0) == "on" => {
-            if let Some(authorities) = of("ssl_client_certificate").first()
-                && let Some(authorities) = read(work, authorities)
-            {
-                listener.fields.insert("caCertBase64".into(), authorities.into());
-            }
+
+    fn parts(&self) -> usize {
+        let pairs = self.pairs.iter().map(|(_, chain, key)| chain.len() + key.len());
+        (pairs.sum::<usize>() + self.authorities.as_ref().map_or(0, String::len)) / BYTES_OF_PART
+    }
+
+    fn give(&self, listener: &mut Listener) {
+        for (name, chain, key) in &self.pairs {
+            listener.certs.insert(name.clone(), chain.as_str().into());
+            listener.keys.insert(name.clone(), key.as_str().into());
         }
-        Some(directive) if directive.word(0) != "off" => {
-            let why = "clients have to show a certificate or are not asked for one";
-            say(&mut work.report, directive, Manner::Lost, why, "caCertBase64 of the HTTPServer");
+        if let Some(authorities) = &self.authorities {
+            listener.fields.insert("caCertBase64".into(), authorities.as_str().into());
         }
-        _ => {}
     }
 }
 
@@ -348,24 +388,28 @@ fn paths(
         let why = "what is rewritten before a location is chosen is not looked for again";
         say(&mut work.report, directive, Manner::Lost, why, "rewriteTarget of the path, or a rewrite in the location");
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     collect(work, source, block, scope, None, &mut found, &mut seen);
     if found.is_empty() {
         say(&mut work.report, owner, Manner::Lost, "no location of it can be served", "");
     }
     let expressions = found.iter().any(|path| matches!(path.place, Place::Expression(_)));
-    let firm: Vec<String> = found
+    let mut firm: Vec<String> = found
         .iter()
         .filter_map(|path| match &path.place {
             Place::Prefix(prefix, true) => Some(prefix.clone()),
             _ => None,
         })
         .collect();
+    // Without those that lie in another one: of the rest a path can only lie in the one that stands right before it.
+    firm.sort_unstable();
+    firm.dedup_by(|inner, outer| inner.starts_with(outer.as_str()));
     let rank = |path: &Path| match &path.place {
         Place::Exact(_) => (0, 0),
         // A longer prefix is nearer, although nginx would look at expressions first.
         Place::Prefix(prefix, is_firm) => {
-            let within = firm.iter().any(|outer| prefix.starts_with(outer.as_str()));
+            let before = firm.partition_point(|outer| outer <= prefix).checked_sub(1);
+            let within = before.is_some_and(|at| prefix.starts_with(firm[at].as_str()));
             (if *is_firm || within { 1 } else { 3 }, usize::MAX - prefix.len())
         }
         Place::Expression(_) => (2, 0),
@@ -404,7 +448,7 @@ fn collect(
     scope: &Scope,
     within: Option<&Place>,
     found: &mut Vec<Path>,
-    seen: &mut Vec<Place>,
+    seen: &mut HashSet<Place>,
 ) {
     for directive in block.iter().filter(|d| d.name == "location") {
         let Some(inner) = &directive.block else {
@@ -427,11 +471,10 @@ fn collect(
             let why = format!("it is looked at for all paths, not only for those that begin with {outer}");
             say(&mut work.report, directive, Manner::Differs, &why, "an expression that begins with that path");
         }
-        if seen.contains(&place) {
+        if !seen.insert(place.clone()) {
             say(&mut work.report, directive, Manner::Lost, "there is one for these paths already", "");
             continue;
         }
-        seen.push(place.clone());
         let scope = scope.enter(work, inner);
         collect(work, source, inner, &scope, Some(&place), found, seen);
         let only_inner = inner.iter().all(|d| d.name == "location" || TAKEN.contains(&d.name.as_str()));
@@ -456,9 +499,11 @@ impl Listener {
         let name = work.names.give(&[work.prefix, address, &port.to_string()]);
         self.rules.sort_by_key(|rule| (rule.class, usize::MAX - rule.length));
         // A server whose locations do not fit answers 404; the next rule is another server's.
-        let followed = |at: usize, rules: &[Rule]| rules[at + 1..].iter().any(|rule| rule.class > EXACT);
+        // They are in the order of their classes: the last one tells.
+        let last = self.rules.len().saturating_sub(1);
+        let followed = self.rules.last().is_some_and(|rule| rule.class > EXACT);
         let lacking: Vec<bool> = (0..self.rules.len())
-            .map(|at| !self.rules[at].whole && self.rules[at].class != CATCH_ALL && followed(at, &self.rules))
+            .map(|at| !self.rules[at].whole && self.rules[at].class != CATCH_ALL && followed && at < last)
             .collect();
         if lacking.contains(&true) {
             let nothing = work.names.give(&[work.prefix, &port.to_string(), "not-found"]);

@@ -7,9 +7,10 @@ use super::scope::{Scope, TAKEN};
 use super::syntax::Directive;
 use crate::report::Manner;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 
 /// Which paths a location is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     Exact(String),
     /// With `^~`: expressions are not looked at.
@@ -67,7 +68,10 @@ pub fn convert(
     block: &[Directive],
     scope: &Scope,
 ) -> Option<Path> {
-    let mut flow = Flow { filters: Vec::new(), rewrite_target: None, serves: false };
+    if !work.room.take(1 + scope.lines()) {
+        return None;
+    }
+    let mut flow = Flow { filters: Vec::new(), numbers: HashMap::new(), rewrite_target: None, serves: false };
     let mut path = Map::new();
     headers(work, source, scope, &mut path);
     for directive in block {
@@ -190,15 +194,18 @@ fn keeps_host(text: &str) -> bool {
 
 struct Flow {
     filters: Vec<Value>,
+    /// How many there are of each kind.
+    numbers: HashMap<&'static str, usize>,
     rewrite_target: Option<String>,
     /// Something answers.
     serves: bool,
 }
 
 impl Flow {
-    fn add(&mut self, name: &str, kind: &str, mut filter: Value) {
-        let number = self.filters.iter().filter(|known| known["kind"] == kind).count();
-        let name = if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) };
+    fn add(&mut self, name: &str, kind: &'static str, mut filter: Value) {
+        let number = self.numbers.entry(kind).or_default();
+        *number += 1;
+        let name = if *number == 1 { name.to_owned() } else { format!("{name}-{number}") };
         if let Value::Object(fields) = &mut filter {
             let rest = std::mem::take(fields);
             fields.insert("name".into(), name.into());

@@ -87,6 +87,10 @@ fn group(
     url: impl Fn(&str) -> String,
     with_host: impl Fn(Map<String, Value>) -> Value,
 ) -> Value {
+    // Each location that leads to a group has its servers.
+    if !work.room.take(upstream.block.as_ref().map_or(0, Vec::len)) {
+        return json!({});
+    }
     let mut members: Vec<(String, u64)> = Vec::new();
     let mut weighted = false;
     let mut balance = None;

@@ -56,6 +56,11 @@ impl Scope {
         Scope { gzip_min: 20, ..Scope::default() }
     }
 
+    /// Lines that each location below it gets.
+    pub fn lines(&self) -> usize {
+        [&self.set_headers, &self.add_headers, &self.hide_headers, &self.access].iter().map(|lines| lines.len()).sum()
+    }
+
     /// The scope inside a block.
     pub fn enter(&self, work: &mut Work<'_>, block: &[Directive]) -> Scope {
         let mut inner = self.clone();
@@ -100,6 +105,11 @@ impl Scope {
             "underscores_in_headers" => self.underscores = first == "on",
             "set_real_ip_from" => {
                 if first.parse::<base_model::ip_filter::Cidr>().is_ok() {
+                    // The first line in a block makes the block's own list of those around it.
+                    let copied = if Rc::strong_count(&self.trusted) > 1 { self.trusted.len() } else { 0 };
+                    if !work.room.take(copied + 1) {
+                        return;
+                    }
                     Rc::make_mut(&mut self.trusted).push(first.to_owned());
                 } else {
                     let why = "only addresses and prefixes can be trusted";

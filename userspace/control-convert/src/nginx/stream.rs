@@ -8,19 +8,23 @@ use super::scope::{Scope, time};
 use super::syntax::Directive;
 use crate::report::Manner;
 use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 pub fn convert(work: &mut Work<'_>, block: &[Directive]) {
     let upstreams: Upstreams<'_> =
         block.iter().filter(|d| d.name == "upstream" && d.block.is_some()).map(|d| (d.word(0), d)).collect();
     // Which group the name of a TLS handshake leads to.
-    let by_name: Vec<&Directive> =
-        block.iter().filter(|d| d.name == "map" && d.word(0) == "$ssl_preread_server_name").collect();
+    let is_by_name = |d: &Directive| d.name == "map" && d.word(0) == "$ssl_preread_server_name";
+    let mut by_name: HashMap<&str, &Directive> = HashMap::new();
+    for map in block.iter().filter(|d| is_by_name(d)) {
+        by_name.entry(map.word(1)).or_insert(map);
+    }
     for directive in block {
         match (directive.name.as_str(), &directive.block) {
             ("server", Some(inner)) => server(work, &upstreams, &by_name, directive, inner),
             ("upstream", Some(_)) => {}
-            ("map", Some(_)) if by_name.iter().any(|map| std::ptr::eq(*map, directive)) => {}
+            ("map", Some(_)) if is_by_name(directive) => {}
             _ => left(&mut work.report, directive),
         }
     }
@@ -29,7 +33,7 @@ pub fn convert(work: &mut Work<'_>, block: &[Directive]) {
 fn server(
     work: &mut Work<'_>,
     upstreams: &Upstreams<'_>,
-    by_name: &[&Directive],
+    by_name: &HashMap<&str, &Directive>,
     owner: &Directive,
     block: &[Directive],
 ) {
@@ -111,7 +115,11 @@ fn server(
         document
             .extend(fields.iter().filter(|(name, _)| udp || *name != "responses").map(|(n, v)| (n.clone(), v.clone())));
         let (first, mut pools, mut rules) = (target.word(0), Vec::new(), Vec::new());
-        let map = by_name.iter().find(|map| map.word(1) == first && !udp);
+        let map = by_name.get(first).filter(|_| !udp);
+        if !work.room.take(1 + block.len() + map.map_or(0, |map| map.block.as_ref().map_or(0, Vec::len))) {
+            return;
+        }
+        let mut named: HashSet<String> = HashSet::new();
         if let Some(map) = map {
             document.insert("tls".into(), "passthrough".into());
             let mut known: Vec<(String, String)> = Vec::new();
@@ -137,7 +145,7 @@ fn server(
                 }
             }
             for (name, place) in known {
-                if !pools.iter().any(|pool: &Value| pool["name"] == place.as_str()) {
+                if named.insert(place.clone()) {
                     let mut pool = pool_of(work, &place);
                     pool["name"] = place.as_str().into();
                     pools.push(pool);

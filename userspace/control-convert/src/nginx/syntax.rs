@@ -23,6 +23,12 @@ impl Directive {
         self.words.get(number).map_or("", String::as_str)
     }
 
+    /// Itself without what stands in its braces, which may be a whole site.
+    pub fn head(&self) -> Directive {
+        let Directive { name, words, file, line, .. } = self;
+        Directive { name: name.clone(), words: words.clone(), block: None, file: file.clone(), line: *line }
+    }
+
     /// As it was written, without what stands in its braces.
     pub fn text(&self) -> String {
         let mut text = self.name.clone();
