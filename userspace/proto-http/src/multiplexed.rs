@@ -1,14 +1,15 @@
-//! Requests as HTTP/2 and HTTP/3 carry them: pseudo-fields and fields one by one, judged by the rules HTTP/1 has.
+//! Messages as HTTP/2 and HTTP/3 carry them: pseudo-fields and fields one by one, judged by the rules HTTP/1 has.
 //!
 //! What a version's own framing settles (upper case in names, pseudo-fields out of order or twice) is settled before; what decides
 //! routing, forwarding and identity is decided here, once for both, so that no request reads differently because of how it came.
 
 use crate::authority::{self, is_authority};
 use crate::bytes::{self, trim};
-use crate::h1::{Fault, is_lookalike, is_odd, keeps_trailer};
+use crate::coding::{self, Malformed, Section};
+use crate::h1::{Fault, is_forbidden_in_trailers, is_lookalike, is_odd, keeps_trailer};
 use crate::headers::{Headers, Known, is_name, is_value};
 use crate::limits::{Limits, Underscores};
-use crate::message::{Method, Request, Scheme, Version};
+use crate::message::{Method, Request, Response, Scheme, Version};
 
 /// The pseudo-fields of a request (RFC 9113 section 8.3.1, RFC 8441 section 4).
 #[derive(Clone, Copy, Debug, Default)]
@@ -250,6 +251,112 @@ fn read_fields<'a>(
         into.headers.add("cookie", cookies);
     }
     Ok(())
+}
+
+/// Why an answer cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It has not the form that every answer has.
+    Malformed,
+    /// It is one that HTTP/1 would refuse, too.
+    Fault(Fault),
+}
+
+impl From<Malformed> for Unread {
+    fn from(Malformed: Malformed) -> Unread {
+        Unread::Malformed
+    }
+}
+
+impl From<Fault> for Unread {
+    fn from(fault: Fault) -> Unread {
+        Unread::Fault(fault)
+    }
+}
+
+/// The status of an answer, which comes first. `None`: there is none, or nobody may say it here (101: neither version goes on in another
+/// protocol so).
+#[inline]
+pub fn status(section: &Section) -> Option<u16> {
+    match section.iter().next()? {
+        (b":status", [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
+            let status = [a, b, c].iter().fold(0, |status, digit| status * 10 + u16::from(**digit - b'0'));
+            (status != 101).then_some(status)
+        }
+        _ => None,
+    }
+}
+
+/// Reads the head of an answer, an interim one (1xx) included; says also how long its body was announced to be.
+pub fn read_response(version: Version, section: &Section, limits: &Limits) -> Result<(Response, Option<u64>), Unread> {
+    let mut response = Response::with_status(status(section).ok_or(Malformed)?);
+    response.version = version;
+    let (mut length, mut whole) = (None, 0);
+    for (at, (name, value)) in section.iter().skip(1).enumerate() {
+        coding::check_name(name)?;
+        let value = trim(value);
+        let line = name.len() + value.len() + 4;
+        whole += line;
+        if at >= limits.fields {
+            return Err(Fault::TooManyFields.into());
+        }
+        if line > limits.field_bytes {
+            return Err(Fault::FieldTooLarge.into());
+        }
+        if whole > limits.head_bytes {
+            return Err(Fault::HeadTooLarge.into());
+        }
+        if !is_name(name) {
+            return Err(if name.is_empty() { Fault::NameEmpty } else { Fault::NameCharacter }.into());
+        }
+        if !is_value(value) {
+            return Err(Fault::ValueCharacter.into());
+        }
+        match Known::of(name) {
+            // They are of one connection, and say nothing here (RFC 9113 section 8.2.2, RFC 9114 section 4.2).
+            Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade => return Err(Fault::ConnectionField.into()),
+            Known::ContentLength => {
+                let announced = bytes::decimal(value).ok_or(Fault::Length)?;
+                if length.replace(announced).is_some() {
+                    return Err(Fault::SeveralLengths.into());
+                }
+            }
+            _ => {}
+        }
+        response.headers.add(name, value);
+    }
+    Ok((response, length))
+}
+
+/// Reads the trailers of an answer, without those that may not come after a body.
+pub fn read_answer_trailers(section: &Section, limits: &Limits) -> Result<Headers, Unread> {
+    let mut trailers = Headers::new();
+    let mut whole = 0;
+    for (at, (name, value)) in section.iter().enumerate() {
+        coding::check_name(name)?;
+        let value = trim(value);
+        whole += name.len() + value.len() + 4;
+        if at >= limits.trailers {
+            return Err(Fault::TooManyTrailers.into());
+        }
+        if whole > limits.trailer_bytes {
+            return Err(Fault::TrailersTooLarge.into());
+        }
+        if !is_name(name) {
+            return Err(Fault::NameCharacter.into());
+        }
+        if !is_value(value) {
+            return Err(Fault::ValueCharacter.into());
+        }
+        if !is_forbidden_in_trailers(name) {
+            trailers.add(name, value);
+        }
+    }
+    Ok(trailers)
 }
 
 /// The `u` of a priority, a dictionary of structured fields; one that cannot be read says nothing.
