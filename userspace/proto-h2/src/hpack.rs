@@ -2,6 +2,7 @@
 //!
 //! A block is read into one piece of memory, in order, within a bound that counts what numbers of a table stand for as what they stand
 //! for. What is beyond the bound is still read, since later blocks refer to what it puts into the table; what is far beyond it is not.
+//! Nor is a field of a table copied that is not kept: naming one takes a byte of its sender, and a copy may be 4 KiB.
 //!
 //! What we write stands in the static table where it can and goes into no dynamic one, whose size a peer may choose: nothing of a
 //! connection is kept between two answers, and they can be written in any order.
@@ -69,6 +70,14 @@ impl Decoder {
         }
         while let Some(&first) = input.first() {
             let start = into.bytes();
+            if kept == Kept::Part && !(0x20..0x80).contains(&first) {
+                size += self.skip(&mut input, most, into)? + FIELD_OVERHEAD;
+                into.text_mut().truncate(start);
+                if size > most.saturating_mul(READ_AHEAD) {
+                    return Err(Unread::TooMuch);
+                }
+                continue;
+            }
             let name = match first {
                 0x80.. => {
                     let number = number(&mut input, 7)?;
@@ -96,6 +105,33 @@ impl Decoder {
             into.end(name);
         }
         Ok(kept)
+    }
+
+    /// Reads a field that is neither kept nor put into the table, and says how large it is. What stands in the block itself is looked
+    /// through for faults.
+    fn skip(&self, input: &mut &[u8], most: usize, into: &mut Section) -> Result<usize, Unread> {
+        let start = into.bytes();
+        if input.first().is_some_and(|first| *first >= 0x80) {
+            let (name, value) = self.sizes(number(input, 7)?)?;
+            return Ok(name + value);
+        }
+        let name = match number(input, 4)? {
+            0 => push_string(input, most, into)? - start,
+            number => self.sizes(number)?.0,
+        };
+        let value = into.bytes();
+        Ok(name + push_string(input, most, into)? - value)
+    }
+
+    /// Bytes of name and value of a field of the tables.
+    fn sizes(&self, number: usize) -> Result<(usize, usize), Unread> {
+        match FIELDS.get(number.wrapping_sub(1)) {
+            Some((name, value)) => Ok((name.len(), value.len())),
+            None => {
+                let at = number.checked_sub(FIELDS.len() + 1).filter(|at| *at < self.table.len());
+                Ok(self.table.sizes(at.ok_or(Unread::Broken)?))
+            }
+        }
     }
 
     /// Appends a field of the tables, and says where its name ends.

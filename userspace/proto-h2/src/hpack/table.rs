@@ -14,6 +14,8 @@ pub struct Table {
     most: usize,
     /// Bytes that were taken off the front of `text`, so that places count from the beginning of time.
     gone: usize,
+    #[cfg(test)]
+    copied: std::cell::Cell<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +32,15 @@ const TABLE_MOST: usize = u16::MAX as usize;
 impl Table {
     pub fn new(most: usize) -> Table {
         let most = most.min(TABLE_MOST);
-        Table { text: VecDeque::new(), fields: VecDeque::new(), size: 0, most, gone: 0 }
+        Table {
+            text: VecDeque::new(),
+            fields: VecDeque::new(),
+            size: 0,
+            most,
+            gone: 0,
+            #[cfg(test)]
+            copied: std::cell::Cell::new(0),
+        }
     }
 
     /// Fields it has.
@@ -46,6 +56,18 @@ impl Table {
     #[cfg(test)]
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Bytes that were copied out of it.
+    #[cfg(test)]
+    pub fn copied(&self) -> usize {
+        self.copied.get()
+    }
+
+    /// Bytes of name and value of the field that came as the `at`th before the newest. There must be one.
+    pub fn sizes(&self, at: usize) -> (usize, usize) {
+        let entry = self.entry(at);
+        (entry.name.into(), entry.value.into())
     }
 
     /// Bytes it may have from now on.
@@ -86,6 +108,8 @@ impl Table {
 
     #[inline]
     fn push(&self, start: usize, length: usize, into: &mut Vec<u8>) {
+        #[cfg(test)]
+        self.copied.set(self.copied.get() + length);
         let start = start.wrapping_sub(self.gone);
         let (front, back) = self.text.as_slices();
         if start + length <= front.len() {

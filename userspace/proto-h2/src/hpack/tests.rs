@@ -192,6 +192,34 @@ fn lists_are_bounded_by_what_they_stand_for() {
     assert!(section.memory() < 4096);
 }
 
+/// A byte of its sender is four thousand of ours, if it is copied.
+#[test]
+fn what_is_not_kept_is_not_copied() {
+    let (mut decoder, mut section) = (Decoder::new(4096), Section::default());
+    let mut block = vec![0x40, 2];
+    block.extend(b"xy");
+    proto_http::coding::write_integer(4_000, 7, 0, &mut block);
+    block.extend([b'v'; 4_000]);
+    decoder.decode(&block, 10_000, &mut section).unwrap();
+    let one = 4_002 + FIELD_OVERHEAD;
+    assert_eq!(decoder.table.copied(), 0);
+    // Whole fields, and their names with values of nothing, which count as what they stand for.
+    let kept = 2;
+    let named = [0x0f, 62 - 15, 0];
+    let block = [&[0x80 | 62; 7][..], &named].concat();
+    assert_eq!(decoder.decode(&block, 10_000, &mut section), Ok(Kept::Part));
+    assert_eq!(section.len(), kept);
+    assert_eq!(decoder.table.copied(), (kept + 1) * 4_002, "the first beyond shows that it is");
+    // They count all the same, and what is no field of a table is none here either.
+    let most = 10_000 * READ_AHEAD / one;
+    assert_eq!(decoder.decode(&vec![0x80 | 62; most], 10_000, &mut section), Ok(Kept::Part));
+    assert_eq!(decoder.decode(&vec![0x80 | 62; most + 1], 10_000, &mut section), Err(Unread::TooMuch));
+    for wrong in [&[0x80 | 63][..], &[0x0f, 63 - 15, 0], &[0x00, 0x81, 0x00, 0], &[0x00, 1]] {
+        let block = [&[0x80 | 62; 5][..], wrong].concat();
+        assert_eq!(decoder.decode(&block, 10_000, &mut section), Err(Unread::Broken), "{wrong:?}");
+    }
+}
+
 fn headers(fields: &[(&str, &str)]) -> Headers {
     let mut headers = Headers::new();
     fields.iter().for_each(|(name, value)| headers.add(name, value));
