@@ -5,7 +5,7 @@ use proto_http::{Limits, Request};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 16] = [
     "configuration",
     "http1_request",
     "http1_response",
@@ -13,6 +13,7 @@ const TARGETS: [&str; 15] = [
     "http_path",
     "http2_fields",
     "http2_connection",
+    "http2_client",
     "http3_sections",
     "http3_streams",
     "tls_records",
@@ -68,6 +69,16 @@ fn main() -> io::Result<()> {
     let frames: [&[u8]; 4] =
         [b"\0\0\x0a\x01\x04\0\0\0\x01", post, b"\0\0\x04\0\0\0\0\0\x01body", b"\0\0\x05\x01\x05\0\0\0\x01\0\x01x\x011"];
     fs::write(root.join("http2_connection").join("request"), [b"\x05", &frames.concat()[..]].concat())?;
+    // Two answers, one with a body and trailers and one that is reset; and that the server leaves.
+    let frames: [&[u8]; 6] = [
+        b"\0\0\x05\x01\x04\0\0\0\x01\x88\x0f\x0d\x014",
+        b"\0\0\x04\0\0\0\0\0\x01body",
+        b"\0\0\x05\x01\x05\0\0\0\x01\0\x01x\x011",
+        b"\0\0\x01\x01\x04\0\0\0\x03\x88",
+        b"\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08",
+        b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x05\0\0\0\0",
+    ];
+    fs::write(root.join("http2_client").join("answers"), [b"\x05", &frames.concat()[..]].concat())?;
     // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
     let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";
     fs::write(root.join("http3_sections").join("all"), section)?;

@@ -1,14 +1,17 @@
 //! The Proxy in front of backends that speak HTTP/2: the `h2` crate's server, and bytes written by hand.
 
+#[path = "support/h2_link.rs"]
+mod h2_link;
 mod support;
 
 use base_runtime::net::{ListenOptions, TcpListener};
 use base_runtime::{Buf, Config, IoMode, Runtime};
 use bytes::Bytes;
 use edge_pipeline::BodyError;
-use proto_h2::h2::server::SendResponse;
-use proto_h2::h2::{Reason, RecvStream};
-use proto_h2::{Data, H2Link, Progress, ServerSettings};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use h2_link::H2Link;
+use proto_h2::{Data, Progress, ServerSettings};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::Read;
@@ -56,13 +59,14 @@ impl Http2 {
             while let Ok((stream, _)) = listener.accept().await {
                 let (nth, settings, answer) = (count.fetch_add(1, SeqCst), settings.clone(), answer.clone());
                 base_runtime::spawn(async move {
-                    let link = H2Link::new(stream.into());
-                    let mut builder = proto_h2::h2::server::Builder::new();
+                    let mut builder = h2::server::Builder::new();
                     builder.max_concurrent_streams(settings.streams_most).initial_window_size(settings.stream_window);
                     if settings.connect_protocol {
                         builder.enable_connect_protocol();
                     }
-                    let Ok(mut connection) = builder.handshake::<_, Data>(link.io()).await else { return };
+                    let Ok(mut connection) = builder.handshake::<_, Data>(H2Link::new(stream.into())).await else {
+                        return;
+                    };
                     let mut seen = 0;
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         base_runtime::spawn(answer(request, respond, nth)).detach();
@@ -255,7 +259,7 @@ fn websockets_are_streams_where_that_is_offered() {
         async move {
             let mut fields: Vec<_> = request.headers().keys().map(|name| name.as_str().to_owned()).collect();
             fields.sort();
-            let protocol = request.extensions().get::<proto_h2::h2::ext::Protocol>().map(|p| p.as_str().to_owned());
+            let protocol = request.extensions().get::<h2::ext::Protocol>().map(|p| p.as_str().to_owned());
             heads.lock().unwrap().push((request.method().to_string(), protocol, request.uri().to_string(), fields));
             match request.uri().path() {
                 "/refused" => return say(respond, 403, "no").await,
@@ -753,6 +757,64 @@ fn takes(streams: u32) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[&3u16.to_be_bytes()[..], &streams.to_be_bytes()].concat())
 }
 
+/// What a backend gets wrong it is told, of the stream alone where that is enough, and each is counted.
+#[test]
+fn a_backend_that_breaks_the_rules_is_told_which() {
+    const RESET: u8 = 3;
+    const GO_AWAY: u8 = 7;
+    let head = |fields: &[u8]| frame(HEADERS, 4, 1, &[&[STATUS_200], fields].concat());
+    // One field of the table, named over and over.
+    let entry = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &[b'v'; 4_000]].concat();
+    let bomb = |times: usize| head(&[&entry[..], &vec![0x80 | 62; times]].concat());
+    let cases = [
+        ("a push", frame(5, 4, 1, &[0, 0, 0, 2, 0x82]), GO_AWAY, 1),
+        ("an answer that nobody asked for", frame(HEADERS, 5, 9, &[STATUS_200]), GO_AWAY, 1),
+        ("data of no request", frame(DATA, 0, 9, b"x"), GO_AWAY, 1),
+        ("no field block", frame(HEADERS, 4, 1, &[0x80]), GO_AWAY, 9),
+        ("a frame of another size", frame(6, 0, 0, &[0; 7]), GO_AWAY, 6),
+        ("a window that is too large", frame(8, 0, 0, &0x7fff_ffff_u32.to_be_bytes()), GO_AWAY, 3),
+        ("a head that never ends", [frame(HEADERS, 0, 1, &[]), frame(9, 0, 1, &[]).repeat(1000)].concat(), GO_AWAY, 11),
+        ("a bomb", bomb(2_000), GO_AWAY, 11),
+        ("a large head", bomb(30), RESET, 11),
+        ("pings", frame(6, 0, 0, &[0; 8]).repeat(1000), GO_AWAY, 11),
+        ("data beyond the window", [head(&[]), frame(DATA, 0, 1, &[0; 16_384]).repeat(9)].concat(), RESET, 3),
+        ("data before a head", frame(DATA, 0, 1, b"early"), RESET, 1),
+        ("a name in upper case", head(&literal("X-Upper", "1")), RESET, 1),
+    ];
+    for (what, frames, kind, code) in cases {
+        let (told, hears) = mpsc::channel();
+        let told = Mutex::new(told);
+        let backend = Backend::new(move |mut wire, _| {
+            wire.send(takes(100));
+            let mut seen = Frames::of(wire);
+            if seen.request().is_none() {
+                return;
+            }
+            seen.wire.send(&frames);
+            while let Some((kind, ..)) = seen.next() {
+                if matches!(kind, RESET | GO_AWAY) {
+                    let code = seen.payload()[if kind == GO_AWAY { 4 } else { 0 }..][..4].try_into().unwrap();
+                    let _ = told.lock().unwrap().send((kind, u32::from_be_bytes(code)));
+                    break;
+                }
+            }
+            seen.wire.drain();
+        });
+        let house = House::new(1, &h2c(backend.port));
+        // Whoever has begun to read an answer reads no more of it.
+        let _asked = if what == "data beyond the window" {
+            house.begin_and_stop(0, get("/"))
+        } else {
+            house.begin(0, post(b"x"))
+        };
+        let heard = hears.recv_timeout(Duration::from_secs(60)).expect("it is told");
+        assert_eq!(heard, (kind, code), "{what}");
+        if what != "data beyond the window" {
+            house.await_metric("weir_limit_hits_total{limit=\"upstream_h2_faults\"}", 1);
+        }
+    }
+}
+
 /// A backend may take no more requests on a connection that it leaves open: they go over another one, whether that is known when they
 /// are sent or comes to be known when they have been.
 #[test]
@@ -902,9 +964,10 @@ mod negotiated {
                 base_runtime::spawn(async move {
                     let Ok(stream) = tls.accept(stream, Duration::from_secs(10)).await else { return };
                     if stream.session().and_then(|s| s.alpn.as_deref()) == Some(b"h2") {
-                        let link = H2Link::new(stream);
-                        let builder = proto_h2::h2::server::Builder::new();
-                        let Ok(mut connection) = builder.handshake::<_, Data>(link.io()).await else { return };
+                        let builder = h2::server::Builder::new();
+                        let Ok(mut connection) = builder.handshake::<_, Data>(H2Link::new(stream)).await else {
+                            return;
+                        };
                         while let Some(Ok((request, respond))) = connection.accept().await {
                             assert_eq!(request.uri().scheme_str(), Some("https"));
                             base_runtime::spawn(say(respond, 200, "two")).detach();

@@ -237,7 +237,7 @@ pub async fn serve(presence: Presence) {
         local.limit(name);
     }
     // A client that is sent away reads why, unless there is nobody left to read.
-    if ended != Err(Ended::Broken) && ended != Err(Ended::ByClient) {
+    if ended != Err(Ended::Broken) && ended != Err(Ended::ByPeer) {
         linger(&connection.stream, &connection.deadline, local.timeouts().linger).await;
     }
 }
@@ -353,7 +353,7 @@ impl<E: Engine> Drive<E> {
         }
         self.streams.set_shut(window.saturating_sub(unread) < SHUT_BELOW);
         let streams = self.streams.open.get() as usize * STREAM_BYTES;
-        self.booking.set(MACHINE_BYTES + streams + unread as usize + self.engine.trailers());
+        self.booking.set(MACHINE_BYTES + streams + unread as usize + self.engine.held());
     }
 
     /// What is due is done; the deadline is set for what is due next.

@@ -10,7 +10,7 @@ use base_runtime::Boxed;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, Duplex, Interim};
-use proto_h2::h2;
+use proto_h2::frame::Code as H2Code;
 use proto_h3::Code;
 use proto_http::h1;
 use proto_http::{Limits, Method, Request, Response};
@@ -111,7 +111,7 @@ pub enum AttemptError {
     /// What came is no answer as we accept it.
     Malformed(h1::ResponseError),
     /// What came over HTTP/2 breaks its rules, or a bound of ours.
-    Faulty(h2::Error),
+    Faulty(H2Code),
     /// The same over HTTP/3.
     FaultyH3(Code),
     /// What the request has become cannot be said in HTTP/2 or HTTP/3; nothing was sent.
@@ -189,7 +189,7 @@ impl fmt::Display for AttemptError {
             },
             AttemptError::Broken { error, .. } => write!(f, "connection broke: {error}"),
             AttemptError::Malformed(error) => write!(f, "malformed answer: {error}"),
-            AttemptError::Faulty(error) => write!(f, "malformed answer: {error}"),
+            AttemptError::Faulty(code) => write!(f, "malformed answer: {}", code.text()),
             AttemptError::FaultyH3(code) => write!(f, "malformed answer: {}", code.text()),
             AttemptError::Unsayable => {
                 f.write_str("the request cannot be said in HTTP/2 or HTTP/3: its authority or target is none there")

@@ -1,8 +1,7 @@
 //! An exchange over a stream of HTTP/2 that shares its connection with others.
 //!
 //! Both directions wait for their readers: of a request's body at most [`SEND_HIGH_WATER`] bytes lie here beyond what the backend's
-//! windows allow, and an answer's window opens as its bytes are taken. What comes of a stream that was given up is the crate's to tell
-//! the backend.
+//! windows allow, and an answer's window opens as its bytes are taken. A stream that is given up is reset once nobody has to do with it.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
 use crate::h2_tunnel::{H2Tunnel, kept};
@@ -13,16 +12,17 @@ use crate::upload::{Beside, Upload, WaitsFor};
 use crate::websocket;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
-use bytes::Bytes;
 use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
-use proto_h2::fields::{self, RequestOptions};
-use proto_h2::{Data, Progress, h2};
-use proto_http::h1::{Fault, InterimCount};
-use proto_http::{Headers, Limits, Method, Version};
-use std::future::{Future, poll_fn};
+use proto_h2::client::{Exchange, Lost, RequestOptions, Unanswered, Unsent};
+use proto_h2::frame::Code;
+use proto_h2::{Data, Progress};
+use proto_http::h1::InterimCount;
+use proto_http::multiplexed::Unread;
+use proto_http::{Headers, Limits, Method, Response, Version};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,36 +41,25 @@ impl Exchanger for Stream {
         // The opening of a WebSocket leaves the way open for what is said over it.
         let key = attempt.websocket_key();
         let ends = key.is_none() && !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
-        let head = head(attempt, &outgoing)?;
-        let Some(mut requests) = self.requests() else {
-            return Err(unsent(outgoing, is_kept, body, io::ErrorKind::NotConnected.into()));
-        };
-        let (mut response, sending) = match requests.send_request(head, ends) {
-            Ok(begun) => begun,
-            Err(error) => {
-                // It was closed in the meantime, or can count no more streams; or it is the request that it will not have.
+        let exchange = match self.requests().ask(attempt.request, &options(attempt, &outgoing), ends) {
+            Ok(exchange) => exchange,
+            Err(Unsent::Unsayable) => return Err(AttemptError::Unsayable),
+            Err(Unsent::Gone) => {
+                // It was closed in the meantime, or can count no more streams.
                 self.close_session();
-                if !error.is_io() && !error.is_go_away() && error.reason().is_none() {
-                    return Err(AttemptError::Unsayable);
-                }
-                return Err(unsent(outgoing, is_kept, body, into_io(error)));
+                return Err(unsent(outgoing, is_kept, body));
             }
         };
-        drop(requests);
-        self.asked();
-        let number = response.stream_id().as_u32();
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
-        let lease = Rc::new(self);
-        let (mut upload, tunnel) = match key {
-            Some(key) => (None, Some((key, sending))),
-            None => {
-                let upload = || H2Upload { body: outgoing, sending, progress: Rc::default(), _lease: lease.clone() };
-                ((!ends).then(upload), None)
-            }
-        };
+        let place = Rc::new(Place { exchange, lease: self });
+        let mut upload = (key.is_none() && !ends).then(|| H2Upload {
+            body: outgoing,
+            place: place.clone(),
+            progress: Rc::default(),
+        });
         let mut interim = InterimCount::default();
         let mut cut = None;
-        let head = poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             if let Some(sent) = &mut upload {
                 match sent.poll(cx) {
@@ -84,80 +73,132 @@ impl Exchanger for Stream {
                     Poll::Pending => {}
                 }
             }
-            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-                attempt.hand_on(&head, &mut interim)?;
-            }
-            match (Pin::new(&mut response).poll(cx), cut) {
-                (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
-                // The backend will wait for the rest for ever; what it has said already is the answer.
-                (_, Some(error)) => Poll::Ready(Err(AttemptError::RequestBody(error))),
-                (Poll::Pending, None) => {
-                    while unopened.poll_expired(cx).is_ready() {
-                        if lease.is_opened(number) {
-                            unopened.clear();
-                            break;
+            loop {
+                match (place.exchange.poll_head(attempt.limits, cx), cut) {
+                    (Poll::Ready(Ok((response, length))), _) => {
+                        if response.status >= 200 {
+                            return Poll::Ready(Ok((response, length)));
                         }
-                        if lease.is_shut_out() {
-                            let error = io::Error::other("it takes no more requests on this connection");
-                            return Poll::Ready(Err(not_begun(error, is_kept)));
-                        }
-                        unopened.set_after(OPENED_WITHIN);
+                        attempt.hand_on(response, &mut interim)?;
                     }
-                    Poll::Pending
-                }
-                (Poll::Ready(Err(error)), None) => {
-                    Poll::Ready(Err(failed(error, is_kept, &lease, attempt.counters, key.is_some())))
+                    // The backend will wait for the rest for ever; what it has said already is the answer.
+                    (_, Some(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
+                    (Poll::Pending, None) => return place.poll_begun(&unopened, is_kept, cx),
+                    (Poll::Ready(Err(error)), None) => {
+                        return Poll::Ready(Err(place.failed(error, is_kept, attempt.counters, key.is_some())));
+                    }
                 }
             }
         });
-        let (head, incoming) = head.await?.into_parts();
+        let (response, length) = answered.await?;
         if !keep_body {
             drop(std::mem::take(body));
         }
-        let response = fields::read_response(&http::Response::from_parts(head, ()));
-        within(&response.headers, attempt.limits)?;
-        if let Some((key, mut sending)) = tunnel {
+        if let Some(key) = key {
             if (200..300).contains(&response.status) {
                 let response = websocket::switched(response, key);
-                let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(incoming, sending, lease));
+                let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(place));
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
             }
             // It answers as it would any request, and nothing is said over what was not opened.
-            let _ = sending.send_data(Bytes::new().into(), true);
+            let _ = place.exchange.send_end(None);
         }
         let beside = Beside::begin(upload, cut.is_some(), response.status, attempt.counters);
-        if incoming.is_end_stream() {
+        if place.exchange.is_whole() {
             beside.end(|| ());
             return Ok(Answer { response, body: Body::Empty, upgraded: None });
         }
-        let announced = response.headers.known(proto_http::Known::ContentLength);
-        let left = announced.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        let is_empty = matches!(response.status, 204 | 304);
         let download = Download {
-            incoming: Some(incoming),
-            lease,
+            place,
+            has_ended: false,
             beside: Some(beside),
-            left: if attempt.request.method == Method::Head { Some(0) } else { left },
-            pending: Bytes::new(),
+            left: if attempt.request.method == Method::Head || is_empty { Some(0) } else { length },
             trailers: None,
-            trailers_most: (attempt.limits.trailers, attempt.limits.trailer_bytes),
+            limits: attempt.limits.clone(),
             recorder: attempt.recorder.clone(),
+            counters: attempt.counters.clone(),
         };
         Ok(Answer { response, body: Body::Stream(Box::new(download)), upgraded: None })
     }
 }
 
+/// A request under way, and its place on the connection until nothing is left of it.
+pub(crate) struct Place {
+    // Given up before its place is free.
+    pub(crate) exchange: Exchange,
+    lease: Stream,
+}
+
+impl Place {
+    /// Looks, while there is no answer, whether the request has gone out at all.
+    fn poll_begun<T>(&self, unopened: &Deadline, is_kept: bool, cx: &mut Context<'_>) -> Poll<Result<T, AttemptError>> {
+        while unopened.poll_expired(cx).is_ready() {
+            if self.exchange.is_begun() {
+                unopened.clear();
+                break;
+            }
+            if self.lease.is_shut_out() {
+                let error = io::Error::other("it takes no more requests on this connection");
+                return Poll::Ready(Err(not_begun(error, is_kept)));
+            }
+            unopened.set_after(OPENED_WITHIN);
+        }
+        Poll::Pending
+    }
+
+    /// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
+    /// one of a GOAWAY, and those it refused.
+    fn failed(&self, why: Unanswered, is_kept: bool, counters: &Counters, opens_websocket: bool) -> AttemptError {
+        let lost = match why {
+            Unanswered::Lost(lost) => lost,
+            Unanswered::Unread(unread) => {
+                counters.faults.hit(base_runtime::worker_index());
+                return match unread {
+                    Unread::Malformed => AttemptError::Faulty(Code::PROTOCOL),
+                    Unread::Fault(fault) => AttemptError::Malformed(fault.into()),
+                };
+            }
+        };
+        // A reset is of one stream, everything else of the connection; and one that ends in good order says nothing of its server.
+        let (refused, loss) = match lost {
+            Lost::Fault(code) => {
+                counters.faults.hit(base_runtime::worker_index());
+                return AttemptError::Faulty(code);
+            }
+            Lost::Reset(Code::HTTP_1_1) => {
+                match opens_websocket {
+                    true => self.lease.wants_websockets_over_http1(),
+                    false => self.lease.wants_http1(),
+                }
+                (true, None)
+            }
+            Lost::Reset(Code::REFUSED) => {
+                counters.refused.hit(base_runtime::worker_index());
+                (true, None)
+            }
+            Lost::Reset(_) => (false, None),
+            Lost::LeftOut(code) => {
+                let loss = self.lease.session.loss.clone();
+                if code == Code::NO_ERROR {
+                    loss.is_ours();
+                }
+                (true, Some(loss))
+            }
+            Lost::Gone => (false, Some(self.lease.session.loss.clone())),
+        };
+        let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
+        AttemptError::Broken { error: io::Error::other(lost.to_string()), stage, loss }
+    }
+}
+
 impl Attempt<'_> {
     /// An interim answer goes its way.
-    fn hand_on(&self, head: &http::Response<()>, interim: &mut InterimCount) -> Result<(), AttemptError> {
-        if head.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
-        }
+    fn hand_on(&self, mut response: Response, interim: &mut InterimCount) -> Result<(), AttemptError> {
         interim.count(self.limits).map_err(AttemptError::Malformed)?;
         // As over HTTP/1.1: a 100 is never asked of the backend, and clients of HTTP/1.0 know no interim answers.
-        let wanted = head.status() != http::StatusCode::CONTINUE && self.request.version != Version::Http10;
+        let wanted = response.status != 100 && self.request.version != Version::Http10;
         if let Some(to) = self.interim.filter(|_| wanted) {
-            let mut response = fields::read_response(head);
-            within(&response.headers, self.limits)?;
             response.remove_hop_by_hop();
             to.push(response);
         }
@@ -165,50 +206,25 @@ impl Attempt<'_> {
     }
 }
 
-/// What goes out first.
-fn head(attempt: &Attempt<'_>, body: &Body) -> Result<http::Request<()>, AttemptError> {
-    let request = attempt.request;
+/// How the request goes out.
+fn options<'a>(attempt: &Attempt<'a>, body: &Body) -> RequestOptions<'a> {
     let length = match body.length() {
         // A method that usually carries a body says that it has none.
         _ if attempt.websocket_key().is_some() => None,
-        Some(0) if !body.is_stream() && !matches!(request.method, Method::Post | Method::Put | Method::Patch) => None,
+        Some(0)
+            if !body.is_stream() && !matches!(attempt.request.method, Method::Post | Method::Put | Method::Patch) =>
+        {
+            None
+        }
         length => length,
     };
-    let options = RequestOptions {
+    RequestOptions {
         scheme: if attempt.server.identity.is_some() { "https" } else { "http" },
         authority: attempt.host,
+        prefix: &attempt.server.prefix,
         length,
         protocol: attempt.websocket_key().map(|_| "websocket"),
-        expect_continue: false,
-    };
-    // What follows a CONNECT is no message.
-    let sayable = request.method != Method::Connect;
-    let mut head = fields::write_request(request, &options).filter(|_| sayable).ok_or(AttemptError::Unsayable)?;
-    let prefix = &attempt.server.prefix;
-    if !prefix.is_empty() && !request.path.is_asterisk() {
-        let mut parts = head.uri().clone().into_parts();
-        let target = parts.path_and_query.as_ref().map_or("/", |target| target.as_str());
-        parts.path_and_query = Some(format!("{prefix}{target}").parse().map_err(|_| AttemptError::Unsayable)?);
-        *head.uri_mut() = http::Uri::from_parts(parts).map_err(|_| AttemptError::Unsayable)?;
     }
-    Ok(head)
-}
-
-/// What HTTP/1.1 would refuse, too.
-fn within(headers: &Headers, limits: &Limits) -> Result<(), AttemptError> {
-    let fault = |fault: Fault| Err(AttemptError::Malformed(fault.into()));
-    if headers.len() > limits.fields {
-        return fault(Fault::TooManyFields);
-    }
-    let mut whole = 0;
-    for (name, value, _) in headers.iter() {
-        let line = name.len() + value.len() + 4;
-        if line > limits.field_bytes {
-            return fault(Fault::FieldTooLarge);
-        }
-        whole += line;
-    }
-    if whole > limits.head_bytes { fault(Fault::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Nothing of the request went out, and nothing is wrong with the server.
@@ -220,61 +236,26 @@ fn not_begun(error: io::Error, is_kept: bool) -> AttemptError {
 }
 
 /// The request is where it was.
-fn unsent(outgoing: Body, is_kept: bool, body: &mut Body, error: io::Error) -> AttemptError {
+fn unsent(outgoing: Body, is_kept: bool, body: &mut Body) -> AttemptError {
     if !is_kept {
         *body = outgoing;
     }
-    not_begun(error, true)
-}
-
-/// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
-/// one of a GOAWAY, and those it refused.
-fn failed(error: h2::Error, is_kept: bool, lease: &Stream, counters: &Counters, opens_websocket: bool) -> AttemptError {
-    if error.is_library() && error.is_reset() {
-        counters.faults.hit(base_runtime::worker_index());
-        return AttemptError::Faulty(error);
-    }
-    let reset = error.reason().filter(|_| error.is_remote() && error.is_reset());
-    let wants_http1 = reset == Some(h2::Reason::HTTP_1_1_REQUIRED);
-    match wants_http1 {
-        true if opens_websocket => lease.wants_websockets_over_http1(),
-        true => lease.wants_http1(),
-        false => {}
-    }
-    let refused = wants_http1 || reset == Some(h2::Reason::REFUSED_STREAM) || error.is_remote() && error.is_go_away();
-    if reset == Some(h2::Reason::REFUSED_STREAM) {
-        counters.refused.hit(base_runtime::worker_index());
-    }
-    let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
-    // A reset is of one stream, everything else of the connection; and one that ends in good order says nothing of its server.
-    let loss = (!error.is_reset()).then(|| lease.session.loss.clone());
-    if let Some(loss) = &loss
-        && error.is_remote()
-        && error.reason() == Some(h2::Reason::NO_ERROR)
-    {
-        loss.is_ours();
-    }
-    AttemptError::Broken { error: into_io(error), stage, loss }
-}
-
-fn into_io(error: h2::Error) -> io::Error {
-    if error.is_io() { error.into_io().unwrap_or_else(|| io::ErrorKind::Other.into()) } else { io::Error::other(error) }
+    not_begun(io::ErrorKind::NotConnected.into(), true)
 }
 
 /// A request body on its way to the backend.
 struct H2Upload {
     body: Body,
-    sending: h2::SendStream<Data>,
+    place: Rc<Place>,
     progress: Rc<Progress>,
-    /// The place on the connection, until nothing is left of the exchange.
-    _lease: Rc<Stream>,
 }
 
 impl Upload for H2Upload {
     /// What the backend has to say to a body of which it wants no more comes from the answer.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let exchange = &self.place.exchange;
         loop {
-            if self.sending.poll_reset(cx).is_ready() {
+            if exchange.poll_gone(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.progress.poll_waiting(SEND_HIGH_WATER, cx));
@@ -287,19 +268,16 @@ impl Upload for H2Upload {
                         Piece::Bytes(bytes) => Data::from(bytes),
                         Piece::Pipe(_) => unreachable!("bytes that are to be seen are in memory"),
                     };
-                    let sent = self.sending.send_data(data.counted(&self.progress), last);
+                    let sent = exchange.send_data(data.counted(&self.progress), last);
                     if sent.is_ok() && !last {
                         continue;
                     }
                     sent
                 }
-                Ok(None) => match self.body.trailers().and_then(|trailers| fields::write_trailers(&trailers)) {
-                    Some(trailers) => self.sending.send_trailers(trailers),
-                    None => self.sending.send_data(Bytes::new().into(), true),
-                },
+                Ok(None) => exchange.send_end(self.body.trailers().as_ref()),
             };
             // A stream that has ended meanwhile takes nothing; the answer tells.
-            drop(sent);
+            let _ = sent;
             return Poll::Ready(Ok(()));
         }
     }
@@ -312,98 +290,76 @@ impl Upload for H2Upload {
 
 /// An answer's body as it arrives. Dropped before its end, the stream is reset.
 struct Download {
-    /// `None` once it has ended.
-    incoming: Option<h2::RecvStream>,
-    /// The place on the connection, until nothing is left of the exchange.
-    lease: Rc<Stream>,
+    place: Rc<Place>,
+    /// Nothing more comes.
+    has_ended: bool,
     /// The rest of the request's body, until the answer has ended.
     beside: Option<Beside>,
     /// Bytes to come, when the backend said how many.
     left: Option<u64>,
-    /// Received, and longer than a piece may be.
-    pending: Bytes,
     trailers: Option<Headers>,
-    /// Fields and bytes.
-    trailers_most: (usize, usize),
+    limits: Limits,
     recorder: ServerRecorder,
+    counters: Arc<Counters>,
 }
 
 impl Download {
     fn fail(&mut self, error: BodyError, counted_as: UpstreamError) -> Poll<Result<Option<Piece>, BodyError>> {
-        self.incoming = None;
-        self.beside = None;
         self.recorder.error(counted_as);
+        self.give_up(error)
+    }
+
+    /// What came breaks the rules, or a bound.
+    fn blame(&mut self) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.counters.faults.hit(base_runtime::worker_index());
+        self.fail(BodyError::Malformed { status: 502 }, UpstreamError::Protocol)
+    }
+
+    fn give_up(&mut self, error: BodyError) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.has_ended = true;
+        self.beside = None;
+        self.place.exchange.discard();
         Poll::Ready(Err(error))
     }
 
     fn end(&mut self) {
-        self.incoming = None;
+        self.has_ended = true;
         if let Some(beside) = self.beside.take() {
             beside.end(|| ());
         }
-    }
-
-    fn hand_out(&mut self) -> Option<Piece> {
-        if self.pending.is_empty() {
-            return None;
-        }
-        let piece = self.pending.split_to(self.pending.len().min(Piece::MOST));
-        if let Some(incoming) = &mut self.incoming {
-            // Fails only for more than was received.
-            let _ = incoming.flow_control().release_capacity(piece.len());
-            self.lease.took(piece.len());
-        }
-        Some(Piece::Bytes(piece))
     }
 }
 
 impl BodyStream for Download {
     fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         if let Some(Err(error)) = self.beside.as_mut().map(|beside| beside.poll(cx)) {
-            (self.incoming, self.beside) = (None, None);
-            return Poll::Ready(Err(error));
+            return self.give_up(error);
         }
-        loop {
-            if let Some(piece) = self.hand_out() {
-                return Poll::Ready(Ok(Some(piece)));
+        if self.has_ended {
+            return Poll::Ready(Ok(None));
+        }
+        match self.place.exchange.poll_data(cx) {
+            Poll::Ready(Ok(Some(bytes))) => {
+                self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                Poll::Ready(Ok(Some(Piece::Bytes(bytes))))
             }
-            let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(None)) };
-            let received = match incoming.poll_data(cx) {
-                Poll::Pending if self.beside.as_ref().is_some_and(Beside::is_cut) => {
-                    self.incoming = None;
-                    return Poll::Ready(Err(BodyError::Incomplete));
-                }
-                received => ready!(received),
-            };
-            match received {
-                Some(Ok(bytes)) => {
-                    self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                    self.pending = bytes;
-                }
-                // A backend that has answered in full may say so to stop the rest of a request (RFC 9113 section 8.1).
-                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && self.left.unwrap_or(0) == 0 => {
-                    self.end();
-                }
-                Some(Err(error)) if error.is_library() => {
-                    return self.fail(BodyError::Malformed { status: 502 }, UpstreamError::Protocol);
-                }
-                Some(Err(_)) => return self.fail(BodyError::Incomplete, UpstreamError::Closed),
-                None => {
-                    let trailers = match ready!(incoming.poll_trailers(cx)) {
-                        Ok(trailers) => trailers.map(|fields| fields::read_trailers(&fields)),
-                        Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => None,
-                        Err(_) => return self.fail(BodyError::Incomplete, UpstreamError::Closed),
-                    };
-                    let (fields_most, bytes_most) = self.trailers_most;
-                    let bytes =
-                        |t: &Headers| t.iter().map(|(name, value, _)| name.len() + value.len() + 4).sum::<usize>();
-                    if trailers.as_ref().is_some_and(|t| t.len() > fields_most || bytes(t) > bytes_most) {
-                        return self.fail(BodyError::Malformed { status: 502 }, UpstreamError::Protocol);
-                    }
+            Poll::Ready(Ok(None)) => match self.place.exchange.trailers(&self.limits) {
+                Ok(trailers) => {
                     self.trailers = trailers;
                     self.end();
+                    Poll::Ready(Ok(None))
                 }
+                Err(_) => self.blame(),
+            },
+            // A backend that has answered in full may say so to stop the rest of a request (RFC 9113 section 8.1).
+            Poll::Ready(Err(Lost::Reset(Code::NO_ERROR))) if self.left.unwrap_or(0) == 0 => {
+                self.end();
+                Poll::Ready(Ok(None))
             }
+            Poll::Ready(Err(Lost::Fault(_))) => self.blame(),
+            Poll::Ready(Err(_)) => self.fail(BodyError::Incomplete, UpstreamError::Closed),
+            Poll::Pending if self.beside.as_ref().is_some_and(Beside::is_cut) => self.give_up(BodyError::Incomplete),
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -418,32 +374,7 @@ impl BodyStream for Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        if let Some(incoming) = &mut self.incoming {
-            self.lease.took(incoming.flow_control().used_capacity());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proto_http::Response;
-
-    #[test]
-    fn an_answer_keeps_the_bounds_of_http1() {
-        let limits = Limits { fields: 4, field_bytes: 300, head_bytes: 600, ..Limits::default() };
-        let fault = |lines: &[(&str, usize)]| {
-            let mut response = Response::default();
-            lines.iter().for_each(|(name, length)| response.headers.add(name, "v".repeat(*length)));
-            match within(&response.headers, &limits) {
-                Ok(()) => None,
-                Err(AttemptError::Malformed(error)) => Some(error.kind),
-                Err(other) => panic!("{other}"),
-            }
-        };
-        assert_eq!(fault(&[("a", 1); 4]), None);
-        assert_eq!(fault(&[("a", 1); 5]), Some(Fault::TooManyFields));
-        assert_eq!(fault(&[("a", 296)]), Some(Fault::FieldTooLarge));
-        assert_eq!(fault(&[("a", 200); 3]), Some(Fault::HeadTooLarge));
+        // The rest of the request may still have to do with the stream.
+        self.place.exchange.discard();
     }
 }

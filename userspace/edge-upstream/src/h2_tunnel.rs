@@ -3,12 +3,14 @@
 //! Each direction waits for its reader: the backend's window opens as its bytes are taken, and of what the client says no more lies here
 //! than whoever joins the two asks for.
 
-use crate::sessions::Stream;
+use crate::h2_exchange::Place;
 use base_runtime::Buf;
 use edge_pipeline::Duplex;
 use edge_pipeline::body::booked;
-use proto_h2::{Data, Progress, h2};
-use std::cell::{Cell, RefCell};
+use proto_h2::client::Lost;
+use proto_h2::frame::Code;
+use proto_h2::{Data, Progress};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -19,22 +21,18 @@ const SMALL: usize = 4 * 1024;
 
 /// See the module doc. Dropped before both directions have ended, the stream is reset.
 pub(crate) struct H2Tunnel {
-    incoming: RefCell<h2::RecvStream>,
-    sending: RefCell<h2::SendStream<Data>>,
+    place: Rc<Place>,
     progress: Rc<Progress>,
-    /// The place on the connection, until nothing is left of the tunnel.
-    lease: Rc<Stream>,
     gone: Cell<bool>,
 }
 
 impl H2Tunnel {
-    pub(crate) fn new(incoming: h2::RecvStream, sending: h2::SendStream<Data>, lease: Rc<Stream>) -> H2Tunnel {
-        let (incoming, sending) = (RefCell::new(incoming), RefCell::new(sending));
-        H2Tunnel { incoming, sending, progress: Rc::default(), lease, gone: Cell::new(false) }
+    pub(crate) fn new(place: Rc<Place>) -> H2Tunnel {
+        H2Tunnel { place, progress: Rc::default(), gone: Cell::new(false) }
     }
 
     fn give(&self, data: Data, ends: bool) {
-        if self.sending.borrow_mut().send_data(data.counted(&self.progress), ends).is_err() {
+        if self.place.exchange.send_data(data.counted(&self.progress), ends).is_err() {
             self.gone.set(true);
         }
     }
@@ -57,22 +55,11 @@ impl fmt::Debug for H2Tunnel {
 
 impl Duplex for H2Tunnel {
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
-        let mut incoming = self.incoming.borrow_mut();
-        loop {
-            match ready!(incoming.poll_data(cx)) {
-                Some(Ok(bytes)) => {
-                    // Fails only for more than was received.
-                    let _ = incoming.flow_control().release_capacity(bytes.len());
-                    self.lease.took(bytes.len());
-                    if !bytes.is_empty() {
-                        return Poll::Ready(Ok(Some(Buf::copy_from(&bytes))));
-                    }
-                }
-                // The end, and that nothing more is wanted.
-                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(Ok(None)),
-                Some(Err(_)) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                None => return Poll::Ready(Ok(None)),
-            }
+        match ready!(self.place.exchange.poll_data(cx)) {
+            Ok(Some(bytes)) => Poll::Ready(Ok(Some(Buf::copy_from(&bytes)))),
+            // The end, and that nothing more is wanted.
+            Ok(None) | Err(Lost::Reset(Code::NO_ERROR)) => Poll::Ready(Ok(None)),
+            Err(_) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }
 
@@ -83,8 +70,8 @@ impl Duplex for H2Tunnel {
         if self.progress.poll_waiting(most as u64, cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        match self.sending.borrow_mut().poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        match self.place.exchange.poll_gone(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -98,12 +85,6 @@ impl Duplex for H2Tunnel {
     }
 
     fn abort(&self) {
-        self.sending.borrow_mut().send_reset(h2::Reason::CANCEL);
-    }
-}
-
-impl Drop for H2Tunnel {
-    fn drop(&mut self) {
-        self.lease.took(self.incoming.get_mut().flow_control().used_capacity());
+        self.place.exchange.cancel();
     }
 }

@@ -29,12 +29,11 @@ use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
-use proto_h2::client::{self, H2Connection, SendRequest};
-use proto_h2::{ClientSettings, h2};
+use proto_h2::ClientSettings;
+use proto_h2::client::{self, Driver, EXCESS_MOST, Ended, Requests};
 use std::cell::{Cell, RefCell};
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -46,20 +45,16 @@ const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
 /// Bytes received of one connection before others have their turn.
 const TURN_BYTES: usize = 128 * 1024;
 
-/// Bytes sent before the watch on the backend's frames hears of them.
-const TOLD_LEAST: u64 = 64 * 1024;
-
-/// Frames beyond their allowances after which the requests under way do not end on their connection either.
-const EXCESS_MOST: u32 = 256;
+/// How long, and for how many bytes, a connection that ends because of what came is read on, so that its backend learns why.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
 
 /// Changes smaller than this are not booked.
 const BOOKED_LEAST: usize = 16 * 1024;
 
 /// See the module doc.
 pub(crate) struct Session {
-    /// `None` once no more requests are taken.
-    requests: RefCell<Option<SendRequest>>,
-    link: Rc<proto_h2::H2Link>,
+    requests: Requests,
     recorder: ServerRecorder,
     key: u64,
     /// That of the endpoint's addresses when its own was last known to be one of them.
@@ -69,11 +64,9 @@ pub(crate) struct Session {
     since: Cell<Option<Instant>>,
     /// Of whoever waits for the first the backend says.
     heard: Cell<Option<Waker>>,
-    /// Bytes of answers that were taken, or given up.
-    taken: Cell<u64>,
     /// What its requests tell of its end.
     pub(crate) loss: Loss,
-    /// Bytes of answers that have come and wait for their readers.
+    /// Bytes of answers that have come and wait for their readers, or for what is missing of them.
     unread: Booking,
 }
 
@@ -97,21 +90,9 @@ impl Stream {
         Stream { session: session.clone() }
     }
 
-    /// What a request is sent with; `None` once no more are taken.
-    pub(crate) fn requests(&self) -> Option<SendRequest> {
-        self.session.requests.borrow().clone()
-    }
-
-    /// A request was sent.
-    pub(crate) fn asked(&self) {
-        if let Some(watch) = self.session.link.watch() {
-            watch.borrow_mut().asked();
-        }
-    }
-
-    /// Whether the head of this stream, or of a later one, has gone out.
-    pub(crate) fn is_opened(&self, number: u32) -> bool {
-        self.session.link.watch().is_none_or(|watch| watch.borrow().opened() >= number)
+    /// What a request is sent with.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.session.requests
     }
 
     /// Whether the backend takes fewer requests at a time by now than there are.
@@ -127,12 +108,6 @@ impl Stream {
     /// The backend will not have this opening of a WebSocket over HTTP/2, although it offered that.
     pub(crate) fn wants_websockets_over_http1(&self) {
         Session::with_groups(|groups| groups.of(self.session.key).known.websockets = Some(false));
-    }
-
-    /// So many bytes of an answer were taken, or are not wanted any more.
-    pub(crate) fn took(&self, bytes: usize) {
-        let session = &self.session;
-        session.taken.set(session.taken.get() + bytes as u64);
     }
 
     /// No further request goes out on this connection.
@@ -166,12 +141,7 @@ impl Drop for Stream {
 impl Session {
     /// Whether more requests may go out on it.
     fn is_usable(&self, server: &Server) -> bool {
-        let mut requests = self.requests.borrow_mut();
-        let Some(open) = &mut *requests else { return false };
-        // Nobody waits: it is ready, or has ended.
-        let mut nobody = Context::from_waker(Waker::noop());
-        let ended = matches!(open.poll_ready(&mut nobody), Poll::Ready(Err(_)));
-        !ended && self.leads_to(server)
+        self.requests.is_open() && self.leads_to(server)
     }
 
     fn leads_to(&self, server: &Server) -> bool {
@@ -179,54 +149,38 @@ impl Session {
         if self.generation.replace(now) == now {
             return true;
         }
-        self.link.transport().peer_addr().is_ok_and(|peer| server.endpoint.has(peer))
+        self.requests.transport().peer_addr().is_ok_and(|peer| server.endpoint.has(peer))
     }
 
     fn may_be_closing(&self) -> bool {
-        self.streams.get() == 0 && !self.link.transport().socket().is_idle_by_now()
+        self.streams.get() == 0 && !self.requests.transport().socket().is_idle_by_now()
     }
 
     /// Requests it takes at a time, as far as it has said so: none is a number, too.
     fn takes(&self) -> usize {
-        let requests = self.requests.borrow();
-        requests.as_ref().map_or(0, |open| open.current_max_send_streams().min(STREAMS_MOST))
+        if self.requests.is_open() { self.requests.streams_most().min(STREAMS_MOST) } else { 0 }
     }
 
     /// Whether it has said that extended CONNECT may be asked for.
     fn takes_websockets(&self) -> bool {
-        let requests = self.requests.borrow();
-        requests.as_ref().is_some_and(|open| open.is_extended_connect_protocol_enabled())
+        self.requests.is_open() && self.requests.takes_connect()
     }
 
+    /// A request whose end waits for the backend's window is under way though nobody has a place for it any more.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.takes()
+        self.streams.get().max(self.requests.streams()) < self.takes()
     }
 
-    /// Keeps the books. Says how many frames that lead nowhere came beyond what may.
-    fn look(&self, told: &mut u64) -> u32 {
-        let Some(watch) = self.link.watch() else { return 0 };
-        let mut watch = watch.borrow_mut();
-        // What it may open its windows for.
-        let sent = self.link.bytes_out() - *told;
-        if sent >= TOLD_LEAST {
-            *told += sent;
-            watch.sent(sent);
-        }
-        let come = watch.data_bytes();
-        if self.streams.get() == 0 {
-            // Padding is taken by nobody.
-            self.taken.set(come);
-        }
-        let unread = come.saturating_sub(self.taken.get()) as usize;
+    /// Keeps the books.
+    fn book(&self, unread: usize) {
         if unread.abs_diff(self.unread.bytes()) >= BOOKED_LEAST || unread == 0 {
             self.unread.set(unread);
         }
-        watch.excess()
     }
 
-    /// Ready when something was received, or the connection has ended.
+    /// Ready when the backend has said what it takes, or the connection has ended.
     fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.link.bytes_in() > 0 || self.requests.borrow().is_none() {
+        if self.requests.has_settings() || !self.requests.is_open() {
             return Poll::Ready(());
         }
         self.heard.set(Some(cx.waker().clone()));
@@ -236,15 +190,11 @@ impl Session {
     /// Ready when it takes requests, or has ended.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         // One that has said nothing takes what it must take at first.
-        if self.link.bytes_in() == 0 || self.takes() > 0 || self.requests.borrow().is_none() {
+        if !self.requests.has_settings() || self.takes() > 0 || !self.requests.is_open() {
             return Poll::Ready(());
         }
         self.heard.set(Some(cx.waker().clone()));
         Poll::Pending
-    }
-
-    fn wants(&self) -> u64 {
-        self.link.watch().map_or(0, |watch| watch.borrow().wants())
     }
 
     fn tell_heard(&self) {
@@ -286,7 +236,7 @@ impl Shared for Session {
     }
 
     fn close(&self) {
-        drop(self.requests.take());
+        self.requests.leave();
     }
 
     fn is_worth(known: &Known, now: Instant) -> bool {
@@ -416,26 +366,22 @@ impl Maker {
     }
 
     async fn begin(self, transport: Transport, generation: u32, end: Instant) -> Result<Stream, ConnectError> {
-        let settings = ClientSettings::default();
-        let begun = client::begin(transport, &settings).await;
-        let (requests, connection, link) = begun.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
+        let (requests, driver) = client::begin(transport, &ClientSettings::default());
         self.recorder.connection_created();
         let session = Rc::new(Session {
-            requests: RefCell::new(Some(requests)),
-            link,
+            requests,
             recorder: self.recorder,
             key: self.key,
             generation: Cell::new(generation),
             streams: Cell::new(0),
             since: Cell::new(None),
             heard: Cell::new(None),
-            taken: Cell::new(0),
             loss: Loss::default(),
             unread: Booking::new(Kind::Bodies, 0),
         });
         Session::with_groups(|groups| groups.of(self.key).sessions.push(session.clone()));
         let stream = Stream::of(&session);
-        base_runtime::spawn(drive(session.clone(), connection, self.counters)).detach();
+        base_runtime::spawn(drive(session.clone(), driver, self.counters)).detach();
         pool::keep_sweeping();
         // One that says nothing takes as many as it must take at first.
         let _ = base_runtime::time::timeout(SETTINGS_WITHIN, poll_fn(|cx| session.poll_heard(cx))).await;
@@ -450,37 +396,29 @@ impl Maker {
 }
 
 /// Keeps a connection going until it has ended.
-async fn drive(session: Rc<Session>, mut connection: H2Connection, counters: Arc<Counters>) {
-    let mut pings = connection.ping_pong();
-    let (mut silence, due, mut armed) = (Silence::default(), Deadline::default(), None);
-    let (mut told, mut faulty) = (0, false);
+async fn drive(session: Rc<Session>, mut driver: Driver, counters: Arc<Counters>) {
+    let (mut silence, due, mut armed, mut faulty) = (Silence::default(), Deadline::default(), None, false);
     let ended = poll_fn(|cx| {
         loop {
-            session.link.begin_turn(TURN_BYTES);
-            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(ended);
-            }
-            if session.link.bytes_in() > 0 {
-                session.tell_heard();
-            }
-            let excess = session.look(&mut told);
+            driver.begin_turn(TURN_BYTES);
+            let polled = driver.poll(cx);
+            session.book(driver.held());
+            let excess = driver.excess();
             if excess > 0 && !std::mem::replace(&mut faulty, true) {
                 counters.faults.hit(base_runtime::worker_index());
                 session.close();
-                // The machine sends its GOAWAY when nothing is under way.
-                cx.waker().wake_by_ref();
             }
             if excess > EXCESS_MOST {
                 session.loss.is_ours();
-                session.link.transport().abort();
-                return Poll::Ready(Ok(()));
             }
-            if let Some(pings) = &mut pings {
-                // Takes the answer in, so that another one can be asked for.
-                let _ = pings.poll_pong(cx);
+            if session.requests.has_settings() {
+                session.tell_heard();
+            }
+            if let Poll::Ready(ended) = polled {
+                return Poll::Ready(ended);
             }
             let waiting = session.streams.get() > 0;
-            match silence.look(session.link.bytes_in(), session.wants(), waiting, base_runtime::now()) {
+            match silence.look(driver.bytes_in(), driver.wants(), waiting, base_runtime::now()) {
                 Next::Nothing => {
                     armed = None;
                     due.clear();
@@ -493,27 +431,37 @@ async fn drive(session: Rc<Session>, mut connection: H2Connection, counters: Arc
                     ready!(due.poll_expired(cx));
                     armed = None;
                 }
-                Next::Ask => {
-                    if let Some(pings) = &mut pings {
-                        let _ = pings.send_ping(h2::Ping::opaque());
-                    }
-                }
+                Next::Ask => driver.ask(),
                 Next::Gone => {
                     counters.silent.hit(base_runtime::worker_index());
-                    session.link.transport().abort();
+                    session.requests.transport().abort();
                     return Poll::Ready(Ok(()));
                 }
             }
         }
     })
     .await;
-    if let Err(error) = &ended {
-        if error.is_library() {
-            counters.faults.hit(base_runtime::worker_index());
-        }
-        tracing::debug!(%error, "a connection of HTTP/2 to a backend has ended");
-    }
+    drop(driver);
     session.close();
     session.tell_heard();
     Session::with_groups(|groups| groups.forget(session.key, &session));
+    let transport = session.requests.transport();
+    transport.shutdown_write();
+    if let Err(Ended::Fault(name)) = ended {
+        if !faulty {
+            counters.faults.hit(base_runtime::worker_index());
+        }
+        tracing::debug!(name, "a connection of HTTP/2 to a backend has ended because of what came");
+        // Closed with something unread, it would be reset, and with it what says why it ends.
+        let mut left = LINGER_BYTES;
+        let rest = poll_fn(|cx| {
+            while left > 0
+                && let Ok(Some(bytes)) = ready!(transport.poll_recv(cx))
+            {
+                left = left.saturating_sub(bytes.len());
+            }
+            Poll::Ready(())
+        });
+        let _ = base_runtime::time::timeout(LINGER, rest).await;
+    }
 }

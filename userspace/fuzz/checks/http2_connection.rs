@@ -1,6 +1,6 @@
 //! A connection says and does the same in whatever pieces its bytes come, and what it says are whole frames.
 
-use proto_h2::connection::Connection;
+use proto_h2::connection::ServerConnection;
 use proto_h2::frame::{Head, PREFACE};
 use proto_h2::server::{BodyBroken, Ended};
 use proto_h2::{Data, ServerSettings};
@@ -20,7 +20,7 @@ type Story = (Vec<u8>, Vec<(u32, Vec<u8>, Result<bool, BodyBroken>)>, Option<Res
 
 fn story(bytes: &[u8], piece: usize) -> Story {
     let (now, mut cx) = (Instant::now(), Context::from_waker(Waker::noop()));
-    let mut connection = Connection::new(&ServerSettings::default(), now, 16 * 1024);
+    let mut connection = ServerConnection::new(&ServerSettings::default(), now, 16 * 1024);
     let mut told = Vec::new();
     for piece in bytes.chunks(piece) {
         if connection.handle(piece, now).is_err() {
@@ -35,7 +35,7 @@ fn story(bytes: &[u8], piece: usize) -> Story {
             match connection.poll_data(key, &mut cx) {
                 Poll::Ready(Ok(Some(piece))) => body.extend_from_slice(&piece),
                 Poll::Ready(Ok(None)) => break Ok(true),
-                Poll::Ready(Err(broken)) => break Err(broken),
+                Poll::Ready(Err(lost)) => break Err(BodyBroken::from(lost)),
                 Poll::Pending => break Ok(false),
             }
         };

@@ -98,6 +98,9 @@ pub(crate) const FRAME: u64 = 1000;
 /// Requests of which one may be cancelled in the long run.
 const REQUESTS_PER_RESET: u32 = 4;
 
+/// Streams that may end because of what the peer got wrong, in a second, beside those it may get wrong at once: as many as it may cancel.
+const BLAMES_PER_SECOND: u64 = 16;
+
 /// What is left of the allowances of one peer.
 #[derive(Debug)]
 pub struct Allowances {
@@ -112,14 +115,16 @@ pub struct Allowances {
     /// The first allowance that was spent.
     spent: Option<Cheap>,
     requests: u64,
-    /// Bytes of DATA frames that came.
-    data_bytes: u64,
+    /// Streams that may end because of what the peer got wrong, in thousandths; and how many at once.
+    blames: u64,
+    blames_most: u32,
     /// Bytes sent that have not earned anything yet.
     unearned: u64,
 }
 
 impl Allowances {
-    pub fn new(now: Instant) -> Allowances {
+    /// `blames_most`: streams that may end at once because of what the peer got wrong.
+    pub fn new(now: Instant, blames_most: u32) -> Allowances {
         Allowances {
             left: Cheap::ALL.map(|kind| u64::from(kind.allowance().most) * FRAME),
             for_data: [0; Cheap::ALL.len()],
@@ -127,7 +132,8 @@ impl Allowances {
             since: now,
             spent: None,
             requests: 0,
-            data_bytes: 0,
+            blames: u64::from(blames_most) * FRAME,
+            blames_most,
             unearned: 0,
         }
     }
@@ -139,16 +145,14 @@ impl Allowances {
             // What is left of a millisecond counts the next time.
             self.since = if elapsed == 60_000 { now } else { self.since + Duration::from_millis(elapsed) };
             self.earn(|allowance| u64::from(allowance.per_second) * elapsed);
+            self.blames = (self.blames + BLAMES_PER_SECOND * elapsed).min(u64::from(self.blames_most) * FRAME);
         }
     }
 
     /// A frame has begun to come. Who sends requests earns something with each.
     pub fn handle_frame(&mut self, head: &Head, sends_requests: bool) {
         let cheap = match head.kind {
-            DATA => {
-                self.data_bytes += u64::from(head.length);
-                (head.length == 0 && !head.has(END_STREAM)).then_some(Cheap::EmptyData)
-            }
+            DATA => (head.length == 0 && !head.has(END_STREAM)).then_some(Cheap::EmptyData),
             HEADERS => {
                 if sends_requests {
                     self.begin_request();
@@ -163,13 +167,20 @@ impl Allowances {
             PING => Some(Cheap::Ping),
             WINDOW_UPDATE => Some(Cheap::WindowUpdate),
             CONTINUATION => Some(Cheap::Continuation),
-            // What must not come from a client ends the connection anyway.
-            PUSH_PROMISE | GOAWAY => None,
+            // Once, and again when a peer has more to say; as settings are.
+            GOAWAY => Some(Cheap::Settings),
+            // It must not come, which ends the connection anyway.
+            PUSH_PROMISE => None,
             _ => Some(Cheap::Unknown),
         };
         if let Some(cheap) = cheap {
             self.pay(cheap);
         }
+    }
+
+    /// A DATA frame has nothing in it but padding.
+    pub fn handle_padding(&mut self) {
+        self.pay(Cheap::EmptyData);
     }
 
     /// A DATA frame with something in it is sent.
@@ -192,7 +203,7 @@ impl Allowances {
         }
     }
 
-    /// A request was sent to the server that is watched. It may refuse each.
+    /// A request was sent to the peer. It may refuse each.
     pub fn asked(&mut self) {
         self.requests += 1;
         self.earn(|allowance| u64::from(allowance.per_request) * FRAME);
@@ -214,9 +225,13 @@ impl Allowances {
         self.requests
     }
 
-    /// Bytes of DATA frames announced.
-    pub fn data_bytes(&self) -> u64 {
-        self.data_bytes
+    /// A stream ends because of what the peer got wrong. False: too many did.
+    pub fn blame(&mut self) -> bool {
+        match self.blames.checked_sub(FRAME) {
+            Some(left) => self.blames = left,
+            None => return false,
+        }
+        true
     }
 
     fn pay(&mut self, cheap: Cheap) {
@@ -254,3 +269,141 @@ impl Allowances {
 
 /// Bytes of data that earn something.
 const UNIT: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: u8, flags: u8, length: u32) -> Head {
+        Head { length, kind, flags, stream: 1 }
+    }
+
+    /// Of a peer that sends requests.
+    fn come(allowances: &mut Allowances, head: Head, times: u32) {
+        (0..times).for_each(|_| allowances.handle_frame(&head, true));
+    }
+
+    fn fresh() -> (Allowances, Instant) {
+        let now = Instant::now();
+        (Allowances::new(now, 4), now)
+    }
+
+    #[test]
+    fn each_kind_has_an_allowance_that_comes_back_with_time() {
+        let kinds = [(PING, 0), (SETTINGS, 0), (PRIORITY, 0), (RST_STREAM, 0), (WINDOW_UPDATE, 0), (DATA, 0)];
+        let kinds = kinds.into_iter().chain([(CONTINUATION, 0), (99, 0)]);
+        for ((kind, flags), cheap) in kinds.zip(Cheap::ALL) {
+            let (mut allowances, now) = fresh();
+            come(&mut allowances, head(kind, flags, 0), cheap.allowance().most);
+            assert_eq!(allowances.spent(), None, "{cheap:?}");
+            allowances.handle_time(now + Duration::from_secs(1));
+            come(&mut allowances, head(kind, flags, 0), cheap.allowance().per_second);
+            assert_eq!(allowances.spent(), None, "{cheap:?}");
+            come(&mut allowances, head(kind, flags, 0), 1);
+            assert_eq!(allowances.spent(), Some(cheap));
+        }
+    }
+
+    #[test]
+    fn answers_of_the_peer_cost_nothing() {
+        let (mut allowances, _) = fresh();
+        for head in [head(PING, ACK, 8), head(SETTINGS, ACK, 0), head(DATA, END_STREAM, 0)] {
+            come(&mut allowances, head, 5000);
+        }
+        assert_eq!(allowances.spent(), None);
+    }
+
+    #[test]
+    fn one_request_in_four_may_be_cancelled() {
+        let (mut honest, _) = fresh();
+        for _ in 0..10_000 {
+            come(&mut honest, head(HEADERS, END_HEADERS, 10), 4);
+            come(&mut honest, head(RST_STREAM, 0, 4), 1);
+        }
+        assert_eq!((honest.spent(), honest.requests()), (None, 40_000));
+        let (mut rapid, _) = fresh();
+        for _ in 0..400 {
+            come(&mut rapid, head(HEADERS, END_HEADERS, 10), 1);
+            come(&mut rapid, head(RST_STREAM, 0, 4), 1);
+        }
+        assert_eq!(rapid.spent(), Some(Cheap::Reset));
+    }
+
+    #[test]
+    fn a_server_may_refuse_every_request_and_reset_nothing_else() {
+        let (mut allowances, _) = fresh();
+        for _ in 0..10_000 {
+            allowances.asked();
+            allowances.handle_frame(&head(RST_STREAM, 0, 4), false);
+        }
+        assert_eq!((allowances.spent(), allowances.requests()), (None, 10_000));
+        for _ in 0..257 {
+            allowances.handle_frame(&head(HEADERS, END_HEADERS, 9), false);
+            allowances.handle_frame(&head(RST_STREAM, 0, 4), false);
+        }
+        assert_eq!((allowances.spent(), allowances.requests()), (Some(Cheap::Reset), 10_000));
+    }
+
+    #[test]
+    fn windows_may_be_opened_for_what_was_sent() {
+        let (mut allowances, _) = fresh();
+        for _ in 0..100 {
+            allowances.sent(1 << 20);
+            come(&mut allowances, head(WINDOW_UPDATE, 0, 4), 1500);
+        }
+        assert_eq!(allowances.spent(), None);
+    }
+
+    /// grpc-go's estimator: with each frame of data that comes while no question is open a PING, and both windows opened.
+    #[test]
+    fn each_frame_of_data_may_be_answered_with_a_ping() {
+        for in_flight in [1, 10, 5_000] {
+            let (mut allowances, _) = fresh();
+            for _ in 0..50_000 / in_flight {
+                (0..in_flight).for_each(|_| allowances.sent_data());
+                come(&mut allowances, head(PING, 0, 8), in_flight);
+                come(&mut allowances, head(WINDOW_UPDATE, 0, 4), 2 * in_flight);
+            }
+            assert_eq!((allowances.spent(), allowances.excess()), (None, 0), "{in_flight}");
+            // What was answered already allows none.
+            come(&mut allowances, head(PING, 0, 8), 210);
+            assert_eq!((allowances.spent(), allowances.excess()), (Some(Cheap::Ping), 10), "{in_flight}");
+        }
+        let (mut saving, _) = fresh();
+        (0..1_000_000).for_each(|_| saving.sent_data());
+        come(&mut saving, head(PING, 0, 8), 100_000);
+        assert_eq!(saving.spent(), Some(Cheap::Ping), "what is saved up has a bound");
+    }
+
+    /// However often the connection is looked at, a second earns what it says.
+    #[test]
+    fn no_part_of_a_second_is_lost() {
+        for millis in [1, 99, 100, 101, 150, 333, 999, 1500] {
+            let (mut allowances, start) = fresh();
+            let (mut now, mut settings) = (start, 0);
+            while settings < 200 {
+                now += Duration::from_millis(millis);
+                let due = (now - start).as_secs();
+                allowances.handle_time(now);
+                come(&mut allowances, head(SETTINGS, 0, 0), (due - settings) as u32);
+                settings = due;
+            }
+            assert_eq!(allowances.spent(), None, "looked at every {millis} ms");
+            come(&mut allowances, head(SETTINGS, 0, 0), 33);
+            assert_eq!(allowances.spent(), Some(Cheap::Settings));
+        }
+    }
+
+    /// A long life is no fault, and a flood is one.
+    #[test]
+    fn what_a_peer_got_wrong_is_forgiven_with_time() {
+        let (mut allowances, start) = fresh();
+        for second in 0..1000 {
+            allowances.handle_time(start + Duration::from_secs(second));
+            assert!((0..4).all(|_| allowances.blame()), "{second}");
+        }
+        assert!(!allowances.blame());
+        allowances.handle_time(start + Duration::from_secs(5000));
+        assert_eq!((0..100).filter(|_| allowances.blame()).count(), 4, "no more than at once");
+    }
+}

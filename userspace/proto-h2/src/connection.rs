@@ -1,15 +1,20 @@
-//! The machine of one connection, as a server has it: bytes that came go in, requests come out; answers go in, bytes to send come out.
-//! It has no socket and no clock.
+//! The machine of one connection, of either side: bytes that came go in, what is to be sent comes out. It has no socket and no clock.
 //!
-//! - **What came**: [`Connection::handle`], and [`Connection::handle_end`] after the last of it. [`Connection::accept`] gives the
-//!   requests that began.
-//! - **One stream** ([`Key`]): [`Connection::poll_data`] and its kin read a body, [`Connection::send_head`] and its kin answer. Those who
-//!   wait leave a waker; nobody else is woken.
+//! Both sides read and write the same frames, windows and field blocks, which is here. What they make of heads, and who may begin and
+//! end what, is each [`Side`]'s: [`Server`] answers requests, [`Client`] sends them.
+//!
+//! - **What came**: [`Connection::handle`], and [`Connection::handle_end`] after the last of it. `accept` of a server gives the requests
+//!   that began; `open` of a client begins one.
+//! - **One stream** ([`Key`]): [`Connection::poll_data`] and its kin read a body, [`Connection::send_fields`] and its kin write. Those
+//!   who wait leave a waker; nobody else is woken.
 //! - **What is to be sent**: [`Connection::pump`] lets streams that waited say what windows allow, in turn; [`Connection::out`] is what
 //!   goes to the transport. What is said while nothing waits goes there at once.
 //!
 //! Each frame is looked at once. Its payload is read where it lies, unless it came in pieces: then it is put together, but for DATA,
 //! whose pieces are handed on as they come.
+
+mod client;
+mod server;
 
 use crate::allowances::{Allowances, Cheap};
 use crate::data::Data;
@@ -17,19 +22,24 @@ use crate::flow::{Incoming, Outgoing};
 use crate::frame::{self, *};
 use crate::hpack::{self, Decoder, Kept};
 use crate::out::Out;
-use crate::server::{BodyBroken, Ended, Gone};
-use crate::settings::{FIELD_TABLE, ServerSettings};
+use crate::settings::FIELD_TABLE;
 use crate::streams::{Direction, Item, Stream, Streams};
 use bytes::{Buf as _, Bytes};
-use proto_http::Known;
-use proto_http::coding::{self, Malformed, Section};
+use proto_http::coding::{self, Section};
 use proto_http::h1::Fault;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-pub use crate::streams::Key;
+pub use crate::streams::{Key, Lost};
+pub use client::{Asks, Client, EXCESS_MOST};
+pub use server::{Accepted, Server};
+
+/// The machine of a server, and that of a client.
+pub type ServerConnection = Connection<Server>;
+pub type ClientConnection = Connection<Client>;
 
 /// Payload of the DATA frames we send, in bytes, at most: with its head such a frame is one record of TLS.
 const DATA_MOST: usize = 16 * 1024 - HEAD;
@@ -40,17 +50,96 @@ pub const OUT_MOST: usize = 64 * 1024;
 /// A connection's window before anybody has changed it (RFC 9113 section 6.9.2).
 const WINDOW: u32 = 65_535;
 
-/// What our PINGs say: that the client is to be gone once it answers, and that it is to show that it is there.
-const LEAVING: [u8; 8] = *b"leaving!";
+/// What our PINGs say: that the peer is to show that it is there.
 const ASKING: [u8; 8] = *b"present?";
 
-/// A request that began.
-#[derive(Debug)]
-pub struct Accepted {
-    pub key: Key,
-    pub head: Fields,
-    /// Nothing comes after the head.
-    pub is_whole: bool,
+/// What one side of a connection does where the two differ.
+pub trait Side: fmt::Debug + Sized {
+    /// What it keeps of each stream.
+    type OfStream: fmt::Debug;
+
+    /// Its peer sends requests.
+    const ANSWERS: bool;
+
+    /// What came of a body before its stream was lost is still read, unless it was lost because of what came.
+    const KEEPS_LOST: bool;
+
+    /// A field block came whole.
+    fn handle_fields(connection: &mut Connection<Self>, id: u32, ends: bool, fields: Fields) -> Result<(), Wrong>;
+
+    /// Whether a body may come on this stream by now.
+    fn takes_data(stream: &Self::OfStream) -> bool;
+
+    /// The peer resets a stream that is open.
+    fn handle_reset(connection: &mut Connection<Self>, key: Key) -> Result<(), Wrong>;
+
+    /// A setting that is not about frames, windows or tables.
+    fn handle_setting(&mut self, id: u16, value: u32) -> Result<(), Wrong>;
+
+    /// The peer leaves, and has looked at streams up to the last one.
+    fn handle_go_away(connection: &mut Connection<Self>, last: u32);
+
+    /// An answer to a PING of ours.
+    fn handle_pong(_: &mut Connection<Self>, _payload: &[u8]) {}
+
+    /// A stream is over before its end, and was perhaps not looked at.
+    fn handle_lost(connection: &mut Connection<Self>, key: Key);
+
+    /// Nobody reads what has come of a stream.
+    fn forget_heads(_: &mut Connection<Self>, _: Key) {}
+
+    /// Nobody has to do any more with a stream that is open.
+    fn abandon(connection: &mut Connection<Self>, key: Key);
+
+    /// The connection has ended, or is at rest: nothing waits for anybody, and no memory is held for it.
+    fn clear(connection: &mut Connection<Self>);
+
+    /// Streams of a peer behind this one are not looked at; as a GOAWAY has it.
+    fn last(&self) -> u32;
+
+    /// Whether nothing on this stream is looked at, though it is no older than others.
+    fn ignores(&self, id: u32) -> bool;
+
+    /// We leave, and the peer knows.
+    fn is_leaving(&self) -> bool;
+
+    /// The allowance that has been spent so that the connection ends.
+    fn spent(allowances: &Allowances) -> Option<Cheap>;
+
+    /// Begins what may begin. True when more could, once the transport has taken what is there.
+    fn begin_more(_: &mut Connection<Self>) -> bool {
+        false
+    }
+
+    /// Something could begin.
+    fn has_more(_: &Connection<Self>) -> bool {
+        false
+    }
+}
+
+/// How a connection ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The transport broke, or the peer closed it.
+    Broken,
+    /// The peer ended it, saying that something was wrong.
+    ByPeer,
+    /// The peer broke the protocol or a bound of the machine; the name to count it by.
+    Fault(&'static str),
+}
+
+/// The stream was given up by the peer, or the connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// What bounds both sides alike, see [`crate::settings`].
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    header_list_bytes: usize,
+    trailer_bytes: usize,
+    trailers_most: usize,
+    frame_bytes: u32,
+    stream_window: u32,
 }
 
 /// The fields of a head, whose memory is used again.
@@ -94,18 +183,9 @@ struct Block {
     bytes: Vec<u8>,
 }
 
-/// Whether more requests are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// The client was told to send no more; what it sent before it could know is taken.
-    Said,
-    /// It knows: what it sends now is not looked at.
-    Known,
-}
-
 /// Why a frame cannot be taken.
-enum Wrong {
+#[derive(Debug)]
+pub enum Wrong {
     Connection(Code),
     /// Its stream alone ends.
     Stream(u32, Code),
@@ -119,8 +199,9 @@ impl From<Code> for Wrong {
 
 /// See the module doc.
 #[derive(Debug)]
-pub struct Connection {
-    settings: ServerSettings,
+pub struct Connection<S: Side> {
+    side: S,
+    bounds: Bounds,
     stage: Stage,
     /// What came of a head or a payload that is not whole.
     partial: Vec<u8>,
@@ -128,11 +209,10 @@ pub struct Connection {
     block: Option<Block>,
     decoder: Decoder,
     allowances: Allowances,
-    streams: Streams,
-    accepted: VecDeque<Accepted>,
+    streams: Streams<S::OfStream>,
     received: Incoming,
     window: Outgoing,
-    /// What the client's settings say: the window of each stream at first, and how long frames may be.
+    /// What the peer's settings say: the window of each stream at first, and how long frames may be.
     first_window: u32,
     frame_most: usize,
     /// It has made the table of fields that we do not use smaller, and is to be told that we know.
@@ -142,34 +222,40 @@ pub struct Connection {
     line: VecDeque<Key>,
     /// The transport takes no more at the moment.
     is_blocked: bool,
-    /// The last stream that was taken, and the last that was named.
-    last: u32,
+    /// All of the line waits for the window of the connection, or for the transport.
+    is_stuck: bool,
+    /// The last stream that was named by whoever begins them.
     highest: u32,
-    leaving: Leaving,
-    /// The client says that it is leaving, and why.
+    /// The peer says that it is leaving, and why.
     peer_leaves: Option<Code>,
     asked: bool,
-    resets_unseen: usize,
-    error_resets: usize,
-    /// Bytes of trailers that nobody has taken yet.
-    trailers: usize,
+    /// Frames said, but for PINGs and acknowledgements.
+    wants: u64,
+    /// Bytes of memory of heads and trailers that nobody has taken yet.
+    held: usize,
     ended: Option<Result<(), Ended>>,
 }
 
-impl Connection {
-    /// Our settings are queued. `unit`: see [`Out::new`].
-    pub fn new(settings: &ServerSettings, now: Instant, unit: usize) -> Connection {
-        let mut connection = Connection {
-            settings: settings.clone(),
-            stage: Stage::Preface(0),
+impl<S: Side> Connection<S> {
+    fn begin(
+        side: S,
+        bounds: Bounds,
+        streams: Streams<S::OfStream>,
+        window: u32,
+        allowances: Allowances,
+        unit: usize,
+    ) -> Self {
+        Connection {
+            side,
+            bounds,
+            stage: Stage::Head,
             partial: Vec::new(),
             has_settings: false,
             block: None,
             decoder: Decoder::new(FIELD_TABLE as usize),
-            allowances: Allowances::new(now),
-            streams: Streams::new(settings.resets_remembered),
-            accepted: VecDeque::new(),
-            received: Incoming::new(WINDOW, settings.connection_window),
+            allowances,
+            streams,
+            received: Incoming::new(WINDOW, window),
             window: Outgoing::new(WINDOW),
             first_window: WINDOW,
             frame_most: 16 * 1024,
@@ -177,21 +263,14 @@ impl Connection {
             out: Out::new(unit),
             line: VecDeque::new(),
             is_blocked: false,
-            last: 0,
+            is_stuck: false,
             highest: 0,
-            leaving: Leaving::No,
             peer_leaves: None,
             asked: false,
-            resets_unseen: 0,
-            error_resets: 0,
-            trailers: 0,
+            wants: 0,
+            held: 0,
             ended: None,
-        };
-        let mut first = Vec::new();
-        frame::settings(&settings.said(), &mut first);
-        connection.out.push(&first);
-        connection.open_window();
-        connection
+        }
     }
 
     // What is known.
@@ -207,18 +286,16 @@ impl Connection {
         self.received.unread()
     }
 
-    /// Bytes of memory that trailers take which nobody has taken yet.
-    pub fn trailers(&self) -> usize {
-        self.trailers
+    /// Bytes of memory beside that of bodies: heads and trailers that nobody has taken yet, and what has come of a head or a frame that
+    /// is not whole.
+    pub fn held(&self) -> usize {
+        let block = self.block.as_ref().map_or(0, |block| block.bytes.capacity());
+        self.held + self.partial.capacity() + block
     }
 
-    /// The head that has begun to come and is not whole, by its number.
-    pub fn head_coming(&self) -> Option<u64> {
-        let is_head = match self.stage {
-            Stage::Whole(head) => matches!(head.kind, HEADERS | CONTINUATION),
-            _ => false,
-        };
-        (is_head || self.block.is_some()).then(|| self.allowances.requests())
+    /// Frames that we said, but for PINGs and acknowledgements: each is a reason to hear something.
+    pub fn wants(&self) -> u64 {
+        self.wants
     }
 
     // What came.
@@ -232,11 +309,11 @@ impl Connection {
                 Err(Wrong::Stream(id, code)) => self.blame(id, code)?,
                 Err(Wrong::Connection(code)) => return Err(self.fail(code)),
             }
-            if let Some(cheap) = self.allowances.spent() {
+            if let Some(cheap) = S::spent(&self.allowances) {
                 return Err(self.spend(cheap));
             }
             // It ends where both sides know that it is over, whatever came in the same read.
-            if self.peer_leaves.is_some() || self.leaving == Leaving::Known {
+            if self.peer_leaves.is_some() || self.side.is_leaving() {
                 self.check_over();
             }
         }
@@ -259,7 +336,7 @@ impl Connection {
 
     #[cold]
     fn fail(&mut self, code: Code) -> Ended {
-        self.out.push(&go_away(self.last, code));
+        self.out.push(&go_away(self.side.last(), code));
         let ended = Ended::Fault(match code {
             Code::CALM => "h2_calm",
             Code::FLOW_CONTROL => "h2_flow_control",
@@ -278,27 +355,25 @@ impl Connection {
         }
         self.ended = Some(how);
         self.block = None;
-        self.accepted.clear();
+        self.partial = Vec::new();
         self.line.clear();
+        S::clear(self);
         for key in self.streams.keys() {
-            self.lose(key, BodyBroken::Gone);
+            self.lose(key, Lost::Gone);
             self.streams.close(key, true);
         }
     }
 
-    /// A stream that its client got wrong is reset.
+    /// A stream that the peer got wrong is reset.
     #[cold]
     fn blame(&mut self, id: u32, code: Code) -> Result<(), Ended> {
-        self.error_resets += 1;
-        if self.error_resets > self.settings.error_resets_most {
+        if !self.allowances.blame() {
             return Err(self.fail(Code::CALM));
         }
-        self.out.push(&frame::reset(id, code));
+        self.say(&frame::reset(id, code));
         match self.streams.find(id) {
             Some(key) => {
-                self.forget_request(key);
-                let broken = if code == Code::PROTOCOL { BodyBroken::Length } else { BodyBroken::Gone };
-                self.lose(key, broken);
+                self.lose(key, Lost::Fault(code));
                 self.streams.close(key, true);
             }
             None => self.streams.remember_reset(id),
@@ -368,8 +443,8 @@ impl Connection {
     }
 
     fn begin_frame(&mut self, head: Head) -> Result<(), Wrong> {
-        self.allowances.handle_frame(&head, true);
-        if head.length > self.settings.frame_bytes {
+        self.allowances.handle_frame(&head, S::ANSWERS);
+        if head.length > self.bounds.frame_bytes {
             return Err(Code::FRAME_SIZE.into());
         }
         if !self.has_settings && (head.kind != SETTINGS || head.has(ACK)) {
@@ -420,7 +495,7 @@ impl Connection {
         match head.kind {
             HEADERS => self.begin_block(head, payload),
             CONTINUATION => {
-                let most = self.settings.header_list_bytes as usize * hpack::READ_AHEAD;
+                let most = self.bounds.header_list_bytes * hpack::READ_AHEAD;
                 let Some(block) = &mut self.block else { return Ok(()) };
                 if block.bytes.len() + payload.len() > most {
                     return Err(Code::CALM.into());
@@ -432,7 +507,7 @@ impl Connection {
                 }
             }
             PRIORITY if frame::number(four(0)) == head.stream => Err(Code::PROTOCOL.into()),
-            RST_STREAM => self.handle_reset(head.stream),
+            RST_STREAM => self.handle_reset(head.stream, Code(u32::from_be_bytes(four(0)))),
             SETTINGS if head.has(ACK) => Ok(()),
             SETTINGS => self.handle_settings(payload),
             PING if head.has(ACK) => {
@@ -445,6 +520,7 @@ impl Connection {
             }
             GOAWAY => {
                 self.peer_leaves = Some(Code(u32::from_be_bytes(four(4))));
+                S::handle_go_away(self, frame::number(four(0)));
                 Ok(())
             }
             WINDOW_UPDATE => self.handle_window(head.stream, frame::number(four(0))),
@@ -452,53 +528,36 @@ impl Connection {
         }
     }
 
-    fn handle_reset(&mut self, id: u32) -> Result<(), Wrong> {
+    fn handle_reset(&mut self, id: u32, code: Code) -> Result<(), Wrong> {
         if self.is_idle(id) {
             return Err(Code::PROTOCOL.into());
         }
         let Some(key) = self.streams.find(id) else { return Ok(()) };
-        if self.forget_request(key) {
-            self.resets_unseen += 1;
-            if self.resets_unseen > self.settings.resets_unseen_most {
-                return Err(Code::CALM.into());
-            }
-        }
-        self.lose(key, BodyBroken::Gone);
+        S::handle_reset(self, key)?;
+        self.lose(key, Lost::Reset(code));
         self.streams.close(key, false);
         Ok(())
     }
 
-    /// No request has come with this number, and none will that came before the last (RFC 9113 section 5.1.1).
+    /// No request has gone with this number, and none will that went before the last (RFC 9113 section 5.1.1).
     fn is_idle(&self, id: u32) -> bool {
         id > self.highest || id.is_multiple_of(2)
     }
 
-    /// A request that nobody has looked at needs no answer any more. False when somebody has.
-    fn forget_request(&mut self, key: Key) -> bool {
-        let at = self.accepted.iter().position(|accepted| accepted.key == key);
-        let Some(accepted) = at.and_then(|at| self.accepted.remove(at)) else { return false };
-        give_back(accepted.head.section);
-        if let Some(stream) = self.streams.stream(key) {
-            stream.handles = 0;
-        }
-        true
-    }
-
     fn handle_settings(&mut self, payload: &[u8]) -> Result<(), Wrong> {
-        self.has_settings = true;
         for setting in payload.chunks_exact(6) {
             let id = u16::from_be_bytes([setting[0], setting[1]]);
             let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
             match id {
                 HEADER_TABLE_SIZE => self.shrinks_table |= value < FIELD_TABLE,
-                ENABLE_PUSH if value > 1 => return Err(Code::PROTOCOL.into()),
                 INITIAL_WINDOW_SIZE if value > 0x7fff_ffff => return Err(Code::FLOW_CONTROL.into()),
                 INITIAL_WINDOW_SIZE => self.set_first_window(value)?,
                 MAX_FRAME_SIZE if !(16 * 1024..=0xff_ffff).contains(&value) => return Err(Code::PROTOCOL.into()),
                 MAX_FRAME_SIZE => self.frame_most = value as usize,
-                _ => {}
+                _ => self.side.handle_setting(id, value)?,
             }
         }
+        self.has_settings = true;
         self.out.push(&settings_ack());
         Ok(())
     }
@@ -520,6 +579,7 @@ impl Connection {
             if bytes == 0 {
                 return Err(Code::PROTOCOL.into());
             }
+            self.is_stuck = false;
             return self.window.add(bytes.into()).map_err(|_| Code::FLOW_CONTROL.into());
         }
         if self.is_idle(id) {
@@ -540,9 +600,7 @@ impl Connection {
         if payload == ASKING {
             self.asked = false;
         }
-        if payload == LEAVING && self.leaving == Leaving::Said {
-            self.know();
-        }
+        S::handle_pong(self, payload);
     }
 
     // Bodies that come.
@@ -557,8 +615,12 @@ impl Connection {
         }
         self.received.came(length).map_err(|_| Code::FLOW_CONTROL)?;
         let (key, wrong) = match self.streams.find(stream) {
-            None => (None, (!self.streams.was_reset(stream) && stream <= self.last).then_some(Code::STREAM_CLOSED)),
+            None => {
+                let is_known = self.streams.was_reset(stream) || self.side.ignores(stream);
+                (None, (!is_known).then_some(Code::STREAM_CLOSED))
+            }
             Some(key) => match self.streams.stream(key) {
+                Some(open) if !S::takes_data(&open.side) => (None, Some(Code::PROTOCOL)),
                 Some(open) if open.coming == Direction::Open => match open.received.came(length) {
                     Ok(()) => (Some(key), None),
                     Err(_) => (None, Some(Code::FLOW_CONTROL)),
@@ -593,6 +655,9 @@ impl Connection {
                     return Err(Code::PROTOCOL.into());
                 }
                 frame.padding = Some(padding);
+                if padding == frame.left && !frame.ends {
+                    self.allowances.handle_padding();
+                }
                 self.throw_away(frame.key, 1 + padding);
                 padding
             }
@@ -641,13 +706,13 @@ impl Connection {
 
     fn end_data(&mut self, frame: DataFrame) -> Result<(), Wrong> {
         match frame.key.filter(|key| frame.ends && self.streams.find(key.id).is_some()) {
-            Some(key) => self.end_request(key),
+            Some(key) => self.end_coming(key),
             None => Ok(()),
         }
     }
 
-    /// The end of a request came.
-    fn end_request(&mut self, key: Key) -> Result<(), Wrong> {
+    /// The end of a message came.
+    fn end_coming(&mut self, key: Key) -> Result<(), Wrong> {
         let Some(stream) = self.streams.stream(key) else { return Ok(()) };
         if stream.length.is_some_and(|left| left > 0) {
             return Err(Wrong::Stream(key.id, Code::PROTOCOL));
@@ -697,79 +762,12 @@ impl Connection {
 
     fn finish_block(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), Wrong> {
         let mut section = spare();
-        let most = self.settings.header_list_bytes as usize;
-        let kept = self.decoder.decode(block, most, &mut section).map_err(|unread| match unread {
+        let kept = self.decoder.decode(block, self.bounds.header_list_bytes, &mut section);
+        let kept = kept.map_err(|unread| match unread {
             hpack::Unread::Broken => Code::COMPRESSION,
             hpack::Unread::TooMuch => Code::CALM,
         })?;
-        let fields = Fields { section, kept };
-        if let Some(key) = self.streams.find(id) {
-            return self.handle_trailers(key, ends, fields);
-        }
-        if id > self.highest {
-            self.highest = id;
-            if self.leaving == Leaving::Known {
-                return Ok(());
-            }
-            return self.begin_request(id, ends, fields);
-        }
-        if self.streams.was_reset(id) || self.leaving == Leaving::Known && id > self.last {
-            return Ok(());
-        }
-        let code = if self.streams.has_ended(id) { Code::STREAM_CLOSED } else { Code::PROTOCOL };
-        Err(code.into())
-    }
-
-    fn begin_request(&mut self, id: u32, ends: bool, fields: Fields) -> Result<(), Wrong> {
-        self.last = id;
-        if self.streams.open() >= self.settings.streams_most as usize {
-            self.out.push(&frame::reset(id, Code::REFUSED));
-            self.streams.remember_reset(id);
-            give_back(fields.section);
-            return Ok(());
-        }
-        let length = match fields.kept {
-            Kept::All => self.check(&fields.section).map_err(|Malformed| Wrong::Stream(id, Code::PROTOCOL))?,
-            // It is answered with 431 whatever else it says.
-            Kept::Part => None,
-        };
-        if ends && length.is_some_and(|length| length > 0) {
-            return Err(Wrong::Stream(id, Code::PROTOCOL));
-        }
-        let received = Incoming::new(self.settings.stream_window, self.settings.stream_window);
-        let mut stream = Stream::new(id, received, Outgoing::new(self.first_window), length);
-        if ends {
-            stream.coming = Direction::Closed;
-        }
-        let key = self.streams.insert(stream);
-        self.accepted.push_back(Accepted { key, head: fields, is_whole: ends });
-        Ok(())
-    }
-
-    /// The form that every request has, whatever it asks for (RFC 9113 section 8); says how long its body is announced to be.
-    fn check(&self, section: &Section) -> Result<Option<u64>, Malformed> {
-        let (pseudo, count) = coding::pseudo(section)?;
-        if pseudo.protocol.is_some() && !self.settings.connect_protocol {
-            return Err(Malformed);
-        }
-        let mut length = None;
-        for (name, value) in section.iter().skip(count) {
-            coding::check_name(name)?;
-            match Known::of(name) {
-                Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::TransferEncoding
-                | Known::Upgrade => return Err(Malformed),
-                Known::Te if !value.trim_ascii().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
-                // What is no number, or several, is answered as over HTTP/1.
-                Known::ContentLength => {
-                    length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|value| value.parse().ok());
-                }
-                _ => {}
-            }
-        }
-        Ok(length)
+        S::handle_fields(self, id, ends, Fields { section, kept })
     }
 
     fn handle_trailers(&mut self, key: Key, ends: bool, fields: Fields) -> Result<(), Wrong> {
@@ -784,50 +782,19 @@ impl Connection {
         // They lie there for as long as nobody reads the body, and what names a table over and over is small on the wire.
         let (bytes, count) = (fields.section.bytes(), fields.section.len());
         let trailers = match fields.kept {
-            Kept::All if bytes > self.settings.trailer_bytes => Err(Fault::TrailersTooLarge),
-            Kept::All if count > self.settings.trailers_most => Err(Fault::TooManyTrailers),
+            Kept::All if bytes > self.bounds.trailer_bytes => Err(Fault::TrailersTooLarge),
+            Kept::All if count > self.bounds.trailers_most => Err(Fault::TooManyTrailers),
             Kept::All => Ok(fields.section),
             Kept::Part => Err(Fault::TrailersTooLarge),
         };
         if !stream.discards {
-            self.trailers += memory(&trailers);
+            self.held += memory(&trailers);
             stream.trailers = Some(Box::new(trailers));
         }
-        self.end_request(key)
-    }
-
-    /// The next request that began.
-    pub fn accept(&mut self) -> Option<Accepted> {
-        let accepted = self.accepted.pop_front();
-        if self.accepted.is_empty() {
-            self.resets_unseen = 0;
-        }
-        accepted
+        self.end_coming(key)
     }
 
     // Commands of the connection.
-
-    /// No more requests are taken once the client can know; those under way, and those it sent before, end first. It can know when it has
-    /// answered, or when this is called again: it has had its time then.
-    pub fn go_away(&mut self) {
-        if self.ended.is_some() {
-            return;
-        }
-        match self.leaving {
-            Leaving::No => {
-                self.leaving = Leaving::Said;
-                self.out.push(&frame::go_away(0x7fff_ffff, Code::NO_ERROR));
-                self.out.push(&ping(0, LEAVING));
-            }
-            Leaving::Said => self.know(),
-            Leaving::Known => {}
-        }
-    }
-
-    fn know(&mut self) {
-        self.leaving = Leaving::Known;
-        self.out.push(&go_away(self.last, Code::NO_ERROR));
-    }
 
     /// So many bytes of all bodies may have come and not be taken.
     pub fn set_window(&mut self, bytes: u32) {
@@ -838,7 +805,7 @@ impl Connection {
     /// Ends it. What was written before is sent first.
     pub fn end(&mut self, code: Code) {
         if self.ended.is_none() {
-            self.out.push(&frame::go_away(self.last, code));
+            self.out.push(&frame::go_away(self.side.last(), code));
             self.finish(Ok(()));
         }
     }
@@ -853,17 +820,17 @@ impl Connection {
     // Commands of a stream.
 
     /// The next bytes of a body.
-    pub fn poll_data(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
-        let Some(stream) = self.streams.stream(key) else { return Poll::Ready(Err(BodyBroken::Gone)) };
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(Err(broken));
-        }
+    pub fn poll_data(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Lost>> {
+        let Some(stream) = self.streams.stream(key) else { return Poll::Ready(Err(Lost::Gone)) };
         if let Some(piece) = stream.body.pop() {
             let bytes = piece.len() as u32;
             stream.received.took(bytes);
             self.received.took(bytes);
             self.open_windows(key);
             return Poll::Ready(Ok(Some(piece)));
+        }
+        if let Some(broken) = stream.broken {
+            return Poll::Ready(Err(broken));
         }
         if stream.coming == Direction::Closed {
             return Poll::Ready(Ok(None));
@@ -877,15 +844,15 @@ impl Connection {
 
     pub fn take_trailers(&mut self, key: Key) -> Option<Result<Section, Fault>> {
         let trailers = *self.streams.stream(key)?.trailers.take()?;
-        self.trailers -= memory(&trailers);
+        self.held -= memory(&trailers);
         Some(trailers)
     }
 
     /// All of a body was taken.
     pub fn is_body_over(&self, key: Key) -> bool {
-        let over =
-            |stream: &Stream| stream.coming == Direction::Closed && stream.body.is_empty() && stream.trailers.is_none();
-        self.streams.peek(key).is_none_or(over)
+        self.streams.peek(key).is_none_or(|stream| {
+            stream.coming == Direction::Closed && stream.body.is_empty() && stream.trailers.is_none()
+        })
     }
 
     /// Somebody else has to do with a stream, too.
@@ -898,23 +865,30 @@ impl Connection {
     /// Nobody reads its body any more.
     pub fn discard(&mut self, key: Key) {
         drop(self.take_trailers(key));
+        S::forget_heads(self, key);
         let Some(stream) = self.streams.stream(key) else { return };
         stream.discards = true;
         stream.body.clear();
         let unread = stream.received.unread();
-        // What has begun to come of a frame is thrown away as it comes.
-        let coming = match self.stage {
-            Stage::Data(frame) if frame.key == Some(key) => frame.left - frame.padding.unwrap_or(0),
-            _ => 0,
-        };
-        let unread = unread - coming.min(unread);
+        // What has begun to come of a frame is thrown away as it comes, and that of a stream that was lost was when it was.
+        let is_lost = stream.broken.is_some();
+        let coming = if is_lost { 0 } else { self.coming(key).min(unread) };
+        let Some(stream) = self.streams.stream(key) else { return };
+        let unread = unread - coming;
         stream.received.took(unread);
         self.received.took(unread);
         self.open_window();
     }
 
-    /// Somebody has nothing more to do with it. Once nobody has, it is reset unless it has ended: before its answer has because that
-    /// will not come, before its request has because nobody reads the rest (RFC 9113 section 8.1).
+    /// Bytes of the frame that has begun to come which a stream will be given.
+    fn coming(&self, key: Key) -> u32 {
+        match self.stage {
+            Stage::Data(frame) if frame.key == Some(key) => frame.left - frame.padding.unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Somebody has nothing more to do with it. Once nobody has, it is reset unless it has ended.
     pub fn let_go(&mut self, key: Key) {
         let Some(stream) = self.streams.stream(key) else { return };
         stream.handles -= 1;
@@ -925,19 +899,10 @@ impl Connection {
         if self.streams.find(key.id).is_none() {
             return self.streams.forget(key);
         }
-        let Some(stream) = self.streams.stream(key) else { return };
-        match (stream.going, stream.coming) {
-            (Direction::Open, _) => stream.then = Some(Code::CANCEL),
-            (_, Direction::Open) => stream.then = Some(Code::NO_ERROR),
-            _ => {}
-        }
-        self.enter_line(key);
-        if self.line.len() == 1 {
-            self.run_line(1);
-        }
+        S::abandon(self, key);
     }
 
-    /// Ready once the client has given it up, or the connection has ended.
+    /// Ready once the peer has given it up, or the connection has ended.
     pub fn poll_gone(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = self.streams.stream(key) else { return Poll::Ready(()) };
         if stream.is_gone {
@@ -952,9 +917,13 @@ impl Connection {
 
     pub fn reset(&mut self, key: Key, code: Code) {
         if self.streams.find(key.id).is_some() {
-            self.out.push(&frame::reset(key.id, code));
-            self.lose(key, BodyBroken::Gone);
-            self.streams.close(key, true);
+            // Of one whose head has not gone out the peer knows nothing.
+            let is_known = key.id <= self.highest;
+            if is_known {
+                self.say(&frame::reset(key.id, code));
+            }
+            self.lose(key, Lost::Gone);
+            self.streams.close(key, is_known);
         }
     }
 
@@ -1014,7 +983,7 @@ impl Connection {
     }
 
     /// The stream, if more may be said on it.
-    fn sending(&mut self, key: Key, ends: bool) -> Result<&mut Stream, Gone> {
+    fn sending(&mut self, key: Key, ends: bool) -> Result<&mut Stream<S::OfStream>, Gone> {
         let stream = self.streams.stream(key).filter(|stream| !stream.is_gone && stream.going == Direction::Open);
         let stream = stream.ok_or(Gone)?;
         if ends {
@@ -1032,7 +1001,14 @@ impl Connection {
 
     /// Something is to be sent, or could be.
     pub fn has_output(&self) -> bool {
-        !self.out.is_empty() || !self.line.is_empty() || self.ended.is_some()
+        let has_line = !self.line.is_empty() && !self.is_stuck;
+        !self.out.is_empty() || has_line || self.ended.is_some() || S::has_more(self)
+    }
+
+    /// A frame that is a reason to hear something.
+    fn say(&mut self, frame: &[u8]) {
+        self.wants += 1;
+        self.out.push(frame);
     }
 
     /// Whether the transport takes more than what is there already.
@@ -1043,9 +1019,10 @@ impl Connection {
     /// Lets streams that wait say what windows allow, a frame each in turn. True when more could be said once the transport has taken
     /// what is there.
     pub fn pump(&mut self) -> bool {
+        let more_begin = S::begin_more(self);
         self.run_line(usize::MAX);
         self.check_over();
-        self.line.front().is_some() && (self.window.room() > 0 || self.out.len() >= OUT_MOST)
+        more_begin || self.line.front().is_some() && (self.window.room() > 0 || self.out.len() >= OUT_MOST)
     }
 
     /// Nobody waits before one who has something to say now.
@@ -1054,17 +1031,21 @@ impl Connection {
     }
 
     fn enter_line(&mut self, key: Key) {
-        if let Some(stream) = self.streams.stream(key)
+        // One whose head has not gone out waits for that elsewhere.
+        if key.id <= self.highest
+            && let Some(stream) = self.streams.stream(key)
             && !stream.in_line
             && !stream.is_gone
             && stream.has_work()
         {
             stream.in_line = true;
             self.line.push_back(key);
+            self.is_stuck = false;
         }
     }
 
     fn run_line(&mut self, most: usize) {
+        self.is_stuck = self.is_blocked;
         if self.is_blocked {
             return;
         }
@@ -1073,6 +1054,7 @@ impl Connection {
         let mut shut = 0;
         for _ in 0..most {
             if self.out.len() >= OUT_MOST || shut == self.line.len() {
+                self.is_stuck = shut == self.line.len();
                 break;
             }
             let Some(key) = self.line.pop_front() else { break };
@@ -1136,6 +1118,7 @@ impl Connection {
         let flags = if is_last && ends { END_STREAM } else { 0 };
         stream.window.sent(length);
         self.window.sent(length);
+        self.wants += 1;
         self.out.push_data(Head { length: length as u32, kind: DATA, flags, stream: key.id }, data);
         if length > 0 {
             self.allowances.sent_data();
@@ -1145,7 +1128,7 @@ impl Connection {
     }
 
     fn write_end(&mut self, key: Key) {
-        self.out.push(&Head { length: 0, kind: DATA, flags: END_STREAM, stream: key.id }.written());
+        self.say(&Head { length: 0, kind: DATA, flags: END_STREAM, stream: key.id }.written());
         self.close_going(key);
     }
 
@@ -1165,7 +1148,7 @@ impl Connection {
             if kind == HEADERS && ends {
                 flags |= END_STREAM;
             }
-            self.out.push(&Head { length: piece.len() as u32, kind, flags, stream: id }.written());
+            self.say(&Head { length: piece.len() as u32, kind, flags, stream: id }.written());
             self.out.push(piece);
             if rest.is_empty() {
                 return;
@@ -1174,7 +1157,7 @@ impl Connection {
         }
     }
 
-    /// The end of an answer was written.
+    /// The end of a message was written.
     fn close_going(&mut self, key: Key) {
         let Some(stream) = self.streams.stream(key) else { return };
         stream.going = Direction::Closed;
@@ -1186,8 +1169,9 @@ impl Connection {
     }
 
     fn close_if_over(&mut self, key: Key) -> bool {
-        let over = |stream: &Stream| (stream.coming, stream.going) == (Direction::Closed, Direction::Closed);
-        let is_over = self.streams.peek(key).is_some_and(over);
+        let is_closed =
+            |stream: &Stream<S::OfStream>| (stream.coming, stream.going) == (Direction::Closed, Direction::Closed);
+        let is_over = self.streams.peek(key).is_some_and(is_closed);
         if is_over {
             self.streams.close(key, false);
         }
@@ -1195,7 +1179,8 @@ impl Connection {
     }
 
     /// The stream was reset, by whomever: nothing more comes and nothing more goes.
-    fn lose(&mut self, key: Key, broken: BodyBroken) {
+    fn lose(&mut self, key: Key, broken: Lost) {
+        let coming = self.coming(key);
         let Some(stream) = self.streams.stream(key) else { return };
         stream.is_gone = true;
         stream.in_line = false;
@@ -1205,17 +1190,22 @@ impl Connection {
         stream.waiting.clear();
         stream.then = None;
         if stream.broken.is_some() {
-            stream.body.clear();
             let unread = stream.received.unread();
-            stream.received.took(unread);
-            self.received.took(unread);
+            let is_kept = S::KEEPS_LOST && !matches!(broken, Lost::Fault(_));
+            let lost = if is_kept { coming.min(unread) } else { unread };
+            stream.received.took(lost);
+            self.received.took(lost);
+            if !is_kept {
+                stream.body.clear();
+            }
         }
         stream.wake();
         self.line.retain(|other| *other != key);
+        S::handle_lost(self, key);
         self.open_window();
     }
 
-    /// Tells the client of room in the windows, where that is worth it: nobody has use for more of a body that is thrown away.
+    /// Tells the peer of room in the windows, where that is worth it: nobody has use for more of a body that is thrown away.
     fn open_windows(&mut self, key: Key) {
         if let Some(stream) = self.streams.stream(key)
             && stream.coming == Direction::Open
@@ -1223,7 +1213,7 @@ impl Connection {
             && !stream.discards
             && let Some(bytes) = stream.received.take_update()
         {
-            self.out.push(&window_update(key.id, bytes));
+            self.say(&window_update(key.id, bytes));
         }
         self.open_window();
     }
@@ -1232,15 +1222,13 @@ impl Connection {
         if self.ended.is_none()
             && let Some(bytes) = self.received.take_update()
         {
-            self.out.push(&window_update(0, bytes));
+            self.say(&window_update(0, bytes));
         }
     }
 
     /// A connection at rest holds no more than one that was never busy.
     fn give_back_memory(&mut self) {
-        if self.accepted.capacity() > 0 {
-            self.accepted = VecDeque::new();
-        }
+        S::clear(self);
         if self.line.capacity() > 0 {
             self.line = VecDeque::new();
         }
@@ -1252,10 +1240,17 @@ impl Connection {
             return;
         }
         self.give_back_memory();
-        match (self.leaving, self.peer_leaves) {
-            (_, Some(Code::NO_ERROR)) | (Leaving::Known, None) => self.finish(Ok(())),
-            (_, Some(_)) => self.finish(Err(Ended::ByClient)),
-            _ => {}
+        match self.peer_leaves {
+            Some(Code::NO_ERROR) => self.finish(Ok(())),
+            Some(_) => self.finish(Err(Ended::ByPeer)),
+            None if self.side.is_leaving() => {
+                // A server has said so before.
+                if !S::ANSWERS {
+                    self.out.push(&go_away(self.side.last(), Code::NO_ERROR));
+                }
+                self.finish(Ok(()));
+            }
+            None => {}
         }
     }
 }

@@ -99,8 +99,7 @@ impl bytes::Buf for Data {
     }
 }
 
-/// How much of what a stream was given has been written to its connection. The crate says how much windows would allow, but not what
-/// became of what it was given.
+/// How much of what a stream was given has been written to its connection.
 #[derive(Debug, Default)]
 pub struct Progress {
     handed: Cell<u64>,

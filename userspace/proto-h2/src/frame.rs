@@ -50,6 +50,28 @@ impl Code {
     pub const CANCEL: Code = Code(8);
     pub const COMPRESSION: Code = Code(9);
     pub const CALM: Code = Code(11);
+    pub const HTTP_1_1: Code = Code(13);
+
+    /// What it says.
+    pub fn text(self) -> &'static str {
+        match self.0 {
+            0 => "no error",
+            1 => "the protocol was broken",
+            2 => "an error of its own",
+            3 => "more came than the window allows",
+            4 => "the settings were not acknowledged in time",
+            5 => "a frame came on a stream that was closed",
+            6 => "a frame had the wrong size",
+            7 => "the stream was refused",
+            8 => "the stream was cancelled",
+            9 => "a field block could not be read",
+            10 => "the connection of a CONNECT broke",
+            11 => "a bound on what may come was passed",
+            12 => "the encryption is too weak",
+            13 => "HTTP/1.1 is required",
+            _ => "an error without a name",
+        }
+    }
 }
 
 /// The head of one frame.

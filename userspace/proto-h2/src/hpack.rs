@@ -5,7 +5,8 @@
 //! Nor is a field of a table copied that is not kept: naming one takes a byte of its sender, and a copy may be 4 KiB.
 //!
 //! What we write stands in the static table where it can and goes into no dynamic one, whose size a peer may choose: nothing of a
-//! connection is kept between two answers, and they can be written in any order.
+//! connection is kept between two messages, and they can be written in any order. Credentials say of themselves that nobody on their
+//! way may put them into a table either.
 
 pub mod encoder;
 mod static_table;

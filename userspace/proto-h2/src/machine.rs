@@ -1,12 +1,13 @@
-//! Our machine on a worker: [`Connection`] fed from a transport, and what it says sent on it.
+//! Our machine on a worker: [`Connection`] fed from a transport, and what it says sent on it. [`Shell`] is for both sides; the rest is
+//! what answers.
 //!
 //! Streams say what they have to say to the machine, which they share with whoever drives the connection; what all of them have said in
 //! a turn leaves in one go when the driver is polled next. Between turns no buffer is held.
 
-use crate::connection::{self, Connection, Fields, Key, OUT_MOST};
+use crate::connection::{self, Connection, Ended, Fields, Gone, Key, OUT_MOST, Server, Side};
 use crate::data::Data;
 use crate::hpack::{Kept, encoder};
-use crate::server::{Body, BodyBroken, Ended, Engine, Gone, Reason, ResponseOptions, Stream};
+use crate::server::{Body, BodyBroken, Engine, Reason, ResponseOptions, Stream};
 use crate::settings::ServerSettings;
 use base_runtime::Buf;
 use base_tls::Transport;
@@ -23,17 +24,17 @@ use std::task::{Context, Poll, Waker};
 /// Bytes that may wait for a peer that reads slowly. Beyond them streams wait, and each keeps what it has.
 const SEND_HIGH_WATER: usize = 128 * 1024;
 
-/// With so many bytes waiting no more of what the client sends is read: it reads nothing of what answers its own frames. Answers to
-/// requests alone are never that many: above the high water each turn adds what it may and a frame.
+/// With so many bytes waiting no more of what the peer sends is read: it reads nothing of what answers its own frames. Messages alone
+/// are never that many: above the high water each turn adds what it may and a frame.
 const READ_BELOW: usize = SEND_HIGH_WATER + 2 * OUT_MOST + 64 * 1024;
 
 /// Content of a record of TLS, in bytes.
 const RECORD: usize = 16 * 1024;
 
 /// What the driver of a connection and its streams share.
-pub(crate) struct Shell {
-    transport: Transport,
-    core: RefCell<Connection>,
+pub(crate) struct Shell<S: Side> {
+    pub transport: Transport,
+    core: RefCell<Connection<S>>,
     driver: RefCell<Option<Waker>>,
     /// The driver is to be polled, and knows.
     is_woken: Cell<bool>,
@@ -42,14 +43,18 @@ pub(crate) struct Shell {
     bytes_in: Cell<u64>,
 }
 
-impl Shell {
-    pub fn new(transport: Transport, settings: &ServerSettings) -> Rc<Shell> {
-        let unit = match transport {
-            Transport::Plain(_) => Buf::CAPACITY,
-            Transport::Tls(_) => RECORD,
-        };
+/// Bytes that are best sent together on this transport.
+pub(crate) fn unit(transport: &Transport) -> usize {
+    match transport {
+        Transport::Plain(_) => Buf::CAPACITY,
+        Transport::Tls(_) => RECORD,
+    }
+}
+
+impl<S: Side> Shell<S> {
+    pub fn new(transport: Transport, core: Connection<S>) -> Rc<Shell<S>> {
         Rc::new(Shell {
-            core: RefCell::new(Connection::new(settings, base_runtime::now(), unit)),
+            core: RefCell::new(core),
             transport,
             driver: RefCell::new(None),
             is_woken: Cell::new(false),
@@ -59,7 +64,7 @@ impl Shell {
     }
 
     /// Lets a stream, or whoever ends the connection, have the machine, and the driver send what comes of it.
-    fn with<T>(&self, use_it: impl FnOnce(&mut Connection) -> T) -> T {
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut Connection<S>) -> T) -> T {
         let mut core = self.core.borrow_mut();
         let done = use_it(&mut core);
         if core.has_output()
@@ -71,8 +76,27 @@ impl Shell {
         done
     }
 
-    /// Moves everything that can be moved.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<connection::Accepted, Ended>>> {
+    /// Lets somebody look at the machine.
+    pub fn look<T>(&self, look: impl FnOnce(&Connection<S>) -> T) -> T {
+        look(&self.core.borrow())
+    }
+
+    /// So many bytes may be read until this is called again.
+    pub fn begin_turn(&self, bytes: usize) {
+        self.turn.set(bytes);
+    }
+
+    /// Bytes that came.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.get()
+    }
+
+    /// Moves everything that can be moved; what `next` finds in the machine is handed out as it comes.
+    pub fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut next: impl FnMut(&mut Connection<S>) -> Option<T>,
+    ) -> Poll<Option<Result<T, Ended>>> {
         self.is_woken.set(false);
         let mut driver = self.driver.borrow_mut();
         match &mut *driver {
@@ -82,8 +106,8 @@ impl Shell {
         drop(driver);
         let mut core = self.core.borrow_mut();
         let read = loop {
-            if let Some(accepted) = core.accept() {
-                return Poll::Ready(Some(Ok(accepted)));
+            if let Some(found) = next(&mut core) {
+                return Poll::Ready(Some(Ok(found)));
             }
             if core.ended().is_some() {
                 break Ok(());
@@ -120,8 +144,8 @@ impl Shell {
         }
     }
 
-    /// Sends what is there and what windows allow, as far as the client takes it.
-    fn send(&self, core: &mut Connection, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Sends what is there and what windows allow, as far as the peer takes it.
+    fn send(&self, core: &mut Connection<S>, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             let is_blocked = self.transport.send_queue_len() > SEND_HIGH_WATER
                 && match self.transport.poll_send_ready(cx, SEND_HIGH_WATER) {
@@ -145,13 +169,20 @@ impl Drop for Machine {
 }
 
 /// The driver's end of a connection.
-pub struct Machine(pub(crate) Rc<Shell>);
+pub struct Machine(Rc<Shell<Server>>);
+
+impl Machine {
+    pub(crate) fn new(transport: Transport, settings: &ServerSettings) -> Machine {
+        let core = Connection::<Server>::new(settings, base_runtime::now(), unit(&transport));
+        Machine(Shell::new(transport, core))
+    }
+}
 
 impl Engine for Machine {
     type Stream = MachineStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<MachineStream, Ended>>> {
-        self.0.poll(cx).map_ok(|accepted| MachineStream {
+        self.0.poll(cx, Connection::accept).map_ok(|accepted| MachineStream {
             shell: self.0.clone(),
             key: accepted.key,
             head: Some(accepted.head),
@@ -176,11 +207,11 @@ impl Engine for Machine {
     }
 
     fn begin_turn(&mut self, bytes: usize) {
-        self.0.turn.set(bytes);
+        self.0.begin_turn(bytes);
     }
 
     fn bytes_in(&self) -> u64 {
-        self.0.bytes_in.get()
+        self.0.bytes_in()
     }
 
     fn waiting(&self) -> usize {
@@ -191,8 +222,8 @@ impl Engine for Machine {
         self.0.core.borrow().unread()
     }
 
-    fn trailers(&self) -> usize {
-        self.0.core.borrow().trailers()
+    fn held(&self) -> usize {
+        self.0.core.borrow().held()
     }
 
     fn head_coming(&self) -> Option<u64> {
@@ -202,7 +233,7 @@ impl Engine for Machine {
 
 /// A stream of [`Machine`].
 pub struct MachineStream {
-    shell: Rc<Shell>,
+    shell: Rc<Shell<Server>>,
     key: Key,
     /// Until it was read.
     head: Option<Fields>,
@@ -213,18 +244,23 @@ pub struct MachineStream {
 impl MachineStream {
     /// Sends what `write` appends to a field block; whether anything is to be sent is what it says.
     fn send_fields(&self, ends: bool, write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Result<(), Gone>> {
-        thread_local! {
-            static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        BLOCK.with_borrow_mut(|block| {
-            block.clear();
-            let sent = write(block).then(|| self.shell.with(|core| core.send_fields(self.key, block, ends)));
-            if block.capacity() > BLOCK_KEPT {
-                *block = Vec::new();
-            }
-            sent
-        })
+        with_block(write, |block| self.shell.with(|core| core.send_fields(self.key, block, ends)))
     }
+}
+
+/// Hands on what `write` appends to a field block; whether anything is to be handed on is what it says.
+pub(crate) fn with_block<T>(write: impl FnOnce(&mut Vec<u8>) -> bool, hand_on: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    thread_local! {
+        static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    BLOCK.with_borrow_mut(|block| {
+        block.clear();
+        let done = write(block).then(|| hand_on(block));
+        if block.capacity() > BLOCK_KEPT {
+            *block = Vec::new();
+        }
+        done
+    })
 }
 
 /// A field block whose memory is used again, in bytes.
@@ -295,7 +331,7 @@ impl Drop for MachineStream {
 
 /// A body of [`Machine`].
 pub struct MachineBody {
-    shell: Rc<Shell>,
+    shell: Rc<Shell<Server>>,
     key: Key,
     /// The last bytes were seen.
     ended: bool,
@@ -310,7 +346,7 @@ impl Body for MachineBody {
         }
         let polled = self.shell.with(|core| core.poll_data(self.key, cx));
         self.ended = matches!(polled, Poll::Ready(Ok(None)));
-        polled
+        polled.map_err(BodyBroken::from)
     }
 
     fn trailers(&mut self, limits: &Limits) -> Result<Option<(Headers, u32)>, Fault> {

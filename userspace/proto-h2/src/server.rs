@@ -5,8 +5,8 @@
 
 use crate::data::Data;
 use crate::frame::Code;
-use crate::machine::Shell;
 use crate::settings::ServerSettings;
+use crate::streams::Lost;
 use base_tls::Transport;
 use bytes::Bytes;
 use proto_http::h1::Fault;
@@ -14,6 +14,7 @@ use proto_http::multiplexed::MultiplexedHead;
 use proto_http::{Headers, Limits, Request, Response};
 use std::task::{Context, Poll};
 
+pub use crate::connection::{Ended, Gone};
 pub use crate::hpack::encoder::ResponseOptions;
 pub use crate::machine::Machine;
 
@@ -50,8 +51,9 @@ pub trait Engine: 'static {
     /// Bytes of bodies that came, or were announced, and lie there until somebody reads them.
     fn unread(&self) -> u32;
 
-    /// Bytes of memory that trailers take which came and were not read.
-    fn trailers(&self) -> usize;
+    /// Bytes of memory beside that of bodies and of requests that were handed out: heads and trailers that nobody has read, and what has
+    /// come of a head or a frame that is not whole.
+    fn held(&self) -> usize;
 
     /// The head that has begun to come and is not whole, by its number.
     fn head_coming(&self) -> Option<u64>;
@@ -130,23 +132,8 @@ impl From<Reason> for Code {
     }
 }
 
-/// How a connection ended before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The transport broke, or the client closed it.
-    Broken,
-    /// The client ended it, saying that something was wrong.
-    ByClient,
-    /// It broke the protocol or a bound of the machine; the name to count it by.
-    Fault(&'static str),
-}
-
 /// The names of [`Ended::Fault`].
 pub const FAULTS: [&str; 5] = ["h2_protocol", "h2_calm", "h2_flow_control", "h2_frame_size", "h2_compression"];
-
-/// The client has given the stream up, or the connection has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
 
 /// Why a body could not be had to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +144,13 @@ pub enum BodyBroken {
     Gone,
 }
 
+impl From<Lost> for BodyBroken {
+    fn from(lost: Lost) -> BodyBroken {
+        if lost == Lost::Fault(Code::PROTOCOL) { BodyBroken::Length } else { BodyBroken::Gone }
+    }
+}
+
 /// Begins HTTP/2 on a connection whose client means to speak it: our settings are queued, its preface is awaited.
 pub fn accept(transport: Transport, settings: &ServerSettings) -> Machine {
-    Machine(Shell::new(transport, settings))
+    Machine::new(transport, settings)
 }

@@ -1,5 +1,4 @@
-//! Every bound of an HTTP/2 connection, for both sides, with what it protects. The crate's own defaults are not safe: header lists of
-//! 16 MiB, no bound on streams, a thousand errors before it minds.
+//! Every bound of an HTTP/2 connection, for both sides, with what it protects.
 
 use crate::frame;
 use proto_http::Limits;
@@ -45,9 +44,9 @@ pub struct ServerSettings {
     /// Requests that may be reset by their client before they were looked at. Default 20. Beyond it the connection ends (Rapid Reset,
     /// CVE-2023-44487).
     pub resets_unseen_most: usize,
-    /// Streams that may end because of what their client got wrong, over the life of a connection. Default 256. Beyond it the
+    /// Streams that may end at once because of what their client got wrong; sixteen more in each second. Default 256. Beyond it the
     /// connection ends (MadeYouReset, CVE-2025-8671).
-    pub error_resets_most: usize,
+    pub error_resets_most: u32,
     /// Streams remembered after a reset, so that frames under way are told from those of no stream at all. Default 128, as many as may
     /// be open. Memory: four bytes each.
     pub resets_remembered: usize,
@@ -103,8 +102,15 @@ impl ServerSettings {
 /// The side that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
-    /// Largest header list of an answer, in bytes with 32 for each field. Default 69 KiB. Beyond it the answer is refused.
+    /// Largest header list of an answer, in bytes with 32 for each field. Default 69 KiB. Beyond it the answer is refused; beyond four
+    /// times as much the connection ends.
     pub header_list_bytes: u32,
+    /// Bytes of trailers that are kept until their body was read, and how many fields. Default 8 KiB and 32, see
+    /// [`Limits::trailer_bytes`]. Beyond either the answer is refused. Memory: one per request.
+    pub trailer_bytes: usize,
+    pub trailers_most: usize,
+    /// Interim answers (1xx) to one request that may wait to be read. Default 16. Beyond it the answer is refused.
+    pub interim_most: usize,
     /// Requests sent at once before the server has said how many it takes. Default 100, which RFC 9113 asks every server to take.
     pub streams_at_first: usize,
     /// Bytes of one answer's body that may arrive before they are read. Default 128 KiB. Memory: this much per answer whose client
@@ -115,8 +121,9 @@ pub struct ClientSettings {
     pub connection_window: u32,
     /// Largest frame accepted, in bytes. Default 16 KiB.
     pub frame_bytes: u32,
-    /// Streams that may end because of what the server got wrong, over the life of a connection. Default 256.
-    pub error_resets_most: usize,
+    /// Streams that may end at once because of what the server got wrong; sixteen more in each second. Default 256. Beyond it the
+    /// connection ends.
+    pub error_resets_most: u32,
     /// Streams remembered after a reset. Default 128: a gateway gives up requests whenever its clients leave.
     pub resets_remembered: usize,
 }
@@ -125,6 +132,9 @@ impl Default for ClientSettings {
     fn default() -> ClientSettings {
         ClientSettings {
             header_list_bytes: header_list(&Limits::default()),
+            trailer_bytes: Limits::default().trailer_bytes,
+            trailers_most: Limits::default().trailers,
+            interim_most: 16,
             streams_at_first: 100,
             stream_window: 128 * 1024,
             connection_window: 16 * 1024 * 1024,
@@ -136,25 +146,13 @@ impl Default for ClientSettings {
 }
 
 impl ClientSettings {
-    /// The crate's machine with these bounds. Nothing is accepted that was not asked for (no push).
-    pub fn builder(&self) -> h2::client::Builder {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            .max_concurrent_streams(0)
-            .max_header_list_size(self.header_list_bytes)
-            .header_table_size(FIELD_TABLE)
-            .initial_max_send_streams(self.streams_at_first)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_frame_size(self.frame_bytes)
-            .max_local_error_reset_streams(Some(self.error_resets_most))
-            .max_concurrent_reset_streams(self.resets_remembered)
-            .max_send_buffer_size(SEND_BUFFER);
-        builder
+    /// What the server is told of them. Nothing is accepted that was not asked for (no push).
+    pub(crate) fn said(&self) -> [(u16, u32); 4] {
+        [
+            (frame::ENABLE_PUSH, 0),
+            (frame::INITIAL_WINDOW_SIZE, self.stream_window),
+            (frame::MAX_FRAME_SIZE, self.frame_bytes),
+            (frame::MAX_HEADER_LIST_SIZE, self.header_list_bytes),
+        ]
     }
 }
-
-/// Bytes of one stream that the crate says it has room for. What it is really given is bounded by who gives it, see
-/// [`Progress`](crate::Progress).
-const SEND_BUFFER: usize = 64 * 1024;

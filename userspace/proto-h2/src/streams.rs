@@ -3,7 +3,6 @@
 use crate::data::Data;
 use crate::flow::{Incoming, Outgoing};
 use crate::frame::Code;
-use crate::server::BodyBroken;
 use bytes::Bytes;
 use proto_http::coding::Section;
 use proto_http::h1::Fault;
@@ -15,6 +14,19 @@ use std::task::Waker;
 pub struct Key {
     pub slot: u32,
     pub id: u32,
+}
+
+/// Why a stream ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// We reset it with this code because of what the peer got wrong.
+    Fault(Code),
+    /// The peer reset it with this code.
+    Reset(Code),
+    /// The peer leaves for this reason and has done nothing with it.
+    LeftOut(Code),
+    /// We gave it up, or the connection ended.
+    Gone,
 }
 
 /// How far one direction of a stream is.
@@ -35,9 +47,11 @@ pub enum Item {
     Data(Data),
 }
 
+/// `X` is what one side alone keeps of it.
 #[derive(Debug)]
-pub struct Stream {
+pub struct Stream<X> {
     pub id: u32,
+    pub side: X,
     /// Those who have to do with it: whoever answers it, whoever reads its body.
     pub handles: u8,
     /// It was reset, or its connection has ended.
@@ -48,7 +62,7 @@ pub struct Stream {
     pub in_line: bool,
     pub coming: Direction,
     pub going: Direction,
-    pub broken: Option<BodyBroken>,
+    pub broken: Option<Lost>,
     pub received: Incoming,
     pub window: Outgoing,
     /// Bytes of the body still to come, when they were announced.
@@ -62,10 +76,11 @@ pub struct Stream {
     pub writer: Option<Waker>,
 }
 
-impl Stream {
-    pub fn new(id: u32, received: Incoming, window: Outgoing, length: Option<u64>) -> Stream {
+impl<X> Stream<X> {
+    pub fn new(id: u32, side: X, received: Incoming, window: Outgoing, length: Option<u64>) -> Stream<X> {
         Stream {
             id,
+            side,
             handles: 1,
             is_gone: false,
             discards: false,
@@ -146,9 +161,9 @@ impl Pieces {
 /// Pieces below this size, in bytes, are put together.
 const SMALL: usize = 4 * 1024;
 
-#[derive(Debug, Default)]
-pub struct Streams {
-    slots: Vec<Option<Stream>>,
+#[derive(Debug)]
+pub struct Streams<X> {
+    slots: Vec<Option<Stream<X>>>,
     free: Vec<u32>,
     /// Those that the peer may still say something on, and their slots, in ascending order.
     open: Vec<(u32, u32)>,
@@ -159,10 +174,11 @@ pub struct Streams {
     ended: [u32; 4],
 }
 
-impl Streams {
+impl<X> Streams<X> {
     /// Remembers so many that were reset.
-    pub fn new(reset_most: usize) -> Streams {
-        Streams { reset_most, ..Streams::default() }
+    pub fn new(reset_most: usize) -> Streams<X> {
+        let reset = VecDeque::new();
+        Streams { slots: Vec::new(), free: Vec::new(), open: Vec::new(), reset, reset_most, ended: [0; 4] }
     }
 
     /// Streams that are neither ended nor reset.
@@ -171,7 +187,7 @@ impl Streams {
     }
 
     /// A stream with a number larger than any before.
-    pub fn insert(&mut self, stream: Stream) -> Key {
+    pub fn insert(&mut self, stream: Stream<X>) -> Key {
         let id = stream.id;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -194,11 +210,11 @@ impl Streams {
     }
 
     #[inline]
-    pub fn stream(&mut self, key: Key) -> Option<&mut Stream> {
+    pub fn stream(&mut self, key: Key) -> Option<&mut Stream<X>> {
         self.slots.get_mut(key.slot as usize)?.as_mut().filter(|stream| stream.id == key.id)
     }
 
-    pub fn peek(&self, key: Key) -> Option<&Stream> {
+    pub fn peek(&self, key: Key) -> Option<&Stream<X>> {
         self.slots.get(key.slot as usize)?.as_ref().filter(|stream| stream.id == key.id)
     }
 
@@ -254,7 +270,7 @@ impl Streams {
     /// Bytes of memory the tables take.
     #[cfg(test)]
     pub fn memory(&self) -> usize {
-        self.slots.capacity() * size_of::<Option<Stream>>()
+        self.slots.capacity() * size_of::<Option<Stream<X>>>()
             + (self.free.capacity() + self.reset.capacity()) * size_of::<u32>()
             + self.open.capacity() * size_of::<(u32, u32)>()
     }
@@ -267,8 +283,8 @@ const KEPT_SLOTS: usize = 4;
 mod tests {
     use super::*;
 
-    fn stream(id: u32) -> Stream {
-        Stream::new(id, Incoming::new(10, 10), Outgoing::new(10), None)
+    fn stream(id: u32) -> Stream<()> {
+        Stream::new(id, (), Incoming::new(10, 10), Outgoing::new(10), None)
     }
 
     #[test]

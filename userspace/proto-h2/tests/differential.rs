@@ -1,112 +1,24 @@
-//! Our machine against the crate's, without sockets: what the crate's client says is what ours reads, and the other way round, whatever
-//! pieces it comes in. A failing seed is printed by proptest.
+//! Our machine that answers against the crate's that asks, without sockets: what one says is what the other reads, whatever pieces it
+//! comes in. A failing seed is printed by proptest.
+
+mod support;
 
 use bytes::Bytes;
 use h2::client::{Connection as Client, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::Request;
 use proptest::prelude::*;
 use proto_h2::ServerSettings;
-use proto_h2::connection::{Connection, Key};
-use proto_h2::h2;
+use proto_h2::connection::{Key, ServerConnection};
 use proto_h2::hpack::encoder::{self, ResponseOptions};
-use proto_http::{Headers, Response};
+use proto_http::Response;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// Bytes on their way.
-#[derive(Default)]
-struct Wire {
-    to_server: VecDeque<u8>,
-    to_client: VecDeque<u8>,
-}
-
-struct End(Rc<RefCell<Wire>>);
-
-impl AsyncRead for End {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let coming = &mut self.0.borrow_mut().to_client;
-        if coming.is_empty() {
-            return Poll::Pending;
-        }
-        let taken = coming.len().min(into.remaining());
-        coming.drain(..taken).for_each(|byte| into.put_slice(&[byte]));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for End {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().to_server.extend(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-type List = Vec<(String, Vec<u8>)>;
-
-/// What is asked and answered.
-#[derive(Debug, Clone)]
-struct Exchange {
-    target: String,
-    fields: List,
-    body: usize,
-    answer: List,
-    trailers: List,
-}
-
-fn fields() -> impl Strategy<Value = List> {
-    // Few names and values, so that tables are used, and some that are large, so that they are emptied.
-    let name = prop_oneof!["[a-d]", "x-[a-z]{1,20}", Just("accept".to_owned()), Just("cache-control".to_owned())];
-    let value = prop_oneof![
-        4 => "[a-c]{0,3}".prop_map(String::into_bytes),
-        4 => "[ -~]{0,60}".prop_map(|text| text.trim().as_bytes().to_vec()),
-        1 => proptest::collection::vec(0x80..=0xffu8, 1..20),
-        1 => (0..5_000usize).prop_map(|length| vec![b'v'; length]),
-    ];
-    proptest::collection::vec((name, value), 0..12)
-}
-
-fn exchange() -> impl Strategy<Value = Exchange> {
-    let body = prop_oneof![Just(0usize), 1..100usize, 1..150_000usize];
-    ("/[a-z]{0,30}", fields(), body, fields(), fields()).prop_map(|(target, fields, body, answer, trailers)| Exchange {
-        target,
-        fields,
-        body,
-        answer,
-        trailers,
-    })
-}
-
-fn body(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at % 251) as u8).collect()
-}
-
-fn map(list: &List) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in list {
-        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap());
-    }
-    map
-}
-
-fn list(map: &HeaderMap) -> List {
-    map.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
-}
+use support::*;
 
 /// The client's side of one exchange.
 struct Asked {
@@ -167,19 +79,13 @@ struct Answering {
     is_over: bool,
 }
 
-fn headers(list: &List) -> Headers {
-    let mut headers = Headers::new();
-    list.iter().for_each(|(name, value)| headers.add(name, value));
-    headers
-}
-
 fn run(exchanges: &[Exchange], pieces: &[usize]) {
     let (wire, now) = (Rc::<RefCell<Wire>>::default(), Instant::now());
     let mut cx = Context::from_waker(Waker::noop());
-    let mut handshake = Box::pin(h2::client::handshake(End(wire.clone())));
+    let mut handshake = Box::pin(h2::client::handshake(End { wire: wire.clone(), answers: false }));
     let Poll::Ready(Ok(begun)) = handshake.as_mut().poll(&mut cx) else { panic!("it waits for nothing") };
     let (mut requests, mut client): (SendRequest<Bytes>, Client<End, Bytes>) = begun;
-    let mut server = Connection::new(&ServerSettings::default(), now, 16 * 1024);
+    let mut server = ServerConnection::new(&ServerSettings::default(), now, 16 * 1024);
     let (mut asked, mut answering) = (Vec::<Asked>::new(), Vec::<Answering>::new());
     let mut pieces = pieces.iter().cycle();
     for round in 0.. {
@@ -260,10 +166,6 @@ fn run(exchanges: &[Exchange], pieces: &[usize]) {
         let kept: List = exchange.trailers.iter().filter(|(name, _)| !may_not_trail(name)).cloned().collect();
         assert_eq!(asked.trailers.as_ref(), Some(&list(&map(&kept))));
     }
-}
-
-fn may_not_trail(name: &str) -> bool {
-    proto_http::h1::is_forbidden_in_trailers(name.as_bytes())
 }
 
 trait PollUnpin {

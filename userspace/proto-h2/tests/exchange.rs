@@ -1,10 +1,13 @@
-//! Both sides of HTTP/2 over sockets of one worker: the crate's machine asks, ours answers.
+//! Both sides of HTTP/2 over sockets of one worker.
 
 use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
-use base_runtime::{Buf, Config, IoMode, Runtime, channel::oneshot};
+use base_runtime::{
+    Buf, Config, IoMode, Runtime,
+    channel::{OneshotReceiver, oneshot},
+};
 use proto_h2::server::{self, Body as _, Engine as _, ResponseOptions, Stream as _};
 use proto_h2::{ClientSettings, Data, Progress, ServerSettings, client};
-use proto_http::{Limits, Method, Request, Response};
+use proto_http::{Headers, Limits, Method, Request, Response};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -65,11 +68,13 @@ async fn echo(stream: TcpStream) {
     }
 }
 
-async fn ask(mut requests: client::SendRequest, body: Vec<u8>) {
-    let request = http::Request::post("http://a.test/").body(()).unwrap();
-    poll_fn(|cx| requests.poll_ready(cx)).await.unwrap();
-    let (response, mut sending) = requests.send_request(request, false).unwrap();
-    let sent = body.clone();
+async fn ask(requests: client::Requests, body: Vec<u8>) {
+    let mut request = Request { method: Method::Post, ..Request::default() };
+    request.set_target(b"/").unwrap();
+    let options =
+        client::RequestOptions { scheme: "http", authority: "a.test", prefix: "", length: None, protocol: None };
+    let exchange = Rc::new(requests.ask(&request, &options, false).unwrap());
+    let (sending, sent) = (exchange.clone(), body.clone());
     base_runtime::spawn(async move {
         let progress = Rc::<Progress>::default();
         for piece in sent.chunks(20_000) {
@@ -78,27 +83,42 @@ async fn ask(mut requests: client::SendRequest, body: Vec<u8>) {
         }
         poll_fn(|cx| progress.poll_waiting(0, cx)).await;
         assert_eq!((progress.handed(), progress.written()), (sent.len() as u64, sent.len() as u64));
-        let mut trailers = http::HeaderMap::new();
-        trailers.insert("x-end", "yes".parse().unwrap());
-        sending.send_trailers(trailers).unwrap();
+        let mut trailers = Headers::new();
+        trailers.add("x-end", "yes");
+        sending.send_end(Some(&trailers)).unwrap();
     })
     .detach();
-    let mut answer = response.await.unwrap().into_body();
+    let limits = Limits::default();
+    let (response, length) = poll_fn(|cx| exchange.poll_head(&limits, cx)).await.unwrap();
+    assert_eq!((response.status, length), (200, None));
     let mut came = Vec::new();
-    while let Some(bytes) = answer.data().await {
-        let bytes = bytes.unwrap();
-        answer.flow_control().release_capacity(bytes.len()).unwrap();
+    while let Some(bytes) = poll_fn(|cx| exchange.poll_data(cx)).await.unwrap() {
         came.extend_from_slice(&bytes);
     }
     assert!(came == body, "{} of {} bytes came back", came.len(), body.len());
-    assert_eq!(answer.trailers().await.unwrap().unwrap()["x-end"], "yes");
+    let trailers = exchange.trailers(&limits).unwrap().expect("they were sent");
+    assert_eq!(trailers.value("x-end"), Some(&b"yes"[..]));
+}
+
+/// How a connection ended, and how many bytes had come by then.
+type End = (Result<(), client::Ended>, u64);
+
+/// Drives a connection to its end.
+fn begin(stream: TcpStream) -> (client::Requests, OneshotReceiver<End>) {
+    let (requests, mut driver) = client::begin(stream.into(), &ClientSettings::default());
+    let (sender, receiver) = oneshot();
+    base_runtime::spawn(async move {
+        let ended = poll_fn(|cx| driver.poll(cx)).await;
+        let _ = sender.send((ended, driver.bytes_in()));
+    })
+    .detach();
+    (requests, receiver)
 }
 
 async fn many_streams() {
     let (near, far) = pair().await;
     base_runtime::spawn(echo(far)).detach();
-    let (requests, connection, link) = client::begin(near.into(), &ClientSettings::default()).await.unwrap();
-    base_runtime::spawn(async move { drop(connection.await) }).detach();
+    let (requests, ended) = begin(near);
     let mut asking = Vec::new();
     for size in [0, 1, 1_000, 100_000, 3_000_000] {
         let (sender, receiver) = oneshot();
@@ -113,16 +133,18 @@ async fn many_streams() {
     for receiver in asking {
         receiver.await.expect("it was answered");
     }
-    assert!(link.bytes_in() > 3_101_001 && link.bytes_out() > 3_101_001);
-    assert_eq!(link.waiting(), 0);
+    assert_eq!(requests.streams(), 0);
+    requests.leave();
+    let (ended, bytes) = ended.await.expect("it ends");
+    assert!(ended == Ok(()) && bytes > 3_101_001, "{ended:?} {bytes}");
+    assert!(!requests.is_open());
 }
 
 /// Nothing that was written stays behind, and no buffer is held between turns.
 async fn idle_holds_no_buffer() {
     let (near, far) = pair().await;
     base_runtime::spawn(echo(far)).detach();
-    let (requests, connection, _link) = client::begin(near.into(), &ClientSettings::default()).await.unwrap();
-    base_runtime::spawn(async move { drop(connection.await) }).detach();
+    let (requests, _ended) = begin(near);
     ask(requests.clone(), vec![7; 100_000]).await;
     base_runtime::time::sleep(Duration::from_millis(50)).await;
     let stats = base_runtime::current_worker().unwrap().stats();

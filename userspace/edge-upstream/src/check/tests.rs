@@ -235,7 +235,7 @@ fn serve_grpc() -> u16 {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    let Ok(mut connection) = proto_h2::h2::server::handshake(stream).await else { return };
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         tokio::spawn(call(request, respond));
                     }
@@ -246,10 +246,7 @@ fn serve_grpc() -> u16 {
     port
 }
 
-async fn call(
-    request: http::Request<proto_h2::h2::RecvStream>,
-    mut respond: proto_h2::h2::server::SendResponse<Bytes>,
-) {
+async fn call(request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
     let (head, mut body) = request.into_parts();
     let mut message = Vec::new();
     while let Some(Ok(piece)) = body.data().await {

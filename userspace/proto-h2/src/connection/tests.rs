@@ -1,11 +1,14 @@
 use super::*;
 use crate::hpack::encoder;
+use crate::server::BodyBroken;
+use crate::settings::ServerSettings;
 use proptest::prelude::*;
 use std::task::Waker;
+use std::time::Duration;
 
 /// A client that says frames byte by byte, and reads what comes back.
 struct Peer {
-    core: Connection,
+    core: ServerConnection,
     now: Instant,
     said: Vec<u8>,
 }
@@ -63,7 +66,7 @@ fn open(stream: u32, bytes: u32) -> Vec<u8> {
 impl Peer {
     fn silent(settings: &ServerSettings) -> Peer {
         let now = Instant::now();
-        Peer { core: Connection::new(settings, now, 16 * 1024), now, said: Vec::new() }
+        Peer { core: ServerConnection::new(settings, now, 16 * 1024), now, said: Vec::new() }
     }
 
     fn new() -> Peer {
@@ -117,7 +120,7 @@ impl Peer {
     }
 
     fn data(&mut self, key: Key) -> Poll<Result<Option<Bytes>, BodyBroken>> {
-        self.core.poll_data(key, &mut Context::from_waker(Waker::noop()))
+        self.core.poll_data(key, &mut Context::from_waker(Waker::noop())).map_err(BodyBroken::from)
     }
 
     fn body(&mut self, key: Key) -> (Vec<u8>, Poll<Result<(), BodyBroken>>) {
@@ -183,9 +186,9 @@ fn bodies_come_with_padding_and_trailers() {
     peer.say(&trailers).unwrap();
     assert!(!peer.core.is_body_over(key));
     assert_eq!(peer.body(key), (b"more".to_vec(), Poll::Ready(Ok(()))));
-    assert!((1..256).contains(&peer.core.trailers()));
+    assert!((1..256).contains(&peer.core.held()));
     let section = peer.core.take_trailers(key).unwrap().unwrap();
-    assert_eq!(peer.core.trailers(), 0);
+    assert_eq!(peer.core.held(), 0);
     assert_eq!(section.iter().collect::<Vec<_>>(), [(&b"x-sum"[..], &b"7"[..])]);
     assert!(peer.core.is_body_over(key));
     assert_eq!(peer.core.unread(), 0);
@@ -506,6 +509,72 @@ fn resets_before_anybody_looked_and_faults_are_bounded() {
         assert!(peer.core.accept().is_none(), "nobody has to answer it");
     }
     assert_eq!(peer.say(&wrong(256)), Err(Ended::Fault("h2_calm")));
+    // Over a long life they are forgiven.
+    let mut peer = Peer::new();
+    for n in 0..2_000 {
+        peer.now += Duration::from_secs(1);
+        peer.say(&wrong(n)).unwrap();
+        peer.frames();
+    }
+}
+
+/// Each takes what its client has sent of it, and costs it nothing to leave there.
+#[test]
+fn what_is_not_whole_is_in_the_books() {
+    let mut peer = Peer::new();
+    assert_eq!(peer.core.held(), 0);
+    let head = frame(HEADERS, 0, 1, &[&block(POST)[..], &block(&[("x-long", &"x".repeat(9_000))])].concat());
+    peer.say(&head[..5_000]).unwrap();
+    assert!((4_000..16_000).contains(&peer.core.held()), "{}", peer.core.held());
+    peer.say(&head[5_000..]).unwrap();
+    assert!((9_000..20_000).contains(&peer.core.held()), "{}", peer.core.held());
+    let more = block(&[("x-more", &"x".repeat(12_000))]);
+    peer.say(&frame(CONTINUATION, 0, 1, &more)).unwrap();
+    assert!((21_000..50_000).contains(&peer.core.held()), "{}", peer.core.held());
+    peer.say(&frame(CONTINUATION, END_HEADERS, 1, &[])).unwrap();
+    // Read, and not taken.
+    assert!((21_000..60_000).contains(&peer.core.held()), "{}", peer.core.held());
+    peer.accept();
+    assert_eq!(peer.core.held(), 0);
+    let mut peer = Peer::new();
+    peer.say(&[get(1), get(3), frame(RST_STREAM, 0, 1, &[0; 4])].concat()).unwrap();
+    assert!(peer.core.held() > 0);
+    peer.core.handle_end();
+    assert_eq!(peer.core.held(), 0);
+}
+
+/// Each of them is nothing but frames.
+#[test]
+fn frames_of_nothing_have_a_bound() {
+    for (name, flood) in
+        [("h2_empty_data", frame(DATA, PADDED, 1, &[9; 10])), ("h2_settings", frame(GOAWAY, 0, 0, &[0; 8]))]
+    {
+        let mut peer = Peer::new();
+        peer.say(&post(1, &[])).unwrap();
+        let ended = (0..200).find_map(|_| peer.say(&flood).err());
+        assert_eq!(ended, Some(Ended::Fault(name)));
+    }
+}
+
+/// Who has nothing to do with what waits for a window wakes nobody.
+#[test]
+fn what_waits_for_a_window_is_nothing_to_send() {
+    let mut peer = Peer::new();
+    peer.say(&[get(1), get(3)].concat()).unwrap();
+    let (first, second) = (peer.accept(), peer.accept());
+    peer.answer(first, &[1; 100_000]);
+    assert!(peer.core.has_output());
+    peer.frames();
+    assert!(!peer.core.has_output());
+    peer.answer(second, &[2; 10]);
+    assert!(peer.core.has_output(), "its head needs none");
+    peer.frames();
+    assert!(!peer.core.has_output());
+    peer.say(&open(0, 100_000)).unwrap();
+    assert!(peer.core.has_output());
+    let ends = peer.frames().iter().filter(|f| f.flags & END_STREAM != 0).count();
+    assert_eq!(ends, 1, "the window of the first one itself is shut");
+    assert!(!peer.core.has_output());
 }
 
 #[test]
@@ -569,7 +638,7 @@ fn trailers_are_bounded_when_they_come() {
         keys.push(peer.accept());
         peer.say(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &trailers)).unwrap();
     }
-    assert!((1..50 * 256).contains(&peer.core.trailers()), "{}", peer.core.trailers());
+    assert!((1..50 * 256).contains(&peer.core.held()), "{}", peer.core.held());
     assert_eq!(peer.core.take_trailers(keys[0]).unwrap().unwrap_err(), Fault::TrailersTooLarge);
     assert_eq!(peer.core.take_trailers(keys[1]).unwrap().unwrap_err(), Fault::TooManyTrailers);
     // They count until they are read, or nobody will.
@@ -579,7 +648,7 @@ fn trailers_are_bounded_when_they_come() {
         }
         peer.core.let_go(key);
     }
-    assert_eq!(peer.core.trailers(), 0);
+    assert_eq!(peer.core.held(), 0);
 }
 
 #[test]
@@ -606,7 +675,7 @@ fn leaving_takes_what_was_under_way() {
     assert_eq!(peer.core.ended(), Some(Ok(())));
     let mut left = Peer::new();
     left.say(&frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])).unwrap();
-    assert_eq!(left.core.ended(), Some(Err(Ended::ByClient)));
+    assert_eq!(left.core.ended(), Some(Err(Ended::ByPeer)));
 }
 
 #[test]
@@ -615,7 +684,7 @@ fn nothing_is_read_behind_what_ends_the_connection() {
     let mut peer = Peer::new();
     let said = [leaves, frame(PUSH_PROMISE, 0, 1, b"")].concat();
     assert_eq!(peer.core.handle(&said, peer.now), Ok(()));
-    assert_eq!(peer.core.ended(), Some(Err(Ended::ByClient)));
+    assert_eq!(peer.core.ended(), Some(Err(Ended::ByPeer)));
     assert!(peer.frames().iter().all(|frame| frame.kind != GOAWAY));
     let mut peer = Peer::new();
     peer.core.go_away();
@@ -684,12 +753,12 @@ fn a_connection_at_rest_is_small() {
         peer.say(&open(0, 200)).unwrap();
     }
     let core = &peer.core;
-    let held = core.partial.capacity() + core.streams.memory() + core.decoder.memory() + core.accepted.capacity();
+    let held = core.partial.capacity() + core.streams.memory() + core.decoder.memory() + core.side.accepted.capacity();
     assert!(
-        size_of::<Connection>() <= 768 && size_of::<Stream>() <= 400,
+        size_of::<ServerConnection>() <= 768 && size_of::<Stream<()>>() <= 400,
         "{} {}",
-        size_of::<Connection>(),
-        size_of::<Stream>()
+        size_of::<ServerConnection>(),
+        size_of::<Stream<()>>()
     );
     assert!(held <= 2048 && core.line.capacity() == 0 && core.out.is_empty(), "{held}");
 }
@@ -815,6 +884,6 @@ proptest! {
             Stage::Data(frame) => frame.left,
             _ => 0,
         };
-        prop_assert!(peer.core.unread() <= coming && peer.core.trailers() == 0);
+        prop_assert!(peer.core.unread() <= coming && peer.core.held == 0);
     }
 }

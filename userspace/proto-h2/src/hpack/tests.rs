@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use proto_http::{Headers, Response};
+use proto_http::{Headers, Method, Request, Response};
 
 type List = Vec<(String, String)>;
 
@@ -279,6 +279,104 @@ fn trailers_are_written_where_they_may_be() {
     assert!(block.is_empty());
     assert!(encoder::trailers(&headers(&[("Grpc-Status", "0"), ("Host", "a")]), &mut block));
     assert_eq!(read(&mut Decoder::new(0), &block).unwrap(), [("grpc-status".to_owned(), "0".to_owned())]);
+}
+
+fn request(target: &str, fields: &[(&str, &str)]) -> Request {
+    let mut request = Request::default();
+    request.set_target(target.as_bytes()).unwrap();
+    request.headers = headers(fields);
+    request
+}
+
+fn asked(request: &Request, options: &encoder::RequestOptions<'_>) -> Option<List> {
+    let mut block = Vec::new();
+    let said = encoder::request(request, options, &mut block);
+    assert!(said || block.is_empty());
+    said.then(|| read(&mut Decoder::new(0), &block).unwrap())
+}
+
+const PLAIN: encoder::RequestOptions<'static> =
+    encoder::RequestOptions { scheme: "https", authority: "a.test", prefix: "", length: None, protocol: None };
+
+#[test]
+fn requests_are_written_without_what_concerns_one_hop() {
+    let fields = [
+        ("Host", "old.test"),
+        ("X-One", "1"),
+        ("Connection", "keep-alive"),
+        ("Keep-Alive", "5"),
+        ("Proxy-Connection", "close"),
+        ("Transfer-Encoding", "chunked"),
+        ("Upgrade", "websocket"),
+        ("TE", "gzip"),
+        ("Content-Length", "7"),
+        ("Expect", "100-continue"),
+        ("Sec-WebSocket-Key", "x"),
+    ];
+    let options = encoder::RequestOptions { length: Some(3), prefix: "/in", ..PLAIN };
+    let list = |list: &[(&str, &str)]| list.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<List>();
+    assert_eq!(
+        asked(&request("/a?b=c", &fields), &options).unwrap(),
+        list(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "a.test"),
+            (":path", "/in/a?b=c"),
+            ("x-one", "1"),
+            ("sec-websocket-key", "x"),
+            ("content-length", "3"),
+            ("te", "trailers"),
+        ])
+    );
+    // An offer to switch becomes an extended CONNECT.
+    let options = encoder::RequestOptions { protocol: Some("websocket"), ..PLAIN };
+    assert_eq!(
+        asked(&request("/chat", &[("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x")]), &options).unwrap(),
+        list(&[
+            (":method", "CONNECT"),
+            (":scheme", "https"),
+            (":authority", "a.test"),
+            (":path", "/chat"),
+            (":protocol", "websocket"),
+            ("te", "trailers"),
+        ])
+    );
+}
+
+#[test]
+fn what_cannot_be_said_is_not() {
+    for authority in ["", "a b", "a\r\nb", "a/b", "us\u{e9}r"] {
+        assert_eq!(asked(&request("/", &[]), &encoder::RequestOptions { authority, ..PLAIN }), None, "{authority}");
+    }
+    let tunnel = Request { method: Method::Connect, ..Request::default() };
+    assert_eq!(asked(&tunnel, &PLAIN), None);
+    for byte in 0x21..0x7f_u8 {
+        let text = format!("/a?{}", byte as char);
+        let mut request = Request::default();
+        if request.set_target(text.as_bytes()).is_ok() {
+            let fields = asked(&request, &PLAIN).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(fields[3], (":path".to_owned(), text));
+        }
+    }
+}
+
+/// RFC 7541 section 7.1.3.
+#[test]
+fn credentials_are_for_no_table() {
+    for (name, value, never) in [
+        ("Authorization", "Basic YQ==", true),
+        ("proxy-authorization", "Basic YQ==", true),
+        ("Set-Cookie", "session=0123456789012345678901234567890", true),
+        ("Cookie", "a=1", true),
+        ("cookie", "session=0123456789012345678901234567890", false),
+        ("proxy-authenticate", "Basic", false),
+        ("x-other", "1", false),
+    ] {
+        let mut block = Vec::new();
+        encoder::field(name.as_bytes(), value.as_bytes(), &mut block);
+        assert_eq!(block[0] & 0xf0, if never { 0x10 } else { 0 }, "{name}");
+        assert_eq!(read(&mut Decoder::new(0), &block).unwrap(), [(name.to_ascii_lowercase(), value.to_owned())]);
+    }
 }
 
 proptest! {
