@@ -1,6 +1,6 @@
 //! How much of what the kernel gives this process is used.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Files, sockets among them, that the process may have open; `None`: any number, or the kernel does not say.
@@ -48,6 +48,11 @@ pub(crate) fn pauses_at(fd: RawFd) -> bool {
     fd >= PAUSE_FROM.load(Ordering::Relaxed)
 }
 
+/// Whether traffic may keep what has just been opened, a file for example: not where it is one of those that are set aside.
+pub fn is_for_traffic(fd: &impl AsRawFd) -> bool {
+    !refuses(fd.as_raw_fd())
+}
+
 /// Whether this one is needed by what is no traffic.
 pub(crate) fn refuses(fd: RawFd) -> bool {
     fd >= REFUSE_FROM.load(Ordering::Relaxed)
@@ -74,7 +79,6 @@ const LISTEN: u8 = 10;
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn who_waits_to_be_accepted_is_counted() {

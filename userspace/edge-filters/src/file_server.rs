@@ -89,8 +89,8 @@ pub struct FileServerSpec {
     pub compress: String,
     /// What is kept in memory, and for how long clients may keep it.
     pub cache: FileCacheSpec,
-    /// Files that may be open at a time, each for as long as its client takes; beyond them clients get 503. Default 1024, 1 to 65536. Memory:
-    /// 128 KiB each.
+    /// Files that may be open at a time, each for as long as its client takes; beyond them clients get 503, as where the process has
+    /// no more left than it sets aside for what is no traffic. Default 1024, 1 to 65536. Memory: 128 KiB each.
     pub max_open_files: u32,
 }
 

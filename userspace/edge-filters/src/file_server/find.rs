@@ -5,7 +5,7 @@
 
 use super::pool::Kept;
 use super::types;
-use base_runtime::memory;
+use base_runtime::{memory, pressure};
 use bytes::Bytes;
 use edge_pipeline::body::booked;
 use regex::Regex;
@@ -80,7 +80,7 @@ pub(super) enum Found {
     Directory,
     /// A status, with a text where `tryFiles` has one.
     Told(u16, String),
-    /// As many files are open as may be.
+    /// As many files are open as may be, or as traffic may have.
     Busy,
     /// The disk or the root failed.
     Failed(String),
@@ -128,6 +128,8 @@ enum Miss {
     Unsafe,
     Hidden,
     Forbidden,
+    /// Descriptors are short.
+    Busy,
     Failed(String),
 }
 
@@ -135,7 +137,9 @@ impl Site {
     /// `path` is canonical; of `codings` the first that is there is taken. `known` is what was found before.
     pub(super) fn find(&self, path: &str, codings: &[Coding], known: Option<&Arc<Kept>>) -> Found {
         let root = match File::open(&self.root) {
+            Ok(root) if !pressure::is_for_traffic(&root) => return Found::Busy,
             Ok(root) => OwnedFd::from(root),
+            Err(error) if is_short(&error) => return Found::Busy,
             Err(error) => return Found::Failed(format!("root: {error}")),
         };
         for candidate in &self.tries {
@@ -152,6 +156,7 @@ impl Site {
                 }
                 Err(Miss::Unsafe) => return Found::Told(400, String::new()),
                 Err(Miss::Hidden | Miss::Forbidden) => return Found::Told(403, String::new()),
+                Err(Miss::Busy) => return Found::Busy,
                 Err(Miss::Failed(why)) => return Found::Failed(why),
             }
         }
@@ -191,8 +196,13 @@ impl Site {
         let file = beneath(root, names).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::NXIO => Miss::Missing,
             Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::XDEV => Miss::Forbidden,
+            Errno::MFILE | Errno::NFILE => Miss::Busy,
             other => Miss::Failed(other.to_string()),
         })?;
+        // Whatever `maxOpenFiles` says: the last ones are for the admin API, other members and logs.
+        if !pressure::is_for_traffic(&file) {
+            return Err(Miss::Busy);
+        }
         let file = File::from(file);
         let metadata = file.metadata().map_err(|error| Miss::Failed(error.to_string()))?;
         Ok((file, metadata))
@@ -271,6 +281,10 @@ impl Site {
         let etag = format!("\"{:x}-{size:x}{mark}\"", modified.0.saturating_mul(1_000_000_000) + modified.1);
         Found::File(Arc::new(Kept { content, size, modified, media: types::of(&name), name, coding, etag }))
     }
+}
+
+fn is_short(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE))
 }
 
 /// What a path led to.

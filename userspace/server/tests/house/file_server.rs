@@ -1,7 +1,7 @@
 //! Files of the machine, over connections as clients have them.
 
 use crate::authentication::{House, NOTHING};
-use crate::world::{Connection, answers, eventually, free_port};
+use crate::world::{Connection, Machine, answers, eventually, free_port, server};
 use flate2::read::GzDecoder;
 use std::fs;
 use std::io::{Read, Write};
@@ -265,4 +265,43 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
         all.extend_from_slice(&body[end + 2..end + 2 + size]);
         body = &body[end + 4 + size..];
     }
+}
+
+/// However many files a document lets be open: the last descriptors of the process are for what is no traffic.
+#[test]
+fn files_take_nothing_that_is_set_aside_for_the_admin_api() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than the buffers of a connection hold.
+    fs::File::create(folder.path().join("long")).unwrap().set_len(64 << 20).unwrap();
+    fs::write(folder.path().join("short"), "short").unwrap();
+    let mut machine = Machine::new("m1").flags(["--workers", "1"]).descriptors(256);
+    machine.run();
+    let door = free_port();
+    machine.create(&format!(
+        "kind: Pipeline\nname: p\nfilters:\n- {{name: f, kind: FileServer, root: '{}', maxOpenFiles: 60000}}\n",
+        folder.path().display()
+    ));
+    machine.create(&server("s", door, "p"));
+    answers(door, "/short", 200);
+    let mut clients: Vec<Connection> =
+        (0..130).map(|_| Connection::open(&format!("127.0.0.1:{door}")).unwrap()).collect();
+    for client in &mut clients {
+        assert_eq!(client.request("GET", "/short", &[], "").unwrap().status, 200);
+    }
+    for client in &mut clients {
+        client.send("GET", "/long", &[], "").unwrap();
+    }
+    let limit = "weir_limit_hits_total{limit=\"file_server_open_files\"}";
+    eventually("descriptors are short", || machine.metric(limit).filter(|hits| *hits > 0.0));
+    assert_eq!(machine.api("GET", "/healthz", "").status, 200);
+    let refused = machine.metric(limit).unwrap();
+    assert!((10.0..129.0).contains(&refused), "{refused} of 130 are refused");
+    drop(clients);
+    eventually("files are given again", || {
+        let mut client = TcpStream::connect(("127.0.0.1", door)).ok()?;
+        client.write_all(b"HEAD /long HTTP/1.1\r\nHost: h.test\r\n\r\n").ok()?;
+        let mut head = [0; 12];
+        client.read_exact(&mut head).ok()?;
+        head.ends_with(b"200").then_some(())
+    });
 }
