@@ -24,8 +24,9 @@
 //! Without `discovery` the endpoints are given one by one, for plain OAuth2: then there is no ID token, and `userinfoEndpoint` says who it is.
 //! Such a provider is believed for what it says over TLS.
 //!
-//! Outcomes: `oidcFiltered`. A wrong or outdated state is a 403, an ID token that does not count a 401, a provider that cannot be reached or
-//! answers nonsense a 500 (counted as `oidc_failed`). Fits HTTPServer. Costs a decryption per request, about 2 µs, and two calls per login.
+//! Outcomes: `oidcFiltered`. A wrong or outdated state is a 403, an ID token that does not count a 401, a provider that is down, or whose
+//! keys cannot be had, a 503 with `Retry-After`, and one that answers nonsense a 500 (both counted as `oidc_failed`). Fits HTTPServer. Costs a
+//! decryption per request, about 2 µs, and two calls per login.
 
 mod cookies;
 mod provider;
@@ -45,7 +46,7 @@ use cookies::Sealer;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use edge_upstream::call::split_url;
 use proto_http::Headers;
-use provider::{Provider, Providers};
+use provider::{Fault, Provider, Providers};
 use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use schemars::JsonSchema;
@@ -237,8 +238,26 @@ pub const KIND: FilterKind = FilterKind {
 /// What ends a request here.
 enum End {
     Status(u16, String),
-    /// The provider failed.
+    /// The provider failed, or this machine.
     Failed(String),
+    /// The provider is down: another try may do.
+    Down(String),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> End {
+        if fault.is_down { End::Down(fault.why) } else { End::Failed(fault.why) }
+    }
+}
+
+impl End {
+    /// A token that does not count. That the keys cannot be had is no verdict on it.
+    fn of_token(what: &str, error: TokenError) -> End {
+        match error {
+            TokenError::NoKeys => End::Down(format!("{what}{error}")),
+            _ => End::Status(401, format!("{what}{error}")),
+        }
+    }
 }
 
 impl OidcAdaptor {
@@ -297,8 +316,7 @@ impl OidcAdaptor {
         }
         if let Some(token) = bearer(&exchange.request().headers) {
             let provider = self.provider().await?;
-            let claims =
-                self.verify(&provider, token, None).await.map_err(|error| End::Status(401, error.to_string()))?;
+            let claims = self.verify(&provider, token, None).await.map_err(|error| End::of_token("", error))?;
             let session =
                 Session { user: claims, id_token: token.to_owned(), access_token: String::new(), until: u64::MAX };
             self.let_pass(&session, exchange);
@@ -399,18 +417,13 @@ impl OidcAdaptor {
         {
             return Err(refused("the answer is of another provider"));
         }
-        let tokens = provider
-            .exchange(&self.spec, &self.redirect_uri(exchange), code, &login.verifier)
-            .await
-            .map_err(End::Failed)?;
+        let tokens = provider.exchange(&self.spec, &self.redirect_uri(exchange), code, &login.verifier).await?;
         let user = match (&provider.keys, tokens.id_token.as_str()) {
-            (None, _) | (_, "") if provider.is_plain() => {
-                provider.user(&tokens.access_token).await.map_err(End::Failed)?
-            }
+            (None, _) | (_, "") if provider.is_plain() => provider.user(&tokens.access_token).await?,
             (_, "") => return Err(End::Status(401, "the provider gave no ID token".to_owned())),
             (_, token) => {
                 let verified = self.verify(&provider, token, Some(&login.nonce)).await;
-                verified.map_err(|error| End::Status(401, format!("ID token: {error}")))?
+                verified.map_err(|error| End::of_token("ID token: ", error))?
             }
         };
         let session =
@@ -460,7 +473,7 @@ impl OidcAdaptor {
     }
 
     async fn provider(&self) -> Result<std::sync::Arc<Provider>, End> {
-        self.providers.get().await.ok_or_else(|| End::Failed("the provider does not say what it is".to_owned()))
+        self.providers.get().await.ok_or_else(|| End::Down("the provider does not say what it is".to_owned()))
     }
 
     /// The claims of an ID token for us.
@@ -537,10 +550,14 @@ impl OidcAdaptor {
         let (status, why) = match self.pass(exchange).await {
             Ok(outcome) => return outcome,
             Err(End::Status(status, why)) => (status, why),
-            Err(End::Failed(why)) => {
+            Err(end @ (End::Failed(_) | End::Down(_))) => {
+                let (status, why) = match end {
+                    End::Down(why) => (503, why),
+                    End::Failed(why) | End::Status(_, why) => (500, why),
+                };
                 self.failed.hit(base_runtime::worker_index());
                 tracing::warn!(error = why, "an OpenID provider failed");
-                (500, "the identity provider failed".to_owned())
+                (status, "the identity provider failed".to_owned())
             }
         };
         exchange.tags.note(|| format!("oidc: {why}"));
@@ -549,6 +566,9 @@ impl OidcAdaptor {
         response.headers.set("Cache-Control", "no-store");
         if status == 401 {
             response.headers.set("WWW-Authenticate", "Bearer");
+        }
+        if status == 503 {
+            response.headers.set("Retry-After", "1");
         }
         exchange.space().response_body = Body::full(why);
         FILTERED

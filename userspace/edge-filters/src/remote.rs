@@ -2,8 +2,9 @@
 //!
 //! It is fetched with the first request that needs it and again in the background once it is older than the refresh time, over the
 //! connections of the worker that noticed. While the URL does not answer what was known last is used, for a day at most, and the pauses
-//! between tries grow from a second to a minute. Whoever misses something in it may have it fetched once more, a second after the last time;
-//! each time that brought nothing new doubles the pause, up to a minute: who invents names makes nobody ask for ever.
+//! between tries grow from a second to a minute; to a few seconds where nothing is known that could be used. Whoever misses something in it
+//! may have it fetched once more, a second after the last time; each time that brought nothing new doubles the pause, up to a few seconds:
+//! who invents names makes nobody ask without end, and does not keep what is really new from the others for long.
 
 use base_telemetry::Limit;
 use bytes::Bytes;
@@ -21,6 +22,9 @@ const USED_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Pause after a fetch that failed, or brought nothing new to those who missed something; it doubles with each further one.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MOST: Duration = Duration::from_secs(60);
+
+/// The same while somebody is refused for want of it.
+const PAUSE_WANTED: Duration = Duration::from_secs(5);
 
 /// How it is read.
 type Read<T> = Box<dyn Fn(&[u8]) -> Result<T, String> + Send + Sync>;
@@ -85,7 +89,8 @@ impl Schedule {
         let since = |then: Instant| now.saturating_duration_since(then);
         let usable = self.usable(now);
         let doublings = if self.failures > 0 { self.failures - 1 } else { self.fruitless };
-        let pause = PAUSE_MOST.min(PAUSE_FIRST.saturating_mul(1 << doublings.min(6)));
+        let most = if usable && !missed { PAUSE_MOST } else { PAUSE_WANTED };
+        let pause = most.min(PAUSE_FIRST.saturating_mul(1 << doublings.min(6)));
         let may_ask = self.tried.is_none_or(|then| since(then) >= pause);
         let old = self.loaded.is_none_or(|then| since(then) >= self.refresh);
         match (usable && !missed, self.fetching) {
@@ -168,6 +173,11 @@ impl<T: Send + Sync + 'static> Remote<T> {
         waiting.await.ok()?;
         let state = self.state();
         state.value.clone().filter(|_| state.schedule.usable(base_runtime::now()))
+    }
+
+    /// Whether the last fetch brought nothing: what is missing may be there by now.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.state().schedule.failures > 0
     }
 
     /// What is known without asking.
@@ -290,10 +300,15 @@ mod tests {
         }
         assert!((60..=70).contains(&tries), "{tries} tries in an hour");
         assert_eq!(schedule.plan(at(1 + 24 * 3600), false), Plan::Fetch);
+        // From then on everybody is refused: an issuer that is back is noticed soon.
+        let back = 1 + 24 * 3600;
+        schedule.begin(at(back), false);
+        schedule.end(at(back), Fetched::Nothing);
+        assert_eq!((schedule.plan(at(back + 4), false), schedule.plan(at(back + 5), false)), (Plan::None, Plan::Fetch));
     }
 
     #[test]
-    fn what_is_missing_is_asked_for_soon_and_what_nobody_has_rarely() {
+    fn what_is_missing_is_asked_for_soon_and_what_nobody_has_now_and_then() {
         let refresh = Duration::from_secs(600);
         let mut schedule = Schedule {
             refresh,
@@ -312,15 +327,18 @@ mod tests {
         schedule.begin(at(1), true);
         assert_eq!((schedule.plan(at(1), true), schedule.plan(at(1), false)), (Plan::Wait, Plan::Use));
         schedule.end(at(1), Fetched::New);
-        let mut tries = 0;
+        // Somebody invents names for an hour. What is really new is never further away than a few seconds.
+        let (mut tries, mut last) = (0, 1);
         for now in 2..3602 {
             if schedule.plan(at(now), true) == Plan::Fetch {
                 tries += 1;
+                assert!(now - last <= PAUSE_WANTED.as_secs(), "{} seconds without a look", now - last);
+                last = now;
                 schedule.begin(at(now), true);
                 schedule.end(at(now), Fetched::Same);
             }
         }
-        assert!((60..=70).contains(&tries), "{tries} tries in an hour");
+        assert!((700..=730).contains(&tries), "{tries} tries in an hour");
         // Once there is something new it is as before.
         schedule.end(at(3700), Fetched::New);
         assert_eq!(schedule.plan(at(3701), true), Plan::Fetch);

@@ -29,9 +29,11 @@
 //! `X-Consumer-Name` and `X-Consumer-Groups`; what a client writes there is removed. A Consumer of none of the `groups` gets 403, one whose
 //! quota is used up 429.
 //!
-//! What cannot be found out lets nobody pass. An introspection endpoint that is down or does not answer in time (`introspections_failed`)
-//! is a 401; so are keys that cannot be fetched (`jwks_failed`). As many passwords as can be checked are being checked
-//! (`password_checks`), or the directory of LDAP does not say (`directory_failures`): 503. A body that was to be signed and is too large is a 413.
+//! What cannot be found out lets nobody pass, and is no verdict on the client: 503 with `Retry-After`, so that nobody throws away a token that
+//! is good (Easegress answers 401). So it is while an introspection endpoint is down or does not answer in time (`introspections_failed`),
+//! while no more may be asked (`introspections_in_flight`), while the keys of an issuer cannot be fetched and none that is known fits
+//! (`jwks_failed`), while as many passwords are checked as may be (`password_checks`), and while the directory of LDAP does not say
+//! (`directory_failures`). A body that was to be signed and is too large is a 413.
 //!
 //! Outcomes: `invalid`. Fits HTTPServer. Headers cost a comparison each; a token costs the check of its signature (about 1 µs for HS,
 //! 30 µs for RS256); introspection a call per token and `cacheTtl`; a password its hash on a thread beside the workers, every 5 minutes.
@@ -57,7 +59,7 @@ use base_model::{Findings, Problem};
 use base_telemetry::Limit;
 use basic_auth::{BasicAuth, BasicAuthSpec, BasicError};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
-use introspection::{Introspection, TokenIntrospectSpec};
+use introspection::{Doubt, Introspection, TokenIntrospectSpec};
 use jwt::TokenError;
 use key_auth::{KeyAuth, KeyAuthSpec, KeyError};
 use proto_http::Headers;
@@ -66,7 +68,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use signature::{SignatureSpec, Signatures};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -266,7 +267,7 @@ impl Validator {
             return Err(Refusal::new(400, "", format!("header {} is missing or not accepted", rule.name)));
         }
         if let Some(token) = &self.jwt {
-            token.claims(headers).await.map_err(|error| Refusal::new(401, BEARER, format!("jwt: {error}")))?;
+            token.claims(headers).await.map_err(|error| Refusal::of_token("jwt", error))?;
         }
         if let Some(signatures) = &self.signature {
             check_signature(signatures, exchange).await?;
@@ -278,14 +279,18 @@ impl Validator {
         match &self.oauth2 {
             None => {}
             Some(Oauth2::Jwt(token)) => {
-                let refused = |error: TokenError| Refusal::new(401, BEARER, format!("oauth2: {error}"));
-                let claims = token.claims(headers).await.map_err(refused)?;
+                let claims = token.claims(headers).await.map_err(|error| Refusal::of_token("oauth2", error))?;
                 identify(&mut exchange.request_mut().headers, text_of(&claims, "sub"), text_of(&claims, "scope"));
             }
             Some(Oauth2::Introspection(endpoint)) => {
-                let refused = |why: &dyn fmt::Display| Refusal::new(401, BEARER, format!("oauth2: {why}"));
-                let token = bearer(headers).ok_or_else(|| refused(&TokenError::Missing))?;
-                let told = endpoint.ask(token).await.map_err(|why| refused(&why))?;
+                let token = bearer(headers).ok_or_else(|| Refusal::of_token("oauth2", TokenError::Missing))?;
+                let told = endpoint.ask(token).await.map_err(|doubt| {
+                    let note = format!("oauth2: {doubt}");
+                    match doubt {
+                        Doubt::Inactive => Refusal::new(401, BEARER, note),
+                        Doubt::Unknown(_) => Refusal::new(503, "", note),
+                    }
+                })?;
                 identify(&mut exchange.request_mut().headers, &told.user, &told.scope);
             }
         }
@@ -351,6 +356,14 @@ fn answer(checked: Result<(), Refusal>, exchange: &mut Exchange) -> Outcome {
 impl Refusal {
     fn new(status: u16, challenge: &'static str, note: String) -> Refusal {
         Refusal { status, challenge, note, retry_after: (status == 503).then_some(1) }
+    }
+
+    fn of_token(section: &str, error: TokenError) -> Refusal {
+        let note = format!("{section}: {error}");
+        match error {
+            TokenError::NoKeys => Refusal::new(503, "", note),
+            _ => Refusal::new(401, BEARER, note),
+        }
     }
 }
 

@@ -44,6 +44,24 @@ pub(super) struct Provider {
     algorithms: Vec<&'static str>,
 }
 
+/// What went wrong with a provider.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub why: String,
+    /// It gave no answer, or says itself that it cannot: another try may do.
+    pub is_down: bool,
+}
+
+impl Fault {
+    pub(super) fn down(why: impl ToString) -> Fault {
+        Fault { why: why.to_string(), is_down: true }
+    }
+
+    fn wrong(why: impl ToString) -> Fault {
+        Fault { why: why.to_string(), is_down: false }
+    }
+}
+
 /// What a code was exchanged for.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
@@ -178,7 +196,7 @@ impl Provider {
         back: &str,
         code: &str,
         verifier: &str,
-    ) -> Result<Tokens, String> {
+    ) -> Result<Tokens, Fault> {
         let mut form = String::from("grant_type=authorization_code");
         let secret = [("client_id", spec.client_id.as_str()), ("client_secret", spec.client_secret.as_str())];
         let pairs = [("code", code), ("redirect_uri", back), ("code_verifier", verifier)];
@@ -200,24 +218,24 @@ impl Provider {
             credentials.push_str(&secret);
             request.headers.add("Authorization", format!("Basic {}", STANDARD.encode(credentials)));
         }
-        let reply = self.tokens.call(&request, Body::full(form)).await.map_err(|error| error.to_string())?;
+        let reply = self.tokens.call(&request, Body::full(form)).await.map_err(Fault::down)?;
         let answer = object_of(&reply, "token endpoint")?;
         let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Tokens { id_token: text("id_token"), access_token: text("access_token") })
     }
 
     /// Who a token is for, where no ID token says it.
-    pub(super) async fn user(&self, token: &str) -> Result<Map<String, Value>, String> {
+    pub(super) async fn user(&self, token: &str) -> Result<Map<String, Value>, Fault> {
         if token.is_empty() || !proto_http::headers::is_value(token.as_bytes()) {
-            return Err("the token endpoint gave no access token".to_owned());
+            return Err(Fault::wrong("the token endpoint gave no access token"));
         }
-        let caller = self.user_info.as_ref().ok_or("there is no userinfo endpoint")?;
+        let caller = self.user_info.as_ref().ok_or_else(|| Fault::wrong("there is no userinfo endpoint"))?;
         let mut request = caller.request(Method::Get);
         request.headers.add("Accept", "application/json");
         request.headers.add("Authorization", format!("Bearer {token}"));
         // Some refuse those who do not say what they are.
         request.headers.add("User-Agent", "weir");
-        let reply = caller.call(&request, Body::Empty).await.map_err(|error| error.to_string())?;
+        let reply = caller.call(&request, Body::Empty).await.map_err(Fault::down)?;
         object_of(&reply, "userinfo endpoint")
     }
 
@@ -243,15 +261,16 @@ impl Provider {
     }
 }
 
-fn object_of(reply: &Reply, who: &str) -> Result<Map<String, Value>, String> {
+fn object_of(reply: &Reply, who: &str) -> Result<Map<String, Value>, Fault> {
     let read = serde_json::from_slice(&reply.body);
     let status = reply.response.status;
+    let is_down = matches!(status, 429 | 500..);
     match read {
         Ok(Value::Object(answer)) if (200..300).contains(&status) => Ok(answer),
         Ok(Value::Object(answer)) => {
             let error = answer.get("error").and_then(Value::as_str).unwrap_or_default();
-            Err(format!("the {who} answers {status} {}", base_text::quoted(error)))
+            Err(Fault { why: format!("the {who} answers {status} {}", base_text::quoted(error)), is_down })
         }
-        _ => Err(format!("the {who} answers {status} and no JSON object")),
+        _ => Err(Fault { why: format!("the {who} answers {status} and no JSON object"), is_down }),
     }
 }

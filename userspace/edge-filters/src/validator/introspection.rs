@@ -1,7 +1,7 @@
 //! Access tokens shown to an introspection endpoint (RFC 7662).
 //!
 //! The endpoint is asked once for a token at a time, however many requests carry it, and what it says is remembered until the token ends,
-//! for `cacheTtl` at most. Who gets no answer in time is refused: nothing passes because a server is down.
+//! for `cacheTtl` at most. Who gets no answer in time is refused: nothing passes because a server is down, and no token is called wrong by it.
 
 use crate::answers::{Answers, Stand, Verdict};
 use crate::form::escape_into;
@@ -16,6 +16,7 @@ use proto_http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +37,7 @@ pub struct TokenIntrospectSpec {
     pub client_secret: String,
     /// Believe whatever certificate the endpoint shows. Default false.
     pub insecure_tls: bool,
-    /// How long the endpoint may take; then the request is refused. Default 5s.
+    /// How long the endpoint may take; then the request is refused (503). Default 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<GoDuration>,
     /// How long an answer is remembered, never longer than the token holds: for so long a token that was revoked may still pass. 0s asks
@@ -45,7 +46,7 @@ pub struct TokenIntrospectSpec {
     pub cache_ttl: Option<GoDuration>,
     /// Tokens whose answers are remembered. Default 10000, 1 to 1000000. Memory: about 300 bytes each.
     pub cache_size: u32,
-    /// Questions on their way at the same time; beyond them requests are refused and counted as `introspections_in_flight`. Default 64, 1 to
+    /// Questions on their way at the same time; beyond them requests are refused (503) and counted as `introspections_in_flight`. Default 64, 1 to
     /// 4096.
     pub max_in_flight: u32,
 }
@@ -108,6 +109,24 @@ pub(super) struct Bearer {
     pub(super) scope: Box<str>,
 }
 
+/// Why a token does not count.
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// The endpoint has said so.
+    Inactive,
+    /// Nobody has said anything of it: the endpoint failed, or is asked as much as it may be.
+    Unknown(Arc<str>),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Doubt::Inactive => "the token is not active",
+            Doubt::Unknown(why) => why,
+        })
+    }
+}
+
 /// What became of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
@@ -162,7 +181,7 @@ impl Introspection {
     }
 
     /// Whose token it is; the error says why it does not count.
-    pub(super) async fn ask(self: &Arc<Self>, token: &str) -> Result<Arc<Bearer>, Arc<str>> {
+    pub(super) async fn ask(self: &Arc<Self>, token: &str) -> Result<Arc<Bearer>, Doubt> {
         let question = self.answers.question(&[token.as_bytes()]);
         let told = match self.answers.look(question, base_runtime::now()) {
             Stand::Known(told) => Some(told),
@@ -179,14 +198,14 @@ impl Introspection {
             }
             Stand::Full => {
                 self.full.hit(base_runtime::worker_index());
-                return Err("too many tokens are being introspected".into());
+                return Err(Doubt::Unknown("too many tokens are being introspected".into()));
             }
         };
         match told {
             Some(Told::Active(bearer)) => Ok(bearer),
-            Some(Told::Inactive) => Err("the token is not active".into()),
-            Some(Told::Failed(why)) => Err(why),
-            None => Err("the introspection was given up".into()),
+            Some(Told::Inactive) => Err(Doubt::Inactive),
+            Some(Told::Failed(why)) => Err(Doubt::Unknown(why)),
+            None => Err(Doubt::Unknown("the introspection was given up".into())),
         }
     }
 

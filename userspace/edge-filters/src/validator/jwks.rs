@@ -146,10 +146,18 @@ impl RemoteKeys {
         let keys = self.0.value(false).await.ok_or(TokenError::NoKeys)?;
         match keys.verify(token, allowed, expected, now) {
             Err(TokenError::UnknownKey) => match self.0.value(true).await {
-                Some(keys) => keys.verify(token, allowed, expected, now),
-                None => Err(TokenError::UnknownKey),
+                Some(keys) => self.judged(keys.verify(token, allowed, expected, now)),
+                None => self.judged(Err(TokenError::UnknownKey)),
             },
             done => done,
+        }
+    }
+
+    /// Whether there is no such key is not known while the issuer does not answer.
+    fn judged<T>(&self, verified: Result<T, TokenError>) -> Result<T, TokenError> {
+        match verified {
+            Err(TokenError::UnknownKey) if self.0.is_failing() => Err(TokenError::NoKeys),
+            verified => verified,
         }
     }
 

@@ -30,8 +30,9 @@ pub struct JwtSpec {
     pub public_key: String,
     /// URL of the issuer's keys, `https://idp.example/.well-known/jwks.json`, in place of `publicKey`. Fetched with the first request,
     /// again when they are older than `jwksRefresh`, and when a token names a key that is not among them: a second after the last time, and
-    /// later, up to a minute, the more often that brought nothing new.
-    /// While it does not answer the keys known last are used, for a day at most. Counted as `jwks_failed`.
+    /// up to 5 seconds later, the more often that brought nothing new.
+    /// While it does not answer the keys known last are used, for a day at most, and tokens that none of them fits are answered with 503.
+    /// Counted as `jwks_failed`.
     pub jwks_url: String,
     /// Believe whatever certificate the URL shows. Default false.
     pub jwks_insecure_tls: bool,

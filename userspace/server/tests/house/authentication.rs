@@ -244,7 +244,9 @@ fn an_introspection_server_that_hangs_lets_nobody_pass_and_holds_nobody_up() {
     // The only worker serves others meanwhile: those who wait have not been answered yet, or were refused.
     assert_eq!(answers(house.door, "/plain", 200).status, 200);
     for mut connection in waiting {
-        assert_eq!(connection.receive().unwrap().status, 401);
+        let answer = connection.receive().unwrap();
+        assert_eq!(answer.status, 503, "nobody has said that the token is wrong");
+        assert!(answer.head.contains("Retry-After: 1") && !answer.head.contains("WWW-Authenticate"), "{answer:?}");
     }
     assert_eq!(house.limit("introspections_failed"), 4.0);
     assert_eq!(house.limit("calls_timed_out"), 4.0);
@@ -317,9 +319,42 @@ fn keys_of_an_issuer_are_followed_when_they_rotate() {
         assert_eq!(ask(&stranger.token(claims)), 401);
     }
     assert!(idp.asked() - before <= 3, "{} fetches", idp.asked() - before);
-    // While the issuer is away what is known counts.
+    // Nor do they keep a key that is really new from the others for long.
+    for round in 0..8 {
+        *keys.lock().unwrap() = Some(if round % 2 == 0 { first.keys() } else { second.keys() });
+        let new = if round % 2 == 0 { &first } else { &second };
+        let begun = idp.asked();
+        eventually("the next key counts", || {
+            assert_eq!(ask(&stranger.token(claims)), 401);
+            (ask(&new.token(claims)) == 200).then_some(())
+        });
+        assert!(idp.asked() - begun <= 2, "the first look finds it");
+    }
+    // While the issuer is away what is known counts, and whether there is another key nobody knows.
     *keys.lock().unwrap() = None;
     assert_eq!(ask(&second.token(claims)), 200);
+    eventually("it is asked for one that is not known", || (ask(&stranger.token(claims)) == 503).then_some(()));
+    assert_eq!((ask(&second.token(claims)), ask("nonsense")), (200, 401));
+}
+
+/// An issuer that was never reached says nothing about anybody.
+#[test]
+fn keys_that_cannot_be_had_are_no_verdict_on_a_token() {
+    let issuer = Issuer::new("1");
+    let keys = Arc::new(Mutex::new(None::<String>));
+    let served = keys.clone();
+    let idp = Service::start(move |_| match &*served.lock().unwrap() {
+        Some(keys) => json(keys.clone()),
+        None => Some((503, String::new(), String::new())),
+    });
+    let house = House::with(&format!("{{name: v, kind: Validator, jwt: {{jwksUrl: '{}/keys'}}}}", idp.url()));
+    let token = issuer.token(r#"{"sub":"ann"}"#);
+    let answer = house.ask(&[("Authorization", &bearer(&token))]);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.head.contains("Retry-After: 1") && !answer.head.contains("WWW-Authenticate"), "{answer:?}");
+    assert_eq!(house.ask(&[]).status, 401, "who shows no token needs no keys");
+    *keys.lock().unwrap() = Some(issuer.keys());
+    eventually("it is back", || (house.ask(&[("Authorization", &bearer(&token))]).status == 200).then_some(()));
 }
 
 #[test]
@@ -512,7 +547,7 @@ fn certificates_of_their_own_are_believed_where_the_document_says_so() {
     eventually("the front is there", || (ask("/believed-token", "x") == 200).then_some(()));
     assert_eq!((ask("/believed-keys", &token), ask("/believed-login", "")), (200, 302));
     let asked = service.asked();
-    assert_eq!((ask("/doubted-token", "x"), ask("/doubted-keys", &token)), (401, 401));
+    assert_eq!((ask("/doubted-token", "x"), ask("/doubted-keys", &token)), (503, 503));
     assert_ne!(ask("/doubted-login", ""), 302);
     assert_eq!(service.asked(), asked, "nothing was sent to whoever it is");
 }

@@ -1,9 +1,13 @@
-//! Logins at an OpenID provider. The provider is one of this process: it says what it is, hands out its keys, and exchanges a code once, for
-//! the right secret and verifier.
+//! Logins at an OpenID provider: one of this process, which says what it is, hands out its keys, and exchanges a code once, for the right
+//! secret and verifier, and may lie; and a certified one, with a browser that people would use.
 
 use crate::authentication::{Asked, House, Issuer, Service, Told, base64url, bearer, json};
-use crate::world::Answer;
+use crate::leash::Leashed;
+use crate::parts;
+use crate::world::{Answer, Connection, eventually, free_port};
 use ring::digest;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// What the provider does with the next code.
@@ -188,7 +192,8 @@ fn logins_that_are_not_ours_or_not_right_are_refused() {
     assert_eq!(come_back(&house, &state, &login).status, 401, "a token for somebody else");
     provider.mood.lock().unwrap().down = true;
     let (asked, failed) = (provider.service.asked(), house.limit("oidc_failed"));
-    assert_eq!(come_back(&house, &state, &login).status, 500, "the provider is down");
+    let down = come_back(&house, &state, &login);
+    assert_eq!((down.status, fields(&down, "retry-after").next()), (503, Some("1")), "the provider is down");
     assert_eq!((provider.service.asked() - asked, house.limit("oidc_failed") - failed), (1, 1.0));
 }
 
@@ -220,6 +225,141 @@ fn a_plain_provider_says_who_it_is_for_as_long_as_the_document_says() {
     assert!(passed.status == 200 && passed.body.contains("X-User-Info:[eyJsb2dpbiI6ImFubiJ9]"), "{passed:?}");
     hangs.store(true, std::sync::atomic::Ordering::SeqCst);
     let sent = house.ask(&[]);
-    assert_eq!(come_back(&house, &parameter(&location(&sent), "state"), &cookies(&sent)).status, 500);
+    assert_eq!(come_back(&house, &parameter(&location(&sent), "state"), &cookies(&sent)).status, 503);
     assert_eq!(house.limit("calls_timed_out"), 1.0);
+}
+
+/// oidc-provider, and a browser's cookies of it by name and path.
+struct Certified {
+    port: u16,
+    host: &'static str,
+    cookies: Mutex<BTreeMap<(String, String), String>>,
+    _process: Leashed,
+}
+
+impl Certified {
+    fn start() -> Option<Certified> {
+        let (node, folder) = parts::oidc_provider()?;
+        // Modules are looked for beside the program.
+        let program = folder.join(format!("provider-{}.mjs", std::process::id()));
+        std::fs::write(&program, include_str!("openid/provider.mjs")).unwrap();
+        let port = free_port();
+        let mut command = Command::new(node);
+        command.arg(&program).args([&port.to_string(), "http://house.test/cb"]);
+        let process = Leashed::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+        // The same for all tests of a process, one of which lives as long.
+        let host: &'static str = Box::leak(format!("127.0.0.1:{port}").into_boxed_str());
+        let provider = Certified { port, host, cookies: Mutex::default(), _process: process };
+        eventually("the provider answers", || {
+            let told = provider.request("GET", "/.well-known/openid-configuration", "");
+            told.filter(|told| told.status == 200)
+        });
+        let _ = std::fs::remove_file(program);
+        Some(provider)
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
+        let pairs: Vec<String> = {
+            let cookies = self.cookies.lock().unwrap();
+            let there = cookies.iter().filter(|((_, at), _)| path.starts_with(at.as_str()));
+            there.map(|((name, _), value)| format!("{name}={value}")).collect()
+        };
+        let pairs = pairs.join("; ");
+        let headers = [("Cookie", pairs.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+        let mut connection = Connection::open(self.host).ok()?.asking(self.host);
+        let answer = connection.request(method, path, &headers, body).ok()?;
+        for line in fields(&answer, "set-cookie") {
+            let (name, value) = line.split(';').next()?.split_once('=')?;
+            let at = line.split(';').find_map(|part| part.trim().strip_prefix("path=")).unwrap_or("/");
+            self.cookies.lock().unwrap().insert((name.to_owned(), at.to_owned()), value.to_owned());
+        }
+        Some(answer)
+    }
+
+    fn does(&self, what: &str) {
+        assert_eq!(self.request("GET", &format!("/test/{what}"), "").map(|told| told.status), Some(200), "{what}");
+    }
+
+    /// Goes where the edge sent the browser, logs in and agrees; the path it comes back to.
+    fn log_in(&self, to: &str) -> String {
+        let own = format!("http://127.0.0.1:{}", self.port);
+        let mut path = to.strip_prefix(&own).expect("the provider's own").to_owned();
+        let mut answer = self.request("GET", &path, "").expect("an answer");
+        for _ in 0..12 {
+            if (301..400).contains(&answer.status) {
+                let next = location(&answer);
+                if let Some(back) = next.strip_prefix("http://house.test") {
+                    return back.to_owned();
+                }
+                path = next.strip_prefix(&own).unwrap_or(&next).to_owned();
+                answer = self.request("GET", &path, "").expect("an answer");
+                continue;
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let asks = answer.body.contains("name=\"login\"");
+            let form = if asks { "prompt=login&login=ann&password=x" } else { "prompt=consent" };
+            answer = self.request("POST", &path, form).expect("an answer");
+        }
+        panic!("the login does not end: {answer:?}");
+    }
+}
+
+#[test]
+fn people_log_in_at_a_certified_provider() {
+    let Some(provider) = Certified::start() else { return };
+    let house = House::with(&format!(
+        "{{name: login, kind: OIDCAdaptor, discovery: 'http://127.0.0.1:{}/.well-known/openid-configuration', clientId: edge,          clientSecret: s3cret, redirectURI: 'http://house.test/cb', cookieName: sess, timeout: 1s}}",
+        provider.port
+    ));
+    // Whoever is sent there with this comes back to that.
+    let begin = || {
+        let sent = house.ask(&[]);
+        assert_eq!(sent.status, 302, "{sent:?}");
+        (provider.log_in(&location(&sent)), cookies(&sent))
+    };
+    let back = |path: &str, login: &str| house.request("GET", path, &[("Cookie", login)], "");
+    let (path, login) = begin();
+    // It says who it is (RFC 9207), and the edge looks at that.
+    assert!(path.contains("&iss=http"), "{path}");
+    let other = path.replace("&iss=http", "&iss=https");
+    assert_eq!(back(&other, &login).status, 403, "the answer of another provider");
+    let done = back(&path, &login);
+    assert_eq!((done.status, location(&done)), (302, "http://house.test/a?b=c".to_owned()), "{done:?}");
+    let passed = house.ask(&[("Cookie", &cookies(&done))]);
+    assert_eq!(passed.status, 200, "{passed:?}");
+    let told = |name: &str| {
+        let rest = passed.body.split_once(&format!("{name}:[")).expect(name).1;
+        rest.split_once(']').expect(name).0.to_owned()
+    };
+    // {"sub":"ann" …
+    assert!(told("X-User-Info").starts_with("eyJ"), "{}", passed.body);
+    let token = told("X-Id-Token");
+    let ask = |token: &str| house.ask(&[("Authorization", &bearer(token))]).status;
+    assert_eq!(ask(&token), 200);
+    let (signed, mark) = token.rsplit_once('.').unwrap();
+    let turned: String = mark.chars().rev().collect();
+    assert_eq!((ask(&format!("{signed}.{turned}")), ask(signed)), (401, 401));
+
+    // A code is good once, and for the login it was given to: the provider holds it against the challenge.
+    assert_eq!(back(&path, &login).status, 500, "a code that was used");
+    let ((stolen, _), (own, login)) = (begin(), begin());
+    let mixed = format!("/cb?code={}&state={}", parameter(&stolen, "code"), parameter(&own, "state"));
+    assert_eq!(back(&mixed, &login).status, 500, "the code of another login");
+
+    // It signs with another key: what was signed with the old one is nobody's any more, and the new one counts.
+    provider.does("rotate");
+    eventually("the new key counts", || {
+        let (path, login) = begin();
+        (back(&path, &login).status == 302).then_some(())
+    });
+    assert_eq!(ask(&token), 401, "the old key is gone");
+
+    // It hangs: that is nobody's fault who logs in, and the same code will do when it is back.
+    let (path, login) = begin();
+    provider.does("silent");
+    let hangs = back(&path, &login);
+    assert_eq!((hangs.status, fields(&hangs, "retry-after").next()), (503, Some("1")), "{hangs:?}");
+    assert_eq!(house.limit("calls_timed_out"), 1.0);
+    provider.does("speaks");
+    assert_eq!(back(&path, &login).status, 302);
 }

@@ -173,6 +173,18 @@ pub fn kafka() -> Option<(PathBuf, String)> {
     Some((java, jar.with_file_name("*").display().to_string()))
 }
 
+/// Node, and a folder that has oidc-provider, a certified OpenID provider, which npm carries.
+pub fn oidc_provider() -> Option<(PathBuf, PathBuf)> {
+    let node = program("node")?;
+    let found = brought("oidc-provider-9.13.3", "node_modules/oidc-provider/package.json", |place| {
+        let mut command = Command::new(program("npm").ok_or("there is no npm")?);
+        fs::write(place.join("package.json"), "{\"private\": true}").map_err(|_| "its list cannot be written")?;
+        command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "oidc-provider@9.13.3"]);
+        Ok(command)
+    })?;
+    Some((node, found.ancestors().nth(3)?.to_owned()))
+}
+
 /// A file of what a command puts into a folder of its own. Where it cannot, there is nothing, and a line says why.
 fn brought(name: &str, file: &str, fetch: impl Fn(&Path) -> Result<Command, &'static str>) -> Option<PathBuf> {
     let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");
