@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use super::extras;
 use crate::cpu;
 use crate::gateways::{Contender, Gateway, HTTP, REFUSAL, Role, Setup, beside, free_address};
 use crate::generator;
@@ -85,13 +86,19 @@ fn count_all(options: &Options, folder: &Path) -> Result<BTreeMap<String, f64>, 
         counted.insert(operation.clone(), of_operation(&program, &operation, folder)?);
     }
     let loads: Vec<_> = REQUESTS.iter().filter(|(name, ..)| wanted(name)).map(request_load).collect();
-    counted.extend(of_loads(folder, HTTP, loads)?);
+    counted.extend(of_loads(folder, HTTP, None, loads)?);
+    for (name, extra) in EXTRAS.iter().filter(|(name, _)| wanted(name)) {
+        let document = extras::document(extra)?;
+        counted.extend(of_loads(folder, HTTP, Some(document), vec![request_load(&(name, 8, 1024))])?);
+    }
     let loads: Vec<_> = REFUSALS.iter().filter(|(name, ..)| wanted(name)).map(refusal_load).collect();
-    counted.extend(of_loads(folder, REFUSAL, loads)?);
+    counted.extend(of_loads(folder, REFUSAL, None, loads)?);
     if counted.is_empty() {
         let requests = REQUESTS.map(|(name, ..)| name).join(", ");
+        let extras = EXTRAS.map(|(name, _)| name).join(", ");
         let refusals = REFUSALS.map(|(name, ..)| name).join(", ");
-        return Err(format!("nothing to count; there are {}, {requests}, {refusals}", listed(&program)?.join(", ")));
+        let operations = listed(&program)?.join(", ");
+        return Err(format!("nothing to count; there are {operations}, {requests}, {extras}, {refusals}"));
     }
     Ok(counted)
 }
@@ -132,7 +139,12 @@ fn refusal_load((name, path, status): &(&'static str, &'static str, u16)) -> Loa
 }
 
 /// Requests to `weir --io epoll`: callgrind does not know io_uring.
-fn of_loads(folder: &Path, role: Role, loads: Vec<Load>) -> Result<BTreeMap<String, f64>, String> {
+fn of_loads(
+    folder: &Path,
+    role: Role,
+    document: Option<String>,
+    loads: Vec<Load>,
+) -> Result<BTreeMap<String, f64>, String> {
     if loads.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -142,8 +154,7 @@ fn of_loads(folder: &Path, role: Role, loads: Vec<Load>) -> Result<BTreeMap<Stri
     wrapper.arg("--separate-threads=yes");
     // Of those that are refused some are remembered, so many a second: that would count how fast this machine is.
     wrapper.env("WEIR_KEEP_REQUESTS", "0");
-    let setup =
-        Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, role, document: None };
+    let setup = Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, role, document };
     let gateway = Gateway::start_under(wrapper, &Contender::ours("epoll"), &setup)?;
     let mut counted = BTreeMap::new();
     for (name, load) in loads {
@@ -245,6 +256,9 @@ impl Baseline {
 /// Requests on kept connections: name, connections, bytes of an answer.
 const REQUESTS: [(&str, usize, usize); 3] =
     [("request-1", 1, 1024), ("request-8", 8, 1024), ("request-8-16k", 8, 16 << 10)];
+/// The same on eight connections with something of `extras`: name, and what it is called there. Programs are not among them: WebAssembly
+/// does not run under callgrind.
+const EXTRAS: [(&str, &str); 1] = [("request-script", "script")];
 /// Requests that are refused, by the documents of the scenario `refusal`: name, path, status; one that is answered beside them.
 const REFUSALS: [(&str, &str, u16); 5] = [
     ("refuse-answered", "/answered/", 200),
