@@ -3,24 +3,30 @@
 //!
 //! A file has a line for each command of a log: the command as it stands in the log, the version it led to or the kind of its refusal, the
 //! marks of the state after it, and the delta that readers were told; and a last line with the whole state. Files of earlier builds are not
-//! changed. With `WEIR_RECORD=1` the test writes the file anew, which is for a new level alone.
+//! changed. With `WEIR_RECORD=1` the test writes that of this build's level anew, which is for a new level alone.
 
 use std::path::PathBuf;
 
 use control_api::Delta;
-use control_state::{Command, State};
+use control_state::{Command, LEVEL, State};
 use serde_json::{Value, json};
 
-/// By feature level.
-const RECORDED: [u32; 3] = [10, 11, 12];
+/// The first feature level that a log was recorded of. Every later one has a log: whoever raises the level records it.
+const FIRST_RECORDED: u32 = 10;
 
 #[test]
 fn what_an_earlier_build_wrote_leads_where_it_led() {
-    for level in RECORDED {
+    for level in FIRST_RECORDED..=LEVEL {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recorded/level-{level}.jsonl"));
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| {
+            panic!(
+                "{}: {e}: a level needs a log of commands that use what is new in it; write their lines, each {{\"command\": …}}, and run \
+                 this with WEIR_RECORD=1 on the build of that level",
+                path.display()
+            )
+        });
         let again = replay(level, &text);
-        if std::env::var_os("WEIR_RECORD").is_some() {
+        if level == LEVEL && std::env::var_os("WEIR_RECORD").is_some() {
             std::fs::write(&path, again).unwrap();
         }
     }
@@ -30,11 +36,13 @@ fn what_an_earlier_build_wrote_leads_where_it_led() {
 fn replay(level: u32, text: &str) -> String {
     let compares = std::env::var_os("WEIR_RECORD").is_none();
     let (mut state, mut follower, mut again) = (State::default(), State::default(), String::new());
+    let mut newest = 0;
     let mut act = |n: usize, row: &Value| {
         let place = format!("level {level}, line {}: {}", n + 1, row["command"]["action"]);
         let command: Command =
             serde_json::from_value(row["command"].clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
         assert!(command.action.level() <= level, "{place}");
+        newest = newest.max(command.action.level());
         // Members of that build read what this one writes.
         let written = serde_json::to_value(&command).unwrap();
         let applied = state.apply(command);
@@ -65,6 +73,7 @@ fn replay(level: u32, text: &str) -> String {
             again.push_str(&format!("{}\n", act(n, &row)));
         }
     }
+    assert_eq!(newest, level, "a log of a level says what is new in it");
     let whole = serde_json::to_value(&state).unwrap();
     if compares {
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
