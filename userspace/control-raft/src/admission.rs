@@ -29,7 +29,7 @@ pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
     let survives = inner.voter().is_some_and(|voter| !voter.store.identity().recovered_from.is_empty());
     for (url, answer) in identities(inner).await {
         if let Ok(IdentityAnswer { level, .. }) = &answer
-            && *level > inner.level
+            && *level > inner.own.level
         {
             return Err(StartError::new(
                 StartErrorKind::Identity,
@@ -37,7 +37,7 @@ pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
                     "the cluster at {url} has feature level {level}, and this weir, version {}, knows {}: it would not understand what is \
                      decided; install the version that the other members run",
                     env!("CARGO_PKG_VERSION"),
-                    inner.level
+                    inner.own.level
                 ),
             ));
         }
@@ -64,7 +64,7 @@ pub async fn end_with_cluster(inner: Arc<Inner>) {
     let message = inner.wire().over().await;
     inner.set_gate(Gate::Closed);
     write_down(voter, &message).await;
-    inner.fail(message);
+    inner.health.fail(message);
 }
 
 /// So that no later start takes part again while the survivor happens to be away.
@@ -96,7 +96,7 @@ pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
         let running: Vec<&IdentityAnswer> = answers.iter().filter(|answer| answer.initialised).collect();
         let known = running.iter().any(|answer| answer.members.iter().any(|name| name == inner.name()));
         let awaited = running.iter().any(|answer| answer.voters.iter().any(|name| name == inner.name()));
-        let majority = answers.len() + 1 > inner.initial_cluster.len() / 2;
+        let majority = answers.len() + 1 > inner.places.initial_cluster.len() / 2;
         let done = if amnesic || known || (!running.is_empty() && (!awaited || flag == StateFlag::Existing)) {
             come_back(&inner).await
         } else if !running.is_empty() {
@@ -115,7 +115,7 @@ pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
         if turn % 50 == 49 {
             tracing::warn!(
                 answered = answers.len(),
-                of = inner.initial_cluster.len() - 1,
+                of = inner.places.initial_cluster.len() - 1,
                 "still looking for the cluster"
             );
         }
@@ -162,6 +162,7 @@ async fn come_back(inner: &Inner) -> bool {
 async fn found(inner: &Inner) -> bool {
     let Some(voter) = inner.voter() else { return false };
     let members: BTreeMap<u64, Peer> = inner
+        .places
         .initial_cluster
         .iter()
         .map(|(name, url)| (node_id(name), Peer { name: name.clone(), url: url.trim_end_matches('/').to_owned() }))
@@ -177,7 +178,7 @@ async fn found(inner: &Inner) -> bool {
 
 async fn ask(inner: &Inner, step: AdmissionStep) -> bool {
     let (name, instance) = (inner.name().to_owned(), inner.member().instance);
-    let admission = Admission { name, instance, url: inner.peer_url.clone(), step, level: inner.level };
+    let admission = Admission { name, instance, url: inner.places.own.clone(), step, level: inner.own.level };
     let mut urls = inner.candidates();
     let mut asked = 0;
     while asked < urls.len() {
@@ -252,9 +253,9 @@ impl Inner {
                         return answer;
                     }
                     Err(WireError::NotLeader(Some(leader))) if self.voter().is_none() => {
-                        *crate::control::lock(&self.leader_hint) = Some(leader);
+                        self.places.note_leader(Some(leader));
                     }
-                    Err(_) => self.forget_leader(&url),
+                    Err(_) => self.places.forget_leader(&url),
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -283,7 +284,7 @@ impl Inner {
                 Err(_) => return Some(Err(Refusal::unavailable("the remaining members did not decide in time"))),
             }
         }
-        crate::control::lock(&self.reports).remove(name);
+        self.roll.forget(name);
         if votes && !known {
             let version = self.publisher().state().view.version;
             return Some(Ok(Done { version, ..Done::default() }));

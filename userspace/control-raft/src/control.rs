@@ -1,10 +1,10 @@
 //! The life of a member: start (`control/start.rs`), take changes (`control/decide.rs`), answer questions, leave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use base_text::quoted;
 use bytes::Bytes;
@@ -14,20 +14,21 @@ use control_state::{Action, Answer, FIRST_LEVEL, State};
 use hyper::Method;
 use openraft::ServerState;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 
-use crate::config::{AskEdge, Conceal, Config, StartError, StartErrorKind, StateFlag, host_port, same_place};
+use crate::config::{AskEdge, Conceal, Config, StartError, StartErrorKind, StateFlag};
 use crate::guard::Guard;
+use crate::health::Health;
 use crate::instance;
 use crate::join::{self, Bound, Invitation, Issuing};
-use crate::leaders::Told;
 use crate::marks::Marks;
+use crate::places::Places;
 use crate::publish::{Follower, ObjectsSince, Publisher};
+use crate::roll::Roll;
 use crate::store::Store;
 use crate::succession::AuthorityShown;
+use crate::tasks::Tasks;
 use crate::types::Raft;
-use crate::upkeep::{self, Report};
+use crate::upkeep;
 use crate::wire::{IdentityAnswer, Wire};
 use crate::{bounds, elections, peer};
 
@@ -87,64 +88,49 @@ pub struct Metrics {
 }
 
 pub(crate) struct Inner {
-    name: String,
-    cluster_name: String,
-    role: MemberRole,
-    pub(crate) initial_cluster: BTreeMap<String, String>,
-    primary_peer_urls: Vec<String>,
-    request_timeout: Duration,
-    pub(crate) peer_url: String,
+    pub(crate) own: Own,
+    pub(crate) places: Places,
+    pub(crate) door: Door,
+    pub(crate) health: Arc<Health>,
+    /// On the leader.
+    pub(crate) roll: Roll,
+    pub(crate) tasks: Tasks,
     publisher: Arc<Publisher>,
     wire: Wire,
-    pub(crate) guard: Guard,
-    /// Members talk in plain text beyond this machine without a secret: neither private keys nor ticket keys go over that.
-    pub(crate) exposed: bool,
-    pub(crate) conceal: Option<Conceal>,
-    pub(crate) ask_edge: Option<AskEdge>,
     /// Absent in a secondary.
     voter: Option<Voter>,
     gate: AtomicU8,
+    /// What this member says of itself.
     member: Mutex<Member>,
+    pub(crate) ask_edge: Option<AskEdge>,
     pub(crate) leaving: AtomicBool,
-    pub(crate) reports: Mutex<BTreeMap<String, Report>>,
-    pub(crate) reported: Notify,
-    /// Who has said something new since the leader's last turn; no more than have reports.
-    pub(crate) news: Mutex<BTreeSet<String>>,
-    /// Members that turns about the news have looked at.
-    pub(crate) looked_at: AtomicU64,
-    /// Where a secondary found the leader last.
-    pub(crate) leader_hint: Mutex<Option<String>>,
-    leaderless_since: Mutex<Option<Instant>>,
-    /// Tells this process from an earlier or another one of the same instance.
-    pub(crate) run: u64,
-    /// Why the others do not count this member, while that is so.
-    trouble: Mutex<Option<String>>,
-    /// Why this member can take part no longer; it stays so.
-    failure: watch::Sender<Option<String>>,
-    leader_changes: AtomicU64,
-    proposals_failed: AtomicU64,
-    pub(crate) without_id: AtomicU64,
-    pub(crate) without_id_told: Mutex<Option<Instant>>,
-    /// What this member understands, see `levels.rs`.
-    pub(crate) level: u32,
     /// A change has waited for the feature level to rise, in vain; the next does not wait.
     pub(crate) level_awaited: AtomicBool,
     pub(crate) marks: Arc<Marks>,
     /// The cluster issues its members' certificates itself.
     pub(crate) issuing: Option<Issuing>,
-    /// Connections on the peer URLs that may be open at the same time.
-    pub(crate) peer_connections_max: usize,
-    /// See `leaders.rs`.
-    pub(crate) told_voters: Mutex<Told>,
-    tasks: Mutex<JoinSet<()>>,
 }
 
-/// Tells of a task that ended although it was to run as long as the member, by a panic say.
-struct Lasting {
-    what: &'static str,
-    failure: watch::Sender<Option<String>>,
-    /// It may end by itself, when what it was for is done.
-    may_end: bool,
+/// What this member was started as.
+pub(crate) struct Own {
+    name: String,
+    cluster_name: String,
+    role: MemberRole,
+    /// What it understands, see `levels.rs`.
+    pub level: u32,
+    /// Tells this process from an earlier or another one of the same instance.
+    pub run: u64,
+    request_timeout: Duration,
+}
+
+/// What those meet who call this member's peer URL.
+pub(crate) struct Door {
+    pub guard: Guard,
+    /// Members talk in plain text beyond this machine without a secret: neither private keys nor ticket keys go over that.
+    pub exposed: bool,
+    pub conceal: Option<Conceal>,
+    /// Connections that may be open at the same time.
+    pub connections_max: usize,
 }
 
 pub(crate) struct Voter {
@@ -199,44 +185,31 @@ impl Control {
         };
         let amnesic = voter.as_ref().is_some_and(|voter| voter.store.identity().amnesic);
         let gate = if pristine && !alone || amnesic { Gate::Closed } else { Gate::Open };
+        let health = Arc::new(Health::new());
         let inner = Arc::new(Inner {
-            name: config.name,
-            cluster_name: config.cluster_name,
-            role: config.role,
-            initial_cluster: config.initial_cluster,
-            primary_peer_urls: config.primary_peer_urls,
-            request_timeout: config.request_timeout,
-            peer_url,
+            own: Own {
+                name: config.name,
+                cluster_name: config.cluster_name,
+                role: config.role,
+                level: config.level,
+                run: random(),
+                request_timeout: config.request_timeout,
+            },
+            places: Places::new(peer_url, config.initial_cluster, config.primary_peer_urls),
+            door: Door { guard, exposed, conceal: config.conceal, connections_max: config.peer_connections_max },
+            tasks: Tasks::new(health.clone()),
+            health,
+            roll: Roll::default(),
             publisher,
             wire,
-            guard,
-            exposed,
-            conceal: config.conceal,
-            ask_edge: config.edge_report,
             voter,
             gate: AtomicU8::new(gate as u8),
             member: Mutex::new(member),
+            ask_edge: config.edge_report,
             leaving: AtomicBool::new(false),
-            reports: Mutex::default(),
-            reported: Notify::new(),
-            news: Mutex::default(),
-            looked_at: AtomicU64::new(0),
-            leader_hint: Mutex::default(),
-            leaderless_since: Mutex::new(Some(Instant::now())),
-            run: random(),
-            trouble: Mutex::default(),
-            failure: watch::Sender::new(None),
-            leader_changes: AtomicU64::new(0),
-            proposals_failed: AtomicU64::new(0),
-            without_id: AtomicU64::new(0),
-            without_id_told: Mutex::default(),
-            level: config.level,
             level_awaited: AtomicBool::new(false),
             marks,
             issuing,
-            peer_connections_max: config.peer_connections_max,
-            told_voters: Mutex::default(),
-            tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
         inner.set_gate(gate);
@@ -244,23 +217,23 @@ impl Control {
         for listener in listeners {
             let tls = config.tls.as_ref().map(|tls| tls.server.clone());
             let serving = peer::serve(inner.clone(), listener, router.clone(), tls);
-            inner.spawn_lasting("the peer listener", serving);
+            inner.tasks.spawn_lasting("the peer listener", serving);
         }
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
             return Err(error);
         }
-        inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
-        inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
-        inner.spawn("the pace of elections", elections::pace(inner.clone()));
+        inner.tasks.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
+        inner.tasks.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
+        inner.tasks.spawn("the pace of elections", elections::pace(inner.clone()));
         if let Some(tls) = config.tls {
             if inner.issuing.is_some() {
-                inner.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));
+                inner.tasks.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));
             }
-            inner.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
+            inner.tasks.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
         }
-        if let Some(secret) = inner.guard.secret().cloned() {
-            inner.spawn_lasting("reading the cluster's secret", follow_secret(secret));
+        if let Some(secret) = inner.door.guard.secret().cloned() {
+            inner.tasks.spawn_lasting("reading the cluster's secret", follow_secret(secret));
         }
         Ok(control)
     }
@@ -268,15 +241,12 @@ impl Control {
     /// Ends when this member can take part no longer, because its disk failed or a part of it panicked, and says why. It decides
     /// nothing from then on: [`Control::abandon`] it, and start another.
     pub async fn failed(&self) -> String {
-        let mut failure = self.inner.failure.subscribe();
-        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
-        // The sender lives as long as this handle does.
-        failed.unwrap_or_default()
+        self.inner.health.failed().await
     }
 
     /// Why the others do not count this member although it runs: it was removed, or another has its name.
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.inner.trouble).clone()
+        self.inner.health.trouble()
     }
 
     /// Whose state differs from the leader's, in words: on the leader of all members, elsewhere of this one.
@@ -292,7 +262,7 @@ impl Control {
 
     /// What [`Control::failed`] waits for, if it has come already.
     pub fn failure(&self) -> Option<String> {
-        self.inner.failure()
+        self.inner.health.failure()
     }
 
     /// Carries a change to the leader and waits until it is decided, and visible here. May be called from any runtime; a caller
@@ -340,25 +310,25 @@ impl Control {
     }
 
     pub fn name(&self) -> &str {
-        &self.inner.name
+        self.inner.name()
     }
 
     pub fn cluster_name(&self) -> &str {
-        &self.inner.cluster_name
+        self.inner.cluster_name()
     }
 
     pub fn role(&self) -> MemberRole {
-        self.inner.role
+        self.inner.role()
     }
 
     pub fn peer_url(&self) -> &str {
-        &self.inner.peer_url
+        &self.inner.places.own
     }
 
     /// Members talk in plain text beyond this machine without a secret (`--insecure-peers`): what they are told is nobody's secret,
     /// so private keys are not to be among it.
     pub fn exposed(&self) -> bool {
-        self.inner.exposed
+        self.inner.door.exposed
     }
 
     #[cfg(test)]
@@ -380,7 +350,7 @@ impl Control {
             *member != before
         };
         if changed {
-            self.inner.reported.notify_one();
+            self.inner.roll.reported.notify_one();
         }
     }
 
@@ -460,7 +430,7 @@ impl Control {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.leaving.store(true, Ordering::Relaxed);
-        if inner.voters().len() != 1 || inner.role == MemberRole::Secondary {
+        if inner.voters().len() != 1 || inner.role() == MemberRole::Secondary {
             let _ = tokio::time::timeout(GOODBYE, upkeep::say_goodbye(inner)).await;
         }
         self.stop().await;
@@ -474,7 +444,7 @@ impl Control {
 
     async fn stop(&self) {
         let inner = &self.inner;
-        let mut tasks = std::mem::take(&mut *lock(&inner.tasks));
+        let mut tasks = inner.tasks.take();
         let stopped = async {
             tasks.shutdown().await;
             if let Some(voter) = &inner.voter {
@@ -489,27 +459,17 @@ impl Control {
     }
 }
 
-impl Drop for Lasting {
-    fn drop(&mut self) {
-        let panicked = std::thread::panicking();
-        if panicked || !self.may_end {
-            let reason = format!("{} has {}", self.what, if panicked { "panicked" } else { "ended" });
-            self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
-        }
-    }
-}
-
 impl Inner {
     pub fn name(&self) -> &str {
-        &self.name
+        &self.own.name
     }
 
     pub fn cluster_name(&self) -> &str {
-        &self.cluster_name
+        &self.own.cluster_name
     }
 
     pub fn role(&self) -> MemberRole {
-        self.role
+        self.own.role
     }
 
     pub fn publisher(&self) -> Arc<Publisher> {
@@ -547,44 +507,6 @@ impl Inner {
         self.voter.as_ref().filter(|_| self.gate() >= gate)
     }
 
-    /// For a task that has an end; only a panic in it is this member's.
-    pub fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_guarded(what, true, task);
-    }
-
-    /// For a task that this member cannot do without.
-    pub fn spawn_lasting(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_guarded(what, false, task);
-    }
-
-    fn spawn_guarded(&self, what: &'static str, may_end: bool, task: impl Future<Output = ()> + Send + 'static) {
-        let lasting = Lasting { what, failure: self.failure.clone(), may_end };
-        lock(&self.tasks).spawn(async move {
-            let _lasting = lasting;
-            task.await;
-        });
-    }
-
-    pub fn failure(&self) -> Option<String> {
-        self.failure.borrow().clone()
-    }
-
-    /// Said once, in the log, and for as long as it is so to whoever asks.
-    pub fn trouble(&self, reason: Option<String>) {
-        let mut trouble = lock(&self.trouble);
-        match (&*trouble, &reason) {
-            (None, Some(reason)) => tracing::error!("{reason}"),
-            (Some(before), Some(reason)) if before != reason => tracing::error!("{reason}"),
-            (Some(_), None) => tracing::info!("the others count this member again"),
-            _ => {}
-        }
-        *trouble = reason;
-    }
-
-    pub fn fail(&self, reason: String) {
-        self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
-    }
-
     /// The Raft handle, while this member leads and a majority confirms it.
     pub fn leading(&self) -> Option<&Raft> {
         let voter = self.voter.as_ref()?;
@@ -594,50 +516,11 @@ impl Inner {
         (metrics.state == ServerState::Leader && confirmed).then_some(&voter.raft)
     }
 
-    /// Peer URL of the leader as far as it is known; never our own.
-    pub fn leader_url(&self) -> Option<String> {
-        let Some(voter) = &self.voter else { return lock(&self.leader_hint).clone() };
-        let metrics = voter.raft.metrics().borrow().clone();
-        metrics.running_state.as_ref().ok()?;
-        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
-        let url = metrics.membership_config.membership().get_node(&leader).map(|peer| peer.url.clone());
-        url.or_else(|| lock(&self.leader_hint).clone())
-    }
-
     pub fn voters(&self) -> Vec<String> {
         let Some(voter) = &self.voter else { return Vec::new() };
         let metrics = voter.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
         membership.voter_ids().filter_map(|id| membership.get_node(&id)).map(|peer| peer.name.clone()).collect()
-    }
-
-    /// Peer URLs at which other primaries may be found, the likeliest leader first.
-    pub fn candidates(&self) -> Vec<String> {
-        let mut urls: Vec<String> = lock(&self.leader_hint).clone().into_iter().collect();
-        let initial = self.initial_cluster.iter().filter(|(name, _)| **name != self.name).map(|(_, url)| url);
-        urls.extend(initial.cloned());
-        if self.role == MemberRole::Secondary {
-            urls.extend(self.primary_peer_urls.iter().cloned());
-        }
-        let state = self.publisher.state();
-        let primaries = state.view.members.values().filter(|m| m.role == MemberRole::Primary && m.name != self.name);
-        urls.extend(primaries.map(|member| member.peer_url.clone()));
-        let mut seen = std::collections::BTreeSet::new();
-        urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
-        urls
-    }
-
-    /// Peer URLs that the configuration and the log name, and no report of a member.
-    pub fn places_of_voters(&self, voters: &[String]) -> Vec<String> {
-        let mut urls: Vec<String> = self.initial_cluster.values().chain(&self.primary_peer_urls).cloned().collect();
-        if let Some(voter) = &self.voter {
-            let metrics = voter.raft.metrics().borrow().clone();
-            let nodes = metrics.membership_config.membership().nodes();
-            urls.extend(nodes.filter(|(_, peer)| voters.contains(&peer.name)).map(|(_, peer)| peer.url.clone()));
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
-        urls
     }
 
     /// Whether this member is what is left of that cluster.
@@ -646,18 +529,10 @@ impl Inner {
         voter.store.identity().recovered_from.iter().any(|lost| lost == cluster_id)
     }
 
-    /// Hosts at which a member is known; empty for one that nobody knows yet.
-    pub fn hosts_of(&self, name: &str) -> Vec<String> {
-        let state = self.publisher.state();
-        let known = state.view.members.get(name).map(|member| member.peer_url.clone());
-        let urls = self.initial_cluster.get(name).cloned().into_iter().chain(known);
-        urls.filter_map(|url| host_port("", &url).ok()).map(|(host, _)| host).collect()
-    }
-
     pub fn identity(&self) -> IdentityAnswer {
         let voters = self.voters();
         IdentityAnswer {
-            name: self.name.clone(),
+            name: self.own.name.clone(),
             initialised: self.gate() == Gate::Open && !voters.is_empty(),
             voters,
             members: self.publisher.state().view.members.keys().cloned().collect(),
@@ -670,11 +545,11 @@ impl Inner {
         let mut metrics = Metrics {
             config_version,
             voters: self.voters(),
-            leader_changes: self.leader_changes.load(Ordering::Relaxed),
-            proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
-            members_without_id: self.without_id.load(Ordering::Relaxed),
+            leader_changes: self.health.leader_changes(),
+            proposals_failed: self.health.proposals_failed(),
+            members_without_id: self.roll.without_id(),
             answers_forgotten: self.publisher.state().answers_forgotten(),
-            calls_refused: self.guard.refused().collect(),
+            calls_refused: self.door.guard.refused().collect(),
             edge_versions: self.edges_here().into_iter().map(|(name, edge)| (name, edge.version)).collect(),
             feature_level: self.publisher.state().level().into(),
             diverged: self.marks.diverged().len() as u64,
@@ -700,16 +575,11 @@ impl Inner {
                 .and_then(|id| raft.membership_config.membership().get_node(&id).map(|peer| peer.name.clone()));
         } else {
             let state = self.publisher.state();
-            let hint = lock(&self.leader_hint).clone();
-            metrics.leader = hint.and_then(|url| {
+            metrics.leader = self.places.leader().and_then(|url| {
                 state.view.members.values().find(|member| member.peer_url == url).map(|member| member.name.clone())
             });
         }
         metrics
-    }
-
-    pub fn leaderless_for(&self) -> Duration {
-        lock(&self.leaderless_since).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Why this member may be behind, once it has heard of nobody who decides for longer than `after`.
@@ -718,7 +588,7 @@ impl Inner {
         let led = self.voter.as_ref().map(|voter| voter.raft.metrics().borrow().clone());
         let unconfirmed = led.filter(|raft| raft.state == ServerState::Leader && self.leading().is_none());
         let unconfirmed = unconfirmed.and_then(|raft| raft.millis_since_quorum_ack).map(Duration::from_millis);
-        let silence = self.leaderless_for().max(unconfirmed.unwrap_or_default());
+        let silence = self.health.leaderless_for().max(unconfirmed.unwrap_or_default());
         if silence <= after {
             return None;
         }
@@ -735,29 +605,6 @@ impl Inner {
                  was last configured; see its log for why, and look at the primaries, --primary-listen-peer-urls and --cluster-name"
             )
         })
-    }
-
-    /// Whether the leader, or for one that does not vote a primary, is known; it is not known since the first time it was not.
-    pub(crate) fn note_leader(&self, known: bool) {
-        let mut since = lock(&self.leaderless_since);
-        *since = if known { None } else { since.or(Some(Instant::now())) };
-    }
-
-    fn any_primary(&self) -> Option<String> {
-        if self.voter.is_some() {
-            return None;
-        }
-        let candidates = self.candidates();
-        let turn = random() as usize % candidates.len().max(1);
-        candidates.get(turn).cloned()
-    }
-
-    /// A secondary that gets no answer asks another primary next time.
-    pub fn forget_leader(&self, url: &str) {
-        let mut hint = lock(&self.leader_hint);
-        if hint.as_deref() == Some(url) {
-            *hint = None;
-        }
     }
 
     fn no_leader(&self, detail: &str) -> Refusal {

@@ -45,8 +45,7 @@ fn a_change_reaches_a_fleet_with_some_that_take_nothing() {
 fn a_fleet_that_starts_is_looked_at_as_it_speaks() {
     let fleet = Fleet::start(600, 0);
     fleet.join();
-    let (looked_at, beats) = (&fleet.control.inner().looked_at, &fleet.shared.beats);
-    let (looked_at, beats) = (looked_at.load(Ordering::Relaxed), beats.load(Ordering::Relaxed));
+    let (looked_at, beats) = (fleet.control.inner().roll.looks(), fleet.shared.beats.load(Ordering::Relaxed));
     // What is said while it is counted.
     let most = beats + fleet.count as u64;
     assert!(looked_at <= most, "for what {beats} beats said, members were looked at {looked_at} times");

@@ -17,7 +17,7 @@ use crate::wire::WireError;
 pub async fn follow(inner: Arc<Inner>) {
     let mut told = String::new();
     // Those that begin at the same time do not all begin with the same one.
-    let first = usize::try_from(inner.run >> 33).unwrap_or_default();
+    let first = usize::try_from(inner.own.run >> 33).unwrap_or_default();
     for turn in first.. {
         let candidates = inner.candidates();
         if candidates.is_empty() {
@@ -26,7 +26,7 @@ pub async fn follow(inner: Arc<Inner>) {
         }
         let url = &candidates[turn % candidates.len()];
         let done = read(&inner, url).await;
-        inner.note_leader(false);
+        inner.health.note_leader(false);
         match done {
             Ok(()) => tracing::info!(url, "the watch stream ended; looking for another member"),
             // The same is not said again with every try.
@@ -43,12 +43,13 @@ pub async fn follow(inner: Arc<Inner>) {
 
 async fn read(inner: &Inner, url: &str) -> Result<(), WireError> {
     let view = inner.publisher().state().view.clone();
-    let path = format!("/watch?from={}&cluster={}&changes=true&level={}", view.version, view.cluster_id, inner.level);
+    let path =
+        format!("/watch?from={}&cluster={}&changes=true&level={}", view.version, view.cluster_id, inner.own.level);
     let mut lines = inner.wire().open(url, &path, SILENCE).await?;
     tracing::info!(url, version = view.version, "following");
     let broken = |reason: String| WireError::Call(CallError { url: url.to_owned(), reason, unsent: false });
     while let Some(line) = lines.next(SILENCE).await.map_err(broken)? {
-        inner.note_leader(true);
+        inner.health.note_leader(true);
         let update = serde_json::from_slice(&line).map_err(|e| broken(format!("unreadable update: {e}")))?;
         advance(&inner.publisher(), update, line.len()).map_err(broken)?;
     }

@@ -204,15 +204,15 @@ pub async fn guard(Shared(inner): Shared<Arc<Inner>>, request: Request, next: Ne
         Ok(Let::In(request)) => {
             let signature = request.extensions().get::<Signature>().cloned();
             let answer = next.run(request).await;
-            match (signature, inner.guard.secret()) {
+            match (signature, inner.door.guard.secret()) {
                 (Some(signature), Some(secret)) => signed(secret, &signature, answer).await,
                 _ => answer,
             }
         }
         Err((refused, signature)) => {
-            inner.guard.count(&refused, &origin);
+            inner.door.guard.count(&refused, &origin);
             let answer = refuse(refused.status, refused.message);
-            match (signature, inner.guard.secret()) {
+            match (signature, inner.door.guard.secret()) {
                 (Some(signature), Some(secret)) => signed(secret, &signature, answer).await,
                 _ => answer,
             }
@@ -226,7 +226,7 @@ enum Let {
 }
 
 async fn look(inner: &Inner, origin: &Origin, request: Request) -> Result<Let, (Refused, Option<Signature>)> {
-    let guard = &inner.guard;
+    let guard = &inner.door.guard;
     if is_browser(request.method(), request.headers()) {
         return Err((Refused::browser(), None));
     }
@@ -357,7 +357,7 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
 
 /// One that the cluster issued is for the member it is made out to, known or not: its other names are hosts that member is reached at.
 fn is_member(inner: &Inner, certificate: &CertificateDer<'_>, name: &str) -> bool {
-    if inner.guard.issued {
+    if inner.door.guard.issued {
         return control_api::certificates::subject(certificate).as_deref() == Some(name);
     }
     is_of(certificate, name, &inner.hosts_of(name))

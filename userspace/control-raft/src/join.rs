@@ -375,8 +375,8 @@ impl Inner {
         let members = state.view.members.values();
         let primaries = members.filter(|member| member.role == MemberRole::Primary && !member.peer_url.is_empty());
         let mut urls: Vec<String> = primaries.map(|member| member.peer_url.clone()).collect();
-        if !urls.contains(&self.peer_url) {
-            urls.insert(0, self.peer_url.clone());
+        if !urls.contains(&self.places.own) {
+            urls.insert(0, self.places.own.clone());
         }
         let believed = issue::certificates_of(&authority.believed());
         let m = believed.iter().skip(1).filter_map(|pem| fingerprint_of(pem)).collect();
@@ -446,7 +446,7 @@ impl Inner {
         let primary =
             |name: &String| state.view.members.get(name).map(|member| (name.clone(), member.peer_url.clone()));
         let mut primaries: BTreeMap<String, String> = self.voters().iter().filter_map(primary).collect();
-        primaries.insert(self.name().to_owned(), self.peer_url.clone());
+        primaries.insert(self.name().to_owned(), self.places.own.clone());
         primaries.retain(|_, url| !url.is_empty());
         tracing::info!(member = call.name, url = call.url, "a new member has come by token");
         Ok(JoinAnswer {

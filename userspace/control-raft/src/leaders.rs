@@ -23,7 +23,7 @@ impl Inner {
     pub async fn may_lead(&self, caller: &str) -> Result<(), String> {
         let voters = self.voters();
         let known = match voters.is_empty() {
-            true => self.initial_cluster.contains_key(caller),
+            true => self.places.initial_cluster.contains_key(caller),
             false => voters.iter().any(|voter| voter == caller),
         };
         if known || self.is_told_of(caller, &voters).await {
@@ -34,7 +34,7 @@ impl Inner {
 
     async fn is_told_of(&self, caller: &str, voters: &[String]) -> bool {
         {
-            let mut told = lock(&self.told_voters);
+            let mut told = lock(&self.places.told_voters);
             if told.asked.is_some_and(|asked| asked.elapsed() > FORGOTTEN) {
                 told.voters.clear();
             }
@@ -54,7 +54,7 @@ impl Inner {
         let answers = asked.join_all().await.into_iter().flatten().filter(|answer| answer.initialised);
         let now: BTreeSet<String> = answers.flat_map(|answer| answer.voters).collect();
         let is_one = now.contains(caller);
-        lock(&self.told_voters).voters = now;
+        lock(&self.places.told_voters).voters = now;
         is_one
     }
 }

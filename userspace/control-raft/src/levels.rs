@@ -8,7 +8,7 @@ use base_text::quoted;
 use control_api::Refusal;
 use control_state::{Action, FIRST_LEVEL, TOLD_LEVEL};
 
-use crate::control::{Inner, lock};
+use crate::control::Inner;
 use crate::types::Raft;
 
 impl Inner {
@@ -36,14 +36,14 @@ impl Inner {
     /// however long it takes or until it is purged, since a cluster that has risen past it does not let it in any more.
     pub fn level_due(&self, raft: &Raft) -> Option<u32> {
         let state = self.publisher().state();
-        if state.level() >= self.level {
+        if state.level() >= self.own.level {
             return None;
         }
         let membership = raft.metrics().borrow().membership_config.clone();
         let nodes = membership.membership().nodes().map(|(_, peer)| peer.name.clone());
         let names: BTreeSet<String> = nodes.chain(state.view.members.keys().cloned()).collect();
-        let reports = lock(&self.reports);
-        let mut lowest = self.level;
+        let reports = self.roll.reports();
+        let mut lowest = self.own.level;
         for name in names.iter().filter(|name| *name != self.name()) {
             let said = reports.get(name).and_then(|report| report.member.as_ref()).map(|member| member.level);
             let known = said.or_else(|| state.view.members.get(name).map(|member| member.level));

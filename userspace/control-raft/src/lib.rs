@@ -4,7 +4,8 @@
 //! Both hold the same [`control_state::State`], hand it to readers as versioned updates ([`Control::follow`]) and take
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
-//! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
+//! Reading order: `control.rs` (life of a member), `health.rs`, `tasks.rs` and `places.rs` (parts of it: how it is, what it runs, where the
+//! others are), `upkeep.rs` (who is up, who votes), `roll.rs` (what the leader has heard of whom), `admission.rs` (founding, joining,
 //! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of
 //! different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is
 //! answered), `seal.rs`, `secret.rs` and `sessions.rs` (how calls are signed), `join.rs`, `issue.rs` and `succession.rs` (a cluster that
@@ -29,6 +30,7 @@ mod elections;
 mod fleet;
 mod follow;
 mod guard;
+mod health;
 mod instance;
 mod issue;
 mod join;
@@ -40,14 +42,17 @@ mod marks;
 mod naming;
 mod network;
 mod peer;
+mod places;
 mod publish;
 mod recover;
+mod roll;
 mod seal;
 mod secret;
 mod sessions;
 mod sound;
 mod store;
 mod succession;
+mod tasks;
 mod types;
 mod upkeep;
 mod wire;

@@ -17,7 +17,7 @@ impl Inner {
     fn another(&self, name: &str, host: &str) -> Option<String> {
         let state = self.publisher().state();
         let mut known: BTreeMap<&str, &str> = BTreeMap::new();
-        known.extend(self.initial_cluster.iter().map(|(name, url)| (name.as_str(), url.as_str())));
+        known.extend(self.places.initial_cluster.iter().map(|(name, url)| (name.as_str(), url.as_str())));
         known.extend(state.view.members.iter().map(|(name, member)| (name.as_str(), member.peer_url.as_str())));
         let voters = self.voters();
         let names = known.keys().copied().chain(voters.iter().map(String::as_str)).chain([self.name()]);
@@ -36,7 +36,7 @@ impl Inner {
         let state = self.publisher().state();
         let reached = |url: &str| host_port("", url).is_ok_and(|(host, _)| host.eq_ignore_ascii_case(name));
         let members = state.view.members.values().map(|member| (&member.name, &member.peer_url));
-        let other = members.chain(&self.initial_cluster).find(|(other, url)| *other != name && reached(url))?.0;
+        let other = members.chain(&self.places.initial_cluster).find(|(other, url)| *other != name && reached(url))?.0;
         Some(format!(
             "member {} is reached at a host of that name, so that its certificate would speak for this one too: choose another --name",
             quoted(other)

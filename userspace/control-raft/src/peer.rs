@@ -36,12 +36,12 @@ use crate::join::{AUTHORITY_PATH, JOIN_PATH, JoinCall, RENEW_PATH, RenewCall};
 use crate::machine::unread_snapshot;
 use crate::network::SnapshotHead;
 use crate::publish::{Follower, News, Publisher, line};
+use crate::roll::{EDGES_PATH, HEARD_PATH};
 use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
 use crate::succession::AUTHORITIES_PATH;
 use crate::types::{Demands, Packed, Types, Vote, node_id};
-use crate::upkeep::{EDGES_PATH, HEARD_PATH};
 use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
@@ -86,9 +86,9 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls
             },
             Some(_) = connections.join_next() => continue,
         };
-        if connections.len() >= inner.peer_connections_max {
+        if connections.len() >= inner.door.connections_max {
             // Closed unheard: members try again, and whoever holds the others open is to be found by the count.
-            inner.guard.count_crowded();
+            inner.door.guard.count_crowded();
             continue;
         }
         let _ = stream.set_nodelay(true);
@@ -188,13 +188,13 @@ fn own(caller: &Caller, vote: &Vote) -> Result<(), String> {
 
 /// Whether a snapshot is one of this cluster's states; megabytes of it are read beside the threads that answer.
 async fn readable(inner: &Arc<Inner>, data: Bytes) -> Result<(), String> {
-    let level = inner.level;
+    let level = inner.own.level;
     let read = tokio::task::spawn_blocking(move || State::read(&data, level));
     let theirs = match read.await {
         Ok(Ok(state)) => state.view.cluster_id,
         Ok(Err(unread)) => {
             if matches!(unread, Unread::Newer(_)) {
-                inner.trouble(Some(unread_snapshot(&unread)));
+                inner.health.set_trouble(Some(unread_snapshot(&unread)));
             }
             return Err(format!("its snapshot is unreadable: {unread}"));
         }
@@ -367,7 +367,7 @@ async fn join(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     with(&body, async |call: JoinCall| match inner.admit_stranger(call).await {
         Ok(admitted) => answer(&admitted),
         Err(refusal) => {
-            inner.guard.count_stranger();
+            inner.door.guard.count_stranger();
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
             refuse(status, refusal.message)
         }
@@ -459,9 +459,9 @@ async fn watch(
     }
     let (follower, (lines, body)) = (publisher.follow(at), mpsc::channel(16));
     let telling = Telling {
-        conceals: proven.is_none().then(|| inner.conceal.clone()),
+        conceals: proven.is_none().then(|| inner.door.conceal.clone()),
         changes: query.changes,
-        signs: signature.and_then(|Extension(call)| Some((inner.guard.secret()?.clone(), call.0))),
+        signs: signature.and_then(|Extension(call)| Some((inner.door.guard.secret()?.clone(), call.0))),
         may: Box::new(move || {
             origin.certificate.as_ref().is_none_or(|shown| inner.revoked(&caller.0, shown).is_none())
                 && inner.too_old_to_be_told(&caller.0, level).is_none()

@@ -126,7 +126,7 @@ impl Inner {
         names.sort_unstable();
         names.dedup();
         let own = self.believes().unwrap_or_default();
-        let reports = lock(&self.reports);
+        let reports = self.roll.reports();
         names.retain(|name| {
             let said = reports.get(name).and_then(|report| report.believes.as_ref());
             let said = if name == self.name() { Some(&own) } else { said };

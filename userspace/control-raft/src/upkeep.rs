@@ -1,12 +1,10 @@
 //! Who is up, and who votes: members report to the leader, the leader writes down what changed.
 
-use base_text::quoted;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use control_api::{EdgeReport, Member, MemberRole, TicketKey};
+use control_api::{Member, MemberRole, TicketKey};
 use control_state::{
     Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, TicketStep, ticket_step,
 };
@@ -14,35 +12,11 @@ use control_state::{
 use tokio::task::JoinSet;
 
 use crate::admission;
-use crate::control::{Gate, Inner, lock, random};
+use crate::control::{Gate, Inner, random};
+use crate::roll::{PACE_MOST, Report, SILENCE, Said};
 use crate::store::Identity;
-use crate::succession::Believes;
 use crate::types::{Peer, Raft, node_id};
 use crate::wire::{Heartbeat, HeartbeatAnswer, UNWELCOME, WireError};
-
-/// What the leader heard of a member.
-pub(crate) struct Report {
-    heard: Instant,
-    heard_at: SystemTime,
-    /// Absent for a member of the state that has not spoken to this leader.
-    pub member: Option<Member>,
-    leaving: bool,
-    /// What its edge said.
-    pub edge: Option<EdgeReport>,
-    pub believes: Option<Believes>,
-    /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
-    run: u64,
-    run_before: Option<u64>,
-    /// What the leader has asked of it: see [`pace`].
-    pace: Duration,
-}
-
-impl Report {
-    /// It should have been heard of by now.
-    fn is_silent(&self) -> bool {
-        self.heard.elapsed() > SILENCE.max(self.pace * 4)
-    }
-}
 
 /// Runs for as long as the member does.
 pub async fn upkeep(inner: Arc<Inner>) {
@@ -54,7 +28,7 @@ pub async fn upkeep(inner: Arc<Inner>) {
     let mut paced = BEAT;
     loop {
         let wake = if inner.leading().is_some() { LEAD } else { paced };
-        let _ = tokio::time::timeout(wake, inner.reported.notified()).await;
+        let _ = tokio::time::timeout(wake, inner.roll.reported.notified()).await;
         let paused = last_turn.elapsed() > SILENCE / 2;
         last_turn = Instant::now();
         keep_cluster_id(&inner).await;
@@ -67,7 +41,7 @@ pub async fn upkeep(inner: Arc<Inner>) {
             if led_term != Some(term) || paused {
                 led_term = Some(term);
                 looked_at_all = None;
-                grant_grace(&inner);
+                inner.roll.grant_grace();
             }
             let at_all = looked_at_all.is_none_or(|at: Instant| at.elapsed() >= LEAD);
             if at_all {
@@ -92,10 +66,10 @@ pub async fn upkeep(inner: Arc<Inner>) {
                 }
                 strays = if votes || !settled { 0 } else { strays + 1 };
                 if strays > STRAYS {
-                    inner.trouble(Some(REMOVED.to_owned()));
+                    inner.health.set_trouble(Some(REMOVED.to_owned()));
                     admission::rejoin(&inner).await;
                 } else {
-                    inner.trouble(None);
+                    inner.health.set_trouble(None);
                 }
             }
             // The same is not said again with every beat.
@@ -132,188 +106,36 @@ pub async fn say_goodbye(inner: &Inner) {
     }
 }
 
-impl Inner {
-    /// The leader listens, and says why not to one whose name another has; `None` elsewhere.
-    pub fn hear(&self, heartbeat: Heartbeat) -> Option<Result<HeartbeatAnswer, String>> {
-        self.leading()?;
-        let name = heartbeat.member.name.clone();
-        if let Some(taken) = self.name_taken(&name, &heartbeat.member.instance, Some(heartbeat.run)) {
-            return Some(Err(taken));
-        }
-        let primary = heartbeat.member.role == MemberRole::Primary;
-        let level = heartbeat.member.level;
-        let old = if primary { self.too_old(&name, level) } else { self.too_old_to_be_told(&name, level) };
-        if let Some(old) = old {
-            return Some(Err(old));
-        }
-        let diverged = heartbeat.mark.and_then(|mark| self.marks.compare(self.name(), &name, &mark));
-        let state = self.publisher().state();
-        let pace = if primary { BEAT } else { pace(state.view.members.len().max(lock(&self.reports).len())) };
-        let (run, leaving) = (heartbeat.run, heartbeat.leaving);
-        let news = self.note(heartbeat.member, (run, pace), leaving, heartbeat.edge, heartbeat.believes);
-        let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
-        if news {
-            lock(&self.news).insert(name);
-            self.reported.notify_one();
-        }
-        let heard = if heartbeat.brief { BTreeMap::new() } else { self.heard_here() };
-        let pace_ms = if pace > BEAT { pace.as_millis() as u64 } else { 0 };
-        let authorities = self.authorities();
-        Some(Ok(HeartbeatAnswer { heard, pace_ms, voters: self.voters(), diverged, authorities }))
-    }
-
-    /// Why a process cannot go by this name, as the leader knows: another that does is alive. One that is silent, or has said
-    /// goodbye, leaves its name to whoever comes.
-    pub fn name_taken(&self, name: &str, instance: &str, run: Option<u64>) -> Option<String> {
-        let reports = lock(&self.reports);
-        let report = reports.get(name)?;
-        let state = self.publisher().state();
-        let holder = report.member.as_ref().or_else(|| state.view.members.get(name).map(AsRef::as_ref))?;
-        if holder.instance.is_empty() || report.leaving || report.is_silent() {
-            return None;
-        }
-        let place = format!("admin API {}, peer URL {}", holder.api_addr, quoted(&holder.peer_url));
-        if holder.instance != instance {
-            return Some(format!(
-                "another member named {name} runs ({place}): give this one a --name of its own; if the other is gone, its name is \
-                 free a second later",
-                name = quoted(&name)
-            ));
-        }
-        (run.is_some() && run == report.run_before).then(|| {
-            format!(
-                "another process runs as {name} with the identity of this one ({place}): its --data-dir is a copy; give this one a \
-                 --name of its own and an empty --data-dir", name = quoted(&name))
-        })
-    }
-
-    /// Whether the leader hears of a member: itself it does.
-    pub fn is_heard(&self, name: &str) -> bool {
-        let reports = lock(&self.reports);
-        name == self.name()
-            || reports.get(name).is_some_and(|report| report.member.is_some() && !report.leaving && !report.is_silent())
-    }
-
-    /// What the leader's members say of their edges; empty elsewhere.
-    pub fn edges_here(&self) -> BTreeMap<String, EdgeReport> {
-        if self.leading().is_none() {
-            return BTreeMap::new();
-        }
-        let reports = lock(&self.reports);
-        reports.iter().filter_map(|(name, report)| Some((name.clone(), report.edge.clone()?))).collect()
-    }
-
-    /// The same on every member that reaches the leader.
-    pub async fn edges(&self) -> Option<BTreeMap<String, EdgeReport>> {
-        if self.leading().is_some() {
-            return Some(self.edges_here());
-        }
-        let url = self.leader_url().or_else(|| self.candidates().first().cloned())?;
-        self.wire().get(&url, EDGES_PATH, BEAT_TIMEOUT).await.ok()
-    }
-
-    /// When the leader heard of each member, in milliseconds since 1970; empty elsewhere.
-    pub fn heard_here(&self) -> BTreeMap<String, u64> {
-        if self.leading().is_none() {
-            return BTreeMap::new();
-        }
-        let reports = lock(&self.reports);
-        let heard = reports.iter().filter(|(_, report)| report.heard_at > UNIX_EPOCH);
-        let since = |report: &Report| report.heard_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        heard.map(|(name, report)| (name.clone(), u64::try_from(since(report)).unwrap_or(u64::MAX))).collect()
-    }
-
-    /// The same on every member that reaches the leader; empty on others.
-    pub async fn heard(&self) -> BTreeMap<String, u64> {
-        if self.leading().is_some() {
-            return self.heard_here();
-        }
-        let Some(url) = self.leader_url().or_else(|| self.candidates().first().cloned()) else {
-            return BTreeMap::new();
-        };
-        self.wire().get(&url, HEARD_PATH, BEAT_TIMEOUT).await.unwrap_or_default()
-    }
-
-    /// Counts those that cannot become members, and says so now and then.
-    fn note_without_id(&self, names: &[String]) {
-        self.without_id.store(names.len() as u64, Ordering::Relaxed);
-        let Some(first) = names.first() else { return };
-        let mut told = lock(&self.without_id_told);
-        if told.is_none_or(|told: Instant| told.elapsed() > TELL_WITHOUT_ID) {
-            *told = Some(Instant::now());
-            tracing::error!(
-                members = names.len(),
-                first,
-                "machines cannot become members: all 65535 member ids are taken; remove members that are gone (weirctl member purge)"
-            );
-        }
-    }
-
-    fn edge_report(&self) -> Option<EdgeReport> {
-        self.ask_edge.as_ref().and_then(|ask| ask())
-    }
-
-    fn note(
-        &self,
-        member: Member,
-        (run, pace): (u64, Duration),
-        leaving: bool,
-        edge: Option<EdgeReport>,
-        believes: Option<Believes>,
-    ) -> bool {
-        let mut reports = lock(&self.reports);
-        let name = member.name.clone();
-        let run_before =
-            reports.get(&name).and_then(|before| if before.run == run { before.run_before } else { Some(before.run) });
-        let report = Report {
-            heard: Instant::now(),
-            heard_at: SystemTime::now(),
-            member: Some(member),
-            leaving,
-            edge,
-            believes,
-            run,
-            run_before,
-            pace,
-        };
-        let before = reports.insert(name, report);
-        before.is_none_or(|before| {
-            let now = reports.get(&before.member.as_ref().map(|m| m.name.clone()).unwrap_or_default());
-            now.is_none_or(|now| now.member != before.member || now.leaving != before.leaving)
-        })
-    }
-}
-
 async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError> {
     let mark = match inner.voter() {
         Some(_) => inner.marks.latest(),
         None => Some(inner.publisher().state().mark(0)),
     };
-    let mark = mark.filter(|_| inner.level > FIRST_LEVEL);
-    let (member, run, edge) = (inner.member(), inner.run, inner.edge_report());
+    let mark = mark.filter(|_| inner.own.level > FIRST_LEVEL);
+    let (member, run, edge) = (inner.member(), inner.own.run, inner.edge_report());
     let believes = inner.believes();
     let heartbeat = Heartbeat { member, run, leaving, mark, edge, brief: true, believes };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
         // A primary that was removed hears of no leader any more.
-        None if inner.role() == MemberRole::Secondary || inner.leaderless_for() > LOST => inner.candidates(),
+        None if inner.role() == MemberRole::Secondary || inner.health.leaderless_for() > LOST => inner.candidates(),
         None => return Err(last),
     };
     for url in urls {
         match inner.wire().post(&url, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
             Ok(answer) => {
-                *lock(&inner.leader_hint) = Some(url);
+                inner.places.note_leader(Some(url));
                 return Ok(answer);
             }
             Err(WireError::NotLeader(Some(leader))) if leader != url => {
                 match inner.wire().post(&leader, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
                     Ok(answer) => {
-                        *lock(&inner.leader_hint) = Some(leader);
+                        inner.places.note_leader(Some(leader));
                         return Ok(answer);
                     }
                     Err(WireError::Refused { status: UNWELCOME, message }) => {
-                        inner.trouble(Some(message.clone()));
+                        inner.health.set_trouble(Some(message.clone()));
                         return Err(WireError::Refused { status: UNWELCOME, message });
                     }
                     Err(error) => last = error,
@@ -321,22 +143,15 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
             }
             Err(error) => {
                 if let WireError::Refused { status: UNWELCOME, message } = &error {
-                    inner.trouble(Some(message.clone()));
+                    inner.health.set_trouble(Some(message.clone()));
                     return Err(error);
                 }
-                inner.forget_leader(&url);
+                inner.places.forget_leader(&url);
                 last = error;
             }
         }
     }
     Err(last)
-}
-
-fn grant_grace(inner: &Inner) {
-    let now = Instant::now();
-    for report in lock(&inner.reports).values_mut() {
-        report.heard = now;
-    }
 }
 
 /// What a leader's turn is about.
@@ -351,8 +166,9 @@ enum Of {
 
 async fn lead(inner: &Arc<Inner>, raft: &Raft, of: Of) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
-    inner.note(inner.member(), (inner.run, BEAT), leaving, inner.edge_report(), None);
-    inner.trouble(None);
+    let (member, run, edge) = (inner.member(), inner.own.run, inner.edge_report());
+    inner.roll.note(Said { member, run, pace: BEAT, leaving, edge, believes: None });
+    inner.health.set_trouble(None);
     let state = inner.publisher().state();
     if state.view.cluster_id.is_empty() {
         let cluster_id = format!("{:016x}{:016x}", random(), random());
@@ -389,44 +205,26 @@ fn changes_of_all(inner: &Inner) -> Vec<Action> {
     let state = inner.publisher().state();
     let mut changes: Vec<Action> = rotate_tickets(inner).into_iter().collect();
     let (mut ids_left, mut without_id) = (None, Vec::new());
-    {
-        let mut reports = lock(&inner.reports);
-        lock(&inner.news).clear();
-        // Ten times a second: of ten thousand that have reports nobody's name is copied.
-        let unheard = state.view.members.keys().filter(|name| !reports.contains_key(*name)).cloned();
-        for name in unheard.collect::<Vec<_>>() {
-            let unheard = Report {
-                heard: Instant::now(),
-                heard_at: UNIX_EPOCH,
-                member: None,
-                leaving: false,
-                edge: None,
-                believes: None,
-                run: 0,
-                run_before: None,
-                pace: pace(state.view.members.len()),
-            };
-            reports.insert(name, unheard);
+    inner.roll.take_news();
+    inner.roll.keep(&state);
+    let reports = inner.roll.reports();
+    for (name, report) in &reports {
+        match change_of(name, report, (&state, reports.len()), &mut ids_left) {
+            Ok(change) => changes.extend(change),
+            Err(NoId) => without_id.push(name.clone()),
         }
-        reports.retain(|name, report| state.view.members.contains_key(name) || !report.is_silent());
-        for (name, report) in reports.iter() {
-            match change_of(name, report, (&state, reports.len()), &mut ids_left) {
-                Ok(change) => changes.extend(change),
-                Err(NoId) => without_id.push(name.clone()),
-            }
-        }
-        inner.marks.retain(|name| reports.contains_key(name));
     }
-    inner.note_without_id(&without_id);
+    inner.marks.retain(|name| reports.contains_key(name));
+    inner.roll.note_without_id(&without_id);
     changes
 }
 
 /// What is to be written down of those that have said something new, and of this member itself.
 fn changes_of_the_news(inner: &Inner) -> Vec<Action> {
     let state = inner.publisher().state();
-    let reports = lock(&inner.reports);
-    let mut news = std::mem::take(&mut *lock(&inner.news));
-    inner.looked_at.fetch_add(news.len() as u64, Ordering::Relaxed);
+    let reports = inner.roll.reports();
+    let mut news = inner.roll.take_news();
+    inner.roll.count_looks(news.len());
     news.insert(inner.name().to_owned());
     let (mut ids_left, most) = (None, news.len());
     // Of all that have no id it is told when everybody is looked at.
@@ -446,12 +244,13 @@ fn change_of(
     ids_left: &mut Option<usize>,
 ) -> Result<Option<Action>, NoId> {
     let known = state.view.members.get(name);
-    let silent = report.is_silent() || report.leaving;
+    let now = Instant::now();
+    let silent = report.is_silent(now) || report.leaving;
     if silent {
         if known.is_none_or(|known| !known.up) {
             return Ok(None);
         }
-        let seconds = report.heard.elapsed().as_secs_f32();
+        let seconds = report.silence(now).as_secs_f32();
         tracing::warn!(member = name, seconds, leaving = report.leaving, "member is down");
         return Ok(Some(Action::SetMemberUp { name: name.to_owned(), up: false }));
     }
@@ -558,16 +357,9 @@ fn says_the_same(said: &Member, known: &Member) -> bool {
         && (released, steers) == (&known.released, &known.steers)
 }
 
-/// How often the leader wants to hear of a member that does not vote: up to a few hundred of them as often as of the others, and beyond
-/// that so that all together are [`BEATS_S`].
-fn pace(members: usize) -> Duration {
-    let members = u32::try_from(members).unwrap_or(u32::MAX);
-    Duration::from_secs_f64(f64::from(members) / f64::from(BEATS_S)).clamp(BEAT, PACE_MOST)
-}
-
 /// What is due of the session ticket keys.
 fn rotate_tickets(inner: &Inner) -> Option<Action> {
-    if inner.exposed {
+    if inner.door.exposed {
         // They would travel in the clear to whoever asks. Without them a TLS session goes on only at the machine it began at.
         return None;
     }
@@ -608,25 +400,13 @@ async fn follow_urls(inner: &Inner, raft: &Raft) {
     }
 }
 
-/// Five beats lost: short enough for traffic to move on within about a second, long enough for a busy machine.
-const SILENCE: Duration = Duration::from_millis(1000);
-const BEAT: Duration = Duration::from_millis(200);
-/// Beats of members that do not vote that a leader hears in a second, where they are many: a fifth of a processor.
-const BEATS_S: u32 = 2_000;
-/// A machine that dies is down after four of them.
-const PACE_MOST: Duration = Duration::from_secs(10);
-const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const BEAT: Duration = Duration::from_millis(200);
+pub(crate) const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
 const LEAD: Duration = Duration::from_millis(100);
-/// Where the leader tells when it heard of each member.
-pub const HEARD_PATH: &str = "/raft/heard";
-/// Where the leader tells what edges say of themselves.
-pub const EDGES_PATH: &str = "/raft/edges";
 /// Members that are written down by one change: an entry of the log of about 100 kB.
 const MEMBERS_TOGETHER: usize = 256;
 /// And at most so many bytes of their text: one may have long lists of labels, and of virtual IPs that it is done with.
 const BYTES_TOGETHER: usize = 1 << 20;
-/// Between two lines in the log about members that find no id.
-const TELL_WITHOUT_ID: Duration = Duration::from_secs(60);
 /// Changes of members that are under way together.
 const CHANGES_AT_ONCE: usize = 64;
 const STRAYS: u32 = 5;

@@ -1,13 +1,12 @@
 //! A change on its way: carried to whoever leads until it is decided, and visible here when it is answered.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use control_api::{Principal, Refusal, RefusalKind};
 use control_state::{Action, Answer, Command};
 use openraft::error::{ClientWriteError, RaftError};
 
-use super::{Inner, RETRY, lock, random};
+use super::{Inner, RETRY, random};
 use crate::types::{NAMES_PRINCIPALS, Packed};
 use crate::wire::WireError;
 
@@ -20,7 +19,7 @@ impl Inner {
     pub(super) async fn propose_for(&self, action: Action, by: Option<Principal>) -> Answer {
         let action = self.fitted(action).await?;
         let known = self.publisher.state().level() >= NAMES_PRINCIPALS;
-        let by = by.unwrap_or_else(|| Principal::member(&self.name));
+        let by = by.unwrap_or_else(|| Principal::member(&self.own.name));
         self.decide(action, known.then_some(by)).await
     }
 
@@ -30,7 +29,7 @@ impl Inner {
     }
 
     async fn decide(&self, action: Action, by: Option<Principal>) -> Answer {
-        if let Some(reason) = self.failure() {
+        if let Some(reason) = self.health.failure() {
             return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
         }
         let now = control_api::time::rfc3339(SystemTime::now());
@@ -41,16 +40,16 @@ impl Inner {
             let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
             Ok(done)
         };
-        let answer = match tokio::time::timeout(self.request_timeout, decided).await {
+        let answer = match tokio::time::timeout(self.own.request_timeout, decided).await {
             Ok(answer) => answer,
             Err(_) => Err(Refusal::unavailable(format!(
                 "not decided within {} (--cluster-request-timeout): whether the change was made is not known; look, and \
                  try again",
-                base_text::duration(self.request_timeout)
+                base_text::duration(self.own.request_timeout)
             ))),
         };
         if matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::Unavailable) {
-            self.proposals_failed.fetch_add(1, Ordering::Relaxed);
+            self.health.count_failed_proposal();
         }
         answer
     }
@@ -84,7 +83,7 @@ impl Inner {
                     return answer;
                 }
             } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
-                let forward = self.wire.post::<Answer>(&url, "/raft/propose", &command, self.request_timeout);
+                let forward = self.wire.post::<Answer>(&url, "/raft/propose", &command, self.own.request_timeout);
                 let answer = tokio::select! {
                     answer = forward => Some(answer),
                     () = self.led_otherwise(&url) => None,
@@ -94,18 +93,18 @@ impl Inner {
                     Some(Err(WireError::NotLeader(hint))) => {
                         last = format!("{url} does not lead");
                         if self.voter.is_none() {
-                            *lock(&self.leader_hint) = hint;
+                            self.places.note_leader(hint);
                         }
                     }
                     Some(Err(error)) => {
                         last = error.to_string();
-                        self.forget_leader(&url);
+                        self.places.forget_leader(&url);
                     }
                     None if self.leader_url().is_some() => patience = Instant::now() + PATIENCE,
                     None => last = format!("{url} does not answer"),
                 }
             }
-            let leaderless = lock(&self.leaderless_since).is_some_and(|since| since.elapsed() > PATIENCE);
+            let leaderless = self.health.leaderless_for() > PATIENCE;
             if Instant::now() > patience || (self.voter.is_some() && leaderless) {
                 return Err(self.no_leader(&last));
             }
@@ -131,7 +130,7 @@ impl Inner {
     pub async fn propose_here(&self, command: Packed) -> Option<Answer> {
         let raft = self.leading()?;
         if self.publisher.state().view.cluster_id.is_empty() && !command.founds() {
-            self.reported.notify_one();
+            self.roll.reported.notify_one();
             if tokio::time::timeout(PATIENCE, self.publisher.founded()).await.is_err() {
                 let message =
                     "the cluster is being founded and takes no change before it has its id; try again in a moment";

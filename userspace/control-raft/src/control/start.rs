@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use base_text::quoted;
@@ -28,15 +27,15 @@ use crate::{admission, follow};
 pub(super) async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), StartError> {
     admission::same_cluster(inner).await?;
     let Some(voter) = &inner.voter else {
-        inner.spawn_lasting("following the primaries", follow::follow(inner.clone()));
+        inner.tasks.spawn_lasting("following the primaries", follow::follow(inner.clone()));
         return Ok(());
     };
-    inner.spawn("watching Raft", watch_raft(inner.clone()));
-    inner.spawn("hearing that the cluster is over", admission::end_with_cluster(inner.clone()));
+    inner.tasks.spawn("watching Raft", watch_raft(inner.clone()));
+    inner.tasks.spawn("hearing that the cluster is over", admission::end_with_cluster(inner.clone()));
     if alone {
         found_alone(inner, voter).await?;
     } else if inner.gate() == Gate::Closed {
-        inner.spawn("finding the cluster", admission::find_place(inner.clone(), flag));
+        inner.tasks.spawn("finding the cluster", admission::find_place(inner.clone(), flag));
     }
     caught_up(voter).await;
     Ok(())
@@ -308,11 +307,11 @@ pub(super) async fn raft(
 async fn found_alone(inner: &Inner, voter: &Voter) -> Result<(), StartError> {
     let raft_error = |e: String| StartError::new(StartErrorKind::Raft, format!("Raft does not start: {e}"));
     if !voter.raft.is_initialized().await.map_err(|e| raft_error(e.to_string()))? {
-        let peer = Peer { name: inner.name.clone(), url: inner.peer_url.clone() };
-        let members = BTreeMap::from([(node_id(&inner.name), peer)]);
+        let peer = Peer { name: inner.own.name.clone(), url: inner.places.own.clone() };
+        let members = BTreeMap::from([(node_id(&inner.own.name), peer)]);
         voter.raft.initialize(members).await.map_err(|e| raft_error(e.to_string()))?;
     }
-    if inner.voters().iter().all(|name| *name == inner.name) {
+    if inner.voters().iter().all(|name| *name == inner.own.name) {
         let led = voter.raft.wait(Some(Duration::from_secs(5))).state(ServerState::Leader, "a lone voter leads").await;
         led.map_err(|e| raft_error(e.to_string()))?;
     }
@@ -371,24 +370,24 @@ async fn watch_raft(inner: Arc<Inner>) {
             (metrics.current_leader, metrics.running_state.clone())
         };
         if let Err(fatal) = running {
-            inner.note_leader(false);
+            inner.health.note_leader(false);
             // What the disk said is nearer to the cause than what became of it.
-            return inner.fail(voter.store.failure().unwrap_or_else(|| format!("Raft has ended: {fatal}")));
+            return inner.health.fail(voter.store.failure().unwrap_or_else(|| format!("Raft has ended: {fatal}")));
         }
         if let Some(leader) = leader {
             if last.is_some_and(|last| last != leader) {
-                inner.leader_changes.fetch_add(1, Ordering::Relaxed);
+                inner.health.count_leader_change();
             }
             last = Some(leader);
         }
-        inner.note_leader(leader.is_some());
+        inner.health.note_leader(leader.is_some());
         let changed = tokio::select! {
             changed = metrics.changed() => changed,
             // The disk may fail in a write that Raft does not wait for.
-            reason = voter.store.failed() => return inner.fail(reason),
+            reason = voter.store.failed() => return inner.health.fail(reason),
         };
         if changed.is_err() {
-            return inner.fail("Raft has ended".into());
+            return inner.health.fail("Raft has ended".into());
         }
     }
 }
