@@ -1,4 +1,5 @@
-//! Who runs controllers, and when: the member that leads, one for each object that asks for it, under one lease.
+//! Who runs controllers, and when: the member that leads, one for each object that asks for it, under one lease. It is a task of the leader
+//! as what that writes down of the members is: see `control_raft`'s `term.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use base_text::quoted;
 use bytes::Bytes;
 use control_api::{Document, EdgeReport, Member, Principal, PrincipalKind};
 use control_kubernetes::ingress::Known;
-use control_raft::Control;
+use control_raft::{Control, Duty, Next, serve};
 use control_state::{Action, Answer, Fence, State, owner};
 use hyper::Method;
 use serde_json::Value;
@@ -157,6 +158,9 @@ struct Leader<C> {
     /// Those that are to be started again, and when at the earliest.
     later: BTreeMap<String, (Instant, Pause)>,
     tasks: JoinSet<Deposed>,
+    /// Of the state that was looked at last.
+    version: u64,
+    keys_looked_at: Instant,
 }
 
 struct Running {
@@ -175,6 +179,123 @@ struct Objects {
     registries: BTreeMap<String, Document>,
 }
 
+/// What a turn begins from.
+struct Seen {
+    now: Instant,
+    /// Objects that have controllers.
+    registries: BTreeMap<String, Document>,
+    /// Those whose controller runs, and what its document was when it began.
+    running: BTreeMap<String, Document>,
+    /// Those that are to be started again, and when at the earliest.
+    later: BTreeMap<String, Instant>,
+    /// Something is different of what documents ask of controllers.
+    asks_else: bool,
+    /// Keys whose time is over, if that was looked at.
+    keys_over: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Default, PartialEq)]
+struct Plan {
+    stop: Vec<String>,
+    /// Put off, and gone meanwhile.
+    forget: Vec<String>,
+    start: Vec<(String, Document)>,
+    /// Controllers are told what is asked of them.
+    tell: bool,
+    end_keys: bool,
+}
+
+impl<C: Cluster> Duty for Leader<C> {
+    type Seen = Seen;
+    type Plan = Plan;
+
+    fn observe(&mut self) -> Seen {
+        let state = self.cluster.state();
+        self.version = state.view.version;
+        let now = Instant::now();
+        let looks_at_keys = now.saturating_duration_since(self.keys_looked_at) > KEYS_LOOKED_AT;
+        if looks_at_keys {
+            self.keys_looked_at = now;
+        }
+        let asks_else = self.objects.look(&state.view.objects);
+        Seen {
+            now,
+            registries: self.objects.registries.clone(),
+            running: self.running.iter().map(|(name, running)| (name.clone(), running.document.clone())).collect(),
+            later: self.later.iter().map(|(name, (at, _))| (name.clone(), *at)).collect(),
+            asks_else,
+            keys_over: looks_at_keys && has_keys_over(&state, now_ms()),
+        }
+    }
+
+    fn plan(seen: &Seen) -> Plan {
+        let is_over = |(name, document): &(&String, &Document)| {
+            seen.registries.get(*name).is_none_or(|there| !Arc::ptr_eq(there, document))
+        };
+        let stop: Vec<String> = seen.running.iter().filter(is_over).map(|(name, _)| name.clone()).collect();
+        let forget = seen.later.keys().filter(|name| !seen.registries.contains_key(*name)).cloned().collect();
+        // One that runs is not started, however long ago it was put off.
+        let is_missing = |(name, _): &(&String, &Document)| {
+            let runs = seen.running.contains_key(*name) && !stop.contains(name);
+            !runs && seen.later.get(*name).is_none_or(|at| *at <= seen.now)
+        };
+        let start = seen.registries.iter().filter(is_missing).map(|(name, document)| (name.clone(), document.clone()));
+        Plan { start: start.collect(), stop, forget, tell: seen.asks_else, end_keys: seen.keys_over }
+    }
+
+    async fn act(&mut self, plan: Plan) -> Next {
+        for name in plan.stop {
+            if let Some(running) = self.running.remove(&name) {
+                running.task.abort();
+            }
+            self.board.remove(&name);
+        }
+        for name in plan.forget {
+            self.later.remove(&name);
+            self.board.remove(&name);
+        }
+        for (name, document) in plan.start {
+            if self.start(name, document).await.is_err() {
+                return Next::Over;
+            }
+        }
+        if plan.tell {
+            for (name, running) in &self.running {
+                let wanted = self.objects.services_of(name, &self.board);
+                running.wanted.send_if_modified(|known| {
+                    let differs = *known != wanted;
+                    if differs {
+                        *known = wanted;
+                    }
+                    differs
+                });
+            }
+        }
+        if plan.end_keys
+            && let Err(refusal) = self.cluster.propose(Action::EndKeys { at: now_ms() }, LEASE).await
+        {
+            tracing::warn!(%refusal, "keys whose time is over could not be taken out");
+        }
+        Next::Rest
+    }
+
+    async fn rest(&mut self) -> Next {
+        tokio::select! {
+            () = self.cluster.changed(self.version) => Next::Turn,
+            () = tokio::time::sleep(LOOK) => Next::Turn,
+            Some(ended) = self.tasks.join_next_with_id() => match ended {
+                Ok((_, Deposed)) => Next::Over,
+                Err(error) if error.is_cancelled() => Next::Turn,
+                Err(error) => {
+                    self.failed(error.id(), &error.to_string());
+                    Next::Turn
+                }
+            },
+        }
+    }
+}
+
 impl<C: Cluster> Leader<C> {
     fn new(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>, keys: Arc<Keys>, term: u64) -> Self {
         Leader {
@@ -188,82 +309,15 @@ impl<C: Cluster> Leader<C> {
             running: BTreeMap::new(),
             later: BTreeMap::new(),
             tasks: JoinSet::new(),
+            version: 0,
+            keys_looked_at: Instant::now(),
         }
     }
 
     /// Returns when this member leads no more.
     async fn lead(mut self) {
-        let mut keys_looked_at = Instant::now();
-        while self.cluster.leads() == Some(self.term) {
-            let state = self.cluster.state();
-            let changed = self.objects.look(&state.view.objects);
-            if (changed || self.is_due(Instant::now())) && self.reconcile().await.is_err() {
-                return;
-            }
-            if keys_looked_at.elapsed() > KEYS_LOOKED_AT {
-                keys_looked_at = Instant::now();
-                self.end_keys(&state).await;
-            }
-            tokio::select! {
-                () = self.cluster.changed(state.view.version) => {}
-                () = tokio::time::sleep(LOOK) => {}
-                Some(ended) = self.tasks.join_next_with_id() => match ended {
-                    Ok((_, Deposed)) => return,
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => self.failed(error.id(), &error.to_string()),
-                },
-            }
-        }
-    }
-
-    /// Whether one that was put off is to be started. One that runs again is not, however long ago that was.
-    fn is_due(&self, now: Instant) -> bool {
-        self.later.iter().any(|(name, (at, _))| *at <= now && !self.running.contains_key(name))
-    }
-
-    /// Starts and stops controllers, and tells them what is asked of them.
-    async fn reconcile(&mut self) -> Result<(), Deposed> {
-        let registries = &self.objects.registries;
-        let is_over = |name: &String, running: &Running| {
-            registries.get(name).is_none_or(|document| !Arc::ptr_eq(document, &running.document))
-        };
-        let over: Vec<String> = self
-            .running
-            .iter()
-            .filter(|(name, running)| is_over(name, running))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in over {
-            if let Some(running) = self.running.remove(&name) {
-                running.task.abort();
-            }
-            self.board.remove(&name);
-        }
-        let gone = |name: &String| !registries.contains_key(name);
-        for name in self.later.keys().filter(|name| gone(name)) {
-            self.board.remove(name);
-        }
-        self.later.retain(|name, _| !gone(name));
-        let missing: Vec<(String, Document)> = registries
-            .iter()
-            .filter(|(name, _)| !self.running.contains_key(*name))
-            .filter(|(name, _)| self.later.get(*name).is_none_or(|(at, _)| *at <= Instant::now()))
-            .map(|(name, document)| (name.clone(), document.clone()))
-            .collect();
-        for (name, document) in missing {
-            self.start(name, document).await?;
-        }
-        for (name, running) in &self.running {
-            let wanted = self.objects.services_of(name, &self.board);
-            running.wanted.send_if_modified(|known| {
-                let differs = *known != wanted;
-                if differs {
-                    *known = wanted;
-                }
-                differs
-            });
-        }
-        Ok(())
+        let (cluster, term) = (self.cluster.clone(), self.term);
+        serve(&mut self, || cluster.leads() == Some(term)).await;
     }
 
     async fn start(&mut self, name: String, document: Document) -> Result<(), Deposed> {
@@ -336,19 +390,12 @@ impl<C: Cluster> Leader<C> {
         self.board.restarts.fetch_add(1, Ordering::Relaxed);
         self.put_off(&name, format!("its controller has failed and starts again: {why}"));
     }
+}
 
-    /// Has keys go whose time is over.
-    async fn end_keys(&self, state: &State) {
-        let at = now_ms();
-        let due = state
-            .view
-            .sections
-            .values()
-            .any(|keys| keys.values().any(|keyed| keyed.until.is_some_and(|until| until <= at)));
-        if due && let Err(refusal) = self.cluster.propose(Action::EndKeys { at }, LEASE).await {
-            tracing::warn!(%refusal, "keys whose time is over could not be taken out");
-        }
-    }
+/// Whether keys are there whose time is over at `at`, in milliseconds since 1970.
+fn has_keys_over(state: &State, at: u64) -> bool {
+    let mut keys = state.view.sections.values().flat_map(|keys| keys.values());
+    keys.any(|keyed| keyed.until.is_some_and(|until| until <= at))
 }
 
 impl Objects {

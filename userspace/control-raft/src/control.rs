@@ -516,6 +516,11 @@ impl Inner {
         (metrics.state == ServerState::Leader && confirmed).then_some(&voter.raft)
     }
 
+    /// The same in this term alone.
+    pub fn leading_in(&self, term: u64) -> Option<&Raft> {
+        self.leading().filter(|raft| raft.metrics().borrow().current_term == term)
+    }
+
     pub fn voters(&self) -> Vec<String> {
         let Some(voter) = &self.voter else { return Vec::new() };
         let metrics = voter.raft.metrics().borrow().clone();

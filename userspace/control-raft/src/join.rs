@@ -29,6 +29,7 @@ use crate::issue::{self, Joined, Place, unhex};
 use crate::seal::{CLUSTER, FROM};
 use crate::secret::{hex, sign_with, signed_with};
 use crate::succession;
+use crate::term::Term;
 
 /// How the certificates of this member come to be.
 #[derive(Debug, Clone)]
@@ -504,14 +505,14 @@ impl Inner {
     }
 
     /// The founder hands its authority to the group; so does whoever leads one that has lost it.
-    pub(crate) async fn found_authority(&self) {
+    pub(crate) async fn found_authority(&self, term: &Term) {
         let Some(issuing) = &self.issuing else { return };
         if !self.publisher().state().authority().certificate.is_empty() {
             return;
         }
         if let Some((certificate, sealed_key)) = issuing.place.founding() {
             // Refused by nobody: one that comes second changes nothing.
-            let _ = self.propose(Action::FoundAuthority { certificate, sealed_key }).await;
+            let _ = term.propose(Action::FoundAuthority { certificate, sealed_key }).await;
         }
     }
 }

@@ -5,7 +5,8 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `health.rs`, `tasks.rs` and `places.rs` (parts of it: how it is, what it runs, where the
-//! others are), `upkeep.rs` (who is up, who votes), `roll.rs` (what the leader has heard of whom), `admission.rs` (founding, joining,
+//! others are), `upkeep.rs` (who is up, who votes), `roll.rs` (what the leader has heard of whom), `term.rs` and `lead.rs` (what it
+//! does about it), `admission.rs` (founding, joining,
 //! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of
 //! different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is
 //! answered), `seal.rs`, `secret.rs` and `sessions.rs` (how calls are signed), `join.rs`, `issue.rs` and `succession.rs` (a cluster that
@@ -34,6 +35,7 @@ mod health;
 mod instance;
 mod issue;
 mod join;
+mod lead;
 mod leaders;
 mod levels;
 mod look;
@@ -53,6 +55,7 @@ mod sound;
 mod store;
 mod succession;
 mod tasks;
+mod term;
 mod types;
 mod upkeep;
 mod wire;
@@ -69,3 +72,4 @@ pub use publish::{Follower, ObjectsSince, RecvError};
 pub use recover::{Recovered, recover};
 pub use secret::ClusterSecret;
 pub use succession::AuthorityShown;
+pub use term::{Duty, Next, serve};

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use control_api::{Refusal, certificates};
-use control_state::{AUTHORITIES_LEVEL, Action, Authority, AuthorityStep, Successor, Terms};
+use control_state::{AUTHORITIES_LEVEL, Action, Authority, AuthorityStep, State, Successor, Terms};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
@@ -135,19 +135,21 @@ impl Inner {
         names
     }
 
-    /// What the leader has to do about the authority now, if anything.
-    pub(crate) fn authority_due(&self) -> Option<Action> {
-        let issuing = self.issuing.as_ref()?;
-        let state = self.publisher().state();
-        if state.level() < AUTHORITIES_LEVEL {
-            return None;
-        }
-        let (authority, now) = (state.authority(), SystemTime::now());
+    /// What the authority is measured by, and whether every member is where its next step needs it; nothing where there is none to follow.
+    pub(crate) fn authority_measured(&self, state: &State) -> Option<(Terms, bool)> {
+        let issuing = self.issuing.as_ref().filter(|_| state.level() >= AUTHORITIES_LEVEL)?;
+        let authority = state.authority();
         let ends = certificates::end(der(&authority.certificate).as_deref())?;
         let ahead = issuing.authority_lasts / AHEAD;
         let terms = Terms { ends: seconds(ends), ahead: ahead.as_secs(), lifetime: issuing.lifetime.as_secs() };
-        let all_follow = self.not_following(authority).is_empty();
-        match authority.due(terms, seconds(now), all_follow)? {
+        Some((terms, self.not_following(authority).is_empty()))
+    }
+
+    /// The change by which a step is taken, if it can be.
+    pub(crate) fn authority_change(&self, step: AuthorityStep, now: SystemTime) -> Option<Action> {
+        let state = self.publisher().state();
+        let authority = state.authority();
+        match step {
             AuthorityStep::Stage => match self.successor(now) {
                 Ok(action) => {
                     tracing::info!("the cluster's authority ends before long: another is to follow");
@@ -249,7 +251,7 @@ mod tests {
 
     use control_api::certificates::faults;
     use control_api::tls::{Identity, Pem};
-    use control_state::{Command, State};
+    use control_state::Command;
     use rcgen::KeyPair;
 
     use super::*;

@@ -262,14 +262,28 @@ async fn one_that_runs_again_after_it_was_put_off_costs_nothing() {
     world.put(pipeline());
     let (checks, term) = (Arc::new(Anything), world.leads().unwrap());
     let mut leader = Leader::new(world.clone(), board, checks, keys(), term);
-    leader.objects.look(&world.state().view.objects);
+    let plan = |leader: &mut Leader<World>, now: Instant| {
+        let seen = Seen { now, ..leader.observe() };
+        Leader::<World>::plan(&seen)
+    };
     leader.put_off("consul", "for a test".to_owned());
-    assert!(!leader.is_due(Instant::now()), "its pause is not over");
+    let seen = plan(&mut leader, Instant::now());
+    assert!(seen.start.is_empty() && seen.tell, "its pause is not over");
     let later = Instant::now() + PAUSE;
-    assert!(leader.is_due(later));
-    leader.later.get_mut("consul").unwrap().0 = Instant::now();
-    leader.reconcile().await.unwrap();
-    assert!(leader.running.contains_key("consul") && !leader.is_due(later), "it runs, and there is nothing to do");
+    assert_eq!(plan(&mut leader, later).start.len(), 1);
+    let due = plan(&mut leader, later);
+    assert_eq!(leader.act(due).await, Next::Rest);
+    assert!(leader.running.contains_key("consul"));
+    assert_eq!(plan(&mut leader, later), Plan::default(), "it runs, and there is nothing to do");
+    // Another document has another controller; one that is gone has none.
+    world.put(registry("127.0.0.1:1"));
+    let other = plan(&mut leader, later);
+    assert_eq!((&other.stop, other.start.len()), (&vec!["consul".to_owned()], 1));
+    leader.act(other).await;
+    leader.put_off("consul", "for a test".to_owned());
+    world.act(Action::delete("consul")).unwrap();
+    let gone = plan(&mut leader, later);
+    assert_eq!((gone.stop, gone.forget, gone.start), (vec!["consul".to_owned()], vec!["consul".to_owned()], vec![]));
 }
 
 /// etcd whose only key is written anew every few milliseconds, so many times.

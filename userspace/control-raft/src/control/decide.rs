@@ -20,22 +20,33 @@ impl Inner {
         let action = self.fitted(action).await?;
         let known = self.publisher.state().level() >= NAMES_PRINCIPALS;
         let by = by.unwrap_or_else(|| Principal::member(&self.own.name));
-        self.decide(action, known.then_some(by)).await
+        self.decide(action, known.then_some(by), None).await
+    }
+
+    /// The same of what this member has planned as the leader of `term`: decided in that, or not at all.
+    pub async fn propose_in(&self, term: u64, action: Action) -> Answer {
+        let action = self.fitted(action).await?;
+        let known = self.publisher.state().level() >= NAMES_PRINCIPALS;
+        self.decide(action, known.then(|| Principal::member(&self.own.name)), Some(term)).await
     }
 
     /// As it is, whatever the cluster's feature level.
-    pub async fn propose_raw(&self, action: Action) -> Answer {
-        self.decide(action, None).await
+    pub async fn propose_raw_in(&self, term: u64, action: Action) -> Answer {
+        self.decide(action, None, Some(term)).await
     }
 
-    async fn decide(&self, action: Action, by: Option<Principal>) -> Answer {
+    async fn decide(&self, action: Action, by: Option<Principal>, term: Option<u64>) -> Answer {
         if let Some(reason) = self.health.failure() {
             return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
         }
         let now = control_api::time::rfc3339(SystemTime::now());
         let command = Command { request: random(), now, action, by };
         let decided = async {
-            let done = self.carry(Packed::new(&command)).await?;
+            let command = Packed::new(&command);
+            let done = match term {
+                Some(term) => self.carry_in(term, command).await?,
+                None => self.carry(command).await?,
+            };
             // The answer may come from another member: what it speaks of shall be visible here as well.
             let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
             Ok(done)
@@ -71,6 +82,17 @@ impl Inner {
         let raft = self.leading()?;
         tokio::time::timeout(CONFIRM, raft.ensure_linearizable()).await.ok()?.ok()?;
         Some(self.publisher.state().view.version)
+    }
+
+    /// Raft takes an entry in the term in which its leader takes it: of another term than this it is only where this member lost the
+    /// lead and won it again between two lines here, and an election takes a hundred milliseconds at least.
+    async fn carry_in(&self, term: u64, command: Packed) -> Answer {
+        let decided = if self.leading_in(term).is_some() { self.propose_here(command).await } else { None };
+        decided.unwrap_or_else(|| {
+            Err(Refusal::unavailable(format!(
+                "this member leads in term {term} no more: what it planned then is left to who leads now"
+            )))
+        })
     }
 
     /// Offers the command to whoever leads until it is decided. Repeating it is safe: the state knows its number.
