@@ -15,11 +15,23 @@ struct Bucket {
     /// In millionths of a token.
     level: i64,
     at_ms: u64,
-    /// What came into the full bucket, which does not hold it, and when it last did. See [`Bucket::charge`].
+    /// What came into the full bucket, which does not hold it, less what of it has passed all the same, and when it last did. See
+    /// [`Bucket::charge`].
     spilled: i64,
     spilled_ms: u64,
-    /// By edge: what it wanted, and when it said so.
-    wants: [(u64, u32, u64); EDGES],
+    /// All that ever spilled.
+    spilled_sum: i64,
+    wants: [Wants; EDGES],
+}
+
+/// What an edge wanted, and when it said so.
+#[derive(Clone, Copy, Default)]
+struct Wants {
+    edge: u64,
+    wanted: u32,
+    /// What had spilled by then, in tokens; it begins anew after the largest number.
+    spilled_sum: u32,
+    heard_ms: u64,
 }
 
 impl Owned {
@@ -48,11 +60,14 @@ impl Owned {
             at_ms: now_ms,
             spilled: SPILLED_MAX,
             spilled_ms: now_ms,
-            wants: [(0, 0, 0); EDGES],
+            spilled_sum: 0,
+            wants: [Wants::default(); EDGES],
         };
         let bucket = self.keys.entry((of, report.key)).or_insert_with(fresh);
         bucket.refill(rate, full, report.returned, now_ms);
-        bucket.charge(i64::from(report.advanced) * ONE, full);
+        let advanced = i64::from(report.advanced) * ONE;
+        let of_its_silence = bucket.of_its_silence(rate, edge, advanced, now_ms);
+        bucket.charge(advanced, full, of_its_silence);
         // What was advanced is paid back within a time that somebody would wait for.
         bucket.level = bucket.level.max(-full - (MINUTE_NS * i128::from(ONE) / i128::from(rate.interval_ns())) as i64);
         let share = bucket.share(edge, report.wanted, now_ms);
@@ -87,31 +102,61 @@ impl Bucket {
         let level = i128::from(self.level) + refilled + i128::from(returned) * i128::from(ONE);
         self.level = level.min(i128::from(full)) as i64;
         if now_ms.saturating_sub(self.spilled_ms) >= SPILLED_MS {
-            self.spilled = 0;
+            // What was before this owner is nobody's any more.
+            self.spilled = self.spilled.min(self.spilled_sum);
         }
         if level > i128::from(full) {
-            let spilled = i128::from(self.spilled) + level - i128::from(full);
-            self.spilled = spilled.min(i128::from(SPILLED_MAX)) as i64;
+            let more = |sum: i64| (i128::from(sum) + level - i128::from(full)).min(i128::from(SPILLED_MAX)) as i64;
+            (self.spilled, self.spilled_sum) = (more(self.spilled), more(self.spilled_sum));
             self.spilled_ms = now_ms;
         }
     }
 
     /// Takes what passed before it was leased. More than the bucket holds passed over a time in which this owner was not told of it, and
     /// is taken of what spilled in that time: an edge that could not reach the owner and passed the rate has passed nothing too much.
-    fn charge(&mut self, advanced: i64, full: i64) {
-        let late = (advanced - full).clamp(0, self.spilled);
+    fn charge(&mut self, advanced: i64, full: i64, of_its_silence: i64) {
+        let late = (advanced - full).clamp(0, self.spilled.min(of_its_silence));
         self.spilled -= late;
         self.level -= advanced - late;
     }
 
+    /// How much of what it `advanced` an edge may have passed while it spilled here: of edges that were cut off together the last one comes
+    /// back long after the first, which has all of the rate by then, and what it has passed since is too much. It is held to have passed as
+    /// much at any time of its silence. One that has just spoken tells nothing late; all the same what spilled a moment ago is everybody's.
+    fn of_its_silence(&self, rate: Rate, edge: u64, advanced: i64, now_ms: u64) -> i64 {
+        if now_ms.saturating_sub(self.spilled_ms) < SPILLED_MS {
+            return SPILLED_MAX;
+        }
+        // One that is not among the known ones was heard of before them, if ever.
+        let known = self.wants.iter().find(|wants| wants.edge == edge && wants.heard_ms > 0);
+        let Some(before) = known.or(self.wants.iter().min_by_key(|wants| wants.heard_ms)) else { return 0 };
+        let silent_ms = now_ms.saturating_sub(before.heard_ms);
+        match before.heard_ms {
+            0 => SPILLED_MAX,
+            _ if silent_ms < LATE_MS => 0,
+            _ => {
+                let spilled = self.spilled_tokens().wrapping_sub(before.spilled_sum);
+                let spilling_ns = i128::from(spilled) * i128::from(rate.interval_ns());
+                let silent_ns = i128::from(silent_ms) * 1_000_000;
+                (i128::from(advanced) * spilling_ns.min(silent_ns) / silent_ns) as i64
+            }
+        }
+    }
+
+    fn spilled_tokens(&self) -> u32 {
+        (self.spilled_sum / ONE) as u32
+    }
+
     /// The part, in thousandths, of `edge` of what all have wanted lately.
     fn share(&mut self, edge: u64, wanted: u32, now_ms: u64) -> u16 {
-        let known = self.wants.iter().position(|(of, ..)| *of == edge);
-        let oldest = || (0..EDGES).min_by_key(|at| self.wants[*at].2).unwrap_or(0);
+        let known = self.wants.iter().position(|wants| wants.edge == edge);
+        let oldest = || (0..EDGES).min_by_key(|at| self.wants[*at].heard_ms).unwrap_or(0);
         let at = known.unwrap_or_else(oldest);
-        self.wants[at] = (edge, wanted.max(1), now_ms);
-        let lately = self.wants.iter().filter(|(.., at_ms)| *at_ms > 0 && now_ms.saturating_sub(*at_ms) < LATELY_MS);
-        let all: u64 = lately.map(|(_, wanted, _)| u64::from(*wanted)).sum();
+        let spilled_sum = self.spilled_tokens();
+        self.wants[at] = Wants { edge, wanted: wanted.max(1), spilled_sum, heard_ms: now_ms };
+        let of_late = |wants: &&Wants| wants.heard_ms > 0 && now_ms.saturating_sub(wants.heard_ms) < LATELY_MS;
+        let lately = self.wants.iter().filter(of_late);
+        let all: u64 = lately.map(|wants| u64::from(wants.wanted)).sum();
         (u64::from(wanted.max(1)) * 1000 / all.max(1)).clamp(1, 1000) as u16
     }
 }
@@ -126,8 +171,10 @@ const ONE: i64 = 1_000_000;
 /// Edges whose wants are known of one key; with more, those that asked longest ago are forgotten.
 const EDGES: usize = 8;
 const LATELY_MS: u64 = 350;
-/// What spilled is remembered for so long: edges that were all cut off do not all come back at once.
+/// What spilled so lately is anybody's to whom it is told late.
 const SPILLED_MS: u64 = 5_000;
+/// After that it is of those who have been silent for so long at least, which is twenty reports.
+const LATE_MS: u64 = 2_000;
 /// Far more than edges say at once, and far from what a number holds.
 const SPILLED_MAX: i64 = i64::MAX / 4;
 const IDLE_MS: u64 = 60_000;

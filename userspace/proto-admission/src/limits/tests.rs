@@ -175,6 +175,56 @@ fn edges_that_were_cut_off_together_have_passed_their_shares_and_nothing_too_muc
     assert!((850..=1_050).contains(&after), "{after} of 1000");
 }
 
+/// The one that comes back first has all of the rate while the other still has its half: so much is paid back, and not what both had
+/// before.
+#[test]
+fn edges_that_were_cut_off_together_may_come_back_long_after_each_other() {
+    for apart_ms in [7_000, 20_000, 120_000] {
+        let mut fleet = Fleet::new(2);
+        fleet.run(&[200, 200], 3_000);
+        fleet.cut_off = vec![true; 2];
+        fleet.run(&[200, 200], 60_000);
+        fleet.cut_off[0] = false;
+        let between = fleet.run(&[200, 200], apart_ms);
+        let too_much = between - apart_ms / 10;
+        fleet.cut_off[1] = false;
+        let after = fleet.run(&[200, 200], 90_000);
+        // No more than a minute's worth is ever paid back.
+        let paid = 9_000_i64 - after as i64;
+        let due = too_much.min(6_000) as i64;
+        assert!((due - 300..=due + 300).contains(&paid), "{paid} paid back for {too_much}, {apart_ms} ms apart");
+    }
+}
+
+/// Whoever speaks all the time has nothing to tell late, however much spilled before it spoke.
+#[test]
+fn what_spilled_long_ago_is_not_of_those_who_speak() {
+    let rate = Rate::new(100_000_000, 10);
+    let mut owned = Owned::default();
+    let mut say = |edge: u64, advanced: u32, now: u64| {
+        owned.answer(1, rate, edge, &[Report { key: 7, advanced, returned: 0, wanted: 0 }], now)[0].left
+    };
+    for now in (1_000..100_000).step_by(1_000) {
+        say(1, 0, now);
+        say(2, 0, now);
+    }
+    // Both pass the rate: the bucket is not full from here on, and nothing spills.
+    let mut left = 0;
+    for now in (100_000..110_000).step_by(100) {
+        say(1, 1, now);
+        left = say(2, 1, now);
+    }
+    assert!(left < -80, "{left}");
+    let before = say(1, 0, 110_050);
+    assert!(say(1, 50, 110_050) <= before - 50);
+    // One has been silent for a minute by now, in which the other has had all there was.
+    for now in (110_100..170_000).step_by(100) {
+        left = say(1, 1, now);
+    }
+    let after = say(2, 300, 170_000);
+    assert!(after <= left - 290, "{left}, then {after}");
+}
+
 /// What is passed too much is paid back in the time that it takes, by keys as well that nothing is told of meanwhile.
 #[test]
 fn a_debt_is_paid_back_while_nothing_is_told_of_it() {
