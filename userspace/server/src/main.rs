@@ -1,12 +1,13 @@
 //! `weir`: the machine's daemon. This crate puts the parts together and holds no logic of its own.
 //!
 //! Reading order: [`options`] (how it is started), [`capacity`] (how much of the machine it may use), [`run`] (which parts there
-//! are and how they meet), [`upgrade`] (how another process takes the place of this one), [`admin_door`], [`control_half`] and [`agent_thread`] (what keeps each half going), [`health`] (how they are), [`watchdog`] (what systemd is told of it), [`logs`] and [`log_thread`],
+//! are and how they meet), [`upgrade`] (how another process takes the place of this one), [`admin_door`], [`control_half`] and [`agent_thread`] (what keeps each half going), [`calm`] (what only the start needed), [`health`] (how they are), [`watchdog`] (what systemd is told of it), [`logs`] and [`log_thread`],
 //! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`recover`], [`demo_backend`].
 #![forbid(unsafe_code)]
 
 mod admin_door;
 mod agent_thread;
+mod calm;
 mod capacity;
 mod certificates;
 mod control_half;

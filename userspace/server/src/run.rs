@@ -5,6 +5,7 @@
 
 use crate::admin_door::AdminDoor;
 use crate::agent_thread::{self, Inbox, Rest};
+use crate::calm;
 use crate::control_half::{self, ControlHalf};
 use crate::figures;
 use crate::health::Health;
@@ -176,6 +177,7 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     });
     let ended = started.map(|()| {
         let kept = tokio.spawn(half.clone().keep());
+        tokio.spawn(calm::settle(health.clone()));
         if options.edge {
             tokio.spawn(rooms::carry(options.name.clone(), health.clone()));
             api.spawn(limits::speak(options.name.clone(), shares.clone(), health.clone()));

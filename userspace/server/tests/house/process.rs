@@ -289,6 +289,28 @@ fn memory_is_of_small_pages() {
     assert!(huge <= 8 << 10, "{huge} kB are in huge pages\n{pages}");
 }
 
+/// Of the text that was touched at the start most is not needed again.
+#[test]
+fn what_only_the_start_needed_is_let_go_of() {
+    let machine = Machine::start();
+    let resident = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap_or_default();
+        let files =
+            status.lines().find_map(|line| line.strip_prefix("RssFile:")?.split_whitespace().next()?.parse().ok());
+        files.unwrap_or_default()
+    };
+    let mut most = 0;
+    eventually("what only the start needed is let go of", || {
+        most = most.max(resident());
+        machine.log().contains("the start is over").then_some(())
+    });
+    // What it needs with nothing to do is touched again.
+    thread::sleep(Duration::from_secs(1));
+    let left = resident();
+    assert!(left < most * 3 / 4, "{left} kB of files are mapped, and were {most}");
+    assert_eq!(machine.api("GET", "/healthz", "").status, 200);
+}
+
 #[test]
 fn a_data_directory_that_cannot_be() {
     let mut machine = Machine::new("m1");
