@@ -4,6 +4,9 @@
 //! neither is in the other's way. A *key* is both as one text: of an object of `default` its name, of any other `NAMESPACE/NAME`.
 //! Names have no slash in them, namespaces may.
 //!
+//! The kind is in the document and not in the key. `/objects/NAME` of the admin API does not say it, nor do documents that name each other,
+//! so of two objects of one name nobody could tell which is meant; and so an object never becomes one of another kind.
+//!
 //! ```
 //! use base_model::namespaces::{beside, key, split};
 //! assert_eq!((key("default", "shop"), key("blue", "shop")), ("shop".to_owned(), "blue/shop".to_owned()));

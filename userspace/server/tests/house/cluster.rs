@@ -254,23 +254,29 @@ fn another_cluster_is_refused() {
 /// Runs the named test once more inside a network of three hosts, and is true in there. The network is gone with the
 /// process, whatever becomes of it.
 pub fn in_a_network(test: &str) -> bool {
+    in_a_network_of(test, ADDRESSES.len())
+}
+
+/// The same with so many machines: the one of `n0` has the address 10.77.0.1, and so on.
+pub fn in_a_network_of(test: &str, machines: usize) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     if !Command::new("unshare").args(["-nm", "ip", "link"]).output().is_ok_and(|done| done.status.success()) {
-        println!("skipped: `unshare -nm` is not allowed here, and three machines need a network each; run it as root");
+        println!("skipped: `unshare -nm` is not allowed here, and these machines need a network each; run it as root");
         return false;
     }
     let mut script = "set -e; mount -t tmpfs tmpfs /run; mount -t bpf bpf /sys/fs/bpf; ip link set lo up; ip link add name br0 type bridge; \
                       ip addr add 10.77.0.254/24 dev br0; ip link set br0 up; "
         .to_owned();
-    for (n, address) in ADDRESSES.iter().enumerate() {
+    for n in 0..machines {
+        let address = format!("10.77.0.{}", n + 1);
         script.push_str(&format!(
             "ip netns add n{n}; ip link add w{n} type veth peer name eth0 netns n{n}; ip link set w{n} master br0 up; \
              ip -n n{n} addr add {address}/24 dev eth0; ip -n n{n} link set eth0 up; ip -n n{n} link set lo up; "
         ));
     }
-    script.push_str("exec \"$0\" --exact \"$1\" --nocapture");
+    script.push_str("exec \"$0\" --exact \"$1\" --include-ignored --nocapture");
     let done = Command::new("unshare")
         .args(["-nm", "sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())

@@ -62,6 +62,7 @@ mod restart;
 mod sale;
 mod script;
 mod see;
+mod sixteen_machines;
 mod soak;
 mod syn_floods;
 mod tls;
