@@ -62,10 +62,12 @@ pub struct GrpcServerSpec {
     /// Connections at a time, 1 or more. Further ones wait in the accept queue, none is refused. Default 10240; changes live.
     #[schemars(range(min = 1))]
     pub max_connections: u32,
-    /// Shortest pause between two pings of a client. Has no effect in this version, which bounds pings without being told.
+    /// Shortest pause between two pings of a client while a call is under way. The third that comes earlier, with nothing sent to the
+    /// client meanwhile, ends its connection (GOAWAY, ENHANCE_YOUR_CALM `too_many_pings`), counted as `grpc_pings`. Default: 200 at
+    /// once and 20 a second, and what data calls for, at any time (Easegress: 5m); changes are for new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_time_client_send_ping: Option<GoDuration>,
-    /// Let clients ping without a call under way. Has no effect in this version, which lets them.
+    /// With `minTimeClientSendPing`: let clients ping without a call under way as often as with one. Default false: once in two hours.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub permit_clint_send_ping_without_stream: bool,
     /// How long a connection may be without a call. Then it is told to go away and closed. Default: for ever.
@@ -206,13 +208,9 @@ impl GrpcServerSpec {
             let problem = problem.value(&self.port.into()).accepted(format!("{PORT_MIN} to 65535"));
             findings.problem(problem.advice("choose another port, or serve TLS (https: true)").late());
         }
-        for (name, given) in [
-            ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),
-            ("permitClintSendPingWithoutStream", self.permit_clint_send_ping_without_stream),
-        ] {
-            if given {
-                findings.warn(at(path, name), "has no effect in this version");
-            }
+        if self.permit_clint_send_ping_without_stream && self.min_time_client_send_ping.is_none() {
+            let text = "has no effect without minTimeClientSendPing: clients may ping";
+            findings.warn(at(path, "permitClintSendPingWithoutStream"), text);
         }
         for (name, given) in [
             ("maxConnectionAge", self.max_connection_age),
@@ -383,14 +381,20 @@ mod tests {
             assert!(problems.contains(wanted), "{text}: {problems}");
         }
         for (text, place) in [
-            ("{port: 1, minTimeClientSendPing: 1h}", "minTimeClientSendPing"),
+            ("{port: 1, permitClintSendPingWithoutStream: true}", "permitClintSendPingWithoutStream"),
             ("{port: 1, maxConnectionAgeGrace: 1s}", "maxConnectionAgeGrace"),
         ] {
             let warned = read(text).1.warnings;
             assert_eq!(warned.first().map(|warning| warning.path.as_str()), Some(place));
         }
         assert!(
-            read("{port: 1, maxConnectionAge: 1h, maxConnectionAgeGrace: 1s, keepaliveTime: 1h}").1.warnings.is_empty()
+            read(
+                "{port: 1, maxConnectionAge: 1h, maxConnectionAgeGrace: 1s, keepaliveTime: 1h, minTimeClientSendPing: 1m, \
+                 permitClintSendPingWithoutStream: true}"
+            )
+            .1
+            .warnings
+            .is_empty()
         );
     }
 }

@@ -3,6 +3,7 @@
 use base_model::{GoDuration, GrpcServerSpec};
 use edge_pipeline::grpc::{self, Code};
 use edge_pipeline::{Exchange, Watch, Watched};
+use proto_h2::PingRules;
 use proto_http::Headers;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -37,6 +38,8 @@ pub struct Life {
     pub grace: Option<Duration>,
     /// The silence it is asked after, and how long it may take to answer.
     pub keepalive: Option<(Duration, Duration)>,
+    /// How often it may ask in its turn.
+    pub pings: Option<PingRules>,
 }
 
 impl Life {
@@ -47,6 +50,10 @@ impl Life {
             age: spec.max_connection_age.map(GoDuration::duration),
             grace: spec.max_connection_age_grace.map(GoDuration::duration),
             keepalive: Some((or(time, KEEPALIVE_TIME), or(timeout, KEEPALIVE_TIMEOUT))),
+            pings: spec.min_time_client_send_ping.map(|pause| PingRules {
+                pause: pause.duration(),
+                without_requests: spec.permit_clint_send_ping_without_stream,
+            }),
         }
     }
 }

@@ -210,7 +210,8 @@ pub fn is_preface(first: &[u8]) -> bool {
 pub async fn serve(presence: Presence) {
     let connection = presence.connection().clone();
     let local = connection.local().clone();
-    let settings = ServerSettings::within(&local.live().limits);
+    let pings = local.with_live(|live| live.life.pings);
+    let settings = ServerSettings { pings, ..ServerSettings::within(&local.live().limits) };
     let mut drive = Drive {
         engine: server::accept(connection.stream.clone(), &settings),
         connection: connection.clone(),

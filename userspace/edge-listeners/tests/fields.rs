@@ -835,6 +835,16 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-listeners/tests/http2.rs",
         "clients_of_grpc_are_asked_whether_they_are_there",
     ),
+    (
+        "GrpcServerSpec.minTimeClientSendPing",
+        "edge-listeners/tests/http2.rs",
+        "clients_of_grpc_may_ask_as_often_as_the_document_says",
+    ),
+    (
+        "GrpcServerSpec.permitClintSendPingWithoutStream",
+        "edge-listeners/tests/http2.rs",
+        "clients_of_grpc_may_ask_as_often_as_the_document_says",
+    ),
     ("GrpcServerSpec.maxConnections", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.port", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.proxyProtocol", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
@@ -1031,16 +1041,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "ResponseBuilderSpec.protocol",
         "{kind: Pipeline, filters: [{name: f, kind: ResponseBuilder, template: x, protocol: mqtt}]}",
         "problem: filters[0].protocol = \"mqtt\": messages of this protocol cannot be built yet",
-    ),
-    (
-        "GrpcServerSpec.minTimeClientSendPing",
-        "{kind: GRPCServer, port: 1025, minTimeClientSendPing: 1s}",
-        "warning: minTimeClientSendPing: has no effect",
-    ),
-    (
-        "GrpcServerSpec.permitClintSendPingWithoutStream",
-        "{kind: GRPCServer, port: 1025, permitClintSendPingWithoutStream: true}",
-        "warning: permitClintSendPingWithoutStream: has no effect",
     ),
     ("GrpcServerSpec.cacheSize", "{kind: GRPCServer, port: 1025, cacheSize: 9}", "warning: cacheSize: has no effect"),
     (

@@ -35,6 +35,7 @@ on_both_drivers![
     a_client_that_does_not_answer_is_told_to_go,
     connections_of_grpc_grow_old,
     clients_of_grpc_are_asked_whether_they_are_there,
+    clients_of_grpc_may_ask_as_often_as_the_document_says,
     faults_are_answered_and_counted,
     time_outs_hold_for_each_stream,
     both_versions_share_a_port,
@@ -659,6 +660,27 @@ fn clients_of_grpc_are_asked_whether_they_are_there(io: IoMode) {
         assert!(raw.send(&frame(6, 1, 0, &asked.payload)));
     }
     assert_eq!(house.limit("grpc_keepalive"), 1);
+}
+
+/// A client that asks more often than it may is sent away, and told so in a word it knows; others ask as they like.
+fn clients_of_grpc_may_ask_as_often_as_the_document_says(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, &backend);
+    let ask = frame(6, 0, 0, b"12345678");
+    let port = grpc_server(&house, "minTimeClientSendPing: 1h, permitClintSendPingWithoutStream: true");
+    let mut raw = Raw::new(port);
+    for _ in 0..3 {
+        assert!(raw.send(&ask) && raw.until(6).is_some(), "PING");
+    }
+    assert!(raw.send(&ask));
+    let away = raw.until(7).expect("GOAWAY");
+    assert_eq!((&away.payload[4..8], &away.payload[8..]), (&[0, 0, 0, 11][..], &b"too_many_pings"[..]));
+    eventually("it is closed", || raw.frame().is_none());
+    assert_eq!(house.limit("grpc_pings"), 1);
+    let mut other = Raw::new(grpc_server(&house, "keepaliveTime: 1h"));
+    for _ in 0..20 {
+        assert!(other.send(&ask) && other.until(6).is_some(), "PING");
+    }
 }
 
 fn faults_are_answered_and_counted(io: IoMode) {

@@ -22,6 +22,7 @@ use crate::flow::{Incoming, Outgoing};
 use crate::frame::{self, *};
 use crate::hpack::{self, Decoder, Kept};
 use crate::out::Out;
+use crate::pings::{self, Pings};
 use crate::settings::FIELD_TABLE;
 use crate::streams::{Direction, Item, Stream, Streams};
 use bytes::{Buf as _, Bytes};
@@ -209,6 +210,9 @@ pub struct Connection<S: Side> {
     block: Option<Block>,
     decoder: Decoder,
     allowances: Allowances,
+    pings: Option<Pings>,
+    /// When what is looked at came.
+    now: Option<Instant>,
     streams: Streams<S::OfStream>,
     received: Incoming,
     window: Outgoing,
@@ -254,6 +258,8 @@ impl<S: Side> Connection<S> {
             block: None,
             decoder: Decoder::new(FIELD_TABLE as usize),
             allowances,
+            pings: None,
+            now: None,
             streams,
             received: Incoming::new(WINDOW, window),
             window: Outgoing::new(WINDOW),
@@ -303,6 +309,7 @@ impl<S: Side> Connection<S> {
     /// Reads what has come.
     pub fn handle(&mut self, mut input: &[u8], now: Instant) -> Result<(), Ended> {
         self.allowances.handle_time(now);
+        self.now = Some(now);
         while !input.is_empty() && self.ended.is_none() {
             match self.step(&mut input) {
                 Ok(()) => {}
@@ -515,6 +522,13 @@ impl<S: Side> Connection<S> {
                 Ok(())
             }
             PING => {
+                let (now, requests) = (self.now, self.streams.open());
+                let is_over = |pings: &mut Pings| now.is_some_and(|now| pings.handle(now, requests));
+                if self.pings.as_mut().is_some_and(is_over) {
+                    self.out.push(&frame::go_away_saying(self.side.last(), Code::CALM, pings::TOO_MANY));
+                    self.finish(Err(Ended::Fault("grpc_pings")));
+                    return Ok(());
+                }
                 self.out.push(&ping(ACK, payload.try_into().unwrap_or_default()));
                 Ok(())
             }
@@ -1073,6 +1087,13 @@ impl<S: Side> Connection<S> {
         }
     }
 
+    /// Something is sent that clients may measure the path by.
+    fn forgive_pings(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            pings.forgive();
+        }
+    }
+
     /// Writes the next frame of a stream.
     fn write_next(&mut self, key: Key) {
         let Some(stream) = self.streams.stream(key) else { return };
@@ -1123,6 +1144,7 @@ impl<S: Side> Connection<S> {
         if length > 0 {
             self.allowances.sent_data();
             self.allowances.sent(length as u64);
+            self.forgive_pings();
         }
         if is_last { Wrote::All } else { Wrote::Some }
     }
@@ -1139,6 +1161,7 @@ impl<S: Side> Connection<S> {
             shrunk.extend_from_slice(block);
             return self.write_fields(id, &shrunk, ends);
         }
+        self.forgive_pings();
         let mut rest = block;
         let mut kind = HEADERS;
         loop {

@@ -136,6 +136,12 @@ pub fn go_away(last: u32, code: Code) -> [u8; 17] {
     whole(GOAWAY, 0, 0, payload)
 }
 
+/// The same with a word of why.
+pub fn go_away_saying(last: u32, code: Code, why: &[u8]) -> Vec<u8> {
+    let head = Head { length: 8 + why.len() as u32, kind: GOAWAY, flags: 0, stream: 0 };
+    [&head.written()[..], &last.to_be_bytes(), &code.0.to_be_bytes(), why].concat()
+}
+
 pub fn settings_ack() -> [u8; 9] {
     whole(SETTINGS, ACK, 0, [])
 }

@@ -133,7 +133,8 @@ impl From<Reason> for Code {
 }
 
 /// The names of [`Ended::Fault`].
-pub const FAULTS: [&str; 5] = ["h2_protocol", "h2_calm", "h2_flow_control", "h2_frame_size", "h2_compression"];
+pub const FAULTS: [&str; 6] =
+    ["h2_protocol", "h2_calm", "h2_flow_control", "h2_frame_size", "h2_compression", "grpc_pings"];
 
 /// Why a body could not be had to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

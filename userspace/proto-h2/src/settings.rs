@@ -1,6 +1,7 @@
 //! Every bound of an HTTP/2 connection, for both sides, with what it protects.
 
 use crate::frame;
+use crate::pings::PingRules;
 use proto_http::Limits;
 
 /// What each field costs in a header list beside its bytes (RFC 9113 section 6.5.2).
@@ -52,6 +53,8 @@ pub struct ServerSettings {
     pub resets_remembered: usize,
     /// Offer extended CONNECT (RFC 8441), by which WebSockets come. Default true.
     pub connect_protocol: bool,
+    /// How often a client may ask whether we are there. Default none beside the allowance there is for all: 200 at once and 20 a second.
+    pub pings: Option<PingRules>,
 }
 
 impl Default for ServerSettings {
@@ -69,6 +72,7 @@ impl Default for ServerSettings {
             error_resets_most: 256,
             resets_remembered: 128,
             connect_protocol: true,
+            pings: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::allowances::{Allowances, Cheap};
 use crate::flow::{Incoming, Outgoing};
 use crate::frame::{self, *};
 use crate::hpack::Kept;
+use crate::pings::Pings;
 use crate::settings::ServerSettings;
 use crate::streams::{Direction, Key, Stream, Streams};
 use proto_http::Known;
@@ -164,6 +165,7 @@ impl Connection<Server> {
         let allowances = Allowances::new(now, settings.error_resets_most);
         let mut connection = Connection::begin(side, bounds, streams, settings.connection_window, allowances, unit);
         connection.stage = Stage::Preface(0);
+        connection.pings = settings.pings.map(Pings::new);
         let mut first = Vec::new();
         frame::settings(&settings.said(), &mut first);
         connection.out.push(&first);

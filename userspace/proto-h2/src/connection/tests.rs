@@ -1,5 +1,6 @@
 use super::*;
 use crate::hpack::encoder;
+use crate::pings::PingRules;
 use crate::server::BodyBroken;
 use crate::settings::ServerSettings;
 use proptest::prelude::*;
@@ -676,6 +677,33 @@ fn leaving_takes_what_was_under_way() {
     let mut left = Peer::new();
     left.say(&frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])).unwrap();
     assert_eq!(left.core.ended(), Some(Err(Ended::ByPeer)));
+}
+
+#[test]
+fn who_asks_more_often_than_the_rules_say_is_sent_away_with_a_word() {
+    let rules = PingRules { pause: Duration::from_secs(10), without_requests: true };
+    let mut peer = Peer::silent(&ServerSettings { pings: Some(rules), ..ServerSettings::default() });
+    peer.say(&[PREFACE, &frame(SETTINGS, 0, 0, &[])[..]].concat()).unwrap();
+    peer.frames();
+    let ask = frame(PING, 0, 0, b"12345678");
+    for _ in 0..3 {
+        peer.say(&ask).unwrap();
+        assert_eq!(peer.frames().iter().map(|f| f.kind).collect::<Vec<_>>(), [PING]);
+    }
+    // What it is sent lets it ask again, as often as before.
+    peer.say(&get(1)).unwrap();
+    let key = peer.accept();
+    peer.answer(key, b"x");
+    peer.core.let_go(key);
+    peer.frames();
+    for _ in 0..3 {
+        peer.say(&ask).unwrap();
+        peer.frames();
+    }
+    peer.say(&[ask.clone(), get(3)].concat()).unwrap();
+    let last = peer.frames().pop().unwrap();
+    assert_eq!((last.kind, last.code(), &last.payload[8..]), (GOAWAY, Code::CALM.0, &b"too_many_pings"[..]));
+    assert_eq!(peer.core.ended(), Some(Err(Ended::Fault("grpc_pings"))));
 }
 
 #[test]
