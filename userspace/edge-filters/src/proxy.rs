@@ -31,7 +31,8 @@
 //!
 //! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. One that is not reached
 //! on UDP counts as one that cannot be connected to: TCP is not tried for it. Over HTTP/1.1, to the same port on TCP, go requests that
-//! ask to go on in another protocol, and each that the server will not have over HTTP/3 (H3_VERSION_FALLBACK).
+//! ask to go on in another protocol, WebSockets where the server does not offer them over HTTP/3 (RFC 9220), and each that the server
+//! will not have over it (H3_VERSION_FALLBACK); after three such in a row all, for a minute.
 //!
 //! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be

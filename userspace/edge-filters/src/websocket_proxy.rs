@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Clients come over HTTP/1.1 (Upgrade), HTTP/2 or HTTP/3 (extended CONNECT, RFC 8441 and 9220); servers, `ws://` or `wss://`, are asked over
-//! HTTP/1.1, or over streams of few connections of HTTP/2 where they are to be spoken to in it, or agree to it, and offer WebSockets there. The
-//! client is answered once a server has agreed: what a server says instead of 101 is the client's answer. Servers get
+//! HTTP/1.1, or over streams of few connections of HTTP/2 or HTTP/3 where they are to be spoken to in it, or agree to it, and offer
+//! WebSockets there. The client is answered once a server has agreed: what a server says instead of 101 is the client's answer. Servers get
 //! `X-Forwarded-For`, `-Host` and `-Proto`, what the client offered of subprotocols, and `defaultOrigin` where it had no `Origin`.
 //!
 //! Messages have bounds of 32 KiB either way unless a pool says otherwise. Where there is one, frames are looked at as they pass,
@@ -108,6 +108,10 @@ pub struct WebSocketPoolSpec {
     /// are refused (`upstream_connections`). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `wss://` servers may choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
+    /// Speak HTTP/3 to the servers, which are `wss://` ones then, as a Proxy's `http3` says: WebSockets are streams of few connections of
+    /// QUIC where the server offers that (RFC 9220), and else connections of TCP. A server's own `http3` goes before. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub http3: bool,
     /// Longest message of a client, in bytes of its payload; one that is longer ends the WebSocket with 1009. 0, the default: 32768;
     /// negative: any. Counted as `websocket_message_bytes`.
     pub client_max_msg_size: i64,
@@ -257,6 +261,7 @@ impl WebSocketPoolSpec {
             max_concurrency: self.max_concurrency,
             connect_timeout: self.connect_timeout,
             http2: self.http2,
+            http3: self.http3,
             ..PoolSpec::default()
         }
     }
@@ -501,7 +506,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let text = "{mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: 'ws://a:1'}], connectTimeout: 3s, \
-                    maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, http2: false, outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
+                    maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, http2: false, http3: true, outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
         let document = base_model::yaml::parse_document(text).expect("good YAML");
         let spec: WebSocketProxySpec = base_model::decode(&document, "").expect("a good document").value;
         let proxy = spec.proxy();
@@ -509,7 +514,7 @@ mod tests {
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
         assert_eq!((pool.members.service_registry.as_str(), pool.members.service_name.as_str()), ("etcd", "chat"));
         assert_eq!((pool.max_concurrency, pool.members.slow_start), (7, Some(GoDuration::from_secs(5))));
-        assert_eq!(pool.http2, Some(false));
+        assert_eq!((pool.http2, pool.http3), (Some(false), true));
         assert_eq!(pool.members.queue.as_ref().map(|queue| queue.size), Some(3));
         assert_eq!(pool.members.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));

@@ -662,6 +662,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("RequestMatcherSpec.cookieHashKey", "edge-upstream/src/matcher.rs", "a_share_of_users_grows_and_keeps_who_is_in"),
     ("ServerSpec.maxConcurrency", "edge-filters/tests/balancing.rs", "each_server_has_as_many_requests_as_it_may"),
     ("WebSocketPoolSpec.http2", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
+    ("WebSocketPoolSpec.http3", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("WebSocketPoolSpec.maxConcurrency", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("WebSocketPoolSpec.queue", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("WebSocketPoolSpec.slowStart", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),

@@ -34,6 +34,7 @@ on_both_drivers![
     what_breaks_the_protocol_ends_the_connection,
     answers_that_are_given_up,
     websockets_pass,
+    websockets_go_on_over_streams_to_a_backend,
     a_port_in_use_is_told_and_tried_again,
     it_is_turned_on_and_off,
     a_port_is_taken_over_while_old_connections_live,
@@ -497,6 +498,78 @@ fn websockets_pass(io: IoMode) {
     let answer = client.answer(id);
     assert!(answer.text().ends_with("bye") && answer.reset.is_none());
     drop(house);
+}
+
+/// A backend that is spoken to over QUIC alone gets WebSockets as streams of its connections, whatever their clients speak.
+fn websockets_go_on_over_streams_to_a_backend(io: IoMode) {
+    let echo = Backend::new(|mut wire, _| {
+        let head = wire.head().unwrap_or_default().to_lowercase();
+        if !head.contains("upgrade: websocket") {
+            wire.send(OK.as_bytes());
+            return;
+        }
+        if head.contains("/closed") {
+            wire.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+            return;
+        }
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello");
+        while wire.more() {
+            let said = std::mem::take(&mut wire.read);
+            wire.send(&said);
+        }
+        wire.send(b"bye");
+    });
+    let certificate = certificate(&["127.0.0.1"]);
+    let back = House::new(io, "", &proxy_to(echo.port));
+    // Without TCP nothing goes another way.
+    back.server(&format!("http3: true\nhttp3Only: true\n{}", certificate.lines));
+    let root = serde_json::Value::from(certificate.pem.clone());
+    let over = format!(
+        "filters: [{{name: p, kind: Proxy, mtls: {{rootCertBase64: {root}}}, pools: [{{http3: true, servers: [{{url: \
+         'https://127.0.0.1:{}'}}]}}]}}]",
+        back.port
+    );
+    let front = House::new(io, "", &over);
+    let asks = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let open = || {
+        let mut client = front.connect();
+        client.send(asks("/chat").as_bytes());
+        let head = client.head().unwrap_or_default();
+        assert!(head.starts_with("HTTP/1.1 101") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        assert_eq!(client.exactly(5).as_deref(), Some(&b"hello"[..]));
+        client
+    };
+    let mut clients: Vec<_> = (0..3).map(|_| open()).collect();
+    // Longer than every window, both ways at once.
+    let long: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+    for client in &mut clients {
+        let mut sending = client.stream.try_clone().unwrap();
+        let said = long.clone();
+        let sent = std::thread::spawn(move || std::io::Write::write_all(&mut sending, &said).is_ok());
+        assert!(client.exactly(long.len()).is_some_and(|came| came == long));
+        assert!(sent.join().unwrap());
+    }
+    // Its client has said all; the other direction goes on to its own end.
+    let mut first = clients.remove(0);
+    first.finish_sending();
+    assert_eq!(first.rest(), b"bye");
+    // A client that goes takes its stream with it, and no other.
+    drop(clients.remove(0));
+    let mut last = clients.remove(0);
+    assert!(last.send(b"again") && last.exactly(5).as_deref() == Some(&b"again"[..]));
+    eventually("the others are gone", || back.traffic.connections() == 1);
+    let connections = base_quic::stats::open();
+    assert!(connections >= 1);
+    // What is refused is answered, and messages use what is there.
+    assert_eq!(front.ask(&asks("/closed")).status(), 403);
+    assert_eq!(front.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status(), 200);
+    assert!(last.send(b"more!") && last.exactly(5).as_deref() == Some(&b"more!"[..]));
+    drop(last);
 }
 
 fn a_port_in_use_is_told_and_tried_again(io: IoMode) {

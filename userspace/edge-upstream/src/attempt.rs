@@ -1,8 +1,9 @@
 //! One try at one server: over a lease, kept or new, the request goes out and an answer comes back.
 
 use crate::connect::ConnectError;
-use crate::endpoint::Server;
+use crate::endpoint::{Protocols, Server};
 use crate::groups::CONNECTIONS_MOST;
+use crate::h3_sessions;
 use crate::lease::{self, Exchanger, Lease, Need};
 use crate::loss::Loss;
 use crate::pool;
@@ -207,6 +208,13 @@ impl Attempt<'_> {
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
         let mut need = self.need();
+        // What it wants over HTTP/1.1 lately, by what is remembered or by what it says of this one.
+        let mut remembered =
+            need == Need::Message && self.server.protocols == Protocols::Http3 && h3_sessions::wants_http1(self.server);
+        let mut fell_back = false;
+        if remembered {
+            need = Need::Http1;
+        }
         let mut looks = !self.repeated.get();
         let mut left = UNTOUCHED_MOST;
         loop {
@@ -218,7 +226,17 @@ impl Attempt<'_> {
                 Some(lease) => lease,
                 None => {
                     left -= 1;
-                    self.open(need).await.map_err(AttemptError::Connect)?
+                    match self.open(need).await {
+                        Ok(lease) => lease,
+                        // It may have given that up by now.
+                        Err(_) if std::mem::take(&mut remembered) => {
+                            h3_sessions::forget_http1(self.server);
+                            (need, left) = (Need::Message, UNTOUCHED_MOST);
+                            looks = !self.repeated.get();
+                            continue;
+                        }
+                        Err(error) => return Err(AttemptError::Connect(error)),
+                    }
                 }
             };
             match lease.exchange(self, body, self.keep_body || is_kept && repeatable).await {
@@ -226,6 +244,7 @@ impl Attempt<'_> {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) if left > 0 => {}
                 // Once: over HTTP/1.1 nobody asks for that.
                 Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) if need != Need::Http1 => {
+                    fell_back = need == Need::Message;
                     need = Need::Http1;
                     looks = !self.repeated.get();
                     left = UNTOUCHED_MOST;
@@ -233,7 +252,12 @@ impl Attempt<'_> {
                 Err(AttemptError::Broken { stage: Stage::Sent, .. }) if is_kept && repeatable => {
                     self.repeated.set(true);
                 }
-                done => return done,
+                done => {
+                    if fell_back && done.is_ok() {
+                        h3_sessions::fell_back(self.server);
+                    }
+                    return done;
+                }
             }
         }
     }

@@ -263,7 +263,8 @@ pub enum Protocols {
     /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3). What asks for a WebSocket goes over HTTP/1.1 where the server
     /// does not offer it over HTTP/2, and is refused where it does and has no room.
     Http2,
-    /// HTTP/3 alone, over QUIC; what asks to go on in another protocol goes over HTTP/1.1, as a connection of TCP to the same port.
+    /// HTTP/3 over QUIC. What asks to go on in another protocol goes over HTTP/1.1, as a connection of TCP to the same port; so does a
+    /// WebSocket where the server does not offer it over HTTP/3, and everything for a while once it wants nothing else over HTTP/3.
     Http3,
 }
 
@@ -479,8 +480,7 @@ impl Server {
     pub(crate) fn shares(&self, need: Need) -> bool {
         match self.protocols {
             Protocols::Http1 => false,
-            Protocols::Negotiated => need != Need::Http1,
-            Protocols::Http3 => need == Need::Message,
+            Protocols::Negotiated | Protocols::Http3 => need != Need::Http1,
             Protocols::Http2 => true,
         }
     }

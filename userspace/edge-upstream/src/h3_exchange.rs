@@ -7,11 +7,13 @@
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
 use crate::h3_stream::{H3Stream, Next, Stream, Why};
+use crate::h3_tunnel::H3Tunnel;
 use crate::lease::Exchanger;
 use crate::loss::Loss;
 use crate::upload::{Beside, Upload, WaitsFor};
+use crate::websocket;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
-use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
+use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
 use proto_h2::Data;
 use proto_h3::Code;
 use proto_h3::message::{self, RequestOptions, Unread};
@@ -34,13 +36,21 @@ impl Exchanger for H3Stream {
             return Err(unsent());
         }
         let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
-        let ends = !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
+        // The opening of a WebSocket leaves the way open for what is said over it.
+        let key = attempt.websocket_key();
+        let no_body = !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
+        let ends = key.is_none() && no_body;
         self.stream().say(head);
         if ends {
             self.stream().say_end();
         }
         let place = Rc::new(self);
-        let mut upload = (!ends).then(|| H3Upload { body: outgoing, place: place.clone(), handed: 0, ended: false });
+        let mut upload = (!ends && key.is_none()).then(|| H3Upload {
+            body: outgoing,
+            place: place.clone(),
+            handed: 0,
+            ended: false,
+        });
         let mut interim = InterimCount::default();
         let mut cut = None;
         let stream = place.stream().clone();
@@ -79,14 +89,24 @@ impl Exchanger for H3Stream {
                     (_, Some(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
                     (Next::Blocked, None) => return Poll::Pending,
                     (Next::Broken(why), None) => {
-                        return Poll::Ready(Err(failed(why, is_kept, &stream, attempt.counters)));
+                        return Poll::Ready(Err(failed(why, is_kept, &stream, attempt.counters, key.is_some())));
                     }
                 }
             }
         });
         let (response, length) = answered.await?;
+        stream.session().answered();
         if !keep_body {
             drop(std::mem::take(body));
+        }
+        if let Some(key) = key {
+            if (200..300).contains(&response.status) {
+                let upgraded: Box<dyn Duplex> = Box::new(H3Tunnel::new(place));
+                let response = websocket::switched(response, key);
+                return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
+            }
+            // It answers as it would any request, and nothing is said over what was not opened.
+            stream.say_end();
         }
         let beside = Beside::begin(upload, cut.is_some(), response.status, attempt.counters);
         let is_bodyless = attempt.request.method == Method::Head || matches!(response.status, 204 | 304);
@@ -151,12 +171,14 @@ fn head_bounds(limits: &Limits) -> Bounds {
 /// What goes out first.
 fn head(attempt: &Attempt<'_>, body: &Body) -> Result<Vec<u8>, AttemptError> {
     let request = attempt.request;
+    let protocol = attempt.websocket_key().map(|_| "websocket");
     let length = match body.length() {
+        _ if protocol.is_some() => None,
         // A method that usually carries a body says that it has none.
         Some(0) if !body.is_stream() && !matches!(request.method, Method::Post | Method::Put | Method::Patch) => None,
         length => length,
     };
-    let options = RequestOptions { authority: attempt.host, prefix: &attempt.server.prefix, length };
+    let options = RequestOptions { authority: attempt.host, prefix: &attempt.server.prefix, length, protocol };
     let mut bytes = Vec::with_capacity(512);
     if message::write_request(request, &options, &mut bytes) { Ok(bytes) } else { Err(AttemptError::Unsayable) }
 }
@@ -169,7 +191,7 @@ fn unsent() -> AttemptError {
 }
 
 /// Why no answer came.
-fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters) -> AttemptError {
+fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters, opens_websocket: bool) -> AttemptError {
     let broken = |text: String, refused: bool, loss| {
         let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
         AttemptError::Broken { error: io::Error::other(text), stage, loss }
@@ -195,6 +217,9 @@ fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters) -> Atte
                 AttemptError::Broken { error, loss, .. }
                     if is_kept && code == u64::from(Code::VersionFallback.value()) =>
                 {
+                    if opens_websocket {
+                        stream.session().wants_websockets_over_http1();
+                    }
                     AttemptError::Broken { error, stage: Stage::OverHttp1, loss }
                 }
                 other => other,

@@ -1,7 +1,9 @@
 //! Connections of HTTP/3, each shared by many requests of its worker: as [`sessions`](crate::sessions) keeps those of HTTP/2.
 //!
 //! A server that is to be spoken to in HTTP/3 is spoken to in nothing else: where QUIC does not come through, it cannot be connected to.
-//! What alone goes over HTTP/1.1, to the same host and port on TCP, are requests that ask to go on in another protocol.
+//! What alone goes over HTTP/1.1, to the same host and port on TCP, are requests that ask to go on in another protocol, those to open a
+//! WebSocket where the server has not said that it offers them over streams (RFC 9220), and those that it will not have over HTTP/3
+//! (`H3_VERSION_FALLBACK`). One that has said so of all it was asked lately is not asked over HTTP/3 for a while.
 //!
 //! A request takes its stream where it takes its place, so that what the backend lets us open is never promised twice. QUIC says for
 //! itself that the peer is there; a backend that says nothing at all is asked (PING), and held to be gone when it does not say so.
@@ -9,11 +11,12 @@
 use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_quic};
 use crate::endpoint::Server;
-use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn};
+use crate::groups::{self, Groups, Maker, STREAMS_MOST, Shared, Turn, WEBSOCKETS_WITHIN};
 use crate::h3_stream::{H3Stream, Stream};
+use crate::lease::Need;
 use crate::loss::Loss;
 use crate::opening::Outcome;
-use crate::pool;
+use crate::pool::{self, IDLE_TIMEOUT};
 use base_quic::proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
 use base_quic::stream::Read;
 use base_quic::{Connection, Driver, QuicSettings};
@@ -54,6 +57,14 @@ const FRESH: Duration = Duration::from_secs(30);
 /// who says so is not known.
 const REFUSED_MOST: u32 = 3;
 
+/// How long a new connection is waited for to say whether WebSockets may be opened over it; one that says nothing takes none.
+const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
+
+/// Requests in a row that went over HTTP/1.1 because the server would not have them over HTTP/3, after which it is asked over HTTP/1.1
+/// alone, for so long. Fewer may be of one path.
+const FALLBACKS: u32 = 3;
+const FALLBACK_FOR: Duration = Duration::from_secs(60);
+
 /// Frames that lead nowhere that a backend may send ahead of what it earns by answers and their bytes.
 const IDLE_FRAMES: u32 = 1000;
 
@@ -88,6 +99,12 @@ pub(crate) struct Session {
     pub(crate) unacknowledged: Cell<u64>,
     /// What its requests tell of its end.
     pub(crate) loss: Loss,
+    /// Whether its backend takes WebSockets over streams; `None` until it has said so, or that it has nothing to say.
+    websockets: Cell<Option<bool>>,
+    /// Who waits for that.
+    said: RefCell<Vec<Waker>>,
+    /// As of what is [`Known`].
+    fallbacks: Rc<Cell<u32>>,
     counters: Arc<Counters>,
 }
 
@@ -159,6 +176,38 @@ impl Session {
         }
     }
 
+    fn poll_said(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.websockets.get() {
+            Some(takes) => Poll::Ready(takes),
+            None if !self.is_open.get() => Poll::Ready(false),
+            None => {
+                self.said.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn say(&self, websockets: bool) {
+        if self.websockets.replace(Some(websockets)).is_none() {
+            Session::with_groups(|groups| groups.of(self.key).known.websockets = Some(websockets));
+        }
+        self.tell_said();
+    }
+
+    fn tell_said(&self) {
+        self.said.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// The backend has answered a request over HTTP/3.
+    pub(crate) fn answered(&self) {
+        self.fallbacks.set(0);
+    }
+
+    /// The backend will not have this opening of a WebSocket over HTTP/3, although it offered that.
+    pub(crate) fn wants_websockets_over_http1(&self) {
+        Session::with_groups(|groups| groups.of(self.key).known.websockets = Some(false));
+    }
+
     fn tell_room(&self) {
         if let Some(waker) = self.room.take() {
             waker.wake();
@@ -172,9 +221,22 @@ impl Drop for Session {
     }
 }
 
+/// What is known of a server.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// Whether the connection that said so last takes WebSockets.
+    websockets: Option<bool>,
+    /// Requests in a row that it would not have over HTTP/3.
+    fallbacks: Rc<Cell<u32>>,
+    /// Until when it is asked over HTTP/1.1 alone.
+    http1_until: Option<Instant>,
+    /// When somebody connected last: what is known is kept for as long as an idle connection.
+    used: Option<Instant>,
+}
+
 impl Shared for Session {
     type Lease = H3Stream;
-    type Known = ();
+    type Known = Known;
 
     fn with_groups<T>(work: impl FnOnce(&mut Groups<Session>) -> T) -> T {
         GROUPS.with_borrow_mut(work)
@@ -188,6 +250,59 @@ impl Shared for Session {
         self.is_open.set(false);
         self.quic.wake();
     }
+
+    fn is_worth(known: &Known, now: Instant) -> bool {
+        known.used.is_some_and(|at| now.saturating_duration_since(at) < IDLE_TIMEOUT)
+            || known.http1_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Whether the server wanted all it was asked lately over HTTP/1.1.
+pub(crate) fn wants_http1(server: &Server) -> bool {
+    let now = base_runtime::now();
+    Session::with_groups(|groups| {
+        groups.known(server).is_some_and(|group| group.known.http1_until.is_some_and(|until| now < until))
+    })
+}
+
+/// A request that the server would not have over HTTP/3 was answered over HTTP/1.1.
+pub(crate) fn fell_back(server: &Server) {
+    let now = base_runtime::now();
+    Session::with_groups(|groups| {
+        let known = &mut groups.of(server.connections()).known;
+        known.fallbacks.set(known.fallbacks.get().saturating_add(1));
+        if known.fallbacks.get() >= FALLBACKS {
+            known.http1_until = Some(now + FALLBACK_FOR);
+        }
+    });
+}
+
+/// It cannot be connected to over TCP any more.
+pub(crate) fn forget_http1(server: &Server) {
+    Session::with_groups(|groups| {
+        if let Some(group) = groups.known(server) {
+            group.known.http1_until = None;
+            group.known.fallbacks.set(0);
+        }
+    });
+}
+
+/// Whether the server takes WebSockets over streams, as soon as that is known; `None` while there is no connection that would say so.
+async fn takes_websockets(server: &Server) -> Option<bool> {
+    let (known, session) = Session::with_groups(|groups| {
+        let group = groups.known(server)?;
+        let session = group.sessions.iter().rfind(|session| session.is_usable()).cloned();
+        Some((group.known.websockets, session))
+    })?;
+    if known.is_some() {
+        return known;
+    }
+    let session = session?;
+    let said = base_runtime::time::timeout(SETTINGS_WITHIN, poll_fn(|cx| session.poll_said(cx))).await;
+    if said.is_err() {
+        session.say(false);
+    }
+    Some(said.unwrap_or(false))
 }
 
 thread_local! {
@@ -195,16 +310,23 @@ thread_local! {
 }
 
 /// A place on a connection that this worker has to the server. `once`: not on one that may have gone without a word.
-pub(crate) fn take(server: &Server, once: bool) -> Option<H3Stream> {
+pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<H3Stream> {
     Session::with_groups(|groups| {
-        let sessions = &mut groups.known(server)?.sessions;
+        let group = groups.known(server)?;
+        if need == Need::WebSocket && group.known.websockets != Some(true) {
+            return None;
+        }
+        // As over HTTP/2: so many connections carry any, at most.
+        let most = if need == Need::WebSocket { WEBSOCKETS_WITHIN } else { usize::MAX };
+        let sessions = &mut group.sessions;
         let mut at = 0;
-        while let Some(session) = sessions.get(at) {
+        while let Some(session) = sessions.get(at).filter(|_| at < most) {
             if !session.is_usable() || !session.leads_to(server) {
                 sessions.remove(at).close();
                 continue;
             }
             if !(once && session.is_stale())
+                && (need != Need::WebSocket || session.websockets.get() == Some(true))
                 && let Some(place) = session.place()
             {
                 return Some(place);
@@ -215,19 +337,28 @@ pub(crate) fn take(server: &Server, once: bool) -> Option<H3Stream> {
     })
 }
 
-/// A place on a new connection.
+/// A place on a new connection; `None` where what is needed is to go over HTTP/1.1.
 pub(crate) async fn open(
     server: &Server,
+    need: Need,
     limit: Duration,
     recorder: &ServerRecorder,
     counters: &Arc<Counters>,
-) -> Result<H3Stream, ConnectError> {
+) -> Result<Option<H3Stream>, ConnectError> {
     let end = base_runtime::now() + limit;
     loop {
-        if let Some(place) = take(server, true) {
-            return Ok(place);
+        if need == Need::WebSocket && takes_websockets(server).await == Some(false) {
+            return Ok(None);
         }
-        let turn = Session::with_groups(|groups| groups.of(server.connections()).turn());
+        if let Some(place) = take(server, need, true) {
+            return Ok(Some(place));
+        }
+        let turn = Session::with_groups(|groups| {
+            let group = groups.of(server.connections());
+            group.known.used = Some(base_runtime::now());
+            (need != Need::WebSocket || group.count() < WEBSOCKETS_WITHIN).then(|| group.turn())
+        });
+        let Some(turn) = turn else { return Ok(None) };
         let outcome = match turn {
             Turn::Wait(opening) => groups::wait(opening, end).await?,
             Turn::Begin(opening) => {
@@ -240,7 +371,11 @@ pub(crate) async fn open(
             }
         };
         match outcome {
-            Outcome::Made(Some(place)) => return Ok(place),
+            Outcome::Made(Some(place)) if need == Need::WebSocket => {
+                let takes = takes_websockets(server).await == Some(true);
+                return Ok(takes.then_some(place));
+            }
+            Outcome::Made(Some(place)) => return Ok(Some(place)),
             Outcome::Made(None) => {}
             Outcome::Failed(error) => return Err(error),
         }
@@ -252,6 +387,7 @@ async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
     let end = base_runtime::now() + limit;
     let driver = connect_quic(&maker.endpoint, maker.identity.as_deref(), limit).await?;
     maker.recorder.connection_created();
+    let fallbacks = Session::with_groups(|groups| groups.of(maker.key).known.fallbacks.clone());
     let quic = driver.connection().clone();
     let session = Rc::new(Session {
         remote: quic.peer(),
@@ -270,6 +406,9 @@ async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
         taken: Cell::new(0),
         unacknowledged: Cell::new(0),
         loss: Loss::default(),
+        websockets: Cell::new(None),
+        said: RefCell::default(),
+        fallbacks,
         counters: maker.counters,
     });
     Session::with_groups(|groups| groups.of(maker.key).sessions.push(session.clone()));
@@ -420,6 +559,9 @@ impl Drive {
                 }
             }
         }
+        if let Some(settings) = self.peer.settings() {
+            self.session.say(settings.connect_protocol);
+        }
         self.obey_goaway();
     }
 
@@ -458,6 +600,7 @@ impl Drive {
         }
         self.all().iter().for_each(|stream| stream.handle_lost());
         session.tell_room();
+        session.tell_said();
         Session::with_groups(|groups| groups.forget(session.key, session));
     }
 

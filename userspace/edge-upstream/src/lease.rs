@@ -1,7 +1,7 @@
 //! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many, over TCP or QUIC.
 //!
-//! The opening of a WebSocket goes over a stream of HTTP/2 where the backend offers that (RFC 8441), and else over a connection of HTTP/1.1,
-//! which becomes what the WebSocket has for itself.
+//! The opening of a WebSocket goes over a stream of HTTP/2 or HTTP/3 where the backend offers that (RFC 8441, 9220), and else over a
+//! connection of HTTP/1.1, which becomes what the WebSocket has for itself.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters};
 use crate::connect::{ConnectError, connect_saying};
@@ -63,15 +63,18 @@ pub(crate) async fn open(
     counters: &Arc<Counters>,
     introduction: &[u8],
 ) -> Result<Lease, ConnectError> {
-    if !server.shares(need) {
-        let generation = server.endpoint.generation();
-        let (identity, offered) = (server.identity.as_deref(), Protocols::Http1.offered());
-        let stream = connect_saying(&server.endpoint, identity, offered, introduction, limit).await?;
-        let link = Link::new(stream, server.connections(), generation, recorder);
-        return Ok(Lease::Connection(link.introduced(introduction)));
+    let end = base_runtime::now() + limit;
+    if server.protocols == Protocols::Http3 && server.shares(need) {
+        if let Some(stream) = h3_sessions::open(server, need, limit, recorder, counters).await? {
+            return Ok(Lease::H3(stream));
+        }
+    } else if server.shares(need) {
+        return sessions::open(server, need, limit, recorder, counters).await;
     }
-    if server.protocols == Protocols::Http3 {
-        return h3_sessions::open(server, limit, recorder, counters).await.map(Lease::H3);
-    }
-    sessions::open(server, need, limit, recorder, counters).await
+    let generation = server.endpoint.generation();
+    let (identity, offered) = (server.identity.as_deref(), Protocols::Http1.offered());
+    let left = end.saturating_duration_since(base_runtime::now());
+    let stream = connect_saying(&server.endpoint, identity, offered, introduction, left).await?;
+    let link = Link::new(stream, server.connections(), generation, recorder);
+    Ok(Lease::Connection(link.introduced(introduction)))
 }

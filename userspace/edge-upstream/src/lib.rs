@@ -25,6 +25,7 @@ mod h2_tunnel;
 mod h3_exchange;
 pub mod h3_sessions;
 mod h3_stream;
+mod h3_tunnel;
 pub mod health;
 pub mod l4_members;
 pub mod l4_pool;

@@ -102,13 +102,14 @@ thread_local! {
 /// kernel is asked whether the backend has closed it just now. `introduction`: one that began with this and nothing else.
 pub fn take(server: &Server, need: Need, once: bool, introduction: &[u8]) -> Option<Lease> {
     if server.shares(need) {
-        if server.protocols == Protocols::Http3 {
-            return h3_sessions::take(server, once).map(Lease::H3);
+        let lease = match server.protocols {
+            Protocols::Http3 => h3_sessions::take(server, need, once).map(Lease::H3),
+            _ => sessions::take(server, need, once).map(Lease::Stream),
+        };
+        if lease.is_some() {
+            return lease;
         }
-        if let Some(stream) = sessions::take(server, need, once) {
-            return Some(Lease::Stream(stream));
-        }
-        if server.protocols == Protocols::Http2 && need != Need::WebSocket {
+        if matches!(server.protocols, Protocols::Http2 | Protocols::Http3) && need != Need::WebSocket {
             return None;
         }
     }

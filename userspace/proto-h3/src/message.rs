@@ -132,6 +132,8 @@ pub struct RequestOptions<'a> {
     pub prefix: &'a str,
     /// Bytes of the body, when they are known.
     pub length: Option<u64>,
+    /// The protocol to go on in (RFC 9220): the request becomes an extended CONNECT.
+    pub protocol: Option<&'a str>,
 }
 
 /// Appends the HEADERS frame of a request. Nothing and false when what filters made of it cannot be said in HTTP/3.
@@ -143,7 +145,13 @@ pub fn write_request(request: &Request, options: &RequestOptions<'_>, into: &mut
         return false;
     }
     write_section(into, |into| {
-        qpack::field(b":method", request.method.as_str().as_bytes(), into);
+        match options.protocol {
+            Some(protocol) => {
+                qpack::field(b":method", b"CONNECT", into);
+                qpack::field(b":protocol", protocol.as_bytes(), into);
+            }
+            None => qpack::field(b":method", request.method.as_str().as_bytes(), into),
+        }
         qpack::field(b":scheme", b"https", into);
         qpack::field(b":authority", options.authority.as_bytes(), into);
         match options.prefix.is_empty() || request.path.is_asterisk() {
@@ -152,7 +160,9 @@ pub fn write_request(request: &Request, options: &RequestOptions<'_>, into: &mut
         }
         for (name, value, known) in request.headers.iter() {
             let framing = matches!(known, Known::Host | Known::ContentLength | Known::Expect);
-            if !known.is_hop_by_hop() && !framing {
+            // What HTTP/1 opens a WebSocket with says nothing here (RFC 8441 section 5.1).
+            let key = options.protocol.is_some() && name.eq_ignore_ascii_case(b"sec-websocket-key");
+            if !known.is_hop_by_hop() && !framing && !key {
                 qpack::field(name, value, into);
             }
         }

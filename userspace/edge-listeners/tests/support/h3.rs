@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 /// A certificate that signs itself, and the lines of a document that serve it.
 pub struct Certificate {
     pub der: CertificateDer<'static>,
+    pub pem: String,
     pub lines: String,
 }
 
@@ -30,7 +31,7 @@ pub fn certificate(names: &[&str]) -> Certificate {
     let quoted = |text: String| serde_json::Value::from(text).to_string();
     let lines =
         format!("https: true\ncertBase64: {}\nkeyBase64: {}\n", quoted(certificate.pem()), quoted(key.serialize_pem()));
-    Certificate { der: certificate.der().clone(), lines }
+    Certificate { der: certificate.der().clone(), pem: certificate.pem(), lines }
 }
 
 /// Who trusts this certificate, and offers these protocols.
@@ -97,7 +98,11 @@ impl Answer {
 }
 
 pub fn bound_socket() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket_at("127.0.0.1")
+}
+
+pub fn socket_at(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind((address, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
     socket
 }
@@ -105,11 +110,15 @@ pub fn bound_socket() -> UdpSocket {
 impl Client {
     /// Begins a connection; nothing was sent yet.
     pub fn begin(port: u16, name: &str, config: ClientConfig) -> Client {
+        Client::begin_from(bound_socket(), SocketAddr::from(([127, 0, 0, 1], port)), name, config)
+    }
+
+    /// The same, to an address of another host.
+    pub fn begin_from(socket: UdpSocket, peer: SocketAddr, name: &str, config: ClientConfig) -> Client {
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
-        let peer = SocketAddr::from(([127, 0, 0, 1], port));
         let (handle, connection) = endpoint.connect(Instant::now(), config, peer, name).unwrap();
         Client {
-            socket: bound_socket(),
+            socket,
             endpoint,
             handle,
             connection,

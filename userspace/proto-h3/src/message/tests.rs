@@ -209,7 +209,7 @@ fn a_request_goes_out_without_what_is_of_one_hop() {
     ] {
         request.headers.add(name, value);
     }
-    let options = RequestOptions { authority: "shop.test:8443", prefix: "/api", length: Some(3) };
+    let options = RequestOptions { authority: "shop.test:8443", prefix: "/api", length: Some(3), protocol: None };
     let head = [":method=POST", ":scheme=https", ":authority=shop.test:8443", ":path=/api/a%20b?c=d"];
     let rest = ["cookie=a=1; b=2", "content-length=3", "te=trailers"];
     assert_eq!(asked(&request, &options).unwrap(), [&head[..], &rest].concat());

@@ -3,11 +3,12 @@
 use crate::http3::python_with;
 use crate::leash::Leashed;
 use crate::tls::serve_as;
-use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, get, mock, server};
+use crate::world::{Answer, Connection, Machine, PATIENCE, answers, eventually, free_port, get, mock, server};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 /// A certificate for the address that backends have here, and its key.
@@ -125,12 +126,13 @@ fn aioquic_is_understood() {
     }
     // One that it cannot serve over HTTP/3 goes over HTTP/1.1 to its port on TCP; others go on as they did.
     let mut connections = HashSet::new();
+    let mut same = Connection::open(&format!("127.0.0.1:{front}")).unwrap();
     for _ in 0..20 {
-        let answer = ask("POST", "/fallback", "body").unwrap();
+        let answer = same.request("POST", "/fallback", &[], "body").unwrap();
         let connection = answer.body.strip_prefix("POST /fallback HTTP/1.1 body on ");
         assert!(answer.status == 200 && connection.is_some(), "{answer:?}");
         connections.extend(connection.map(str::to_owned));
-        assert_eq!(ask("GET", "/plain", "").unwrap().body, "plain");
+        assert_eq!(same.request("GET", "/plain", &[], "").unwrap().body, "plain");
     }
     assert!(connections.len() < 5, "each worker keeps its connection: {connections:?}");
     // It may say so after it has refused it for the moment, as often as that is borne.
@@ -146,12 +148,51 @@ fn aioquic_is_understood() {
         assert!(refused, "{path}: {answer:?}");
     }
     assert_eq!(ask("GET", "/plain", "").unwrap().status, 200);
+    // WebSockets are streams where it offers that, and connections of TCP where it will not have them so.
+    for (path, told) in [("/chat", "over QUIC: hello"), ("/chat-tcp", "over TCP: hello")] {
+        assert_eq!(talked(front, path, "hello", told.len()), told, "{path}");
+    }
+    // One that wants nothing over HTTP/3 is not asked over it for a while, by whoever has noticed.
+    let mut same = Connection::open(&format!("127.0.0.1:{front}")).unwrap();
+    assert_eq!(same.request("GET", "/plain", &[], "").unwrap().body, "plain");
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        let answer = same.request("POST", "/only-tcp", &[], "body").unwrap();
+        assert!(answer.body.starts_with("POST /only-tcp HTTP/1.1 body"), "{answer:?}");
+        times.push(answer.body.rsplit_once(" asked over QUIC ").unwrap().1.trim().to_owned());
+    }
+    assert_eq!(times, ["1", "2", "3", "3", "3", "3", "3", "3"]);
+    let plain = same.request("GET", "/plain", &[], "").unwrap();
+    assert!(plain.body.starts_with("GET /plain HTTP/1.1"), "{plain:?}");
     for limit in ["upstream_h3_faults", "upstream_h3_refused"] {
         let begin = format!("weir_limit_hits_total{{limit=\"{limit}\"}} ");
         let metrics = machine.api("GET", "/metrics", "").body;
         let count = metrics.lines().find_map(|line| line.strip_prefix(&begin)?.parse::<f64>().ok());
         assert!(count.is_some_and(|count| count >= 1.0), "{limit}: {count:?}");
     }
+}
+
+/// What comes back over a WebSocket, which here has no frames.
+fn talked(front: u16, path: &str, said: &str, length: usize) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", front)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asks = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(asks.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    stream.write_all(said.as_bytes()).unwrap();
+    let mut came = vec![0; length];
+    stream.read_exact(&mut came).unwrap();
+    String::from_utf8(came).unwrap()
 }
 
 /// A backend; each path is a story.
@@ -178,9 +219,16 @@ class Server(QuicConnectionProtocol):
             if isinstance(event, HeadersReceived) and id not in self.paths:
                 head = dict(event.headers)
                 self.paths[id] = (head[b":method"], head[b":path"].decode())
+                if self.paths[id] == (b"CONNECT", "/chat"):
+                    assert head[b":protocol"] == b"websocket" and b"sec-websocket-key" not in head
+                    self.say(id, end=False)
+                elif head[b":method"] == b"CONNECT":
+                    self._quic.reset_stream(id, 0x110)
+            elif self.paths.get(id, (b"",))[0] == b"CONNECT":
+                self.http.send_data(id, b"over QUIC: " + event.data, end_stream=event.stream_ended)
             elif isinstance(event, DataReceived):
                 self.bytes[id] = self.bytes.get(id, 0) + len(event.data)
-            if event.stream_ended:
+            if event.stream_ended and self.paths[id][0] != b"CONNECT":
                 self.answer(id, *self.paths[id])
         self.transmit()
 
@@ -209,7 +257,7 @@ class Server(QuicConnectionProtocol):
             quic.send_stream_data(self.http._local_control_stream_id, frame)
         elif path == "/rejected-first" and times < 3:
             quic.reset_stream(id, 0x10b)
-        elif path in ("/fallback", "/rejected-first"):
+        elif path in ("/fallback", "/rejected-first", "/only-tcp"):
             quic.reset_stream(id, 0x110)
         elif path == "/reset":
             quic.reset_stream(id, 0x102)
@@ -242,7 +290,16 @@ async def over_tcp(reader, writer):
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return writer.close()
-        body = head.split(b"\r\n")[0] + b" " + await reader.readexactly(4) + b" on %d" % number
+        first, fields = head.split(b"\r\n")[0], head.lower()
+        if b"upgrade: websocket" in fields:
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            writer.write(b"over TCP: " + await reader.read(100))
+            await writer.drain()
+            continue
+        asked = await reader.readexactly(4) if b"content-length: 4" in fields else b""
+        body = first + b" " + asked + b" on %d" % number
+        if b"/only-tcp" in first:
+            body += b" asked over QUIC %d" % seen["/only-tcp"]
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await writer.drain()
 
