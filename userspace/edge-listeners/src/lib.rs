@@ -6,7 +6,7 @@
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`],
 //! [`h3_front`] (UDP sockets), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
-//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`udp_hops`] (datagrams that go round), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`acme`] (certificates that the cluster orders), [`request_id`], [`watch`] (what is remembered of single requests), [`forwarded`], [`grpc`] (answers of a GRPCServer), [`grpc_web`], [`variables`], [`timeouts`],
+//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`hops`] (what goes round between relays), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`acme`] (certificates that the cluster orders), [`request_id`], [`watch`] (what is remembered of single requests), [`forwarded`], [`grpc`] (answers of a GRPCServer), [`grpc_web`], [`variables`], [`timeouts`],
 //! [`pace`], `clock`, [`overload`] (what is done when the machine has too much to do).
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ pub mod h2_stream;
 pub mod h3_connection;
 pub mod h3_front;
 pub mod h3_stream;
+pub mod hops;
 pub mod http_server;
 pub mod log_sinks;
 pub mod overload;
@@ -47,7 +48,6 @@ pub mod tls;
 pub mod trace;
 pub mod traffic;
 pub mod tunnel;
-pub mod udp_hops;
 pub mod udp_proxy;
 pub mod variables;
 pub mod watch;

@@ -6,6 +6,7 @@
 
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::clock;
+use crate::hops::{self, Hop};
 use crate::per_ip::{IpSeat, PerIp};
 use crate::proxied::{self, Introduction, Unintroduced};
 use crate::server::{Server, Sockets, not_of};
@@ -43,7 +44,8 @@ use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 /// The bounds of this file, by the names they are counted under.
-pub const BOUNDS: [&str; 5] = ["connections_per_ip", "hello_malformed", "hello_too_long", "ip_filter", "no_route"];
+pub const BOUNDS: [&str; 6] =
+    ["connections_per_ip", "hello_malformed", "hello_too_long", "ip_filter", "no_route", "tcp_loop"];
 
 /// What connections need of a document.
 struct Live {
@@ -440,6 +442,7 @@ struct Begun {
     connected: Connected,
     idle: Duration,
     _ip_seat: Option<IpSeat>,
+    _hop: Option<Hop>,
 }
 
 async fn serve(local: &Local, stream: TcpStream, told: &mut Told) -> TcpEnd {
@@ -448,7 +451,7 @@ async fn serve(local: &Local, stream: TcpStream, told: &mut Told) -> TcpEnd {
         Ok(begun) => begun,
         Err(end) => return end,
     };
-    let Begun { client, unintroduced, pool, connected, idle, _ip_seat } = begun;
+    let Begun { client, unintroduced, pool, connected, idle, _ip_seat, _hop } = begun;
     let client: &dyn Duplex = if unintroduced { &Unintroduced::new(client) } else { &client };
     relay(local, idle, &pool, client, connected, told).await
 }
@@ -456,6 +459,7 @@ async fn serve(local: &Local, stream: TcpStream, told: &mut Told) -> TcpEnd {
 /// From the first byte to a server.
 async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begun, TcpEnd> {
     let live = local.proxy.live.load_full();
+    let peer = told.client;
     if memory::is_over() {
         local.limit("memory");
         return Err(TcpEnd::Refused);
@@ -480,6 +484,8 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
         local.limit("no_route");
         return Err(TcpEnd::NoRoute);
     };
+    let passed = || hops::TCP.passed(peer).ok_or("tcp_loop").map_err(refused(TcpEnd::Refused));
+    passed()?;
     let asks = Client { peer: told.client, real_ip: Some(told.client.ip()), ..Client::default() };
     let preamble = preamble(pool.told(), told, client.session(), client.local_addr().ok());
     let connected = match pool.connect(&asks, &preamble).await {
@@ -487,7 +493,11 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
         Err(NoServer::Full | NoServer::Unreachable | NoServer::Refused) => return Err(TcpEnd::NoServer),
     };
     told.server = Some(pool.server(connected.choice).url.clone());
-    Ok(Begun { client, unintroduced, pool, connected, idle: live.idle, _ip_seat: ip_seat })
+    // Asked once more: whoever connected here may have said so since.
+    let hops = passed()?;
+    let ends = connected.stream.local_addr().and_then(|own| Ok((own, connected.stream.peer_addr()?)));
+    let hop = ends.ok().and_then(|(own, to)| hops::TCP.begin(own, to, hops));
+    Ok(Begun { client, unintroduced, pool, connected, idle: live.idle, _ip_seat: ip_seat, _hop: hop })
 }
 
 /// Finds out who the client is. True: it is one that must not send a header, and has not been looked at.

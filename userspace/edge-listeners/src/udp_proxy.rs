@@ -10,11 +10,11 @@
 
 use crate::accept::{bind_each, wait_for_datagrams};
 use crate::clock;
+use crate::hops::{self, Hop};
 use crate::per_ip::{IpSeat, PerIp};
 use crate::server::{Server, Sockets, not_of};
 use crate::tcp_proxy::write_address;
 use crate::traffic::Shared;
-use crate::udp_hops::{self, Hop};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::{CidrSet, IpFilter};
 use base_model::{Protocol, ProxyProtocol, Spec, UdpProxySpec};
@@ -551,7 +551,7 @@ impl Local {
         if self.sessions.borrow().len() >= live.most {
             return Err((UdpDrop::Sessions, Some("udp_sessions")));
         }
-        let hops = udp_hops::passed(key.peer).ok_or((UdpDrop::Refused, Some("udp_loop")))?;
+        let hops = hops::UDP.passed(key.peer).ok_or((UdpDrop::Refused, Some("udp_loop")))?;
         let ip_seat = match live.most_per_ip {
             0 => None,
             most => {
@@ -594,7 +594,7 @@ impl Local {
             _ => Vec::new(),
         };
         let ends = server.local_addr().and_then(|own| Ok((own, server.peer_addr()?)));
-        let hop = ends.ok().and_then(|(own, to)| Hop::of(own, to, hops));
+        let hop = ends.ok().and_then(|(own, to)| hops::UDP.begin(own, to, hops));
         let session = Rc::new(Session {
             key,
             interface: if is_of_one_link(key.peer.ip()) { interface } else { 0 },

@@ -30,6 +30,7 @@ on_both_drivers![
     tls_ends_here_and_the_rules_go_by_what_was_agreed,
     tls_ends_here_for_some_names_and_passes_for_others,
     a_slow_header_takes_nothing_of_the_time_for_tls,
+    relays_that_are_each_others_servers_come_to_an_end,
     a_change_is_for_new_connections,
     it_listens_where_the_document_says,
     further_connections_wait,
@@ -553,6 +554,23 @@ fn tls_ends_here_and_the_rules_go_by_what_was_agreed(io: IoMode) {
     assert_eq!(ask("a.test", &[b"mqtt"]).unwrap(), "rest");
     assert!(ask("shop.test", &[b"h2"]).is_err(), "nothing it offers is spoken");
     eventually("it is counted", || relay.house.limit("handshake_failed") == 1 && relay.ends("tls") == 1);
+}
+
+/// One that leads to itself makes few connections of each that comes, and ends them.
+fn relays_that_are_each_others_servers_come_to_an_end(io: IoMode) {
+    let relay = Relay::new(io, &pool(&[free_port()]));
+    relay.apply(&pool(&[relay.port]));
+    let mut client = relay.connect();
+    client.send(b"round");
+    assert!(client.ends() || client.is_broken(), "nobody is there");
+    drop(client);
+    eventually("it is counted", || relay.house.limit("tcp_loop") >= 1);
+    eventually("nothing is left", || relay.house.traffic.connections() == 0);
+    // A relay behind another is none that goes round.
+    let server = echo("here");
+    relay.apply(&pool(&[server.port]));
+    let mut client = relay.connect();
+    assert!(client.send(b"straight") && client.exactly(12).as_deref() == Some(&b"herestraight"[..]));
 }
 
 fn a_change_is_for_new_connections(io: IoMode) {
