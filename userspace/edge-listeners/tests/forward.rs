@@ -4,6 +4,10 @@
 mod support;
 #[path = "support/h2.rs"]
 mod h2_client;
+#[path = "support/h3.rs"]
+mod h3_client;
+
+use base_quic::proto::Dir;
 
 use base_runtime::IoMode;
 use bytes::Bytes;
@@ -26,6 +30,7 @@ on_both_drivers![
     answers_have_their_bounds,
     what_failed_is_tried_again_where_asked_for,
     http2_asks_for_the_same,
+    http3_asks_for_the_same,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -272,4 +277,35 @@ fn http2_asks_for_the_same(io: IoMode) {
     });
     let seen = backend.seen().pop().unwrap();
     assert_eq!((seen.target(), seen.field("via")), ("/a?b", Some("2 weir")));
+}
+
+fn http3_asks_for_the_same(io: IoMode) {
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let echo = Backend::new(|mut wire, _| {
+        let asked = wire.rest();
+        wire.send(&asked);
+    });
+    let certificate = h3_client::certificate(&["a.test"]);
+    let house = House::new(io, &format!("http3: true\n{}{ANY}", certificate.lines), &pipeline(""));
+    let mut client = h3_client::Client::connect(house.port, &certificate);
+    let authority = format!("127.0.0.1:{}", backend.port);
+    let id =
+        client.request(&[(":method", "GET"), (":scheme", "http"), (":authority", &authority), (":path", "/a?b")], b"");
+    assert_eq!(client.answer(id).text(), "ok");
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!((seen.target(), seen.field("via")), ("/a?b", Some("3 weir")));
+    let mut connect = |port: u16| {
+        let id = client.open(Dir::Bi);
+        let authority = format!("127.0.0.1:{port}");
+        client.send(id, &h3_client::head(&[(":method", "CONNECT"), (":authority", &authority)]), false);
+        client.drive(|client| client.so_far(id).status() > 0);
+        (client.so_far(id).status(), id)
+    };
+    assert_eq!(connect(house.port).0, 403, "nobody is led back to the proxy");
+    assert_eq!(connect(free_port()).0, 503);
+    let (status, id) = connect(echo.port);
+    assert_eq!(status, 200);
+    client.send(id, &h3_client::data(b"through a stream"), true);
+    let answer = client.answer(id);
+    assert_eq!((answer.text().as_str(), answer.reset), ("through a stream", None));
 }

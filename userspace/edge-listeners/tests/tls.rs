@@ -417,7 +417,9 @@ fn what_is_not_tls_is_closed_and_counted(io: IoMode) {
     let house = House::with_timeouts(io, &https(&[&authority.sign(&["a.test"])]), MOCK, timeouts);
     let mut plain = house.connect();
     plain.send(GET.as_bytes());
-    assert!(!String::from_utf8_lossy(&plain.rest()).contains("HTTP/"), "no answer in the clear");
+    let said = plain.rest();
+    assert!(!String::from_utf8_lossy(&said).contains("HTTP/"), "no answer in the clear");
+    assert!(matches!(said[..], [0x15, 3, _, 0, 2, 2, _]), "a fatal alert: {said:?}");
     eventually("it is counted", || house.limit("handshake_failed") == 1);
     // Silence, and a hello that does not come to its end.
     let (mut silent, mut begun) = (house.connect(), house.connect());
@@ -438,9 +440,15 @@ fn only_what_is_served_is_agreed_on(io: IoMode) {
     let mut config = client(&authority, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
     assert_eq!(Caller::new(&house, &Arc::new(config.clone()), "a.test").status(GET), None);
+    // It is told why.
+    let mut wire = house.connect();
+    let mut tls =
+        rustls::ClientConnection::new(Arc::new(config.clone()), ServerName::try_from("a.test").unwrap()).unwrap();
+    let ended = tls.complete_io(&mut wire.stream).unwrap_err().to_string();
+    assert!(ended.contains("NoApplicationProtocol"), "{ended}");
     config.alpn_protocols.clear();
     assert_eq!(Caller::new(&house, &Arc::new(config), "a.test").status(GET), Some(200));
-    assert_eq!(house.limit("handshake_failed"), 1);
+    assert_eq!(house.limit("handshake_failed"), 2);
 }
 
 /// One connection for several names, as browsers make: what its certificate is not for is not answered there.

@@ -33,6 +33,8 @@ struct Case {
     /// `None`: the head ends the stream.
     body: Option<&'static str>,
     trailers: Fields,
+    /// The body comes in several frames, with padding, with nothing in them, and with frames of no meaning between.
+    pieces: bool,
     fate: Fate,
 }
 
@@ -43,6 +45,9 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// What somebody who reads a body as the next request would take for one.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+/// Its length.
+const LENGTH: &str = "40";
 
 /// Pseudo-fields with these in the place of their own; an empty name leaves one out.
 fn with(changes: &[(&'static str, Option<&'static str>)]) -> Fields {
@@ -64,6 +69,7 @@ fn cases() -> Vec<Case> {
                 head: head.clone(),
                 body,
                 trailers: Vec::new(),
+                pieces: false,
                 fate,
             });
         }
@@ -80,8 +86,13 @@ fn cases() -> Vec<Case> {
         (Refused, ":method", &["", "G T", "GET /x HTTP/1.1\r\nX: y", "GET\0", "GE\tT"][..]),
         (Refused, ":scheme", &["", "h ttp", "http\r\nx: y"]),
         (Refused, ":authority", &["a b", "a.test\r\nx: y", "u@a.test", "a.test, b.test", "a.test/x", "a.test\0"]),
-        (Refused, ":path", &["", "case", "/a b", "/a\r\nX: y", "/a\0", "/a\tb", "/\x7f"]),
+        (Refused, ":path", &["", "case", "/a b", "/a\r\nX: y", "/a\0", "/a\tb", "/\x7f", "?q", "a.test:80", "/a\nb"]),
         (Open, ":path", &["http://b.test/x", "//b.test/x", "*", "/%00", "/a%0d%0ax", "/a/../b", "/?a=\"b\""]),
+        (
+            Open,
+            ":path",
+            &["/a#b", "/a?b#c", "/a\\b", "/%2e%2e/%2E%2E/x", "/a%", "/%", "//", "/a;b=c", "/\u{e9}", "/a%23b"],
+        ),
     ] {
         for value in values {
             add(format!("{name} {value:?}"), with(&[(name, Some(value))]), fate);
@@ -89,6 +100,10 @@ fn cases() -> Vec<Case> {
     }
     for (fate, fields) in [
         (Refused, &[(":foo", "x")][..]),
+        (Refused, &[(":status", "200")]),
+        (Refused, &[(":protocol", "websocket")]),
+        (Refused, &[(":Path", "/other")]),
+        (Refused, &[(":", "x")]),
         (Refused, &[("x", "1"), (":path", "/other")]),
         (Refused, &[("host", "b.test")]),
         (Refused, &[("host", "a.test"), ("host", "b.test")]),
@@ -101,7 +116,22 @@ fn cases() -> Vec<Case> {
         (Refused, &[("transfer-encoding", "chunked")]),
         (Refused, &[("transfer-encoding", "identity")]),
         (Refused, &[("upgrade", "websocket")]),
+        (Refused, &[("connection", "")]),
+        (Refused, &[("transfer-encoding", "")]),
+        (Refused, &[("upgrade", "h2c")]),
         (Refused, &[("te", "gzip")]),
+        (Refused, &[("te", "trailers, gzip")]),
+        (Open, &[("te", "trailers"), ("te", "trailers")]),
+        (Open, &[("expect", "100-continue")]),
+        (Open, &[("http2-settings", "AAMAAABk")]),
+        (Open, &[("x", "\x7f")]),
+        (Open, &[("x", "\u{e9}")]),
+        (Open, &[("x", "")]),
+        (Refused, &[("x", "\r\n")]),
+        (Refused, &[("x", "1\r\n folded")]),
+        (Refused, &[("cookie", "a=1"), ("cookie", "b=2\r\nx-smuggled: 1")]),
+        (Open, &[("cookie", "")]),
+        (Open, &[("cookie", "a=1;"), ("cookie", "; b=2")]),
         (Passes, &[("te", "trailers")]),
         (Refused, &[("X-Upper", "1")]),
         (Refused, &[("x upper", "1")]),
@@ -124,6 +154,11 @@ fn cases() -> Vec<Case> {
         (Refused, &[("content-length", "5"), ("content-length", "6")]),
         (Refused, &[("content-length", "99999999999999999999")]),
         (Refused, &[("content-length", "3")]),
+        (Refused, &[("content-length", "99")]),
+        (Refused, &[("content-length", "")]),
+        (Refused, &[("content-length", "0x28")]),
+        (Refused, &[("content-length", "40, 40")]),
+        (Refused, &[("content-length", "4 0")]),
     ] {
         add(format!("{fields:?}"), [&PSEUDO[..], fields].concat(), fate);
     }
@@ -135,10 +170,29 @@ fn cases() -> Vec<Case> {
         (Open, &[("x", "1\r\nx-smuggled: 1")]),
         (Open, &[(":path", "/other")]),
         (Open, &[("connection", "close")]),
+        (Open, &[("X-Upper", "1")]),
+        (Open, &[("cookie", "a=1"), ("authorization", "b")]),
+        (Open, &[("x\r\ny", "1")]),
+        (Open, &[("x-smuggled", "1\0")]),
     ] {
         let name = format!("trailers {trailers:?}");
         let trailers = trailers.to_vec();
-        cases.push(Case { name, head: PSEUDO.to_vec(), body: Some(SMUGGLED), trailers, fate });
+        cases.push(Case { name, head: PSEUDO.to_vec(), body: Some(SMUGGLED), trailers, pieces: false, fate });
+    }
+    // A length that is announced, and bodies in frames of every kind.
+    let length = [&PSEUDO[..], &[("content-length", LENGTH)]].concat();
+    let trailers = vec![("x-sum", "1")];
+    for (pieces, trailers) in [(false, Vec::new()), (true, Vec::new()), (true, trailers)] {
+        for (name, head) in [("a length", length.clone()), ("no length", PSEUDO.to_vec())] {
+            let name = format!("{name}, pieces {pieces}, {trailers:?}");
+            let trailers = trailers.clone();
+            cases.push(Case { name, head, body: Some(SMUGGLED), trailers, pieces, fate: Passes });
+        }
+    }
+    for method in ["GET", "DELETE", "PATCH", "X-ANY"] {
+        let head = with(&[(":method", Some(method))]);
+        let name = format!("{method} with a body");
+        cases.push(Case { name, head, body: Some(SMUGGLED), trailers: Vec::new(), pieces: true, fate: Passes });
     }
     cases
 }
@@ -149,7 +203,8 @@ fn judge(case: &Case, seen: &Message) -> Result<(), String> {
     let first = lines.next().unwrap_or_default();
     let parts: Vec<&str> = first.split(' ').collect();
     let [method, target, "HTTP/1.1"] = parts[..] else { return Err(format!("the first line is {first:?}")) };
-    if method != "POST" || !target.starts_with(['/', '*']) {
+    let asked = case.head.iter().find(|(name, _)| *name == ":method").map(|(_, method)| *method);
+    if Some(method) != asked || !target.starts_with(['/', '*']) || target.contains('#') {
         return Err(format!("it asks for {method} {target}"));
     }
     let fields: Vec<(String, &str)> = lines
@@ -212,16 +267,25 @@ fn what_http2_says_has_one_reading(io: IoMode) {
         let mut raw = Raw::new(house.port);
         let ends = |last: bool| if last { 1 } else { 0 };
         let mut bytes = frame(1, 4 | ends(case.body.is_none()), 1, &block(&case.head));
-        if let Some(body) = case.body {
+        if let Some(body) = case.body.filter(|_| case.pieces) {
+            let (first, rest) = body.as_bytes().split_at(7);
+            bytes.extend(frame(0, 0, 1, first));
+            bytes.extend(frame(0, 0, 1, b""));
+            // One of a kind that nobody knows, one with padding alone, and one of both.
+            bytes.extend(frame(0xfa, 0, 1, b"GET / HTTP/1.1\r\n"));
+            bytes.extend(frame(0, 8, 1, b"\x05xxxxx"));
+            bytes.extend(frame(0, 8 | ends(case.trailers.is_empty()), 1, &[b"\x03", rest, b"yyy"].concat()));
+        } else if let Some(body) = case.body {
             bytes.extend(frame(0, ends(case.trailers.is_empty()), 1, body.as_bytes()));
         }
         if !case.trailers.is_empty() {
             bytes.extend(frame(1, 4 | 1, 1, &block(&case.trailers)));
         }
         raw.send(&bytes);
-        // Its answer, or its end, or that of the connection.
+        // The end of its answer, which may come after an interim one, or that of the stream or the connection.
         while let Some(frame) = raw.frame() {
-            if frame.kind == 7 || frame.stream == 1 && matches!(frame.kind, 1 | 3) {
+            let ends = matches!(frame.kind, 0 | 1) && frame.flags & 1 != 0 || frame.kind == 3;
+            if frame.kind == 7 || frame.stream == 1 && ends {
                 break;
             }
         }
@@ -254,7 +318,15 @@ fn what_http3_says_has_one_reading(io: IoMode) {
         let mut client = h3_client::Client::connect(house.port, &certificate);
         let id = client.open(Dir::Bi);
         let mut bytes = section(&case.head);
-        bytes.extend(case.body.map(|body| h3_client::data(body.as_bytes())).unwrap_or_default());
+        if let Some(body) = case.body.filter(|_| case.pieces) {
+            let (first, rest) = body.as_bytes().split_at(7);
+            bytes.extend(h3_client::data(first));
+            bytes.extend(h3_client::data(b""));
+            bytes.extend(h3_client::any_frame(0x21, b"GET / HTTP/1.1\r\n"));
+            bytes.extend(h3_client::data(rest));
+        } else {
+            bytes.extend(case.body.map(|body| h3_client::data(body.as_bytes())).unwrap_or_default());
+        }
         if !case.trailers.is_empty() {
             bytes.extend(section(&case.trailers));
         }

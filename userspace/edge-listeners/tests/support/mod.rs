@@ -84,6 +84,12 @@ impl House {
         cpus.rotate_left(turn);
         let config =
             Config { io, cpus: Some(cpus), workers: Some(workers), name: "test".to_owned(), ..Config::default() };
+        House::built(port, config, server, pipeline, timeouts, kinds)
+    }
+
+    /// With everything of its runtime chosen.
+    pub fn built(port: u16, config: Config, server: &str, pipeline: &str, timeouts: Timeouts, kinds: Kinds) -> House {
+        let workers = config.workers.unwrap_or(1);
         let runtime = Runtime::start(config).expect("the driver works here");
         let identity = Identity {
             cluster_name: "test".to_owned(),

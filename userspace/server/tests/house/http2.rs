@@ -1,5 +1,6 @@
 //! HTTP/2 as its usual clients speak it. Those that are not installed are named and left out.
 
+use crate::http3::python_with;
 use crate::tls::{serve, serve_with, shop};
 use crate::world::{Backend, Machine, answers, eventually, free_port, program, proxy, server};
 use std::path::Path;
@@ -110,6 +111,46 @@ while open_streams:
             open_streams.discard(event.stream_id)
     stream.sendall(connection.data_to_send())
 print(*[status[n] for n in (1, 3, 5)], *[bodies[n].decode().strip() for n in (1, 3, 5)])
+"#;
+
+#[test]
+fn node_speaks_it() {
+    let Some(node) = program("node") else { return };
+    let (_machine, _backend, encrypted, clear) = machine();
+    for url in [format!("https://127.0.0.1:{encrypted}"), format!("http://127.0.0.1:{clear}")] {
+        assert_eq!(said(&node, &["-e", NODE, &url]).trim(), "200 200 200 200 200 closed", "{url}");
+    }
+}
+
+/// Five requests at once, one of them with a long body, then an end in good order.
+const NODE: &str = r#"
+const session = require("http2").connect(process.argv[1], { rejectUnauthorized: false })
+const ask = (n) => new Promise((done, failed) => {
+  const stream = session.request(n == 2 ? { ":path": "/", ":method": "POST" } : { ":path": "/" })
+  let status
+  stream.on("response", (head) => { status = head[":status"] })
+  stream.on("error", failed)
+  stream.on("end", () => done(status))
+  stream.resume()
+  stream.end(n == 2 ? "x".repeat(300000) : undefined)
+})
+Promise.all([0, 1, 2, 3, 4].map(ask)).then((all) => session.close(() => console.log(...all, "closed")))
+"#;
+
+#[test]
+fn httpx_speaks_it() {
+    let Some(python) = python_with("httpx, h2", "pip install httpx[http2]") else { return };
+    let (_machine, _backend, encrypted, _) = machine();
+    let text = said(&python, &["-c", HTTPX, &encrypted.to_string()]);
+    assert_eq!(text.trim(), "HTTP/2 200 HTTP/2 200 shop shop", "{text}");
+}
+
+const HTTPX: &str = r#"
+import httpx, sys
+url = "https://127.0.0.1:%s/" % sys.argv[1]
+with httpx.Client(http2=True, verify=False) as client:
+    first, second = client.get(url), client.post(url, content=b"x" * 60000)
+print(first.http_version, first.status_code, second.http_version, second.status_code, first.text.strip(), second.text.strip())
 "#;
 
 #[test]
