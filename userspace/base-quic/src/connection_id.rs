@@ -58,6 +58,11 @@ pub fn may_be_of(id: &[u8], machine: u16) -> bool {
     id.len() == LENGTH && id[0] >> 5 == CONFIGURATION && id[1..3] == machine.to_be_bytes()
 }
 
+/// The machine that an id of our form names. It is not proved.
+pub fn machine_of(id: &[u8]) -> Option<u16> {
+    (id.len() == LENGTH && id[0] >> 5 == CONFIGURATION).then(|| u16::from_be_bytes([id[1], id[2]]))
+}
+
 /// The id a datagram is addressed to, where that may be one of ours. Clients make up the ids of their first packets, and take ours as
 /// soon as they have heard of it: from then on Initials, too, are for a connection that exists. Those with a token (RFC 9000 section
 /// 17.2.2) are not looked at, for the first after a Retry has an id of ours and no connection.

@@ -2,6 +2,7 @@
 
 use crate::connection::{Connection, Driver, translated};
 use crate::connection_id::{self, Place};
+use crate::elsewhere::{Stray, Ways, came_to};
 use crate::handshakes::{Handshake, Handshakes};
 use crate::keys::QuicKeys;
 use crate::passing::{Passed, Passing};
@@ -51,6 +52,11 @@ pub trait Accepts: 'static {
     /// What comes from now on is for others who have the socket: it is not received here any more.
     fn has_let_go(&self) -> bool {
         false
+    }
+
+    /// The way to another machine of the cluster, by its number; `None`: there is no such machine, or no way.
+    fn way_to(&self, _machine: u16) -> Option<Arc<dyn Ways>> {
+        None
     }
 
     /// Over which a process that has the socket instead passes on what is for connections of this one. Each is given out once, and each
@@ -338,6 +344,8 @@ enum Way {
     To(Arc<[Sender<Passed>]>, usize),
     /// To the process before.
     Beyond,
+    /// To the machine of this number.
+    Elsewhere(Arc<dyn Ways>, u16),
     Nowhere,
 }
 
@@ -471,14 +479,30 @@ impl<A: Accepts> Serving<A> {
             Way::Nowhere => return,
             Way::To(inboxes, worker) => inboxes[worker].try_send(passed).is_ok(),
             Way::Beyond => self.beyond.as_ref().is_some_and(|(beyond, _)| beyond.send(&passed)),
+            Way::Elsewhere(ways, machine) => return self.pass_elsewhere(&*ways, machine, &passed),
         };
         stats::count(if sent { Count::Passed } else { Count::PassedLost });
+    }
+
+    fn pass_elsewhere(&self, ways: &dyn Ways, machine: u16, passed: &Passed) {
+        let sent = self.socket.socket.local_addr().is_ok_and(|own| {
+            let ecn = passed.ecn.map_or(0, |ecn| ecn as u8);
+            let (remote, local) = (passed.remote, came_to(own, passed.local));
+            ways.pass(machine, &Stray { remote, local, ecn, contents: &passed.contents })
+        });
+        stats::count(if sent { Count::Elsewhere } else { Count::ElsewhereLost });
     }
 
     /// Whose connection a datagram is for.
     fn way_of(&self, datagram: &[u8]) -> Way {
         let (group, own) = (&self.endpoint.group, self.endpoint.worker);
         let Some(id) = connection_id::addressed(datagram) else { return Way::Here };
+        // A number that no other machine has is a client's own invention, or that of one that is gone.
+        if let Some(machine) = connection_id::machine_of(id).filter(|machine| *machine != group.machine)
+            && let Some(ways) = self.accepts.way_to(machine)
+        {
+            return Way::Elsewhere(ways, machine);
+        }
         let epoch = connection_id::epoch_of(id[0]);
         // A look at two bytes settles nearly all; whether it is an id at all is looked at where it would matter.
         if id.get(3) == Some(&own) && epoch == group.epoch {

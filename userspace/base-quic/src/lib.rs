@@ -6,7 +6,7 @@
 //! are worked on in a turn, what waits between workers.
 //!
 //! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
-//! [`endpoint`] (the shell of a worker's socket), `passing` (what goes to another process), [`connection`] (one connection, driven),
+//! [`endpoint`] (the shell of a worker's socket), `passing` (what goes to another process), [`elsewhere`] (what goes to another machine), [`connection`] (one connection, driven),
 //! [`stream`] (reading and writing one of its streams), [`client`] (the side that connects), [`stats`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod client;
 pub mod connection;
 pub mod connection_id;
 pub mod crypto;
+pub mod elsewhere;
 pub mod endpoint;
 mod handshakes;
 pub mod keys;
@@ -24,6 +25,7 @@ pub mod stream;
 
 pub use client::Client;
 pub use connection::{Connection, Driver};
+pub use elsewhere::{Elsewhere, Stray, Ways};
 pub use endpoint::{Accepts, Beyond, Elders, Endpoint, Epochs, Group};
 pub use keys::QuicKeys;
 pub use quinn_proto as proto;

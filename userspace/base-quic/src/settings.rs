@@ -89,11 +89,17 @@ impl QuicSettings {
 pub(crate) fn endpoint(keys: &QuicKeys, place: crate::connection_id::Place) -> Arc<EndpointConfig> {
     let mut endpoint = EndpointConfig::new(keys.resets.clone());
     let keys = keys.clone();
+    // Refused below 1,200 alone.
+    let _ = endpoint.max_udp_payload_size(DATAGRAM_MOST);
     endpoint
         .supported_versions(vec![VERSION_1])
         .cid_generator(move || Box::new(crate::connection_id::Generator { place, keys: keys.clone() }));
     Arc::new(endpoint)
 }
+
+/// Longest datagram a client may send: in frames of 1,500 bytes it fits into a tunnel of IPv6 between two machines, whichever of them it
+/// comes to.
+const DATAGRAM_MOST: u16 = 1500 - (40 + 8 + 20) - (40 + 8);
 
 /// Connections whose first packet was seen and that wait for their turn, per worker. Further first packets are dropped.
 const INCOMING_MOST: usize = 256;

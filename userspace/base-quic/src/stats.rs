@@ -18,18 +18,24 @@ pub enum Count {
     Passed,
     /// The same, dropped because too many waited there.
     PassedLost,
+    /// Datagrams sent on to the machine whose connection they are for.
+    Elsewhere,
+    /// The same, which could not be sent.
+    ElsewhereLost,
     /// Connections that went on from another address.
     Migrated,
 }
 
 impl Count {
-    pub const ALL: [Count; 7] = [
+    pub const ALL: [Count; 9] = [
         Count::Begun,
         Count::Established,
         Count::Retries,
         Count::Dropped,
         Count::Passed,
         Count::PassedLost,
+        Count::Elsewhere,
+        Count::ElsewhereLost,
         Count::Migrated,
     ];
 }

@@ -2,6 +2,7 @@
 
 use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
 use crate::lease::HeldLease;
+use crate::strays::Strays;
 use aws_lc_rs::hmac;
 use base_model::{AccessListSpec, Cidr, HashMode, HashRule, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
 use edge_kernel::abi::limit::Rate;
@@ -273,6 +274,9 @@ impl Steer {
                     }
                 }
                 self.unsteered = failures.keys().cloned().collect();
+                // Where no virtual IP leads here, nothing comes to the wrong machine.
+                let own = desired.machines.get(&self.own).filter(|_| !wanted.vips.is_empty());
+                traffic.elsewhere().set(own.and_then(|own| Strays::new(own, &wanted.machines, wanted.cookies.current)));
                 let partly = applied.partly.iter().map(|(id, why)| (id, format!("partly left out of steering: {why}")));
                 let in_spite = applied
                     .in_spite

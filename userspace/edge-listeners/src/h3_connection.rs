@@ -676,6 +676,10 @@ impl base_quic::Accepts for Door {
         self.local.door().has_let_go()
     }
 
+    fn way_to(&self, machine: u16) -> Option<std::sync::Arc<dyn base_quic::Ways>> {
+        self.local.way_to(machine)
+    }
+
     fn passes(&self) -> Option<std::os::unix::net::UnixStream> {
         self.local.door().take_passes()
     }

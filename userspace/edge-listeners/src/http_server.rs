@@ -648,6 +648,11 @@ impl Local {
         self.server.shared.machine()
     }
 
+    /// To another machine of the cluster, for QUIC's datagrams.
+    pub fn way_to(&self, machine: u16) -> Option<Arc<dyn base_quic::Ways>> {
+        self.server.shared.elsewhere().to(machine)
+    }
+
     pub fn timeouts(&self) -> Timeouts {
         self.with_live(|live| live.timeouts)
     }

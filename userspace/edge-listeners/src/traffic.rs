@@ -19,6 +19,7 @@ use base_model::{
     GlobalFilterSpec, HttpServerSpec, LogSinkSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec,
     TracingSpec,
 };
+use base_quic::Elsewhere;
 use base_runtime::{Worker, WorkerStats, memory, pressure};
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
@@ -198,6 +199,7 @@ pub struct Shared {
     /// See [`Shared::idle_grace`], in milliseconds.
     idle_grace_ms: AtomicU32,
     overload: Overload,
+    elsewhere: Elsewhere,
 }
 
 /// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
@@ -262,6 +264,11 @@ impl Shared {
 
     pub fn overload(&self) -> &Overload {
         &self.overload
+    }
+
+    /// The ways to machines of the cluster that connections of QUIC live on.
+    pub fn elsewhere(&self) -> &Elsewhere {
+        &self.elsewhere
     }
 
     /// Counts a request answered by a worker; called by that worker alone.
@@ -379,6 +386,7 @@ impl Traffic {
             watch,
             idle_grace_ms: AtomicU32::new(IDLE_GRACE_MS),
             overload: Overload::default(),
+            elsewhere: Elsewhere::default(),
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
     }
@@ -520,6 +528,11 @@ impl Traffic {
 
     pub fn overload(&self) -> &Overload {
         &self.shared.overload
+    }
+
+    /// The ways to machines of the cluster that connections of QUIC live on: none until somebody says which there are.
+    pub fn elsewhere(&self) -> &Elsewhere {
+        &self.shared.elsewhere
     }
 
     /// Looks at the machine's resources from now on, for as long as anybody holds this.

@@ -465,6 +465,16 @@ pub fn quic(encoder: &mut Encoder) {
             "weir_quic_datagrams_passed_lost_total",
             "Datagrams for another worker that were dropped, because too many waited there.",
         ),
+        (
+            Count::Elsewhere,
+            "weir_quic_datagrams_elsewhere_total",
+            "Datagrams sent on to the machine of the cluster whose connection they were for.",
+        ),
+        (
+            Count::ElsewhereLost,
+            "weir_quic_datagrams_elsewhere_lost_total",
+            "Datagrams for a connection of another machine that were dropped: too large for a tunnel, or the network took none.",
+        ),
     ] {
         encoder.counter(name, help, &[], total(count) as f64);
     }

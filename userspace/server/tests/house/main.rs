@@ -53,6 +53,7 @@ mod openid;
 mod overload;
 mod parts;
 mod process;
+mod quic_fleet;
 mod quick_start;
 mod recovery;
 mod registries;
