@@ -566,6 +566,8 @@ fn relays_that_are_each_others_servers_come_to_an_end(io: IoMode) {
     drop(client);
     eventually("it is counted", || relay.house.limit("tcp_loop") >= 1);
     eventually("nothing is left", || relay.house.traffic.connections() == 0);
+    let made = relay.metric("weir_tcp_connections_total", "");
+    assert!(made <= 8, "{made} connections of one client");
     // A relay behind another is none that goes round.
     let server = echo("here");
     relay.apply(&pool(&[server.port]));
