@@ -281,7 +281,7 @@ fn a_program_grows_to_its_bound_and_not_beyond() {
 
 #[test]
 fn others_have_their_turn_while_a_program_computes() {
-    let spec = WasmHostSpec { timeout: base_model::GoDuration::from_millis(200), ..spec(&guest()) };
+    let spec = WasmHostSpec { timeout: base_model::GoDuration::from_millis(1000), ..spec(&guest()) };
     let filter = made(spec).filter;
     let turns = on_worker(move || async move {
         let done = std::rc::Rc::new(std::cell::Cell::new(false));
@@ -300,7 +300,8 @@ fn others_have_their_turn_while_a_program_computes() {
         }
         turns
     });
-    assert!(turns > 5, "{turns}");
+    // One turn lets it begin, and one comes when it has ended.
+    assert!(turns > 2, "{turns}");
 }
 
 #[test]
