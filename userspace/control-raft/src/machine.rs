@@ -124,7 +124,6 @@ impl RaftStateMachine<Types> for Machine {
             });
             self.applied = Some(id);
             self.marks.push(self.state.mark(id.index));
-            self.store.note_applied(id.index);
         }
         Ok(answers)
     }

@@ -1,17 +1,15 @@
 //! The log, the vote and the last snapshot on disk: one redb file, written by one thread.
 //!
 //! Reads come from memory; the file is read once, at the start. What openraft hands over is queued, and everything that
-//! queued up while the disk was busy goes into one transaction and one sync. Large entries are in memory until they are carried out: after
-//! that a member that is behind asks for them, seldom if ever, and they are read from the file.
+//! queued up while the disk was busy goes into one transaction and one sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -21,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use crate::types::{LARGE_BYTES, LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
+use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
 
 /// What the file says about whose it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,8 +70,6 @@ struct Shared {
 #[derive(Default)]
 struct Memory {
     log: BTreeMap<u64, Kept>,
-    /// Indexes of large entries that are held here.
-    large: BTreeSet<u64>,
     snapshot_bytes: u64,
     purged: Option<LogId>,
     committed: Option<LogId>,
@@ -81,20 +77,15 @@ struct Memory {
     identity: Option<Identity>,
 }
 
+/// An entry and the bytes of its text.
 struct Kept {
-    log_id: LogId,
-    /// Absent where it is in the file alone.
-    entry: Option<LogEntry>,
-    /// Of its text.
+    entry: LogEntry,
     bytes: u64,
-    /// It is in the file.
-    written: Arc<AtomicBool>,
 }
 
 enum Write {
     Append {
         entries: Vec<(u64, Vec<u8>)>,
-        written: Arc<AtomicBool>,
         done: LogFlushed<Types>,
     },
     Truncate {
@@ -270,37 +261,6 @@ impl Store {
         beyond.next().map(|(index, _)| *index)
     }
 
-    /// Everything up to this entry is carried out.
-    pub fn note_applied(&self, index: u64) {
-        let mut memory = self.memory();
-        if !memory.large.is_empty() {
-            memory.let_go(index);
-        }
-    }
-
-    /// Bytes of entries that are held in memory.
-    #[cfg(test)]
-    pub fn bytes_held(&self) -> u64 {
-        self.memory().log.values().filter(|kept| kept.entry.is_some()).map(|kept| kept.bytes).sum()
-    }
-
-    /// An entry that is in the file alone; `None` where it was purged meanwhile.
-    fn read_entry(&self, index: u64) -> Result<Option<LogEntry>, StorageError> {
-        let database = self.shared.database.lock().expect("nothing panics while it takes the database").clone();
-        let database = database.ok_or_else(|| failed_read(&"the store is closed"))?;
-        let read = || -> Result<_, redb::Error> {
-            let table = database.begin_read()?.open_table(LOG)?;
-            Ok(table.get(index)?.map(|text| text.value().to_vec()))
-        };
-        match read().map_err(|e| failed_read(&e))? {
-            Some(text) => serde_json::from_slice(&text).map(Some).map_err(|e| failed_read(&e)),
-            None if self.memory().log.contains_key(&index) => {
-                Err(failed_read(&format!("entry {index} of the log is not in the file")))
-            }
-            None => Ok(None),
-        }
-    }
-
     /// Of the last snapshot.
     pub fn snapshot_bytes(&self) -> u64 {
         self.memory().snapshot_bytes
@@ -356,16 +316,7 @@ impl RaftLogReader<Types> for Store {
         range: RB,
     ) -> Result<Vec<LogEntry>, StorageError> {
         let Some(range) = indexes(&range) else { return Ok(Vec::new()) };
-        let held: Vec<(u64, Option<LogEntry>)> =
-            self.memory().log.range(range).map(|(index, kept)| (*index, kept.entry.clone())).collect();
-        let mut entries = Vec::with_capacity(held.len());
-        for (index, entry) in held {
-            match entry {
-                Some(entry) => entries.push(entry),
-                None => entries.extend(self.read_entry(index)?),
-            }
-        }
-        Ok(entries)
+        Ok(self.memory().log.range(range).map(|(_, kept)| kept.entry.clone()).collect())
     }
 }
 
@@ -408,17 +359,16 @@ impl RaftLogStorage<Types> for Store {
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
         let encoded: Vec<_> = entries.iter().map(|entry| (entry.log_id.index, encode(entry))).collect();
-        let written = Arc::new(AtomicBool::new(false));
         {
             let mut memory = self.memory();
             for entry in &entries {
                 memory.may_change(entry.log_id.index, Some(entry.log_id))?;
             }
-            for (entry, (_, text)) in entries.into_iter().zip(&encoded) {
-                memory.keep(entry, text.len(), written.clone());
-            }
+            let kept = entries.into_iter().zip(&encoded);
+            let kept = kept.map(|(entry, (index, text))| (*index, Kept { entry, bytes: text.len() as u64 }));
+            memory.log.extend(kept);
         }
-        self.send(Write::Append { entries: encoded, written, done })
+        self.send(Write::Append { entries: encoded, done })
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
@@ -451,29 +401,7 @@ impl RaftLogStorage<Types> for Store {
 
 impl Memory {
     fn last(&self) -> Option<LogId> {
-        self.log.values().next_back().map(|kept| kept.log_id).or(self.purged)
-    }
-
-    fn keep(&mut self, entry: LogEntry, bytes: usize, written: Arc<AtomicBool>) {
-        let log_id = entry.log_id;
-        match bytes > LARGE_BYTES {
-            true => self.large.insert(log_id.index),
-            false => self.large.remove(&log_id.index),
-        };
-        self.log.insert(log_id.index, Kept { log_id, entry: Some(entry), bytes: bytes as u64, written });
-    }
-
-    /// Lets go of large entries up to this one that are in the file.
-    fn let_go(&mut self, upto: u64) {
-        let Memory { log, large, .. } = self;
-        large.retain(|index| {
-            let Some(kept) = log.get_mut(index) else { return false };
-            let goes = *index <= upto && kept.written.load(Ordering::Acquire);
-            if goes {
-                kept.entry = None;
-            }
-            !goes
-        });
+        self.log.values().next_back().map(|kept| kept.entry.log_id).or(self.purged)
     }
 
     /// Up to here nothing may change any more.
@@ -489,7 +417,7 @@ impl Memory {
     /// that forgot what it had promised; `sound.rs` keeps such calls away from it.
     fn may_change(&self, index: u64, new: Option<LogId>) -> Result<(), StorageError> {
         let Some(decided) = self.decided().filter(|decided| index <= decided.index) else { return Ok(()) };
-        if new.is_some() && new == self.log.get(&index).map(|kept| kept.log_id) {
+        if new.is_some() && new == self.log.get(&index).map(|kept| kept.entry.log_id) {
             return Ok(());
         }
         Err(failed_write(&format!("entry {index} cannot go or change: all up to {decided} is decided")))
@@ -518,7 +446,7 @@ impl Held<'_> {
     /// The entry at an index, if it is known.
     pub fn at(&self, index: u64) -> Option<LogId> {
         let purged = self.0.purged.filter(|purged| purged.index == index);
-        purged.or_else(|| self.0.log.get(&index).map(|kept| kept.log_id))
+        purged.or_else(|| self.0.log.get(&index).map(|kept| kept.entry.log_id))
     }
 }
 
@@ -667,7 +595,6 @@ fn load(database: &Database) -> Result<Memory, String> {
     let snapshot = meta.get("snapshot").map_err(|e| text(&e))?;
     let mut memory = Memory {
         log: BTreeMap::new(),
-        large: BTreeSet::new(),
         snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.value().len() as u64),
         purged: field(&meta, "purged")?,
         committed: field::<Option<LogId>>(&meta, "committed")?.flatten(),
@@ -688,7 +615,7 @@ fn load(database: &Database) -> Result<Memory, String> {
             return Err(format!("entry {index} does not follow the one before it"));
         }
         expected = Some(index + 1);
-        memory.keep(entry, text.len(), Arc::new(AtomicBool::new(true)));
+        memory.log.insert(index, Kept { entry, bytes: text.len() as u64 });
     }
     // The commit mark is not synced, so after a crash it may speak of entries of a transaction that did not last.
     memory.committed = memory.committed.min(memory.last());
@@ -711,10 +638,7 @@ fn write(database: Arc<Database>, queue: &mpsc::Receiver<Write>, failure: &watch
         }
         for write in batch {
             match write {
-                Write::Append { written, done, .. } => {
-                    written.store(result.is_ok(), Ordering::Release);
-                    done.log_io_completed(result.clone().map_err(io::Error::other));
-                }
+                Write::Append { done, .. } => done.log_io_completed(result.clone().map_err(io::Error::other)),
                 Write::Truncate { done, .. } | Write::Meta { done, .. } | Write::Snapshot { done, .. } => {
                     let _ = done.send(result.clone());
                 }

@@ -102,5 +102,5 @@ pub fn node_id(name: &str) -> u64 {
     hash >> 1
 }
 
-/// Reading this much takes about a millisecond, which a task may take. Of larger ones there are few.
-pub const LARGE_BYTES: usize = 64 << 10;
+/// Reading this much takes about a millisecond, which a task may take.
+const LARGE_BYTES: usize = 64 << 10;

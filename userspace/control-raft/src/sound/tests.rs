@@ -82,44 +82,6 @@ proptest! {
     }
 }
 
-/// What is carried out is asked for by a member that is behind alone; it is what it was.
-#[test]
-fn large_entries_that_are_carried_out_are_in_the_file_alone() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let directory = tempfile::tempdir_in(memory()).unwrap();
-    let mut store = open(directory.path());
-    let large = |index: u64, of: char| {
-        let action = control_state::Action::delete(of.to_string().repeat(100_000));
-        let command = control_state::Command { request: index, now: "t".into(), action, by: None };
-        Entry { log_id: id(2, index), payload: openraft::EntryPayload::Normal(crate::types::Packed::new(&command)) }
-    };
-    let read = |store: &mut Store| -> Vec<String> {
-        let entries = runtime.block_on(store.try_get_log_entries(0..10)).unwrap();
-        entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect()
-    };
-    let log = || vec![blank(id(2, 0)), large(1, 'a'), blank(id(2, 2)), large(3, 'b'), large(4, 'c')];
-    let texts: Vec<String> = log().iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
-    runtime.block_on(store.blocking_append(log())).unwrap();
-    assert!(store.bytes_held() > 300_000);
-    store.note_applied(3);
-    assert!((100_000..200_000).contains(&store.bytes_held()), "the last is not carried out: {}", store.bytes_held());
-    assert_eq!(read(&mut store), texts);
-    assert_eq!(store.held().at(1), Some(id(2, 1)));
-    assert!(store.bytes_after(None) > 300_000, "the log has them");
-    // Another takes the place of one that was not decided; what is purged is nowhere.
-    runtime.block_on(async {
-        store.truncate(id(2, 4)).await.unwrap();
-        store.blocking_append([large(4, 'd')]).await.unwrap();
-        store.save_committed(Some(id(2, 4))).await.unwrap();
-    });
-    store.note_applied(4);
-    assert!(store.bytes_held() < 10_000);
-    let fifth = serde_json::to_string(&large(4, 'd')).unwrap();
-    assert_eq!(read(&mut store)[4], fifth);
-    runtime.block_on(store.purge(id(2, 2))).unwrap();
-    assert_eq!(read(&mut store), [texts[3].clone(), fifth]);
-}
-
 #[test]
 fn calls_that_no_leader_makes() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
