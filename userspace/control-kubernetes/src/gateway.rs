@@ -57,7 +57,7 @@ impl Settings<'_> {
 pub struct Plan {
     /// By name.
     pub documents: BTreeMap<String, Value>,
-    /// What the pipelines' pools ask for.
+    /// What the documents' pools ask for.
     pub services: BTreeSet<String>,
     /// That are to be others than they are.
     pub statuses: BTreeMap<(Kind, Key), Value>,
@@ -224,7 +224,13 @@ impl Made<'_> {
         let name = document["name"].as_str().unwrap_or_default().to_owned();
         let checked = self.check.check(&document);
         match &checked {
-            Ok(()) => drop(self.plan.documents.insert(name, document)),
+            Ok(()) => {
+                // Of filters that a namespace wrote itself as well: nobody else asks for what is made here.
+                let asked = base_model::service_registry::services_of(&document).into_iter();
+                let own = asked.filter(|(registry, _)| registry == self.settings.name);
+                self.plan.services.extend(own.map(|(_, service)| service));
+                self.plan.documents.insert(name, document);
+            }
             Err(why) => {
                 self.plan.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
                 if document["kind"] != "Pipeline" {

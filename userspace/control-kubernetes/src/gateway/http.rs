@@ -478,7 +478,6 @@ impl Work<'_, '_> {
                 let filter = json!({"policy": "random", "permil": permil.min(1000)});
                 let pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter});
                 rule.mirrors.push((pool, tls));
-                self.made.plan.services.insert(service.to_string());
             }
         }
         if let Some(cors) = &filter.cors {
@@ -552,7 +551,6 @@ impl Work<'_, '_> {
                     pool["retryPolicy"] = policy["name"].clone();
                 }
             }
-            self.made.plan.services.insert(service.to_string());
             if backend.filters.is_empty() {
                 match plain.iter_mut().find(|(known, _)| *known == tls) {
                     Some((_, pools)) => pools.push((weight, pool)),
@@ -801,8 +799,11 @@ fn extension(
         ));
     }
     for (asked, service) in base_model::service_registry::services_of(&document) {
-        let Ok(name) = ServiceName::parse(&service) else { continue };
-        if asked == registry && !granted(store, (of.name(), namespace), ("", "Service", &name.service)) {
+        if asked != registry {
+            continue;
+        }
+        let name = ServiceName::parse(&service).map_err(|why| format!("FilterSpec {key}: {why}"))?;
+        if !granted(store, (of.name(), namespace), ("", "Service", &name.service)) {
             let place = &name.service.namespace;
             return Err(format!(
                 "FilterSpec {key}: no ReferenceGrant of namespace {place} lets a {of} of {namespace} use service {}",

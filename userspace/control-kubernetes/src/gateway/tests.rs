@@ -535,6 +535,30 @@ fn a_filter_of_a_namespace_reaches_no_further_than_its_routes() {
     assert_eq!(with("FileServer", "root: /etc", &[]), "ResolvedRefs=False/BackendNotFound");
 }
 
+/// Its pools as well have servers that nobody else asks for.
+#[test]
+fn services_of_a_filter_are_asked_for_as_those_of_a_backend_are() {
+    let with = |name: &str| {
+        let extension = json!({"type": "ExtensionRef", "extensionRef": {"group": "easegress.megaease.com", "kind": "FilterSpec", "name": "mine"}});
+        let mirror = "{serviceRegistry: consul, serviceName: orders, filter: {policy: random, permil: 9}}";
+        let text = format!("pools: [{{serviceRegistry: gw, serviceName: '{name}'}}]\nmirrorPool: {mirror}");
+        let spec = json!({"name": "f", "kind": "Proxy", "spec": text});
+        planned(&[
+            class(),
+            gateway("g", http("")),
+            service("s"),
+            (Kind::FilterSpec, json!({"metadata": {"name": "mine", "namespace": "n"}, "spec": spec})),
+            route("r", &[], json!([{"backendRefs": to("s"), "filters": [extension]}])),
+        ])
+    };
+    let services: Vec<String> = with("n/t:80").services.into_iter().collect();
+    assert_eq!(services, ["n/s:80", "n/t:80"]);
+    // What is no service has no servers, and the route says so.
+    let plan = with("orders");
+    assert_eq!(of_route(&plan, Kind::HttpRoute, "r")[1], "ResolvedRefs=False/BackendNotFound");
+    assert!(plan.services.is_empty(), "{:?}", plan.services);
+}
+
 #[test]
 fn calls_of_grpc_are_paths_and_speak_http2() {
     let mut calls = route(
