@@ -46,6 +46,8 @@ pub async fn serve(duty: &mut impl Duty, leads: impl Fn() -> bool + Send) {
     while leads() {
         let seen = duty.observe();
         let plan = plan_of(duty, &seen);
+        // Whatever it holds of the state is let go of before anything waits.
+        drop(seen);
         let next = match duty.act(plan).await {
             Next::Rest => duty.rest().await,
             next => next,
