@@ -521,4 +521,4 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

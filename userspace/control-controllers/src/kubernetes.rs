@@ -116,7 +116,7 @@ struct Work<C> {
     untold: Option<Vec<String>>,
     /// What people were told of last, and how much of it there is.
     reported: (Reports, BTreeMap<(Kind, Grade), usize>),
-    /// Services that what was made asks for, and those that were looked at last.
+    /// Services that what was made asks for, and what of it is there still, and those that were looked at last.
     services: Services,
     looked_at: Services,
     /// What was to be written of the servers of these, and is not known to be.
@@ -126,6 +126,8 @@ struct Work<C> {
     alike: Alike,
     /// Something is to be made anew.
     stale: bool,
+    /// What was made last leaves servers as they were.
+    keeps: bool,
     /// Objects as they were looked at last, and the cluster's feature level then.
     seen: Option<(Arc<BTreeMap<String, Document>>, u32)>,
     teller: Teller,
@@ -170,27 +172,7 @@ impl<C: Cluster> Controller<C> {
             async move { drop(untold.send(Said::Untold(what, why)).await) }
         });
         tasks.spawn(telling);
-        let checked = Checked::new(self.checks.clone());
-        let mut work = Work {
-            controller: self,
-            store: Store::default(),
-            checked,
-            servers: BTreeMap::new(),
-            servers_read: None,
-            untold: None,
-            reported: Default::default(),
-            services: Services::default(),
-            looked_at: Services::default(),
-            unwritten_services: BTreeSet::new(),
-            statuses: BTreeMap::new(),
-            alike: Alike::default(),
-            stale: true,
-            seen: None,
-            teller,
-            faults: 0,
-            alive: None,
-            unwritten: None,
-        };
+        let mut work = Work::new(self, teller);
         let (mut dirty, mut not_before) = (true, Instant::now());
         loop {
             let wait = if dirty { not_before.saturating_duration_since(Instant::now()) } else { LOOK };
@@ -231,6 +213,30 @@ impl<C: Cluster> Controller<C> {
 }
 
 impl<C: Cluster> Work<C> {
+    fn new(controller: Controller<C>, teller: Teller) -> Work<C> {
+        Work {
+            checked: Checked::new(controller.checks.clone()),
+            controller,
+            store: Store::default(),
+            servers: BTreeMap::new(),
+            servers_read: None,
+            untold: None,
+            reported: Default::default(),
+            services: Services::default(),
+            looked_at: Services::default(),
+            unwritten_services: BTreeSet::new(),
+            statuses: BTreeMap::new(),
+            alike: Alike::default(),
+            stale: true,
+            keeps: false,
+            seen: None,
+            teller,
+            faults: 0,
+            alive: None,
+            unwritten: None,
+        }
+    }
+
     /// Says whether there may be something to do.
     fn hear(&mut self, said: Said) -> bool {
         let (name, board) = (self.controller.name.clone(), self.controller.board.clone());
@@ -331,7 +337,7 @@ impl<C: Cluster> Work<C> {
         }
         if !self.stale && self.unwritten.is_none() {
             let (mut writes, gone) = self.servers();
-            writes.extend(gone);
+            writes.extend(gone.into_iter().filter(|_| !self.keeps));
             let mut refused = Refused::default();
             let written = self.put(writes, FIRST_LEVEL, &mut refused).await;
             let told = self.told(written, &refused)?;
@@ -349,6 +355,11 @@ impl<C: Cluster> Work<C> {
         self.checked.forget_unused();
         self.seen = Some((objects.clone(), level));
         self.services.clone_from(&outcome.services);
+        self.keeps = !outcome.kept.is_empty();
+        let was_unwritten = self.unwritten.is_some();
+        if self.keeps || was_unwritten {
+            self.services.extend(self.services_there(&objects));
+        }
         self.statuses.clone_from(&outcome.statuses);
         let mut refused = Refused::default();
         let written = self.write(&state, &outcome, &mut refused).await;
@@ -363,7 +374,12 @@ impl<C: Cluster> Work<C> {
         self.unwritten = told.clone();
         self.report(&outcome, told.clone());
         self.teller.tell(&self.store, &outcome);
-        Ok(told.is_none())
+        let is_over = was_unwritten && told.is_none() && !self.keeps;
+        if is_over {
+            // Nothing is there any more of what was made before; its services go in the next turn.
+            self.services = outcome.services;
+        }
+        Ok(told.is_none() && !is_over)
     }
 
     /// What is told of how the writing went, in words, where that was not well.
@@ -697,6 +713,15 @@ impl<C: Cluster> Work<C> {
         (puts, gone)
     }
 
+    /// Services that what was made before asks for, as far as the cluster has it: what stays as it was leads on to their servers.
+    fn services_there(&self, objects: &BTreeMap<String, Document>) -> BTreeSet<String> {
+        let name = &self.controller.name;
+        let parent = format!("{}:{name}", self.controller.maker.kind());
+        let own = objects.values().filter(|document| owner(document) == parent);
+        let asked = own.flat_map(|document| base_model::service_registry::services_of(document));
+        asked.filter(|(registry, _)| registry == name).map(|(_, service)| service).collect()
+    }
+
     fn known_servers(&self) -> BTreeMap<String, Vec<Instance>> {
         let state = self.controller.cluster.state();
         let prefix = format!("{}/", self.controller.name);
@@ -913,22 +938,4 @@ const REFUSED_TOLD: usize = 8;
 const REFUSED_SOUGHT: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server(name: &str, port: u16) -> Arc<Value> {
-        Arc::new(json!({"name": name, "kind": "HTTPServer", "port": port}))
-    }
-
-    #[test]
-    fn a_server_goes_with_the_one_that_takes_its_port_and_with_no_other() {
-        let objects: BTreeMap<String, Document> =
-            [("old", 80), ("other", 81), ("last", 82)].map(|(name, port)| (name.to_owned(), server(name, port))).into();
-        let gone = ["old", "other", "last"].map(str::to_owned).into_iter();
-        let servers = [server("a", 443), server("b", 80), server("c", 82)];
-        let (puts, left) = paired(servers.iter().collect(), gone, &objects);
-        let goes: Vec<Vec<String>> = puts.into_iter().map(|(_, goes)| goes).collect();
-        assert_eq!(goes, [vec![], vec!["old".to_owned()], vec!["last".to_owned()]]);
-        assert_eq!(left, ["other"]);
-    }
-}
+mod tests;

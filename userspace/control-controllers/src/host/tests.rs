@@ -9,7 +9,7 @@ use super::*;
 
 /// A cluster of one in memory, whose leader can be another.
 #[derive(Clone)]
-struct World(Arc<Mutex<Inside>>, watch::Sender<u64>);
+pub(crate) struct World(Arc<Mutex<Inside>>, watch::Sender<u64>);
 
 struct Inside {
     state: State,
@@ -18,14 +18,14 @@ struct Inside {
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let inside = Inside { state: State::default(), requests: 0, leads: Some(1) };
         let world = World(Arc::new(Mutex::new(inside)), watch::Sender::new(0));
         world.act(Action::RaiseLevel { level: control_state::LEVEL }).unwrap();
         world
     }
 
-    fn act(&self, action: Action) -> Answer {
+    pub(crate) fn act(&self, action: Action) -> Answer {
         let mut inside = self.0.lock().unwrap();
         inside.requests += 1;
         let request = inside.requests;
@@ -34,7 +34,7 @@ impl World {
         answer
     }
 
-    fn put(&self, document: Value) {
+    pub(crate) fn put(&self, document: Value) {
         self.act(Command::put(0, "t", PutMode::Upsert, vec![document]).action).unwrap();
     }
 
@@ -42,7 +42,7 @@ impl World {
         self.0.lock().unwrap().leads = term;
     }
 
-    fn services(&self) -> BTreeMap<String, Value> {
+    pub(crate) fn services(&self) -> BTreeMap<String, Value> {
         let state = self.state();
         let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
         keys.iter().map(|(key, keyed)| (key.clone(), Value::clone(&keyed.value))).collect()
@@ -85,7 +85,7 @@ impl Cluster for World {
 }
 
 /// Every document will do.
-struct Anything;
+pub(crate) struct Anything;
 
 impl Checks for Anything {
     fn check(&self, _: &Value) -> Result<(), String> {

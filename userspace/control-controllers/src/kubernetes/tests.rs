@@ -1,0 +1,140 @@
+use std::sync::Mutex;
+
+use control_kubernetes::Object;
+
+use super::*;
+use crate::host::tests::{Anything, World};
+
+fn server(name: &str, port: u16) -> Arc<Value> {
+    Arc::new(json!({"name": name, "kind": "HTTPServer", "port": port}))
+}
+
+#[test]
+fn a_server_goes_with_the_one_that_takes_its_port_and_with_no_other() {
+    let objects: BTreeMap<String, Document> =
+        [("old", 80), ("other", 81), ("last", 82)].map(|(name, port)| (name.to_owned(), server(name, port))).into();
+    let gone = ["old", "other", "last"].map(str::to_owned).into_iter();
+    let servers = [server("a", 443), server("b", 80), server("c", 82)];
+    let (puts, left) = paired(servers.iter().collect(), gone, &objects);
+    let goes: Vec<Vec<String>> = puts.into_iter().map(|(_, goes)| goes).collect();
+    assert_eq!(goes, [vec![], vec!["old".to_owned()], vec!["last".to_owned()]]);
+    assert_eq!(left, ["other"]);
+}
+
+/// What is made next: documents, what they ask for, and servers that could not be made as they are to be.
+type Next = (BTreeMap<String, Arc<Value>>, &'static [&'static str], &'static [&'static str]);
+
+struct Says(Arc<Mutex<Next>>);
+
+impl Maker for Says {
+    fn kind(&self) -> &'static str {
+        "GatewayController"
+    }
+
+    fn api(&self) -> (&str, &str) {
+        ("", "")
+    }
+
+    fn places(&self) -> Vec<Place> {
+        [Kind::Service, Kind::EndpointSlice].into_iter().flat_map(|kind| Place::all(kind, &[])).collect()
+    }
+
+    fn names_servers(&self, _: &Store) -> bool {
+        false
+    }
+
+    fn make(&mut self, _: Seen<'_>) -> Outcome {
+        let (documents, services, kept) = self.0.lock().unwrap().clone();
+        let text = |text: &&str| (*text).to_owned();
+        Outcome {
+            documents,
+            services: services.iter().map(text).collect(),
+            kept: kept.iter().map(text).collect(),
+            ..Outcome::default()
+        }
+    }
+}
+
+fn named(objects: &[Value], kind: Kind) -> Heard {
+    let read = |object: &Value| {
+        let object: Object = kind.read(object.clone()).unwrap();
+        (object.key(), object)
+    };
+    Heard::Listed(objects.iter().map(read).collect(), Vec::new())
+}
+
+/// What a server leads to that stays as it was is there for as long as it is, and follows its pods.
+#[tokio::test]
+async fn a_server_that_is_kept_has_its_servers() {
+    let world = World::new();
+    world.put(json!({"name": "gw", "kind": "GatewayController"}));
+    let action = Action::TakeLease { name: "l".into(), holder: "n1".into(), until: 0, at: 1, term: Some(1) };
+    let epoch = world.act(action).unwrap().epoch;
+    let pool = json!({"serviceRegistry": "gw", "serviceName": "n/s:80"});
+    let filters = json!([{"name": "proxy", "kind": "Proxy", "pools": [pool]}]);
+    let pipeline = json!({"name": "gw.p", "kind": "Pipeline", "filters": filters});
+    let server =
+        json!({"name": "gw.http", "kind": "HTTPServer", "port": 80, "rules": [{"paths": [{"backend": "gw.p"}]}]});
+    let all = || [("gw.p", &pipeline), ("gw.http", &server)].map(|(name, it)| (name.to_owned(), Arc::new(it.clone())));
+    let next = Arc::new(Mutex::new((all().into(), &["n/s:80"][..], &[][..])));
+    let (teller, _telling) = Teller::new(Api::new("", "http://127.0.0.1:1").unwrap(), |_, _| async {});
+    let (_asks, wanted) = tokio::sync::watch::channel(BTreeSet::new());
+    let controller = Controller {
+        cluster: world.clone(),
+        name: "gw".to_owned(),
+        maker: Box::new(Says(next.clone())),
+        fence: Fence { lease: "l".to_owned(), epoch },
+        board: Arc::default(),
+        wanted,
+        checks: Arc::new(Anything),
+    };
+    let mut work = Work::new(controller, teller);
+    let place = |kind: Kind| Place { kind, namespace: None };
+    let spec = json!({"ports": [{"port": 80}]});
+    let services = [json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec})];
+    let pods = |address: &str| {
+        let metadata = json!({"name": "s-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}});
+        let endpoints = json!([{"addresses": [address]}]);
+        json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 8080}]})
+    };
+    work.hear(Said::Heard(place(Kind::Service), named(&services, Kind::Service)));
+    work.hear(Said::Heard(place(Kind::EndpointSlice), named(&[pods("10.0.0.1")], Kind::EndpointSlice)));
+    let known = || {
+        let address = |value: &Value| value["instances"][0]["address"].as_str().unwrap_or_default().to_owned();
+        let objects = world.state().view.objects.keys().filter(|key| key.contains("gw.")).count();
+        (objects, world.services().get("gw/n/s:80").map(address))
+    };
+    assert!(work.act().await.unwrap());
+    assert_eq!(known(), (2, Some("10.0.0.1".to_owned())));
+    // Its server cannot be made now, and nothing else leads there.
+    *next.lock().unwrap() = (BTreeMap::new(), &[], &["gw.http"]);
+    work.stale = true;
+    assert!(work.act().await.unwrap());
+    assert_eq!(known(), (2, Some("10.0.0.1".to_owned())));
+    let moved = Kind::EndpointSlice.read(pods("10.0.0.2")).unwrap();
+    assert!(work.hear(Said::Heard(place(Kind::EndpointSlice), Heard::Put(moved))) && !work.stale);
+    assert!(work.act().await.unwrap());
+    assert_eq!(known(), (2, Some("10.0.0.2".to_owned())));
+    // The same of one that the cluster does not take: somebody else has its port.
+    world.put(json!({"name": "theirs", "kind": "HTTPServer", "port": 81}));
+    let mut other = server.clone();
+    (other["port"], other["rules"][0]["paths"][0]["backend"]) = (81.into(), "gw.q".into());
+    let mut more = pipeline.clone();
+    (more["name"], more["filters"][0]["pools"][0]["serviceName"]) = ("gw.q".into(), "n/t:80".into());
+    let second = [("gw.q", more), ("gw.http", other)].map(|(name, it)| (name.to_owned(), Arc::new(it)));
+    *next.lock().unwrap() = (second.into(), &["n/t:80"], &[]);
+    work.stale = true;
+    assert!(!work.act().await.unwrap());
+    let moved = Kind::EndpointSlice.read(pods("10.0.0.3")).unwrap();
+    work.hear(Said::Heard(place(Kind::EndpointSlice), Heard::Put(moved)));
+    assert!(!work.act().await.unwrap());
+    assert_eq!(known(), (3, Some("10.0.0.3".to_owned())));
+    world.act(Action::delete("theirs")).unwrap();
+    assert!(!work.act().await.unwrap() && work.act().await.unwrap());
+    assert_eq!(known(), (2, None));
+    // Once nothing is kept any more all of it goes.
+    *next.lock().unwrap() = (BTreeMap::new(), &[], &[]);
+    work.stale = true;
+    assert!(work.act().await.unwrap());
+    assert_eq!(known(), (0, None));
+}
