@@ -2,6 +2,10 @@
 //!
 //! What a relay sends to an address of its own machine may be taken by another relay, or by itself. Each session and connection to such a
 //! server says how many relays what comes over it has passed; beyond [`HOPS_MOST`] none begins.
+//!
+//! Only what stays on one machine is known to go round. Where relays of two machines are each other's servers, neither knows the
+//! other's sessions and connections, and what goes round is bounded by how many of them each may have (`maxSessions`,
+//! `maxConnections`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
