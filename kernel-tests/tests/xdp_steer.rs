@@ -1,7 +1,7 @@
 //! Packet fixtures: every reason of `xdp_steer`, in the kernel through BPF_PROG_TEST_RUN and on the host, byte for byte.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use abi::config::lease;
 use abi::limit::Rate;
@@ -1162,6 +1162,32 @@ fn new_flows_of_a_machine_that_does_not_serve_go_to_one_that_stands_in() {
         both.untouched(&packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0), Reason::Local);
         both.untouched(&packet::tcp(client(true, 1), Fixture::Here.at(true, 80), ACK, 0), Reason::LocalOrphan);
     }
+}
+
+/// What user space sends here by the id of a connection stays, although nobody lives here to take it: it would be sent back by the same id.
+#[test]
+fn a_stray_of_quic_is_not_sent_on_where_the_daemon_has_died() {
+    if !ready("a_stray_of_quic_is_not_sent_on_where_the_daemon_has_died") {
+        return;
+    }
+    let mut both = Both::new();
+    both.kernel.lease().end();
+    both.model.lease = lease::LAPSED;
+    both.witness.get_mut().as_mut().expect("there").lease = lease::LAPSED;
+    let (sender, own) = (world::address(OTHER), world::address(OWN));
+    let mut stood_in = 0;
+    for n in 0..60 {
+        let v4 = n % 2 == 0;
+        let (source, destination) = (client(v4, n), Fixture::SpreadFiveTuple.at(v4, 80));
+        let sent = packet::udp(source, destination, b"x");
+        let by_the_programs = both.run(&packet::tunnel(sender, own, 1, &sent)).0;
+        stood_in += u32::from(by_the_programs == Reason::StoodIn);
+        let stray = edge_l4::stray::Datagram { source, destination, ecn: 0, contents: b"x" };
+        let stray = edge_l4::stray::wrap(&stray, world::COOKIE).expect("a datagram");
+        let ports = (SocketAddr::new(sender, 0xc001), SocketAddr::new(own, gue::PORT));
+        assert_eq!(both.run(&packet::udp(ports.0, ports.1, &stray)).0, Reason::Decapsulated, "flow {n}");
+    }
+    assert!(stood_in > 5, "{stood_in} would have gone on");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! A client's datagrams come to a machine that its connection does not live on when the client's address has changed, or when somebody
 //! else serves its flow by now. The id they are addressed to says whose they are, and whoever knows the machines brings them there.
 //!
-//! What an id says is not proved here: two machines may have keys of different times. At most a datagram is passed on once, to a machine
-//! that knows its own ids, for there its number is not another's.
+//! What an id says is not proved here: two machines may have keys of different times. So whoever brings a datagram there bounds how many
+//! it brings to one machine, and sees to it that nobody sends it further: the machine itself does not, for there its number is not
+//! another's, but what stands in for a machine that has died would bring it back here.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -276,7 +276,9 @@ impl Steer {
                 self.unsteered = failures.keys().cloned().collect();
                 // Where no virtual IP leads here, nothing comes to the wrong machine.
                 let own = desired.machines.get(&self.own).filter(|_| !wanted.vips.is_empty());
-                traffic.elsewhere().set(own.and_then(|own| Strays::new(own, &wanted.machines, wanted.cookies.current)));
+                traffic
+                    .elsewhere()
+                    .set(own.and_then(|own| Strays::ways(own, &wanted.machines, wanted.cookies.current)));
                 let partly = applied.partly.iter().map(|(id, why)| (id, format!("partly left out of steering: {why}")));
                 let in_spite = applied
                     .in_spite

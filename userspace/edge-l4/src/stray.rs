@@ -1,6 +1,7 @@
 //! A datagram that came to the wrong machine, as user space sends it to the right one: in a tunnel like those of the kernel's programs.
 //! What that machine takes out of it is the packet that the client sent.
 
+use abi::limits::HOPS_MAX;
 use std::net::{IpAddr, SocketAddr};
 
 /// A UDP datagram of a client.
@@ -26,7 +27,9 @@ pub fn wrap(datagram: &Datagram<'_>, cookie: u32) -> Option<Vec<u8>> {
     };
     packet.extend([abi::gue::VERSION_AND_LENGTH, protocol]);
     packet.extend(abi::gue::FLAGS.to_be_bytes());
-    packet.extend([abi::gue::pack(1, abi::gue::held::UNASKED, 0), abi::gue::MAGIC, 0, 0]);
+    // Nobody sends it further. A machine whose daemon has died sends others what comes for it, and they would send this back here, by the
+    // same id, with a count that begins anew: for ever.
+    packet.extend([abi::gue::pack(HOPS_MAX, abi::gue::held::UNASKED, 0), abi::gue::MAGIC, 0, 0]);
     packet.extend(cookie.to_be_bytes());
     // Nobody was asked whether he holds it.
     packet.extend([0; 8]);
@@ -100,7 +103,7 @@ mod tests {
     fn what_comes_out_is_the_packet_that_was_sent() {
         let packet = wrapped("192.0.2.10:4433", "203.0.113.10:443", b"hello").unwrap();
         let (tunnel, inner) = packet.split_at(abi::gue::LENGTH);
-        assert_eq!(tunnel[..8], [4, 4, 0, 1, 1, 0x57, 0, 0]);
+        assert_eq!(tunnel[..8], [4, 4, 0, 1, HOPS_MAX, 0x57, 0, 0]);
         assert_eq!(tunnel[8..], [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(inner[..4], [0x45, 2, 0, 33]);
         assert_eq!((&inner[12..16], &inner[16..20]), (&[192, 0, 2, 10][..], &[203, 0, 113, 10][..]));

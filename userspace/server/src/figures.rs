@@ -473,7 +473,7 @@ pub fn quic(encoder: &mut Encoder) {
         (
             Count::ElsewhereLost,
             "weir_quic_datagrams_elsewhere_lost_total",
-            "Datagrams for a connection of another machine that were dropped: too large for a tunnel, or the network took none.",
+            "Datagrams for a connection of another machine that were dropped: too large for a tunnel, the network took none, or more than 50,000 in a second to one machine.",
         ),
     ] {
         encoder.counter(name, help, &[], total(count) as f64);
