@@ -13,7 +13,7 @@ use crate::websocket;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
-use proto_h2::client::{Exchange, Lost, RequestOptions, Unanswered, Unsent};
+use proto_h2::client::{Exchange, Lost, RequestOptions, Requests, Unanswered, Unsent};
 use proto_h2::frame::Code;
 use proto_h2::{Data, Progress};
 use proto_http::h1::InterimCount;
@@ -47,7 +47,7 @@ impl Exchanger for Stream {
             Err(Unsent::Gone) => {
                 // It was closed in the meantime, or can count no more streams.
                 self.close_session();
-                return Err(unsent(outgoing, is_kept, body));
+                return Err(unsent(self.requests(), outgoing, is_kept, body));
             }
         };
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
@@ -188,7 +188,9 @@ impl Place {
             Lost::Gone => (false, Some(self.lease.session.loss.clone())),
         };
         let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
-        AttemptError::Broken { error: io::Error::other(lost.to_string()), stage, loss }
+        let failure = self.lease.requests().failure().filter(|_| matches!(lost, Lost::Gone));
+        let error = failure.unwrap_or_else(|| io::Error::other(lost.to_string()));
+        AttemptError::Broken { error, stage, loss }
     }
 }
 
@@ -236,11 +238,11 @@ fn not_begun(error: io::Error, is_kept: bool) -> AttemptError {
 }
 
 /// The request is where it was.
-fn unsent(outgoing: Body, is_kept: bool, body: &mut Body) -> AttemptError {
+fn unsent(requests: &Requests, outgoing: Body, is_kept: bool, body: &mut Body) -> AttemptError {
     if !is_kept {
         *body = outgoing;
     }
-    not_begun(io::ErrorKind::NotConnected.into(), true)
+    not_begun(requests.failure().unwrap_or_else(|| io::ErrorKind::NotConnected.into()), true)
 }
 
 /// A request body on its way to the backend.

@@ -16,6 +16,7 @@ use proto_http::multiplexed::{self, Unread};
 use proto_http::{Headers, Limits, Method, Request, Response, Version};
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -104,6 +105,11 @@ impl Requests {
     /// What the connection runs over.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
+    }
+
+    /// What the transport failed with, where it did.
+    pub fn failure(&self) -> Option<io::Error> {
+        self.0.failure()
     }
 
     /// Whether requests may be begun.

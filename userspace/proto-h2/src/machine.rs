@@ -41,6 +41,8 @@ pub(crate) struct Shell<S: Side> {
     /// Bytes that may still be read in this turn.
     turn: Cell<usize>,
     bytes_in: Cell<u64>,
+    /// What the transport failed with, where it did.
+    failure: RefCell<Option<io::Error>>,
 }
 
 /// Bytes that are best sent together on this transport.
@@ -60,6 +62,7 @@ impl<S: Side> Shell<S> {
             is_woken: Cell::new(false),
             turn: Cell::new(usize::MAX),
             bytes_in: Cell::new(0),
+            failure: RefCell::new(None),
         })
     }
 
@@ -89,6 +92,11 @@ impl<S: Side> Shell<S> {
     /// Bytes that came.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in.get()
+    }
+
+    /// What the transport failed with, such as the alert by which a peer refused a certificate.
+    pub fn failure(&self) -> Option<io::Error> {
+        self.failure.borrow().as_ref().map(|error| io::Error::new(error.kind(), error.to_string()))
     }
 
     /// Moves everything that can be moved; what `next` finds in the machine is handed out as it comes.
@@ -133,7 +141,8 @@ impl<S: Side> Shell<S> {
                 }
             }
         };
-        if read.and_then(|()| self.send(&mut core, cx)).is_err() {
+        if let Err(error) = read.and_then(|()| self.send(&mut core, cx)) {
+            *self.failure.borrow_mut() = Some(error);
             core.handle_end();
             return Poll::Ready(Some(Err(Ended::Broken)));
         }
