@@ -60,7 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn world(io: IoMode, seed: u64) {
     let mut random = Random(seed);
     // Two drivers and six worlds have each pair once.
-    let before = if seed % 2 == 0 { Speaks::Http2 } else { Speaks::Http3 };
+    let before = if seed.is_multiple_of(2) { Speaks::Http2 } else { Speaks::Http3 };
     let behind = [Speaks::Http1, Speaks::Http2, Speaks::Http3][(seed / 2 % 3) as usize];
     let certificate = certificate(&["127.0.0.1", "a.test"]);
     let backend = Backend::recording(answer_of);
@@ -468,6 +468,9 @@ fn pieces(mut from: TcpStream, mut into: TcpStream, mut random: Random) {
     let _ = into.shutdown(Shutdown::Write);
 }
 
+/// When a datagram goes on, its number, whose it is, whether it is the client's, and its bytes.
+type Late = (Instant, u64, SocketAddr, bool, Vec<u8>);
+
 /// Passes datagrams on, most of them, some late and some twice; each client seems to have another address after a while.
 fn datagrams(socket: &UdpSocket, to: SocketAddr, mut random: Random, calm: &AtomicBool) {
     socket.set_nonblocking(true).expect("it can be");
@@ -478,7 +481,7 @@ fn datagrams(socket: &UdpSocket, to: SocketAddr, mut random: Random, calm: &Atom
     };
     // A client's, and the one it had before, over which answers may be on their way.
     let mut ways: HashMap<SocketAddr, (UdpSocket, Option<UdpSocket>, u64)> = HashMap::new();
-    let mut late: BinaryHeap<Reverse<(Instant, u64, SocketAddr, bool, Vec<u8>)>> = BinaryHeap::new();
+    let mut late: BinaryHeap<Reverse<Late>> = BinaryHeap::new();
     let (mut bytes, mut count) = ([0; 2048], 0);
     loop {
         let mut came = Vec::new();
