@@ -210,9 +210,8 @@ pub struct Connection<S: Side> {
     block: Option<Block>,
     decoder: Decoder,
     allowances: Allowances,
-    pings: Option<Pings>,
-    /// When what is looked at came.
-    now: Option<Instant>,
+    /// Few servers say such rules.
+    pings: Option<Box<Pings>>,
     streams: Streams<S::OfStream>,
     received: Incoming,
     window: Outgoing,
@@ -259,7 +258,6 @@ impl<S: Side> Connection<S> {
             decoder: Decoder::new(FIELD_TABLE as usize),
             allowances,
             pings: None,
-            now: None,
             streams,
             received: Incoming::new(WINDOW, window),
             window: Outgoing::new(WINDOW),
@@ -309,7 +307,9 @@ impl<S: Side> Connection<S> {
     /// Reads what has come.
     pub fn handle(&mut self, mut input: &[u8], now: Instant) -> Result<(), Ended> {
         self.allowances.handle_time(now);
-        self.now = Some(now);
+        if let Some(pings) = &mut self.pings {
+            pings.now = Some(now);
+        }
         while !input.is_empty() && self.ended.is_none() {
             match self.step(&mut input) {
                 Ok(()) => {}
@@ -522,9 +522,8 @@ impl<S: Side> Connection<S> {
                 Ok(())
             }
             PING => {
-                let (now, requests) = (self.now, self.streams.open());
-                let is_over = |pings: &mut Pings| now.is_some_and(|now| pings.handle(now, requests));
-                if self.pings.as_mut().is_some_and(is_over) {
+                let requests = self.streams.open();
+                if self.pings.as_mut().is_some_and(|pings| pings.handle(requests)) {
                     self.out.push(&frame::go_away_saying(self.side.last(), Code::CALM, pings::TOO_MANY));
                     self.finish(Err(Ended::Fault("grpc_pings")));
                     return Ok(());

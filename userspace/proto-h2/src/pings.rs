@@ -24,6 +24,8 @@ pub(crate) const TOO_MANY: &[u8] = b"too_many_pings";
 #[derive(Debug)]
 pub(crate) struct Pings {
     rules: PingRules,
+    /// When what is looked at came.
+    pub now: Option<Instant>,
     last: Option<Instant>,
     early: u32,
     /// Something was sent since the last one: clients measure the path by what they are sent.
@@ -32,12 +34,12 @@ pub(crate) struct Pings {
 
 impl Pings {
     pub fn new(rules: PingRules) -> Pings {
-        Pings { rules, last: None, early: 0, forgiven: true }
+        Pings { rules, now: None, last: None, early: 0, forgiven: true }
     }
 
     /// One has come; says whether it was too many.
-    pub fn handle(&mut self, now: Instant, requests: usize) -> bool {
-        let last = self.last.replace(now);
+    pub fn handle(&mut self, requests: usize) -> bool {
+        let last = std::mem::replace(&mut self.last, self.now);
         if std::mem::take(&mut self.forgiven) {
             self.early = 0;
             return false;
@@ -46,7 +48,7 @@ impl Pings {
             0 if !self.rules.without_requests => IDLE_PAUSE,
             _ => self.rules.pause,
         };
-        if last.is_some_and(|last| now.saturating_duration_since(last) < pause) {
+        if last.zip(self.now).is_some_and(|(last, now)| now.saturating_duration_since(last) < pause) {
             self.early += 1;
         }
         self.early > EARLY_MOST
@@ -68,22 +70,26 @@ mod tests {
         let at = |seconds: u64| begin + Duration::from_secs(seconds);
         let new = |without_requests| Pings::new(PingRules { pause: Duration::from_secs(10), without_requests });
         let mut pings = new(true);
+        let handle = |pings: &mut Pings, now, requests| {
+            pings.now = Some(now);
+            pings.handle(requests)
+        };
         // The first is measured by nothing.
-        assert_eq!([0, 1, 2, 3].map(|second| pings.handle(at(second), 1)), [false, false, false, true]);
+        assert_eq!([0, 1, 2, 3].map(|second| handle(&mut pings, at(second), 1)), [false, false, false, true]);
         let mut pings = new(true);
-        assert!((0..100).all(|n| !pings.handle(at(n * 10), 0)), "as often as they may");
+        assert!((0..100).all(|n| !handle(&mut pings, at(n * 10), 0)), "as often as they may");
         let mut pings = new(false);
-        assert!(!pings.handle(at(0), 0));
+        assert!(!handle(&mut pings, at(0), 0));
         assert_eq!(
-            [100, 200, 300].map(|second| pings.handle(at(second), 0)),
+            [100, 200, 300].map(|second| handle(&mut pings, at(second), 0)),
             [false, false, true],
             "nothing is under way"
         );
         let mut pings = new(false);
-        assert!((0..100).all(|n| !pings.handle(at(n * 10), 1)));
+        assert!((0..100).all(|n| !handle(&mut pings, at(n * 10), 1)));
         let mut pings = new(true);
         for second in 0..100 {
-            assert!(!pings.handle(at(second), 1), "it was sent something");
+            assert!(!handle(&mut pings, at(second), 1), "it was sent something");
             pings.forgive();
         }
     }

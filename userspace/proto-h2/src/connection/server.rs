@@ -165,7 +165,7 @@ impl Connection<Server> {
         let allowances = Allowances::new(now, settings.error_resets_most);
         let mut connection = Connection::begin(side, bounds, streams, settings.connection_window, allowances, unit);
         connection.stage = Stage::Preface(0);
-        connection.pings = settings.pings.map(Pings::new);
+        connection.pings = settings.pings.map(|rules| Box::new(Pings::new(rules)));
         let mut first = Vec::new();
         frame::settings(&settings.said(), &mut first);
         connection.out.push(&first);
