@@ -97,7 +97,10 @@ fn run(exchanges: &[Exchange], pieces: &[usize], streams_most: u32) {
     let mut pieces = pieces.iter().cycle();
     for round in 0.. {
         assert!(round < 20_000, "it goes on");
-        if let Some(exchange) = exchanges.get(asking.len()) {
+        // Before it knows how many streams there may be, more of them are refused.
+        if let Some(exchange) = exchanges.get(asking.len())
+            && (asking.is_empty() || client.has_settings())
+        {
             asking.push(ask(&mut client, exchange));
         }
         client.pump();
