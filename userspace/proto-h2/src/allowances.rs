@@ -89,6 +89,9 @@ pub(crate) struct Allowance {
     per_data_frame: u32,
 }
 
+/// Kinds that DATA frames sent allow.
+const FOR_DATA: [Cheap; 2] = [Cheap::Ping, Cheap::WindowUpdate];
+
 /// DATA frames sent whose answers are waited for. Fewer are in flight on any path; a client that has been sent more does not save up.
 const DATA_FRAMES_MOST: u32 = 64 * 1024;
 
@@ -107,8 +110,8 @@ pub struct Allowances {
     /// In thousandths of a frame, see [`FRAME`].
     pub(crate) left: [u64; Cheap::ALL.len()],
     /// Frames that data sent allows.
-    pub(crate) for_data: [u32; Cheap::ALL.len()],
-    /// Frames beyond their allowances.
+    for_data: [u32; FOR_DATA.len()],
+    /// Frames, and streams that ended because of what the peer got wrong, beyond their allowances.
     excess: u32,
     /// When time last counted.
     since: Instant,
@@ -127,7 +130,7 @@ impl Allowances {
     pub fn new(now: Instant, blames_most: u32) -> Allowances {
         Allowances {
             left: Cheap::ALL.map(|kind| u64::from(kind.allowance().most) * FRAME),
-            for_data: [0; Cheap::ALL.len()],
+            for_data: [0; FOR_DATA.len()],
             excess: 0,
             since: now,
             spent: None,
@@ -185,9 +188,8 @@ impl Allowances {
 
     /// A DATA frame with something in it is sent.
     pub fn sent_data(&mut self) {
-        for kind in [Cheap::Ping, Cheap::WindowUpdate] {
+        for (kind, earned) in FOR_DATA.iter().zip(&mut self.for_data) {
             let each = kind.allowance().per_data_frame;
-            let earned = &mut self.for_data[kind as usize];
             *earned = (*earned + each).min(each * DATA_FRAMES_MOST);
         }
     }
@@ -235,13 +237,16 @@ impl Allowances {
     }
 
     fn pay(&mut self, cheap: Cheap) {
-        match (&mut self.for_data[cheap as usize], &mut self.left[cheap as usize]) {
-            (0, left) if *left < FRAME => {
-                self.spent = self.spent.or(Some(cheap));
-                self.excess = self.excess.saturating_add(1);
-            }
-            (0, left) => *left -= FRAME,
-            (earned, _) => *earned -= 1,
+        let at = FOR_DATA.iter().position(|kind| *kind == cheap);
+        match at.map(|at| &mut self.for_data[at]).filter(|earned| **earned > 0) {
+            Some(earned) => *earned -= 1,
+            None => match self.left[cheap as usize].checked_sub(FRAME) {
+                Some(left) => self.left[cheap as usize] = left,
+                None => {
+                    self.spent = self.spent.or(Some(cheap));
+                    self.excess = self.excess.saturating_add(1);
+                }
+            },
         }
     }
 
