@@ -676,6 +676,14 @@ fn an_answer_that_breaks_off_is_seen_to() {
     assert!(said.status == 503 || said.body == Err(BodyError::Incomplete), "{said:?}");
     // In full, and then no more of the request, please (RFC 9113 section 8.1).
     let reset = frame(3, 0, 1, &0u32.to_be_bytes());
+    // Whether all of it came nobody knows who was told neither how long it is nor where it ends.
+    let backend = saying([head.clone(), frame(DATA, 0, 1, b"half"), reset.clone()].concat());
+    let said = House::new(1, &h2c(backend.port)).ask(get("/"));
+    assert!(said.status == 503 || said.body == Err(BodyError::Incomplete), "{said:?}");
+    let long = frame(HEADERS, 4, 1, &[&[STATUS_200][..], &literal("content-length", "4")].concat());
+    let backend = saying([long, frame(DATA, 0, 1, b"full"), reset.clone()].concat());
+    let said = House::new(1, &h2c(backend.port)).ask(get("/"));
+    assert_eq!((said.status, said.body.as_deref()), (200, Ok(&b"full"[..])), "{}", said.notes);
     let backend = saying([head, frame(DATA, 1, 1, b"whole"), reset].concat());
     let house = House::new(1, &h2c(backend.port));
     let endless = Ask { method: "POST", target: "/", pieces: vec![vec![0; 1000]], endless: true, ..Ask::default() };
@@ -862,6 +870,41 @@ fn a_connection_that_takes_no_more_is_left_alone() {
         assert_eq!(house.ask(get("/")).status, 200);
         assert_eq!(backend.connections.load(SeqCst), 2, "{known}");
     }
+}
+
+/// A request that waited for its turn when its connection broke is with no backend: it goes elsewhere, whatever it asks for.
+#[test]
+fn what_never_went_out_goes_elsewhere() {
+    let (now, closes) = mpsc::channel::<()>();
+    let (done, closed) = mpsc::channel();
+    let (told, hears) = mpsc::channel();
+    let signals = Mutex::new((closes, done, told));
+    let backend = Backend::new(move |mut wire, nth| {
+        wire.send(takes(100));
+        let mut frames = Frames::of(wire);
+        if nth > 0 {
+            return frames.serve();
+        }
+        // Another one is under way, so that the connection is not looked at before it is used again.
+        let Some(stream) = frames.request() else { return };
+        frames.wire.send(frame(HEADERS, 4, stream, &[STATUS_200]));
+        let signals = signals.lock().unwrap();
+        signals.2.send(()).unwrap();
+        signals.0.recv().unwrap();
+        frames.wire.send(takes(1));
+        drop(frames);
+        signals.1.send(()).unwrap();
+    });
+    let house = House::new(1, &h2c(backend.port));
+    let _under_way = house.begin(0, get("/"));
+    hears.recv_timeout(Duration::from_secs(60)).expect("a request");
+    let close = move || {
+        now.send(()).unwrap();
+        closed.recv().unwrap();
+    };
+    let said = house.ask_after(close, post(b"once"));
+    assert_eq!(said.status, 200, "{}", said.notes);
+    assert_eq!(backend.connections.load(SeqCst), 2);
 }
 
 #[test]

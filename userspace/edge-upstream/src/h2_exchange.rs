@@ -148,7 +148,7 @@ impl Place {
     }
 
     /// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
-    /// one of a GOAWAY, and those it refused.
+    /// one of a GOAWAY, and those it refused; and what has not gone out.
     fn failed(&self, why: Unanswered, is_kept: bool, counters: &Counters, opens_websocket: bool) -> AttemptError {
         let lost = match why {
             Unanswered::Lost(lost) => lost,
@@ -161,7 +161,7 @@ impl Place {
             }
         };
         // A reset is of one stream, everything else of the connection; and one that ends in good order says nothing of its server.
-        let (refused, loss) = match lost {
+        let (untouched, loss) = match lost {
             Lost::Fault(code) => {
                 counters.faults.hit(base_runtime::worker_index());
                 return AttemptError::Faulty(code);
@@ -185,9 +185,10 @@ impl Place {
                 }
                 (true, Some(loss))
             }
-            Lost::Gone => (false, Some(self.lease.session.loss.clone())),
+            // What has not gone out has reached nobody, whatever became of the connection.
+            Lost::Gone => (!self.exchange.is_begun(), Some(self.lease.session.loss.clone())),
         };
-        let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
+        let stage = if untouched && is_kept { Stage::Untouched } else { Stage::Sent };
         let failure = self.lease.requests().failure().filter(|_| matches!(lost, Lost::Gone));
         let error = failure.unwrap_or_else(|| io::Error::other(lost.to_string()));
         AttemptError::Broken { error, stage, loss }
@@ -353,8 +354,9 @@ impl BodyStream for Download {
                 }
                 Err(_) => self.blame(),
             },
-            // A backend that has answered in full may say so to stop the rest of a request (RFC 9113 section 8.1).
-            Poll::Ready(Err(Lost::Reset(Code::NO_ERROR))) if self.left.unwrap_or(0) == 0 => {
+            // A backend that has answered in full may say so to stop the rest of a request (RFC 9113 section 8.1). Without the end of the
+            // stream only a length that was announced shows that it has: some reset streams so whose answers broke off.
+            Poll::Ready(Err(Lost::Reset(Code::NO_ERROR))) if self.left == Some(0) => {
                 self.end();
                 Poll::Ready(Ok(None))
             }
