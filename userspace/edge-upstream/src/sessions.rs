@@ -11,7 +11,9 @@
 //! others and the backend was asked which protocols it speaks; one that was not may speak nothing else, and who finds no room is refused.
 //!
 //! Frames that cost a backend nothing and lead nowhere (PING, SETTINGS, empty DATA and their kin) have allowances; one that has spent
-//! them gets no further requests over its connection, counted as `upstream_h2_faults`; those under way end on it, unless it goes on.
+//! them gets no further requests over its connection, counted as `upstream_h2_faults`; those under way end on it, unless it goes on. So it
+//! is with streams on which it breaks the protocol. An answer that only our bounds refuse ends its own stream, and what still comes of
+//! requests that were given up costs nothing.
 //!
 //! A connection takes no more requests when its backend says so (GOAWAY), when its name has moved on, and after a fault; those under way
 //! end on it. It is closed when nobody has used it for as long as an idle connection of HTTP/1.1 is kept.

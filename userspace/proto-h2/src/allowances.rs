@@ -104,6 +104,9 @@ const REQUESTS_PER_RESET: u32 = 4;
 /// Streams that may end because of what the peer got wrong, in a second, beside those it may get wrong at once: as many as it may cancel.
 const BLAMES_PER_SECOND: u64 = 16;
 
+/// Heads, trailers and ends that may be on their way to each request when it is given up: interim answers are beside them for most.
+const LATE_PER_REQUEST: u32 = 4;
+
 /// What is left of the allowances of one peer.
 #[derive(Debug)]
 pub struct Allowances {
@@ -121,6 +124,8 @@ pub struct Allowances {
     /// Streams that may end because of what the peer got wrong, in thousandths; and how many at once.
     blames: u64,
     blames_most: u32,
+    /// Frames that may still come of requests that are over, see [`LATE_PER_REQUEST`].
+    late: u32,
     /// Bytes sent that have not earned anything yet.
     unearned: u64,
 }
@@ -137,6 +142,7 @@ impl Allowances {
             requests: 0,
             blames: u64::from(blames_most) * FRAME,
             blames_most,
+            late: 0,
             unearned: 0,
         }
     }
@@ -181,6 +187,14 @@ impl Allowances {
         }
     }
 
+    /// A frame with nothing to read in it came of a stream that is over. It was on its way when we gave that up, or leads nowhere.
+    pub fn handle_late(&mut self) {
+        match self.late.checked_sub(1) {
+            Some(left) => self.late = left,
+            None => self.pay(Cheap::Unknown),
+        }
+    }
+
     /// A DATA frame has nothing in it but padding.
     pub fn handle_padding(&mut self) {
         self.pay(Cheap::EmptyData);
@@ -208,6 +222,7 @@ impl Allowances {
     /// A request was sent to the peer. It may refuse each.
     pub fn asked(&mut self) {
         self.requests += 1;
+        self.late = self.late.saturating_add(LATE_PER_REQUEST);
         self.earn(|allowance| u64::from(allowance.per_request) * FRAME);
         self.earn_resets(1);
     }
@@ -217,7 +232,7 @@ impl Allowances {
         self.spent
     }
 
-    /// Frames that came beyond their allowances, of all kinds.
+    /// Frames that came beyond their allowances, of all kinds, and faults of streams beyond theirs.
     pub fn excess(&self) -> u32 {
         self.excess
     }
@@ -231,7 +246,10 @@ impl Allowances {
     pub fn blame(&mut self) -> bool {
         match self.blames.checked_sub(FRAME) {
             Some(left) => self.blames = left,
-            None => return false,
+            None => {
+                self.excess = self.excess.saturating_add(1);
+                return false;
+            }
         }
         true
     }

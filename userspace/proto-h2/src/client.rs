@@ -55,7 +55,7 @@ impl Driver {
         self.0.with(Connection::ask);
     }
 
-    /// Frames that came beyond their allowances. Beyond [`EXCESS_MOST`] the connection ends.
+    /// Frames that came beyond their allowances, and faults of streams beyond theirs. Beyond [`EXCESS_MOST`] the connection ends.
     pub fn excess(&self) -> u32 {
         self.0.look(Connection::excess)
     }

@@ -98,7 +98,7 @@ pub trait Side: fmt::Debug + Sized {
     /// Streams of a peer behind this one are not looked at; as a GOAWAY has it.
     fn last(&self) -> u32;
 
-    /// Whether nothing on this stream is looked at, though it is no older than others.
+    /// Whether nothing on this stream, which is not open, is looked at, though nobody remembers that it was reset.
     fn ignores(&self, id: u32) -> bool;
 
     /// We leave, and the peer knows.
@@ -106,6 +106,12 @@ pub trait Side: fmt::Debug + Sized {
 
     /// The allowance that has been spent so that the connection ends.
     fn spent(allowances: &Allowances) -> Option<Cheap>;
+
+    /// Whether it ends with a stream that the peer got wrong, now that there are more of them than it may get wrong.
+    fn ends_with_fault(allowances: &Allowances) -> bool;
+
+    /// A frame of a stream that is over, which is no fault, has nothing in it that a window would bound.
+    fn handle_late(_: &mut Allowances) {}
 
     /// Begins what may begin. True when more could, once the transport has taken what is there.
     fn begin_more(_: &mut Connection<Self>) -> bool {
@@ -374,18 +380,25 @@ impl<S: Side> Connection<S> {
     /// A stream that the peer got wrong is reset.
     #[cold]
     fn blame(&mut self, id: u32, code: Code) -> Result<(), Ended> {
-        if !self.allowances.blame() {
+        if !self.allowances.blame() && S::ends_with_fault(&self.allowances) {
             return Err(self.fail(Code::CALM));
         }
-        self.say(&frame::reset(id, code));
         match self.streams.find(id) {
-            Some(key) => {
-                self.lose(key, Lost::Fault(code));
-                self.streams.close(key, true);
+            Some(key) => self.end_faulty(key, code),
+            None => {
+                self.say(&frame::reset(id, code));
+                self.streams.remember_reset(id);
             }
-            None => self.streams.remember_reset(id),
         }
         Ok(())
+    }
+
+    /// An open stream is reset because of what came.
+    #[cold]
+    fn end_faulty(&mut self, key: Key, code: Code) {
+        self.say(&frame::reset(key.id, code));
+        self.lose(key, Lost::Fault(code));
+        self.streams.close(key, true);
     }
 
     fn step(&mut self, input: &mut &[u8]) -> Result<(), Wrong> {
@@ -558,17 +571,22 @@ impl<S: Side> Connection<S> {
     }
 
     fn handle_settings(&mut self, payload: &[u8]) -> Result<(), Wrong> {
+        // Each change is made to all streams: several in a frame are made as one.
+        let mut first_window = None;
         for setting in payload.chunks_exact(6) {
             let id = u16::from_be_bytes([setting[0], setting[1]]);
             let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
             match id {
                 HEADER_TABLE_SIZE => self.shrinks_table |= value < FIELD_TABLE,
                 INITIAL_WINDOW_SIZE if value > 0x7fff_ffff => return Err(Code::FLOW_CONTROL.into()),
-                INITIAL_WINDOW_SIZE => self.set_first_window(value)?,
+                INITIAL_WINDOW_SIZE => first_window = Some(value),
                 MAX_FRAME_SIZE if !(16 * 1024..=0xff_ffff).contains(&value) => return Err(Code::PROTOCOL.into()),
                 MAX_FRAME_SIZE => self.frame_most = value as usize,
                 _ => self.side.handle_setting(id, value)?,
             }
+        }
+        if let Some(window) = first_window.filter(|window| *window != self.first_window) {
+            self.set_first_window(window)?;
         }
         self.has_settings = true;
         self.out.push(&settings_ack());
@@ -629,7 +647,10 @@ impl<S: Side> Connection<S> {
         self.received.came(length).map_err(|_| Code::FLOW_CONTROL)?;
         let (key, wrong) = match self.streams.find(stream) {
             None => {
-                let is_known = self.streams.was_reset(stream) || self.side.ignores(stream);
+                let is_known = self.side.ignores(stream) || self.streams.was_reset(stream);
+                if is_known && length == 0 && head.has(END_STREAM) {
+                    S::handle_late(&mut self.allowances);
+                }
                 (None, (!is_known).then_some(Code::STREAM_CLOSED))
             }
             Some(key) => match self.streams.stream(key) {
@@ -668,8 +689,11 @@ impl<S: Side> Connection<S> {
                     return Err(Code::PROTOCOL.into());
                 }
                 frame.padding = Some(padding);
-                if padding == frame.left && !frame.ends {
-                    self.allowances.handle_padding();
+                match frame.ends {
+                    _ if padding < frame.left => {}
+                    false => self.allowances.handle_padding(),
+                    true if frame.key.is_none() => S::handle_late(&mut self.allowances),
+                    true => {}
                 }
                 self.throw_away(frame.key, 1 + padding);
                 padding

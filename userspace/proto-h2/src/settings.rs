@@ -126,10 +126,8 @@ pub struct ClientSettings {
     /// Largest frame accepted, in bytes. Default 16 KiB.
     pub frame_bytes: u32,
     /// Streams that may end at once because of what the server got wrong; sixteen more in each second. Default 256. Beyond it the
-    /// connection ends.
+    /// server is asked for nothing more, and beyond [`EXCESS_MOST`](crate::client::EXCESS_MOST) more the connection ends.
     pub error_resets_most: u32,
-    /// Streams remembered after a reset. Default 128: a gateway gives up requests whenever its clients leave.
-    pub resets_remembered: usize,
 }
 
 impl Default for ClientSettings {
@@ -144,7 +142,6 @@ impl Default for ClientSettings {
             connection_window: 16 * 1024 * 1024,
             frame_bytes: 16 * 1024,
             error_resets_most: 256,
-            resets_remembered: 128,
         }
     }
 }

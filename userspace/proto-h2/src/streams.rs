@@ -239,6 +239,9 @@ impl<X> Streams<X> {
 
     /// A stream that was reset.
     pub fn remember_reset(&mut self, id: u32) {
+        if self.reset_most == 0 {
+            return;
+        }
         if self.reset.len() >= self.reset_most {
             self.reset.pop_front();
         }

@@ -18,7 +18,7 @@ use std::time::Instant;
 /// No stream has a larger number.
 const NUMBER_MOST: u32 = 0x7fff_ffff;
 
-/// Frames beyond their allowances after which the requests under way do not end on their connection either.
+/// Frames, and faults of streams, beyond their allowances after which the requests under way do not end on their connection either.
 pub const EXCESS_MOST: u32 = 256;
 
 /// What a request wants, as far as its answer is read differently.
@@ -73,10 +73,10 @@ impl Side for Client {
             return Err(Code::PROTOCOL.into());
         }
         let Some(key) = connection.streams.find(id) else {
-            give_back(fields.section);
             // What was on its way when we gave it up.
-            let was_reset = connection.streams.was_reset(id);
-            return if was_reset { Ok(()) } else { Err(Wrong::Stream(id, Code::STREAM_CLOSED)) };
+            give_back(fields.section);
+            connection.allowances.handle_late();
+            return Ok(());
         };
         match connection.streams.peek(key) {
             Some(stream) if stream.side.is_answered => connection.handle_trailers(key, ends, fields),
@@ -150,8 +150,10 @@ impl Side for Client {
         0
     }
 
+    /// Numbers only rise: one that was used and is not open is over, and what comes of it was on its way when it ended. How many of them
+    /// there are depends on our clients, not on the server.
     fn ignores(&self, _: u32) -> bool {
-        false
+        true
     }
 
     fn is_leaving(&self) -> bool {
@@ -161,6 +163,14 @@ impl Side for Client {
     /// Those under way may end on it, unless it goes on; see [`Connection::excess`].
     fn spent(allowances: &Allowances) -> Option<Cheap> {
         allowances.spent().filter(|_| allowances.excess() > EXCESS_MOST)
+    }
+
+    fn ends_with_fault(allowances: &Allowances) -> bool {
+        allowances.excess() > EXCESS_MOST
+    }
+
+    fn handle_late(allowances: &mut Allowances) {
+        allowances.handle_late();
     }
 
     fn begin_more(connection: &mut Connection<Client>) -> bool {
@@ -202,7 +212,8 @@ impl Connection<Client> {
             frame_bytes: settings.frame_bytes,
             stream_window: settings.stream_window,
         };
-        let streams = Streams::new(settings.resets_remembered);
+        // What comes of streams that are not open is ignored, however they ended.
+        let streams = Streams::new(0);
         let allowances = Allowances::new(now, settings.error_resets_most);
         let mut connection = Connection::begin(side, bounds, streams, settings.connection_window, allowances, unit);
         let mut first = PREFACE.to_vec();
@@ -242,8 +253,8 @@ impl Connection<Client> {
         self.side.takes_connect
     }
 
-    /// Frames that came beyond their allowances. A server that sends any is asked for nothing more; beyond [`EXCESS_MOST`] the connection
-    /// ends.
+    /// Frames that came beyond their allowances, and faults of streams beyond theirs. A server that sends any is asked for nothing more;
+    /// beyond [`EXCESS_MOST`] the connection ends.
     pub fn excess(&self) -> u32 {
         self.allowances.excess()
     }
@@ -291,11 +302,11 @@ impl Connection<Client> {
         Poll::Pending
     }
 
-    /// What was read of an answer has not the form of one.
+    /// What was read of an answer has not the form of one, or is beyond a bound. Its stream alone ends: that one endpoint of a server
+    /// answers so is nothing to those who share the connection with it.
     pub fn refuse(&mut self, key: Key) {
         if self.streams.find(key.id).is_some() {
-            // That the connection has ended is seen by whoever drives it.
-            let _ = self.blame(key.id, Code::PROTOCOL);
+            self.end_faulty(key, Code::PROTOCOL);
         }
     }
 
@@ -309,9 +320,11 @@ impl Connection<Client> {
 
     fn handle_answer(&mut self, key: Key, ends: bool, fields: Fields) -> Result<(), Wrong> {
         let wrong = |code| Err(Wrong::Stream(key.id, code));
-        // It is not read in part: what is missing may be what matters.
+        // It is not read in part: what is missing may be what matters. A bound of ours is no rule that the server breaks.
         if fields.kept == Kept::Part {
-            return wrong(Code::CALM);
+            give_back(fields.section);
+            self.end_faulty(key, Code::CALM);
+            return Ok(());
         }
         let Some(status) = multiplexed::status(&fields.section) else { return wrong(Code::PROTOCOL) };
         let Some(stream) = self.streams.stream(key) else { return Ok(()) };
@@ -320,20 +333,27 @@ impl Connection<Client> {
                 return wrong(Code::PROTOCOL);
             }
             if stream.side.interim.len() >= self.side.interim_most {
-                return wrong(Code::CALM);
+                give_back(fields.section);
+                self.end_faulty(key, Code::CALM);
+                return Ok(());
             }
             self.held += fields.section.memory();
             stream.side.interim.push_back(fields);
             stream.wake_reader();
             return Ok(());
         }
-        stream.side.is_answered = true;
-        stream.length = match stream.side.asks {
+        let length = match stream.side.asks {
             Asks::Tunnel if status < 300 => None,
             Asks::Head => Some(0),
             _ if matches!(status, 204 | 304) => Some(0),
             _ => length(&fields),
         };
+        // Nobody is given a head whose body will not come.
+        if ends && length.is_some_and(|bytes| bytes > 0) {
+            return wrong(Code::PROTOCOL);
+        }
+        stream.side.is_answered = true;
+        stream.length = length;
         self.held += fields.section.memory();
         stream.side.head = Some(fields);
         if ends {

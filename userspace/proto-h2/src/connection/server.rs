@@ -140,6 +140,10 @@ impl Side for Server {
     fn spent(allowances: &Allowances) -> Option<Cheap> {
         allowances.spent()
     }
+
+    fn ends_with_fault(_: &Allowances) -> bool {
+        true
+    }
 }
 
 impl Connection<Server> {
