@@ -907,6 +907,45 @@ fn what_never_went_out_goes_elsewhere() {
     assert_eq!(backend.connections.load(SeqCst), 2);
 }
 
+/// An answer may be complete while the rest of its request waits for a window: who accepts it gets the rest, and else the stream ends.
+#[test]
+fn the_rest_of_a_request_has_an_end_of_its_own() {
+    const RESET: u8 = 3;
+    for (status, rest) in [("200", (DATA, 1, vec![b'x'; 15])), ("401", (RESET, 0, vec![0, 0, 0, 8]))] {
+        let (told, hears) = mpsc::channel();
+        let (go, goes) = mpsc::channel::<()>();
+        let told = Mutex::new((told, goes));
+        let backend = Backend::new(move |mut wire, _| {
+            wire.send(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]));
+            let mut frames = Frames::of(wire);
+            // The settings were read before the request goes out.
+            let Some(first) = frames.request() else { return };
+            frames.wire.send(frame(HEADERS, 5, first, &[STATUS_200]));
+            let Some(stream) = frames.request() else { return };
+            assert_eq!(frames.next().map(|f| f.0), Some(DATA));
+            frames.wire.send(frame(HEADERS, 5, stream, &literal(":status", status)));
+            let told = told.lock().unwrap();
+            told.1.recv().unwrap();
+            if status == "200" {
+                frames.wire.send(frame(8, 0, stream, &100u32.to_be_bytes()));
+            }
+            while let Some((kind, flags, on)) = frames.next() {
+                if on == stream {
+                    let _ = told.0.send((kind, flags, frames.payload().to_vec()));
+                    break;
+                }
+            }
+            frames.wire.drain();
+        });
+        let house = House::new(1, &h2c(backend.port));
+        assert_eq!(house.ask(get("/")).status, 200);
+        let said = house.ask(post(&[b'x'; 25]));
+        assert_eq!((said.status.to_string().as_str(), said.body.as_deref()), (status, Ok(&b""[..])), "{}", said.notes);
+        go.send(()).unwrap();
+        assert_eq!(hears.recv_timeout(Duration::from_secs(20)), Ok(rest), "{status}");
+    }
+}
+
 #[test]
 fn a_backend_that_takes_no_request_at_all_is_not_waited_for() {
     // One that says so late, on a busy machine, is sent requests meanwhile, as servers have to take them before they say how many: it

@@ -56,6 +56,7 @@ impl Exchanger for Stream {
             body: outgoing,
             place: place.clone(),
             progress: Rc::default(),
+            ended: false,
         });
         let mut interim = InterimCount::default();
         let mut cut = None;
@@ -97,7 +98,7 @@ impl Exchanger for Stream {
         if let Some(key) = key {
             if (200..300).contains(&response.status) {
                 let response = websocket::switched(response, key);
-                let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(place));
+                let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(place, attempt.counters.clone()));
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
             }
             // It answers as it would any request, and nothing is said over what was not opened.
@@ -195,6 +196,12 @@ impl Place {
     }
 }
 
+/// What was said on a stream to its end and waits for the backend's window goes out, as long as that takes something now and then.
+pub(crate) fn run_on(place: Rc<Place>, progress: Rc<Progress>, counters: &Arc<Counters>) {
+    let rest = H2Upload { body: Body::Empty, place, progress, ended: true };
+    Beside::begin(Some(rest), false, 200, counters).end(|| ());
+}
+
 impl Attempt<'_> {
     /// An interim answer goes its way.
     fn hand_on(&self, mut response: Response, interim: &mut InterimCount) -> Result<(), AttemptError> {
@@ -251,6 +258,8 @@ struct H2Upload {
     body: Body,
     place: Rc<Place>,
     progress: Rc<Progress>,
+    /// All of it has been given to the connection.
+    ended: bool,
 }
 
 impl Upload for H2Upload {
@@ -261,7 +270,11 @@ impl Upload for H2Upload {
             if exchange.poll_gone(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.progress.poll_waiting(SEND_HIGH_WATER, cx));
+            // What still waits when nobody has to do with the stream any more does not go out.
+            ready!(self.progress.poll_waiting(if self.ended { 0 } else { SEND_HIGH_WATER }, cx));
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
             let sent = match ready!(self.body.poll_piece(cx, Sight::Seen)) {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(Some(piece)) => {
@@ -280,8 +293,10 @@ impl Upload for H2Upload {
                 Ok(None) => exchange.send_end(self.body.trailers().as_ref()),
             };
             // A stream that has ended meanwhile takes nothing; the answer tells.
-            let _ = sent;
-            return Poll::Ready(Ok(()));
+            if sent.is_err() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ended = true;
         }
     }
 

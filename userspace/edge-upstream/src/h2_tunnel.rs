@@ -3,7 +3,8 @@
 //! Each direction waits for its reader: the backend's window opens as its bytes are taken, and of what the client says no more lies here
 //! than whoever joins the two asks for.
 
-use crate::h2_exchange::Place;
+use crate::attempt::Counters;
+use crate::h2_exchange::{Place, run_on};
 use base_runtime::Buf;
 use edge_pipeline::Duplex;
 use edge_pipeline::body::booked;
@@ -14,21 +15,25 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// A piece of this size, in bytes, is copied rather than kept in a buffer of its own while others wait before it.
 const SMALL: usize = 4 * 1024;
 
-/// See the module doc. Dropped before both directions have ended, the stream is reset.
+/// See the module doc. Dropped before both directions have ended, the stream is reset; after that what was said last still goes out.
 pub(crate) struct H2Tunnel {
     place: Rc<Place>,
     progress: Rc<Progress>,
     gone: Cell<bool>,
+    /// All has been said.
+    ended: Cell<bool>,
+    counters: Arc<Counters>,
 }
 
 impl H2Tunnel {
-    pub(crate) fn new(place: Rc<Place>) -> H2Tunnel {
-        H2Tunnel { place, progress: Rc::default(), gone: Cell::new(false) }
+    pub(crate) fn new(place: Rc<Place>, counters: Arc<Counters>) -> H2Tunnel {
+        H2Tunnel { place, progress: Rc::default(), gone: Cell::new(false), ended: Cell::new(false), counters }
     }
 
     fn give(&self, data: Data, ends: bool) {
@@ -81,10 +86,21 @@ impl Duplex for H2Tunnel {
     }
 
     fn shutdown(&self) {
+        self.ended.set(true);
         self.give(Data::from(bytes::Bytes::new()), true);
     }
 
     fn abort(&self) {
         self.place.exchange.cancel();
+    }
+}
+
+impl Drop for H2Tunnel {
+    fn drop(&mut self) {
+        let waits = self.progress.handed() > self.progress.written();
+        // A worker that is gone sends nothing.
+        if waits && self.ended.get() && self.place.exchange.is_whole() && base_runtime::try_worker_index().is_some() {
+            run_on(self.place.clone(), self.progress.clone(), &self.counters);
+        }
     }
 }

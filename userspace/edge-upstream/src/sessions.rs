@@ -168,7 +168,7 @@ impl Session {
         self.requests.is_open() && self.requests.takes_connect()
     }
 
-    /// A request whose end waits for the backend's window is under way though nobody has a place for it any more.
+    /// A request whose end waits for its turn is under way though nobody has a place for it any more.
     fn has_room(&self) -> bool {
         self.streams.get().max(self.requests.streams()) < self.takes()
     }

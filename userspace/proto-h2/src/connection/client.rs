@@ -10,6 +10,7 @@ use crate::frame::{self, *};
 use crate::hpack::Kept;
 use crate::settings::ClientSettings;
 use crate::streams::{Direction, Item, Key, Lost, Stream, Streams};
+use bytes::Buf as _;
 use proto_http::multiplexed;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -132,10 +133,12 @@ impl Side for Client {
         }
     }
 
-    /// Before its answer has ended nobody reads the rest, and before the request has nobody says it; what was said to its end goes out.
+    /// Before its answer has ended nobody reads the rest, and before the request has nobody says it. Behind its answer the request may
+    /// wait for a window that the server never opens: whoever wants it to go out waits for that. Its end alone goes out.
     fn abandon(connection: &mut Connection<Client>, key: Key) {
         let Some(stream) = connection.streams.peek(key) else { return };
-        if stream.going == Direction::Open || stream.coming == Direction::Open {
+        let is_cut = stream.waiting.iter().any(|item| matches!(item, Item::Data(data) if data.has_remaining()));
+        if stream.going == Direction::Open || stream.coming == Direction::Open || is_cut {
             connection.reset(key, Code::CANCEL);
             connection.check_over();
         }
