@@ -946,6 +946,29 @@ fn the_rest_of_a_request_has_an_end_of_its_own() {
     }
 }
 
+/// What was read is in nobody's books, though nothing more comes on its connection.
+#[test]
+fn what_was_read_is_not_booked() {
+    let head = frame(HEADERS, 4, 1, &[STATUS_200]);
+    let pieces: Vec<u8> = (0..7).flat_map(|n| frame(DATA, u8::from(n == 6), 1, &[b'x'; 16_000])).collect();
+    let backend = saying([head, pieces].concat());
+    // A number that no worker of another test has.
+    let worker = 7;
+    let house = House::new(worker + 1, &h2c(backend.port));
+    let said = house.begin(worker, get("/")).recv().unwrap();
+    assert_eq!((said.status, said.body.map(|body| body.len())), (200, Ok(112_000)), "{}", said.notes);
+    let booked = || {
+        let workers = base_runtime::memory::snapshot().workers;
+        let here = workers.iter().filter(|books| books.worker == worker);
+        here.map(|books| books.of(base_runtime::memory::Kind::Bodies)).sum::<u64>()
+    };
+    let end = Instant::now() + Duration::from_secs(20);
+    while booked() > 0 {
+        assert!(Instant::now() < end, "{} bytes are booked", booked());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_backend_that_takes_no_request_at_all_is_not_waited_for() {
     // One that says so late, on a busy machine, is sent requests meanwhile, as servers have to take them before they say how many: it

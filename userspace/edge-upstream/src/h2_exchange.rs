@@ -75,7 +75,9 @@ impl Exchanger for Stream {
                 }
             }
             loop {
-                match (place.exchange.poll_head(attempt.limits, cx), cut) {
+                let polled = place.exchange.poll_head(attempt.limits, cx);
+                place.lease.book();
+                match (polled, cut) {
                     (Poll::Ready(Ok((response, length))), _) => {
                         if response.status >= 200 {
                             return Poll::Ready(Ok((response, length)));
@@ -128,7 +130,7 @@ impl Exchanger for Stream {
 pub(crate) struct Place {
     // Given up before its place is free.
     pub(crate) exchange: Exchange,
-    lease: Stream,
+    pub(crate) lease: Stream,
 }
 
 impl Place {
@@ -358,6 +360,7 @@ impl BodyStream for Download {
         }
         match self.place.exchange.poll_data(cx) {
             Poll::Ready(Ok(Some(bytes))) => {
+                self.place.lease.book();
                 self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                 Poll::Ready(Ok(Some(Piece::Bytes(bytes))))
             }
@@ -395,5 +398,6 @@ impl Drop for Download {
     fn drop(&mut self) {
         // The rest of the request may still have to do with the stream.
         self.place.exchange.discard();
+        self.place.lease.book();
     }
 }

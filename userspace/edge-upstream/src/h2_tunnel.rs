@@ -60,7 +60,9 @@ impl fmt::Debug for H2Tunnel {
 
 impl Duplex for H2Tunnel {
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
-        match ready!(self.place.exchange.poll_data(cx)) {
+        let polled = ready!(self.place.exchange.poll_data(cx));
+        self.place.lease.book();
+        match polled {
             Ok(Some(bytes)) => Poll::Ready(Ok(Some(Buf::copy_from(&bytes)))),
             // The end, and that nothing more is wanted.
             Ok(None) | Err(Lost::Reset(Code::NO_ERROR)) => Poll::Ready(Ok(None)),

@@ -112,6 +112,11 @@ impl Stream {
         Session::with_groups(|groups| groups.of(self.session.key).known.websockets = Some(false));
     }
 
+    /// Something that came was taken. Nobody looks at a connection on which nothing more comes.
+    pub(crate) fn book(&self) {
+        self.session.book();
+    }
+
     /// No further request goes out on this connection.
     pub(crate) fn close_session(&self) {
         self.session.close();
@@ -131,6 +136,8 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let session = &self.session;
+        // Nobody reads what was left of its answer.
+        session.book();
         let left = session.streams.get() - 1;
         session.streams.set(left);
         if left == 0 {
@@ -173,8 +180,9 @@ impl Session {
         self.streams.get().max(self.requests.streams()) < self.takes()
     }
 
-    /// Keeps the books.
-    fn book(&self, unread: usize) {
+    /// Keeps the books, when something came and when it was taken.
+    fn book(&self) {
+        let unread = self.requests.held();
         if unread.abs_diff(self.unread.bytes()) >= BOOKED_LEAST || unread == 0 {
             self.unread.set(unread);
         }
@@ -404,7 +412,7 @@ async fn drive(session: Rc<Session>, mut driver: Driver, counters: Arc<Counters>
         loop {
             driver.begin_turn(TURN_BYTES);
             let polled = driver.poll(cx);
-            session.book(driver.held());
+            session.book();
             let excess = driver.excess();
             if excess > 0 && !std::mem::replace(&mut faulty, true) {
                 counters.faults.hit(base_runtime::worker_index());

@@ -69,11 +69,6 @@ impl Driver {
     pub fn wants(&self) -> u64 {
         self.0.look(Connection::wants)
     }
-
-    /// Bytes of memory that what has come takes until it is read.
-    pub fn held(&self) -> usize {
-        self.0.look(|core| core.unread() as usize + core.held())
-    }
 }
 
 impl Drop for Driver {
@@ -135,6 +130,11 @@ impl Requests {
     /// Whether the server has said that extended CONNECT may be asked for (RFC 8441).
     pub fn takes_connect(&self) -> bool {
         self.0.look(Connection::takes_connect)
+    }
+
+    /// Bytes of memory that what has come takes until it is read.
+    pub fn held(&self) -> usize {
+        self.0.look(|core| core.unread() as usize + core.held())
     }
 
     /// No more requests are begun. Once the last one has ended the connection does.
