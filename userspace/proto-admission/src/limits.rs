@@ -11,6 +11,7 @@
 //! Time is in milliseconds by each edge's own clock: nobody compares clocks.
 
 mod owned;
+mod spills;
 mod table;
 
 pub use owned::Owned;

@@ -196,6 +196,40 @@ fn edges_that_were_cut_off_together_may_come_back_long_after_each_other() {
     }
 }
 
+/// Of many edges those that are still cut off are not the ones that are forgotten.
+#[test]
+fn of_twenty_edges_that_were_cut_off_the_last_one_has_passed_its_share() {
+    let rate = Rate::new(100_000_000, 10);
+    let mut owned = Owned::default();
+    let mut say = |edge: u64, key: u64, advanced: u32, now: u64| {
+        owned.answer(1, rate, edge, &[Report { key, advanced, returned: 0, wanted: 1 }], now)[0].left
+    };
+    for now in (1_000..100_000).step_by(1_000) {
+        for edge in 1..=20 {
+            say(edge, edge % 3, 0, now);
+            say(edge, 7, 0, now);
+        }
+    }
+    // All are away for a minute, and pass a twentieth each. Twelve are back then, and pass the rate.
+    for edge in 1..=12 {
+        say(edge, 7, 30, 159_000);
+    }
+    let mut left = 0;
+    for (turn, now) in (159_100..189_000).step_by(100).enumerate() {
+        left = say(1 + turn as u64 % 12, 7, 1, now);
+    }
+    // What the others passed meanwhile is too much, and what they passed before is not, whatever they tell of first.
+    for (edge, now) in [(20, 189_000), (19, 189_050)] {
+        say(edge, 3, 0, now);
+        let after = say(edge, 7, 45, now + 20);
+        assert!((12..=18).contains(&(left - after)), "{} paid for 15, edge {edge}", left - after);
+        left = after;
+    }
+    // Who is here all the time has nothing to tell late.
+    let after = say(5, 7, 45, 189_100);
+    assert!(left - after >= 40, "{}", left - after);
+}
+
 /// Whoever speaks all the time has nothing to tell late, however much spilled before it spoke.
 #[test]
 fn what_spilled_long_ago_is_not_of_those_who_speak() {
