@@ -435,6 +435,14 @@ impl Sending {
                     self.is_well(None);
                     self.forget(&batch, is_older);
                 }
+                Sent::Except(refused, why) => {
+                    counts.delivered.fetch_add(count.saturating_sub(refused), Ordering::Relaxed);
+                    counts.refused.fetch_add(refused, Ordering::Relaxed);
+                    (pause, bytes) = (AGAIN_FIRST, BATCH_BYTES);
+                    self.is_well(None);
+                    self.tell(&format!("{refused} lines are refused, and dropped: {why}"));
+                    self.forget(&batch, is_older);
+                }
                 Sent::Smaller(_) if count > 1 => bytes = (bytes / 2).max(1),
                 Sent::Refused(why) | Sent::Smaller(why) => {
                     counts.refused.fetch_add(count, Ordering::Relaxed);

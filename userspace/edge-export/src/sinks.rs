@@ -19,6 +19,8 @@ mod syslog;
 pub enum Sent {
     /// It has them.
     Taken,
+    /// It has them, but for so many, which it never will, and why.
+    Except(u64, String),
     /// It never will.
     Refused(String),
     /// It takes fewer at a time.

@@ -208,7 +208,7 @@ impl Kafka {
                 SUCCESS
             }
             Err(SendError::Full) => fail(exchange, 503, FULL, QUEUE_FULL),
-            Err(SendError::Failed(why)) => {
+            Err(SendError::Failed(why) | SendError::Unfit(why)) => {
                 exchange.tags.note(|| format!("kafka: {why}"));
                 fail(exchange, 500, &why, PRODUCE_ERR)
             }

@@ -26,6 +26,8 @@ pub struct Failure {
     pub why: String,
     /// Another time, or another broker, may do better.
     pub passing: bool,
+    /// The record is at fault, or so many together: whoever may write to the topic, and whenever, is told the same.
+    pub of_record: bool,
     /// There is no such topic, as far as brokers know that can be reached.
     pub no_topic: bool,
 }
@@ -38,17 +40,22 @@ impl fmt::Display for Failure {
 
 impl Failure {
     pub fn passing(why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), passing: true, no_topic: false }
+        Failure { why: why.into(), passing: true, of_record: false, no_topic: false }
     }
 
     pub fn no_topic(topic: &str) -> Failure {
         let why = format!("topic {topic}: {}", describe(NO_TOPIC));
-        Failure { why, passing: true, no_topic: true }
+        Failure { why, passing: true, of_record: false, no_topic: true }
     }
 
     fn of(code: i16, what: &str) -> Failure {
         let why = format!("{what}: {} (error {code} of Kafka's)", describe(code));
-        Failure { why, passing: proto_kafka::is_passing(code), no_topic: false }
+        Failure {
+            why,
+            passing: proto_kafka::is_passing(code),
+            of_record: proto_kafka::is_of_record(code),
+            no_topic: false,
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub enum SendError {
     Full,
     /// What brokers, or the way to them, have to say.
     Failed(String),
+    /// It is at fault itself: no broker ever takes it as it is.
+    Unfit(String),
 }
 
 /// Called once, on the producer's thread, for a record that somebody waits for.
@@ -499,7 +501,10 @@ impl<'a> Sending<'a> {
             (None, Err(failure)) => self.refuse(&failure, 1),
             (Some(done), sent) => {
                 add(if sent.is_ok() { &COUNTERS.delivered } else { &COUNTERS.failed }, 1);
-                done(sent.map_err(|failure| SendError::Failed(failure.why)));
+                done(sent.map_err(|failure| match failure.of_record {
+                    true => SendError::Unfit(failure.why),
+                    false => SendError::Failed(failure.why),
+                }));
             }
         }
     }
@@ -747,6 +752,20 @@ mod tests {
         broker.until(&["value-1", "value-2"]);
     }
 
+    /// Another try does as little for a record that is too large, and may do for one that nobody may write as yet.
+    #[test]
+    fn a_record_at_fault_is_told_from_one_that_may_not_be_written() {
+        let broker = Broker::start();
+        let producer = Producer::start(std::slice::from_ref(&broker.address), None);
+        let send = |topic: &str| {
+            let (told, heard) = std::sync::mpsc::channel();
+            producer.send(record(topic, "value"), Some(Box::new(move |sent| told.send(sent).unwrap()))).unwrap();
+            heard.recv_timeout(PATIENCE).unwrap()
+        };
+        assert!(matches!(send("small"), Err(SendError::Unfit(why)) if why.contains("larger than the broker takes")));
+        assert!(matches!(send("refused"), Err(SendError::Failed(why)) if why.contains("not allowed")));
+    }
+
     #[test]
     fn what_is_kept_beside_is_on_disk_at_the_end() {
         let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
@@ -783,7 +802,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Knows the topics that were made; one named `refused` may not be written to.
+    /// Knows the topics that were made; one named `refused` may not be written to, and for one named `small` everything is too large.
     struct Broker {
         address: String,
         topics: Arc<Mutex<HashSet<String>>>,
@@ -855,7 +874,7 @@ mod tests {
                 [3, 0, 5, 0, 3, 7].into_iter().for_each(|number| answer.put_i16(number));
             }
             3 => {
-                let there = topic == "refused" || lock(topics).contains(&topic);
+                let there = matches!(topic.as_str(), "refused" | "small") || lock(topics).contains(&topic);
                 answer.put_i32(0);
                 answer.put_i32(1);
                 answer.put_i32(7);
@@ -879,7 +898,11 @@ mod tests {
                 answer.put_text(Some(&topic));
                 answer.put_i32(1);
                 answer.put_i32(0);
-                answer.put_i16(if topic == "refused" { 29 } else { 0 });
+                answer.put_i16(match topic.as_str() {
+                    "refused" => 29,
+                    "small" => 10,
+                    _ => 0,
+                });
                 (0..3).for_each(|_| answer.put_i64(0));
                 answer.put_i32(0);
                 lock(batches).extend(&request);

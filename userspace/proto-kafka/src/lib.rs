@@ -34,12 +34,19 @@ pub fn describe(code: i16) -> &'static str {
         20 => "too few replicas are in sync after it was written",
         29 => "not allowed to write to the topic",
         31 => "not allowed in the cluster",
+        32 => "the broker takes no record of this time",
         35 => "the version of the request is not known",
         44 => "the policy of the cluster forbids it",
         56 => "the broker's disk has failed",
         87 => "the record is invalid",
         _ => "an error that this producer does not know",
     }
+}
+
+/// Whether what is to be written is at fault, and not who writes it, where or when: too large, of a time that is not taken, without the key
+/// that a compacted topic wants.
+pub fn is_of_record(code: i16) -> bool {
+    matches!(code, 2 | 10 | 18 | 32 | 87)
 }
 
 /// Whether the same request may do better later, or with another broker.

@@ -24,38 +24,60 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     fn send(&mut self, lines: &[Line], until: &dyn Fn() -> Option<Instant>) -> Sent {
+        let last = Instant::now() + 3 * TIMEOUT;
+        let (mut rest, mut refused) = (lines, None);
+        loop {
+            match self.send_chain(rest, &|| until().map_or(last, |until| until.min(last))) {
+                Ok(()) => break,
+                // Everything before it was taken. Those after it are another chain, or they would wait for ever.
+                Err((taken, SendError::Unfit(why))) => {
+                    rest = rest.get(taken + 1..).unwrap_or_default();
+                    refused = Some((refused.map_or(0, |(count, _)| count) + 1, why));
+                }
+                // So many are at fault that no try gets to the end.
+                Err(_) if refused.is_some() && lines.len() > 1 && Instant::now() >= last => {
+                    return Sent::Smaller("no answer in time".to_owned());
+                }
+                Err((_, error)) => return Sent::Later(None, why(&error)),
+            }
+        }
+        match refused {
+            Some((count, why)) => Sent::Except(count, why),
+            None => Sent::Taken,
+        }
+    }
+
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl KafkaSink {
+    /// In their order; the error says how many were taken before it.
+    fn send_chain(&self, lines: &[Line], until: &dyn Fn() -> Instant) -> Result<(), (usize, SendError)> {
         let (told, hear) = channel();
         let chain = EndsWithIt(Chain::default());
-        let mut waits = 0;
         for line in lines {
             let timestamp_ms = i64::try_from(line.at / 1_000_000).unwrap_or(i64::MAX);
             let value = Bytes::copy_from_slice(&line.text);
             let record = Record { topic: self.topic.clone(), key: None, value, timestamp_ms };
             let told = told.clone();
             let done = Box::new(move |sent| drop(told.send(sent)));
-            if let Err(error) = self.producer.send_in_order(record, &chain.0, done) {
-                return Sent::Later(None, why(&error));
-            }
-            waits += 1;
+            self.producer.send_in_order(record, &chain.0, done).map_err(|error| (0, error))?;
         }
         // All of them are sent again where one was not taken, and none after that one was: they stay in order, and none is left out.
-        let last = Instant::now() + 3 * TIMEOUT;
-        while waits > 0 {
+        let mut taken = 0;
+        while taken < lines.len() {
+            let failed = |why: &str| Err((taken, SendError::Failed(why.to_owned())));
             match hear.recv_timeout(Duration::from_millis(50)) {
-                Ok(Ok(())) => waits -= 1,
-                Ok(Err(error)) => return Sent::Later(None, why(&error)),
-                Err(RecvTimeoutError::Disconnected) => return Sent::Later(None, "its producer has ended".to_owned()),
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= until().map_or(last, |until| until.min(last)) => {
-                    return Sent::Later(None, "no answer in time".to_owned());
-                }
+                Ok(Ok(())) => taken += 1,
+                Ok(Err(error)) => return Err((taken, error)),
+                Err(RecvTimeoutError::Disconnected) => return failed("its producer has ended"),
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until() => return failed("no answer in time"),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        Sent::Taken
-    }
-
-    fn shown(&self) -> &str {
-        &self.shown
+        Ok(())
     }
 }
 
@@ -71,6 +93,99 @@ impl Drop for EndsWithIt {
 fn why(error: &SendError) -> String {
     match error {
         SendError::Full => "too much waits for Kafka already".to_owned(),
-        SendError::Failed(why) => why.clone(),
+        SendError::Failed(why) | SendError::Unfit(why) => why.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+    use proto_kafka::wire::{Reader, Write as _};
+    use std::io::{self, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
+
+    /// One that stopped the others for ever: they are a chain.
+    #[test]
+    fn a_line_that_is_too_large_for_the_broker_stops_no_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let taken = Arc::<Mutex<Vec<String>>>::default();
+        let takes = taken.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let takes = takes.clone();
+                std::thread::spawn(move || while serve(&stream, port, &takes).is_ok() {});
+            }
+        });
+        let brokers = vec![format!("127.0.0.1:{port}")];
+        let mut sink = KafkaSink::new(&KafkaSinkSpec { brokers, topic: "t".to_owned() });
+        let mut send = |texts: &[&str]| {
+            let line = |text: &&str| Line { kind: Kind::Access, at: 1, text: text.as_bytes().into() };
+            sink.send(&texts.iter().map(line).collect::<Vec<_>>(), &|| None)
+        };
+        let sent = send(&["line-1", "line-2", "large", "line-3", "large", "line-4"]);
+        assert!(matches!(&sent, Sent::Except(2, why) if why.contains("larger than the broker takes")), "{sent:?}");
+        assert_eq!(
+            *taken.lock().unwrap(),
+            ["line-1", "line-2", "line-3", "line-4"],
+            "each of them once, in their order"
+        );
+        let sent = send(&["large"]);
+        assert!(matches!(&sent, Sent::Except(1, _)), "{sent:?}");
+        assert!(matches!(send(&["line-5"]), Sent::Taken));
+    }
+
+    /// A broker of one topic that takes no line which says `large`.
+    fn serve(mut stream: &TcpStream, port: u16, taken: &Mutex<Vec<String>>) -> io::Result<()> {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut request = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut request)?;
+        let mut reader = Reader::new(&request);
+        let head = (reader.i16(), reader.i16(), reader.i32());
+        let (Ok(api), _, Ok(correlation)) = head else { return Err(io::ErrorKind::InvalidData.into()) };
+        let mut answer = Vec::new();
+        answer.put_i32(0);
+        answer.put_i32(correlation);
+        match api {
+            18 => {
+                answer.put_i16(0);
+                answer.put_i32(2);
+                [3, 0, 5, 0, 3, 7].into_iter().for_each(|number| answer.put_i16(number));
+            }
+            3 => {
+                [0, 1, 7].into_iter().for_each(|number| answer.put_i32(number));
+                answer.put_text(Some("127.0.0.1"));
+                answer.put_i32(port.into());
+                answer.put_text(None);
+                answer.put_text(None);
+                [7, 1].into_iter().for_each(|number| answer.put_i32(number));
+                answer.put_i16(0);
+                answer.put_text(Some("t"));
+                answer.put_i8(0);
+                answer.put_i32(1);
+                answer.put_i16(0);
+                [0, 7, 0, 0, 0].into_iter().for_each(|number| answer.put_i32(number));
+            }
+            _ => {
+                let text = String::from_utf8_lossy(&request);
+                let large = text.contains("large");
+                if !large {
+                    let lines = text.match_indices("line-").map(|(at, _)| text[at..at + 6].to_owned());
+                    taken.lock().unwrap().extend(lines);
+                }
+                answer.put_i32(1);
+                answer.put_text(Some("t"));
+                [1, 0].into_iter().for_each(|number| answer.put_i32(number));
+                answer.put_i16(if large { 10 } else { 0 });
+                (0..3).for_each(|_| answer.put_i64(0));
+                answer.put_i32(0);
+            }
+        }
+        let length = (answer.len() - 4) as i32;
+        answer[..4].copy_from_slice(&length.to_be_bytes());
+        stream.write_all(&answer)
     }
 }
