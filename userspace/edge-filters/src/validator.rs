@@ -33,7 +33,8 @@
 //! is good (Easegress answers 401). So it is while an introspection endpoint is down or does not answer in time (`introspections_failed`),
 //! while no more may be asked (`introspections_in_flight`), while the keys of an issuer cannot be fetched and none that is known fits
 //! (`jwks_failed`), while as many passwords are checked as may be (`password_checks`), and while the directory of LDAP does not say
-//! (`directory_failures`). A body that was to be signed and is too large is a 413.
+//! (`directory_failures`). An introspection endpoint that answers nonsense, or does not take what it is asked (a status below 500 other than
+//! 408 and 429, as where its `clientSecret` is wrong), is a 500: another try does no better. A body that was to be signed and is too large is a 413.
 //!
 //! Outcomes: `invalid`. Fits HTTPServer. Headers cost a comparison each; a token costs the check of its signature (about 1 µs for HS,
 //! 30 µs for RS256); introspection a call per token and `cacheTtl`; a password its hash on a thread beside the workers, every 5 minutes.
@@ -289,6 +290,7 @@ impl Validator {
                     match doubt {
                         Doubt::Inactive => Refusal::new(401, BEARER, note),
                         Doubt::Unknown(_) => Refusal::new(503, "", note),
+                        Doubt::Failed(_) => Refusal::new(500, "", note),
                     }
                 })?;
                 identify(&mut exchange.request_mut().headers, &told.user, &told.scope);

@@ -264,7 +264,7 @@ impl Provider {
 fn object_of(reply: &Reply, who: &str) -> Result<Map<String, Value>, Fault> {
     let read = serde_json::from_slice(&reply.body);
     let status = reply.response.status;
-    let is_down = matches!(status, 429 | 500..);
+    let is_down = matches!(status, 408 | 429 | 500..);
     match read {
         Ok(Value::Object(answer)) if (200..300).contains(&status) => Ok(answer),
         Ok(Value::Object(answer)) => {

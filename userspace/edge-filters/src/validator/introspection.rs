@@ -114,15 +114,17 @@ pub(super) struct Bearer {
 pub(super) enum Doubt {
     /// The endpoint has said so.
     Inactive,
-    /// Nobody has said anything of it: the endpoint failed, or is asked as much as it may be.
+    /// Nobody has said anything of it: the endpoint is down, or is asked as much as it may be.
     Unknown(Arc<str>),
+    /// The endpoint does not take what it is asked: another try will not do better.
+    Failed(Arc<str>),
 }
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Doubt::Inactive => "the token is not active",
-            Doubt::Unknown(why) => why,
+            Doubt::Unknown(why) | Doubt::Failed(why) => why,
         })
     }
 }
@@ -132,7 +134,22 @@ impl fmt::Display for Doubt {
 enum Told {
     Active(Arc<Bearer>),
     Inactive,
-    Failed(Arc<str>),
+    /// Why, and whether another try may do better.
+    Failed(Arc<str>, bool),
+}
+
+/// Why the endpoint's answer says nothing.
+#[derive(Debug)]
+struct Fault {
+    why: String,
+    /// Another try may do better.
+    is_down: bool,
+}
+
+impl Fault {
+    fn nonsense(why: impl Into<String>) -> Fault {
+        Fault { why: why.into(), is_down: false }
+    }
 }
 
 impl Verdict for Told {
@@ -204,7 +221,8 @@ impl Introspection {
         match told {
             Some(Told::Active(bearer)) => Ok(bearer),
             Some(Told::Inactive) => Err(Doubt::Inactive),
-            Some(Told::Failed(why)) => Err(Doubt::Unknown(why)),
+            Some(Told::Failed(why, true)) => Err(Doubt::Unknown(why)),
+            Some(Told::Failed(why, false)) => Err(Doubt::Failed(why)),
             None => Err(Doubt::Unknown("the introspection was given up".into())),
         }
     }
@@ -219,10 +237,10 @@ impl Introspection {
         }
         let asked = self.caller.call(&request, Body::full(form)).await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let read = asked.map_err(|error| error.to_string()).and_then(|reply| read(&reply, now, self.remembered));
-        read.unwrap_or_else(|why| {
+        let asked = asked.map_err(|error| Fault { why: error.to_string(), is_down: true });
+        asked.and_then(|reply| read(&reply, now, self.remembered)).unwrap_or_else(|fault| {
             self.failed.hit(base_runtime::worker_index());
-            (Told::Failed(format!("introspection failed: {why}").into()), Duration::ZERO)
+            (Told::Failed(format!("introspection failed: {}", fault.why).into(), fault.is_down), Duration::ZERO)
         })
     }
 
@@ -244,31 +262,35 @@ impl Introspection {
     }
 }
 
-fn read(reply: &Reply, now: f64, most: Duration) -> Result<(Told, Duration), String> {
+fn read(reply: &Reply, now: f64, most: Duration) -> Result<(Told, Duration), Fault> {
     let status = reply.response.status;
     if !(200..300).contains(&status) {
-        return Err(format!("the endpoint answers {status}"));
+        // Of other statuses below 500 it is not the time that is wrong, but who asks, or what.
+        return Err(Fault {
+            why: format!("the endpoint answers {status}"),
+            is_down: matches!(status, 408 | 429 | 500..),
+        });
     }
     let Ok(Value::Object(answer)) = serde_json::from_slice(&reply.body) else {
-        return Err("the answer is no JSON object".to_owned());
+        return Err(Fault::nonsense("the answer is no JSON object"));
     };
     let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
     if answer.get("error").is_some_and(|error| !error.is_null() && error != "") {
-        return Err(format!("the endpoint says {}", base_text::quoted(text("error"))));
+        return Err(Fault::nonsense(format!("the endpoint says {}", base_text::quoted(text("error")))));
     }
     let Some(active) = answer.get("active").and_then(Value::as_bool) else {
-        return Err("the answer does not say whether the token is active".to_owned());
+        return Err(Fault::nonsense("the answer does not say whether the token is active"));
     };
     let left = match answer.get("exp") {
         None | Some(Value::Null) => f64::INFINITY,
-        Some(end) => end.as_f64().ok_or("exp of the answer is no number")? - now,
+        Some(end) => end.as_f64().ok_or_else(|| Fault::nonsense("exp of the answer is no number"))? - now,
     };
     if !active || left <= 0.0 {
         return Ok((Told::Inactive, most));
     }
     let (user, scope) = (text("sub"), text("scope"));
     if user.len().max(scope.len()) > TEXT_MAX {
-        return Err(format!("sub or scope of the answer are longer than {TEXT_MAX} bytes"));
+        return Err(Fault::nonsense(format!("sub or scope of the answer are longer than {TEXT_MAX} bytes")));
     }
     let holds = most.min(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX));
     Ok((Told::Active(Arc::new(Bearer { user: user.into(), scope: scope.into() })), holds))
@@ -305,6 +327,20 @@ mod tests {
             if let Ok((_, found)) = found {
                 assert_eq!(found.as_secs_f64(), holds, "{body}");
             }
+        }
+        for (status, is_down) in [
+            (400, false),
+            (401, false),
+            (403, false),
+            (404, false),
+            (302, false),
+            (408, true),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
+            let reply = Reply { response: Response::with_status(status), body: "{}".into(), trailers: None };
+            assert_eq!(read(&reply, 0.0, MOST).unwrap_err().is_down, is_down, "{status}");
         }
         let long = format!(r#"{{"active":true,"sub":"{}"}}"#, "u".repeat(TEXT_MAX + 1));
         let reply = Reply { response: Response::with_status(200), body: long.into(), trailers: None };
