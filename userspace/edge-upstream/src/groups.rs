@@ -8,6 +8,7 @@ use crate::opening::{Opening, Outcome, Waiting};
 use crate::pool::{IDLE_TIMEOUT, IdHasher};
 use crate::tls::Identity;
 use base_telemetry::proxy::ServerRecorder;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::BuildHasherDefault;
@@ -108,6 +109,19 @@ impl<S: Shared> Group<S> {
         self.sessions.len() + self.openings
     }
 
+    /// A connection is there, whose connect may be under way until more is known of it: from here on it counts as a connection.
+    pub(crate) fn add(&mut self, session: Rc<S>, is_counted: &Cell<bool>) {
+        self.is_over(is_counted);
+        self.sessions.push(session);
+    }
+
+    /// A connect is under way no more.
+    fn is_over(&mut self, is_counted: &Cell<bool>) {
+        if is_counted.replace(false) {
+            self.openings = self.openings.saturating_sub(1);
+        }
+    }
+
     pub(crate) fn turn(&mut self) -> Turn<S::Lease> {
         if let Some(opening) = self.opening.as_ref().filter(|opening| opening.has_room()) {
             return Turn::Wait(opening.clone());
@@ -117,6 +131,7 @@ impl<S: Shared> Group<S> {
         }
         self.openings += 1;
         let opening = Rc::<Opening<S::Lease>>::default();
+        opening.is_counted.set(true);
         self.opening = Some(opening.clone());
         Turn::Begin(opening)
     }
@@ -171,7 +186,7 @@ impl<S: Shared> Drop for Ending<S> {
     fn drop(&mut self) {
         S::with_groups(|groups| {
             if let Some(group) = groups.0.get_mut(&self.key) {
-                group.openings = group.openings.saturating_sub(1);
+                group.is_over(&self.opening.is_counted);
                 if group.opening.as_ref().is_some_and(|last| Rc::ptr_eq(last, &self.opening)) {
                     group.opening = None;
                 }
@@ -189,6 +204,8 @@ pub(crate) struct Maker {
     pub(crate) key: u64,
     pub(crate) recorder: ServerRecorder,
     pub(crate) counters: Arc<Counters>,
+    /// See [`Opening`]; false where nobody waits for the connect but who begins it.
+    pub(crate) is_counted: Rc<Cell<bool>>,
 }
 
 impl Maker {
@@ -200,6 +217,7 @@ impl Maker {
             key: server.connections(),
             recorder: recorder.clone(),
             counters: counters.clone(),
+            is_counted: Rc::default(),
         }
     }
 }

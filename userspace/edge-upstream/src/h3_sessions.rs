@@ -362,7 +362,8 @@ pub(crate) async fn open(
         let outcome = match turn {
             Turn::Wait(opening) => groups::wait(opening, end).await?,
             Turn::Begin(opening) => {
-                let maker = Maker::new(server, recorder, counters);
+                let is_counted = opening.is_counted.clone();
+                let maker = Maker { is_counted, ..Maker::new(server, recorder, counters) };
                 groups::begin::<Session>(maker.key, opening, make(maker, limit)).await
             }
             Turn::Refused => {
@@ -411,7 +412,7 @@ async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
         fallbacks,
         counters: maker.counters,
     });
-    Session::with_groups(|groups| groups.of(maker.key).sessions.push(session.clone()));
+    Session::with_groups(|groups| groups.of(maker.key).add(session.clone(), &maker.is_counted));
     let mut drive = Drive::new(driver, &session);
     base_runtime::spawn(async move { poll_fn(|cx| drive.poll(cx)).await }).detach();
     pool::keep_sweeping();

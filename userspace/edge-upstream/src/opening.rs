@@ -2,7 +2,7 @@
 
 use crate::connect::ConnectError;
 use crate::loss::Loss;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,11 +25,18 @@ pub(crate) struct Opening<L> {
     waiting: RefCell<Vec<Option<Waker>>>,
     /// What they tell of it when it fails.
     pub(crate) loss: Loss,
+    /// Its group counts it among the connects under way.
+    pub(crate) is_counted: Rc<Cell<bool>>,
 }
 
 impl<L> Default for Opening<L> {
     fn default() -> Opening<L> {
-        Opening { outcome: RefCell::default(), waiting: RefCell::default(), loss: Loss::default() }
+        Opening {
+            outcome: RefCell::default(),
+            waiting: RefCell::default(),
+            loss: Loss::default(),
+            is_counted: Rc::default(),
+        }
     }
 }
 

@@ -334,7 +334,8 @@ pub(crate) async fn open(
         let outcome = match turn(server, need) {
             Ok(Turn::Wait(opening)) => groups::wait(opening, end).await?,
             Ok(Turn::Begin(opening)) => {
-                let maker = Maker::new(server, recorder, counters);
+                let is_counted = opening.is_counted.clone();
+                let maker = Maker { is_counted, ..Maker::new(server, recorder, counters) };
                 groups::begin::<Session>(maker.key, opening, maker.make(limit)).await
             }
             Err(protocols) => {
@@ -389,7 +390,7 @@ impl Maker {
             loss: Loss::default(),
             unread: Booking::new(Kind::Bodies, 0),
         });
-        Session::with_groups(|groups| groups.of(self.key).sessions.push(session.clone()));
+        Session::with_groups(|groups| groups.of(self.key).add(session.clone(), &self.is_counted));
         let stream = Stream::of(&session);
         base_runtime::spawn(drive(session.clone(), driver, self.counters)).detach();
         pool::keep_sweeping();
