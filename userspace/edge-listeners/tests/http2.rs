@@ -743,14 +743,16 @@ fn time_outs_hold_for_each_stream(io: IoMode) {
         assert_eq!(house.limit("body_timeout"), 1);
         assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
     });
-    // A head that never ends, on a connection that may wait for longer.
-    let mut raw = h2_client::Raw::new(house.port);
-    raw.send(&h2_client::frame(1, 1, 1, &h2_client::get_block("/")));
-    assert_eq!(raw.code(1), Some(11));
+    // A head that never ends, on a connection that may wait for longer. From a busy machine not even its beginning comes in time.
+    eventually("the head's time is over", || {
+        let mut raw = h2_client::Raw::new(house.port);
+        raw.send(&h2_client::frame(1, 1, 1, &h2_client::get_block("/")));
+        raw.code(1) == Some(11)
+    });
     assert_eq!(house.limit("head_timeout"), 1);
     let mut silent = h2_client::Raw::new(house.port);
     assert_eq!(silent.code(0), Some(0));
-    assert_eq!(house.limit("first_byte_timeout"), 1);
+    assert!(house.limit("first_byte_timeout") >= 1);
 }
 
 fn both_versions_share_a_port(io: IoMode) {
