@@ -1335,4 +1335,6 @@ pub fn give_back(section: Section) {
 }
 
 #[cfg(test)]
+mod said;
+#[cfg(test)]
 mod tests;

@@ -1,3 +1,4 @@
+use super::said::{Frame, block, frame, frames, open};
 use super::*;
 use crate::hpack::encoder;
 use crate::pings::PingRules;
@@ -14,41 +15,6 @@ struct Peer {
     said: Vec<u8>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frame {
-    fn code(&self) -> u32 {
-        let at = if self.kind == GOAWAY { 4 } else { 0 };
-        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
-    }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let head = Head { length: payload.len() as u32, kind, flags, stream };
-    [&head.written()[..], payload].concat()
-}
-
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    fields.iter().for_each(|(name, value)| raw_field(name, value, &mut block));
-    block
-}
-
-/// In the case that is given.
-fn raw_field(name: &str, value: &str, block: &mut Vec<u8>) {
-    block.push(0);
-    for text in [name, value] {
-        coding::write_integer(text.len() as u64, 7, 0, block);
-        block.extend_from_slice(text.as_bytes());
-    }
-}
-
 const GET: &[(&str, &str)] = &[(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
 const POST: &[(&str, &str)] = &[(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
 
@@ -58,10 +24,6 @@ fn get(stream: u32) -> Vec<u8> {
 
 fn post(stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block(&[POST, more].concat()))
-}
-
-fn open(stream: u32, bytes: u32) -> Vec<u8> {
-    frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
 impl Peer {
@@ -97,16 +59,7 @@ impl Peer {
         }
         let said = &mut self.said;
         self.core.out().take(|buffer| said.extend_from_slice(&buffer));
-        let (mut frames, mut rest) = (Vec::new(), &std::mem::take(&mut self.said)[..]);
-        while let Some((head, after)) = rest.split_first_chunk() {
-            let head = Head::read(head);
-            let (payload, after) = after.split_at(head.length as usize);
-            let Head { kind, flags, stream, .. } = head;
-            frames.push(Frame { kind, flags, stream, payload: payload.to_vec() });
-            rest = after;
-        }
-        assert!(rest.is_empty());
-        frames
+        frames(&std::mem::take(&mut self.said))
     }
 
     fn accept(&mut self) -> Key {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::connection::said::{Frame, block, frame, frames, open};
 use crate::connection::{ClientConnection, Ended};
 use crate::hpack::FIELD_OVERHEAD;
 use bytes::Bytes;
@@ -13,42 +14,10 @@ struct Peer {
     now: Instant,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frame {
-    fn code(&self) -> u32 {
-        let at = if self.kind == GOAWAY { 4 } else { 0 };
-        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
-    }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let head = Head { length: payload.len() as u32, kind, flags, stream };
-    [&head.written()[..], payload].concat()
-}
-
 fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::settings(settings, &mut bytes);
     bytes
-}
-
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            coding::write_integer(text.len() as u64, 7, 0, &mut block);
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
 }
 
 fn answer(stream: u32, flags: u8, status: &str, more: &[(&str, &str)]) -> Vec<u8> {
@@ -65,10 +34,6 @@ fn reset(stream: u32, code: Code) -> Vec<u8> {
 
 fn leave(last: u32, code: Code) -> Vec<u8> {
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.0.to_be_bytes()].concat())
-}
-
-fn open(stream: u32, bytes: u32) -> Vec<u8> {
-    frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
 fn noop() -> Context<'static> {
@@ -117,16 +82,7 @@ impl Peer {
     /// What was said since the last time.
     fn frames(&mut self) -> Vec<Frame> {
         let said = self.bytes();
-        let (mut frames, mut rest) = (Vec::new(), said.strip_prefix(PREFACE).unwrap_or(&said));
-        while let Some((head, after)) = rest.split_first_chunk() {
-            let head = Head::read(head);
-            let (payload, after) = after.split_at(head.length as usize);
-            let Head { kind, flags, stream, .. } = head;
-            frames.push(Frame { kind, flags, stream, payload: payload.to_vec() });
-            rest = after;
-        }
-        assert!(rest.is_empty());
-        frames
+        frames(said.strip_prefix(PREFACE).unwrap_or(&said))
     }
 
     /// The resets of streams and the end of the connection that were said, with their codes.
