@@ -54,6 +54,12 @@ impl Fault {
         }
     }
 
+    /// When it is tried again that was to wait until `wanted`. Nothing waits longer than anything may: what says so was written while some
+    /// member's clock was ahead, and would stand in the way until everybody's has come to that.
+    pub fn again(wanted: SystemTime, now: SystemTime) -> SystemTime {
+        if wanted > now + PAUSE_MOST { now } else { wanted }
+    }
+
     /// How long to wait after this many failures in a row, this one among them. `random` spreads those that fail together.
     pub fn pause(&self, failures: u32, now: SystemTime, random: u64) -> Duration {
         let doubled = |first: Duration, most: Duration| {
@@ -107,6 +113,8 @@ const PASSING: (Duration, Duration) = (Duration::from_secs(4), Duration::from_se
 const REFUSED: (Duration, Duration) = (Duration::from_secs(20 * 60), Duration::from_secs(6 * 3600));
 /// Shortest and longest wait that an authority may ask for.
 const LIMITED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+/// The longest of all, and somewhat more, for clocks that differ a little.
+const PAUSE_MOST: Duration = Duration::from_secs(86_400 + 600);
 /// Characters of what an authority says that people are told.
 const SHOWN: usize = 400;
 
@@ -134,6 +142,17 @@ mod tests {
         ] {
             assert_eq!(Fault::of_problem(&problem(kind, status), Some(then)), fault);
         }
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_put_off_is_not_waited_for() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let longest = Fault::Limited(String::new(), Some(now + Duration::from_secs(9_000_000))).pause(1, now, u64::MAX);
+        for (ahead, waits) in [(Duration::ZERO, true), (longest, true), (Duration::from_secs(365 * 86_400), false)] {
+            assert_eq!(Fault::again(now + ahead, now), if waits { now + ahead } else { now }, "{ahead:?}");
+        }
+        let past = now - Duration::from_secs(5);
+        assert_eq!(Fault::again(past, now), past);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl From<Fault> for Stop {
 /// What has come to its end.
 enum Ended {
     Order(String, Result<(), Stop>),
-    Window(String, u64, Option<Window>, SystemTime),
+    Window(String, u64, Option<Window>, Instant),
     /// Whether the certificate is revoked, and when that is asked again.
     Staple(String, u64, Result<bool, Stop>),
 }
@@ -125,11 +125,11 @@ struct Known {
     /// By name, of this generation.
     facts: HashMap<String, (u64, Option<Facts>)>,
     /// What the authority said, of this generation, and when it is asked again.
-    windows: HashMap<String, (u64, Option<Window>, SystemTime)>,
+    windows: HashMap<String, (u64, Option<Window>, Instant)>,
     running: BTreeSet<String>,
     asking: bool,
     /// When authorities that did not say whether a certificate is good are asked again.
-    unstapled: HashMap<String, SystemTime>,
+    unstapled: HashMap<String, Instant>,
     issued: u64,
     failed: u64,
     demands: Demands,
@@ -258,7 +258,7 @@ impl<C: Cluster> Controller<C> {
             };
             let by = ordered_by(&self.spec, domain.provider.as_ref());
             let not_before = record.as_ref().filter(|record| record.by == by).map_or(0, |record| record.not_before);
-            let due = due.max(UNIX_EPOCH + Duration::from_millis(not_before));
+            let due = due.max(Fault::again(UNIX_EPOCH + Duration::from_millis(not_before), now));
             if due > now {
                 next = next.min(due);
             } else if tasks.len() < AT_ONCE {
@@ -272,10 +272,10 @@ impl<C: Cluster> Controller<C> {
                 });
             }
             if let Some(held) = held.filter(|held| says_ocsp && !known.asking && staple_due(held, now))
-                && known.unstapled.get(&domain.name).is_none_or(|again| *again <= now)
+                && known.unstapled.get(&domain.name).is_none_or(|again| *again <= Instant::now())
             {
                 known.asking = true;
-                known.unstapled.insert(domain.name.clone(), now + STAPLE_AGAIN);
+                known.unstapled.insert(domain.name.clone(), Instant::now() + STAPLE_AGAIN);
                 let (shared, name, held) = (shared.clone(), domain.name.clone(), held.clone());
                 tasks.spawn(async move {
                     let done = shared.staple(&name, &held).await;
@@ -284,7 +284,7 @@ impl<C: Cluster> Controller<C> {
             }
             // One at a time: the answer is no more than advice.
             if let Some(held) = held.filter(|_| facts.is_some() && !known.asking)
-                && known.asks_window(&domain.name, held.generation, now)
+                && known.asks_window(&domain.name, held.generation)
             {
                 known.asking = true;
                 let (shared, name, generation) = (shared.clone(), domain.name.clone(), held.generation);
@@ -314,8 +314,8 @@ impl<C: Cluster> Controller<C> {
                             name,
                             "the authority has revoked the certificate; it is renewed"
                         );
-                        let now = SystemTime::now();
-                        known.windows.insert(name, (generation, Some((UNIX_EPOCH, UNIX_EPOCH)), now + WINDOW_ASKED));
+                        let again = Instant::now() + WINDOW_ASKED;
+                        known.windows.insert(name, (generation, Some((UNIX_EPOCH, UNIX_EPOCH)), again));
                     }
                     Ok(false) => drop(known.unstapled.remove(&name)),
                     Err(Stop::Deposed) => return Err(Deposed),
@@ -441,8 +441,8 @@ impl Known {
         self.windows.get(name).filter(|(of, _, _)| *of == generation).and_then(|(_, window, _)| *window)
     }
 
-    fn asks_window(&self, name: &str, generation: u64, now: SystemTime) -> bool {
-        self.windows.get(name).is_none_or(|(of, _, again)| *of != generation || *again <= now)
+    fn asks_window(&self, name: &str, generation: u64) -> bool {
+        self.windows.get(name).is_none_or(|(of, _, again)| *of != generation || *again <= Instant::now())
     }
 }
 
@@ -599,14 +599,14 @@ impl<C: Cluster> Shared<C> {
     }
 
     /// When the authority would like this to be renewed, and when it is asked again.
-    async fn window(&self, chain: &str) -> (Option<Window>, SystemTime) {
-        let later = SystemTime::now() + WINDOW_ASKED;
+    async fn window(&self, chain: &str) -> (Option<Window>, Instant) {
+        let later = Instant::now() + WINDOW_ASKED;
         let (Some(id), Ok(account)) = (issued::identifier(chain), self.account().await) else { return (None, later) };
         match account.renewal_info(&id).await {
             Ok((info, again)) => {
                 self.says_when.store(true, Ordering::Relaxed);
                 let window = (info.suggested_window.start.into(), info.suggested_window.end.into());
-                (Some(window), SystemTime::now() + again.clamp(WINDOW_SOONEST, WINDOW_LATEST))
+                (Some(window), Instant::now() + again.clamp(WINDOW_SOONEST, WINDOW_LATEST))
             }
             // It says nothing of the kind, or nothing at the moment.
             Err(_) => (None, later),

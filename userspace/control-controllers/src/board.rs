@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use base_text::quoted;
 use control_api::time::rfc3339;
@@ -36,7 +36,7 @@ pub struct Entry {
     /// Instances by service, as they were said last.
     pub instances: BTreeMap<String, usize>,
     /// When what it observes was last known to be well.
-    pub last_good: Option<SystemTime>,
+    pub last_good: Option<Moment>,
     /// What cannot be used, by service, in words.
     pub refused: BTreeMap<String, Vec<String>>,
     /// Why a service keeps servers that the registry does not have any more.
@@ -57,6 +57,19 @@ pub struct Entry {
     pub changes_total: u64,
     /// Of an AutoCertManager, which has nothing of the above but its fault.
     pub auto_cert: Option<AutoCertFigures>,
+}
+
+/// A moment, as people read it, and how long ago it is whatever becomes of the machine's clock: one that jumps makes nothing old.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moment {
+    pub read: SystemTime,
+    pub passed: Instant,
+}
+
+impl Moment {
+    pub fn now() -> Moment {
+        Moment { read: SystemTime::now(), passed: Instant::now() }
+    }
 }
 
 /// What is told of an AutoCertManager.
@@ -116,7 +129,7 @@ impl Board {
 
     /// Statuses by object, of one or of all, as Easegress's registries have them and with what is ours.
     pub fn statuses(&self, name: Option<&str>) -> BTreeMap<String, Value> {
-        let now = SystemTime::now();
+        let now = Instant::now();
         let entries = self.lock();
         let chosen = entries.iter().filter(|(object, _)| name.is_none_or(|name| name == *object));
         // Reports of ten thousand objects are for whoever asks for them.
@@ -146,12 +159,11 @@ impl Board {
 
 impl Entry {
     /// Seconds since what it observes was known to be well.
-    pub fn age_s(&self, now: SystemTime) -> Option<f64> {
-        let age = now.duration_since(self.last_good?).unwrap_or_default();
-        Some(age.as_secs_f64())
+    pub fn age_s(&self, now: Instant) -> Option<f64> {
+        Some(now.saturating_duration_since(self.last_good?.passed).as_secs_f64())
     }
 
-    fn json(&self, now: SystemTime) -> Value {
+    fn json(&self, now: Instant) -> Value {
         if self.kind == "AutoCertManager" {
             let domains = self.auto_cert.as_ref().map(|figures| figures.domains.clone()).unwrap_or_default();
             return json!({"health": self.fault.as_deref().unwrap_or("ready"), "domains": domains});
@@ -164,7 +176,7 @@ impl Entry {
             status["serviceInstancesNum"] = json!(self.instances);
         }
         if let Some(good) = self.last_good {
-            status["lastGood"] = json!(rfc3339(good));
+            status["lastGood"] = json!(rfc3339(good.read));
             status["lastGoodAgeSeconds"] = json!(self.age_s(now).unwrap_or_default().round());
         }
         if !self.refused.is_empty() {
@@ -221,10 +233,14 @@ mod tests {
 
     #[test]
     fn a_status_is_easegresss_with_the_age_of_the_last_good_answer() {
-        let good = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let mut entry = Entry { last_good: Some(good), ..Entry::default() };
+        let (good, read) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(100));
+        let mut entry = Entry { last_good: Some(Moment { read, passed: good }), ..Entry::default() };
         entry.instances.insert("orders".into(), 2);
         let status = entry.json(good + Duration::from_secs(7));
+        assert_eq!(
+            status["lastGood"], "1970-01-01T00:01:40Z",
+            "the clock was set right since, and nothing is older for it"
+        );
         assert_eq!(status["health"], "ready");
         assert_eq!((&status["instancesNum"]["orders"], &status["lastGoodAgeSeconds"]), (&json!(2), &json!(7.0)));
         assert!(["refused", "held", "lacking", "leftOut"].iter().all(|name| status.get(name).is_none()), "{status}");

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::board::Board;
+use crate::board::{Board, Moment};
 use crate::host::{Cluster, Deposed};
 use crate::pause::Pause;
 use crate::service_registry::read;
@@ -287,7 +287,7 @@ impl<C: Cluster> Work<C> {
         let faults = self.faults;
         board.update(&name, |entry| {
             if fault.is_none() {
-                entry.last_good = Some(SystemTime::now());
+                entry.last_good = Some(Moment::now());
             }
             entry.fault = fault;
             entry.faults_total = faults;

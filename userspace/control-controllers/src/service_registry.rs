@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use base_model::ServiceRegistrySpec;
 use control_api::{Document, ENDPOINTS, RefusalKind};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::board::Board;
+use crate::board::{Board, Moment};
 use crate::host::{Cluster, Deposed};
 use crate::pause::Pause;
 use crate::plan::{Observed, Plan};
@@ -110,7 +110,7 @@ impl<C: Cluster> Controller<C> {
         self.board.update(&self.name, |entry| {
             entry.fault = observed.troubles.values().next().cloned();
             if well {
-                entry.last_good = Some(SystemTime::now());
+                entry.last_good = Some(Moment::now());
             }
             let counted = observed.services.iter().filter(|(_, judged)| !judged.instances.is_empty());
             entry.instances = counted.map(|(name, judged)| (name.clone(), judged.instances.len())).collect();

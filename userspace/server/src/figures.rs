@@ -19,7 +19,7 @@ use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Adds the build, how the two halves are, and the state of the Raft group as this member sees it.
 pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
@@ -85,7 +85,7 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
         encoder.counter("weir_controller_restarts_total", help, &[], board.restarts.load(Ordering::Relaxed) as f64);
         let help = "Writes of controllers on this member that were refused, because another leads by now.";
         encoder.counter("weir_controller_fenced_total", help, &[], board.fenced.load(Ordering::Relaxed) as f64);
-        let now = SystemTime::now();
+        let now = Instant::now();
         for (registry, entry) in board.entries() {
             if let Some(figures) = &entry.auto_cert {
                 auto_cert(encoder, &registry, figures);

@@ -50,12 +50,12 @@ impl<C: Cluster> Shared<C> {
             return Err(Deposed);
         }
         demands.denied.retain(|_, until| *until > Instant::now());
-        let hour_ago = milliseconds(SystemTime::now() - HOUR);
+        let now = milliseconds(SystemTime::now());
         let since = |name: &String| {
             let keyed = acme.get(&format!("{PREFIX}{name}"));
             keyed.and_then(|keyed| keyed.value.get("since").and_then(Value::as_u64)).unwrap_or_default()
         };
-        let mut lately = known.iter().filter(|name| since(name) > hour_ago).count();
+        let mut lately = known.iter().filter(|name| is_recent(since(name), now)).count();
         let (mut count, mut puts) = (known.len(), Vec::new());
         let may = |name: &String| {
             let is_known = known.contains(name) || self.spec.manages(name);
@@ -141,8 +141,14 @@ async fn asked(object: String, ask: String, name: String) -> (String, Leave) {
     }
 }
 
+/// Whether a name was asked for within the hour, both in milliseconds since 1970. One that is beyond an hour to come was written while a
+/// member's clock was ahead, and would count until everybody's has come to that.
+fn is_recent(since: u64, now: u64) -> bool {
+    now.abs_diff(since) < HOUR_MS
+}
+
 const PREFIX: &str = "demand/";
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR_MS: u64 = 3_600_000;
 /// A name that fails so often in a row and never had a certificate is forgotten; a client may ask for it again.
 const FAILURES_MAX: u32 = 3;
 /// How long no is an answer, and for how many names at a time.
@@ -151,3 +157,23 @@ const DENIED_MAX: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Names that are asked for at the same time.
 const ASKED_AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_count_within_the_hour_whatever_clocks_say() {
+        let now = 1_000_000_000;
+        for (since, recent) in [
+            (now, true),
+            (now - HOUR_MS + 1, true),
+            (now - HOUR_MS, false),
+            (0, false),
+            (now + 60_000, true),
+            (now + 365 * 24 * HOUR_MS, false),
+        ] {
+            assert_eq!(is_recent(since, now), recent, "{since}");
+        }
+    }
+}
