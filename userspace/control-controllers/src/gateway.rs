@@ -1,34 +1,19 @@
 //! The controller of a GatewayController: servers and pipelines of the Gateway API, and the status of each of its objects.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use base_model::GatewayControllerSpec;
-use control_kubernetes::gateway::{self, Settings};
-use control_kubernetes::ingress::{HostPlace, Pipelines, Rules};
+use control_kubernetes::gateway::{self, Known, Settings};
 use control_kubernetes::reflect::Place;
 use control_kubernetes::{Kind, Store};
-use serde_json::Value;
 
 use crate::ingress::virtual_addresses;
 use crate::kubernetes::{Maker, Outcome, Seen};
-
-/// Takes the rules out of a server's document: they are written one by one. Nothing where two are for the same hosts.
-fn rules_apart(document: &mut Value) -> Option<Rules> {
-    let rules = document.get("rules").filter(|_| document["kind"] == "HTTPServer")?.as_array()?;
-    let place = |rule: &Value| HostPlace::of(rule["host"].as_str().unwrap_or_default());
-    let apart: Rules = rules.iter().map(|rule| (place(rule), Arc::new(rule.clone()))).collect();
-    if apart.len() != rules.len() || rules.iter().any(|rule| rule.get("hostRegexp").is_some()) {
-        return None;
-    }
-    document["rules"] = Value::Array(Vec::new());
-    Some(apart)
-}
 
 /// Makes what a GatewayController asks for.
 pub struct GatewayMaker {
     pub name: String,
     pub spec: GatewayControllerSpec,
+    /// What was made of each route.
+    pub known: Known,
 }
 
 impl Maker for GatewayMaker {
@@ -71,21 +56,13 @@ impl Maker for GatewayMaker {
         let published = &self.spec.publish_addresses;
         let shared = if published.is_empty() { virtual_addresses(seen.objects, None) } else { published.clone() };
         let settings = Settings { name: &self.name, addresses: &self.spec.addresses, shared: &shared, now: seen.now };
-        let plan = gateway::plan(seen.store, settings, seen.check);
-        let mut rules = BTreeMap::new();
-        let document = |(name, mut document): (String, Value)| {
-            if let Some(apart) = rules_apart(&mut document) {
-                rules.insert(name.clone(), apart);
-            }
-            (name, Arc::new(document))
-        };
-        let documents = plan.documents.into_iter().map(document).collect();
+        let plan = gateway::plan(seen.store, settings, seen.check, &mut self.known);
         Outcome {
-            documents,
-            pipelines: Pipelines::default(),
-            rules,
-            services: plan.services.into_iter().collect(),
-            reports: plan.reports.into_iter().collect(),
+            documents: plan.documents,
+            pipelines: plan.pipelines,
+            rules: plan.rules,
+            services: plan.services,
+            reports: plan.reports,
             statuses: plan.statuses,
             kept: plan.refused,
             remarks: Vec::new(),

@@ -13,7 +13,7 @@ use base_model::{
 use base_text::quoted;
 use bytes::Bytes;
 use control_api::{Document, EdgeReport, Member, Principal, PrincipalKind};
-use control_kubernetes::ingress::Known;
+use control_kubernetes::{gateway, ingress};
 use control_raft::{Control, Duty, Next, serve};
 use control_state::{Action, Answer, Fence, State, owner};
 use hyper::Method;
@@ -475,13 +475,14 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
         "IngressController" => {
             let spec: Option<IngressControllerSpec> = findings.take(decode(&parsed.spec, ""));
             spec.map(|spec| {
-                let (known, servers) = (Known::default(), Servers::default());
+                let (known, servers) = (ingress::Known::default(), Servers::default());
                 Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec, known, servers }))
             })
         }
         "GatewayController" => {
             let spec: Option<GatewayControllerSpec> = findings.take(decode(&parsed.spec, ""));
-            spec.map(|spec| Asked::Maker(Box::new(GatewayMaker { name: parsed.name.clone(), spec })))
+            let known = gateway::Known::default();
+            spec.map(|spec| Asked::Maker(Box::new(GatewayMaker { name: parsed.name.clone(), spec, known })))
         }
         AUTO_CERT => {
             let spec: Option<AutoCertManagerSpec> = findings.take(decode(&parsed.spec, ""));

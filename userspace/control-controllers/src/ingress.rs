@@ -84,6 +84,9 @@ impl Maker for IngressMaker {
         let places = self.places_of(seen.store, objects);
         // Nothing is said where nothing is known.
         if !places.is_empty() {
+            // One for all: ten thousand may be told at once.
+            let said: Vec<Value> = places.iter().map(place_json).collect();
+            let said = Arc::new(json!({"loadBalancer": {"ingress": said}}));
             // Both are in the order of their keys.
             let mut ours = outcome.reports.keys().peekable();
             for (key, ingress) in seen.store.ingresses_by_key() {
@@ -91,8 +94,7 @@ impl Maker for IngressMaker {
                 let known = &ingress.status.load_balancer.ingress;
                 let is_said = known.len() == places.len() && places.iter().all(|place| known.contains(place));
                 if ours.next_if(|(_, one)| one == key).is_some() && !is_said {
-                    let places: Vec<Value> = places.iter().map(place_json).collect();
-                    outcome.statuses.insert((Kind::Ingress, key.clone()), json!({"loadBalancer": {"ingress": places}}));
+                    outcome.statuses.insert((Kind::Ingress, key.clone()), said.clone());
                 }
             }
         }

@@ -8,6 +8,7 @@
 //! anything being made anew, and so is a status heard of that is the one that was told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +19,7 @@ use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, RULES, Refusal, RefusalK
 use control_kubernetes::endpoints::{self, ServiceName};
 use control_kubernetes::ingress::{Check, Pipelines, Reports, Rules, Services, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
-use control_kubernetes::report::{Grade, Report};
+use control_kubernetes::report::{Grade, Report, Statuses};
 use control_kubernetes::{Api, Key, Kind, Store};
 use control_registries::Wanted;
 use control_registries::record::{Instance, Record, Service, judge};
@@ -77,7 +78,7 @@ pub struct Outcome {
     pub services: Services,
     pub reports: Reports,
     /// Statuses that are to be others than they are.
-    pub statuses: BTreeMap<(Kind, Key), Value>,
+    pub statuses: Statuses,
     /// Servers that could not be made as they are to be: what there is of them stays, and what it leads to.
     pub kept: BTreeSet<String>,
     /// What is not well with all of it, in words.
@@ -122,7 +123,7 @@ struct Work<C> {
     /// What was to be written of the servers of these, and is not known to be.
     unwritten_services: BTreeSet<Key>,
     /// Statuses that were to be others when something was made last, and are not yet.
-    statuses: BTreeMap<(Kind, Key), Value>,
+    statuses: Statuses,
     alike: Alike,
     /// Something is to be made anew.
     stale: bool,
@@ -225,7 +226,7 @@ impl<C: Cluster> Work<C> {
             services: Services::default(),
             looked_at: Services::default(),
             unwritten_services: BTreeSet::new(),
-            statuses: BTreeMap::new(),
+            statuses: Statuses::default(),
             alike: Alike::default(),
             stale: true,
             keeps: false,
@@ -850,10 +851,12 @@ async fn alive(api: Api, tell: mpsc::Sender<Said>) {
     }
 }
 
-/// Asks about a document once for each version of it.
+/// Asks about a document once for each version of it, of which a sum is kept: of ten thousand the documents themselves would be much.
 struct Checked {
     checks: Arc<dyn Checks>,
-    known: HashMap<String, (Value, Result<(), String>)>,
+    known: HashMap<String, (u64, Result<(), String>)>,
+    /// Nobody who writes a document knows which sum it has.
+    sums: RandomState,
     used: BTreeSet<String>,
     /// Of certificates, by their secrets.
     names: HashMap<String, ((String, String), Vec<String>)>,
@@ -865,6 +868,7 @@ impl Checked {
         Checked {
             checks,
             known: HashMap::new(),
+            sums: RandomState::new(),
             used: BTreeSet::new(),
             names: HashMap::new(),
             names_used: BTreeSet::new(),
@@ -883,11 +887,12 @@ impl Check for Checked {
     fn check(&mut self, document: &Value) -> Result<(), String> {
         let name = document["name"].as_str().unwrap_or_default();
         self.used.insert(name.to_owned());
+        let sum = self.sums.hash_one(document);
         match self.known.get(name) {
-            Some((known, result)) if known == document => result.clone(),
+            Some((known, result)) if *known == sum => result.clone(),
             _ => {
                 let result = self.checks.check(document);
-                self.known.insert(name.to_owned(), (document.clone(), result.clone()));
+                self.known.insert(name.to_owned(), (sum, result.clone()));
                 result
             }
         }

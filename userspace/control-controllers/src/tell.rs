@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use control_api::time::rfc3339;
@@ -22,7 +23,7 @@ pub enum Tell {
         kind: Kind,
         key: Key,
         version: String,
-        status: Value,
+        status: Arc<Value>,
     },
     Event {
         kind: Kind,
@@ -84,7 +85,7 @@ impl Teller {
             true => outcome.statuses.contains_key(&(*kind, key.clone())),
             false => store.get(*kind, key).is_some(),
         });
-        for ((kind, key), status) in &outcome.statuses {
+        for ((kind, key), status) in outcome.statuses.iter() {
             let Some(version) = store.get(*kind, key).map(|object| object.meta().resource_version.clone()) else {
                 continue;
             };

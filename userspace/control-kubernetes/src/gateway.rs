@@ -6,16 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use control_api::compact;
 use serde_json::{Value, json};
 
 use crate::endpoints::{self, ServiceName};
-use crate::ingress::{Check, usable_certificate};
+use crate::ingress::{Check, Pipelines, Reports, Rules, Services, usable_certificate};
 use crate::kinds::Kind;
 use crate::object::{Key, Meta, Object};
-use crate::report::Report;
+use crate::report::{Report, Statuses};
 use crate::store::Store;
-use object::{AllowedNamespaces, Gateway, Listener, ListenerSet, ParentRef, Reference, Route, RouteKind};
+use http::{Door, Listening};
+use object::{AllowedNamespaces, Gateway, Listener, ListenerSet, Reference, RouteKind};
 use policy::Policies;
 use status::{Condition, changed, conditions};
 use tls::Clients;
@@ -25,8 +28,11 @@ mod http;
 mod l4;
 pub mod object;
 mod policy;
+mod routes;
 mod status;
 mod tls;
+
+pub use routes::Known;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -52,16 +58,19 @@ impl Settings<'_> {
     }
 }
 
-/// What came of it.
-#[derive(Debug, Default)]
+/// What came of it. What is as it was the last time is the very same in memory: of ten thousand a few are looked at.
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// By name.
-    pub documents: BTreeMap<String, Value>,
-    /// What the documents' pools ask for.
-    pub services: BTreeSet<String>,
+    /// Servers, by name; those of HTTP without their rules.
+    pub documents: BTreeMap<String, Arc<Value>>,
+    /// Rules of servers of HTTP, by the names of those.
+    pub rules: BTreeMap<String, Rules>,
+    pub pipelines: Pipelines,
+    /// What the pipelines' pools ask for.
+    pub services: Services,
     /// That are to be others than they are.
-    pub statuses: BTreeMap<(Kind, Key), Value>,
-    pub reports: BTreeMap<(Kind, Key), Report>,
+    pub statuses: Statuses,
+    pub reports: Reports,
     /// Servers that could not be made as they are to be: what there is of them serves on.
     pub refused: BTreeSet<String>,
 }
@@ -150,54 +159,54 @@ impl Heard<'_> {
     }
 }
 
-/// Kinds of routes, by their name.
-const ROUTES: [(Kind, &str); 5] = [
-    (Kind::HttpRoute, "HTTPRoute"),
-    (Kind::GrpcRoute, "GRPCRoute"),
-    (Kind::TlsRoute, "TLSRoute"),
-    (Kind::TcpRoute, "TCPRoute"),
-    (Kind::UdpRoute, "UDPRoute"),
-];
-
-/// A route that listeners have taken.
-struct Attached<'s> {
-    kind: Kind,
-    route: &'s Route,
-    /// Gateway, listener, and the hosts it has there; an empty host is any.
-    places: Vec<(usize, usize, Vec<String>)>,
+/// What is told of objects that are looked at each time.
+#[derive(Default)]
+struct Told {
+    statuses: BTreeMap<(Kind, Key), Value>,
+    reports: BTreeMap<(Kind, Key), Report>,
 }
 
-/// See the module doc.
-pub fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check) -> Plan {
-    let mut plan = Plan::default();
-    let classes = classes(store, settings.now, &mut plan);
+/// See the module doc. `known` is what was made before of what is there, so that what is as it was is not made again.
+pub fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check, known: &mut Known) -> Plan {
+    settings.name.clone_into(&mut known.name);
+    let mut told = Told::default();
+    let classes = classes(store, settings.now, &mut told);
     let mut ours = gateways(store, settings, &classes, check);
-    let mut attached = Vec::new();
-    for (kind, _) in ROUTES {
-        let mut routes: Vec<&Route> = store.routes(kind).collect();
-        routes
-            .sort_by_key(|route| (&route.metadata.creation_timestamp, &route.metadata.namespace, &route.metadata.name));
-        for route in routes {
-            attached.extend(attach(store, settings, check, (kind, route), &mut ours, &mut plan));
+    let mut made = Made {
+        store,
+        settings,
+        check,
+        known,
+        policies: Policies::read(store),
+        listening: http::listening(&ours),
+        changed_hosts: BTreeSet::new(),
+        told,
+        servers: BTreeMap::new(),
+        rules: BTreeMap::new(),
+        refused: BTreeSet::new(),
+        unserved: Vec::new(),
+    };
+    made.read_routes(&ours);
+    for (_, _, places) in made.known.attached() {
+        for (g, l, _) in places {
+            ours[*g].listeners[*l].attached += 1;
         }
     }
-    let mut policies = Policies::read(store);
-    policies.note(&ours, &attached);
-    let mut made = Made { store, settings, check, plan, policies, unserved: Vec::new() };
-    http::servers(&mut made, &ours, &attached);
-    l4::servers(&mut made, &ours, &attached);
-    let Made { mut plan, policies, unserved, .. } = made;
-    for ((g, l), why) in unserved {
+    http::servers(&mut made, &ours);
+    let few = made.known.attached_to_l4();
+    l4::servers(&mut made, &ours, &few);
+    made.policies.note(&ours, made.known.attached());
+    for ((g, l), why) in std::mem::take(&mut made.unserved) {
         ours[g].listeners[l].unserved = Some(why);
     }
-    policies.statuses(settings, &mut plan);
+    made.policies.statuses(settings, &mut made.told);
     for one in &ours {
-        gateway_status(settings, one, &mut plan);
+        gateway_status(settings, one, &mut made.told);
         for at in 0..one.sets.len() {
-            set_status(settings, one, at, &mut plan);
+            set_status(settings, one, at, &mut made.told);
         }
     }
-    plan
+    made.end()
 }
 
 /// Documents in the making.
@@ -205,8 +214,17 @@ struct Made<'a> {
     store: &'a Store,
     settings: Settings<'a>,
     check: &'a mut dyn Check,
-    plan: Plan,
+    known: &'a mut Known,
     policies: Policies<'a>,
+    /// Which listeners are at which server of HTTP.
+    listening: Listening,
+    /// Hosts of servers of HTTP whose rules may be others.
+    changed_hosts: BTreeSet<(Door, String)>,
+    /// Of routes what is found while servers are made of them.
+    told: Told,
+    servers: BTreeMap<String, Arc<Value>>,
+    rules: BTreeMap<String, Rules>,
+    refused: BTreeSet<String>,
     /// Gateways and listeners whose server could not be made, and why.
     unserved: Vec<((usize, usize), String)>,
 }
@@ -219,39 +237,44 @@ impl Made<'_> {
         format!("{}.{kind}.{at}{port}", self.settings.name)
     }
 
-    /// Keeps a document that passes; the others are told of.
-    fn put(&mut self, document: Value, of: (Kind, Key)) -> Result<(), String> {
+    /// Keeps a server that passes; the others are told of. `rules` are some that it is looked at with, and that are kept elsewhere.
+    fn put_server(&mut self, mut document: Value, rules: Option<Value>, of: (Kind, Key)) -> Result<(), String> {
         let name = document["name"].as_str().unwrap_or_default().to_owned();
+        let is_apart = rules.is_some();
+        if let Some(rules) = rules {
+            document["rules"] = rules;
+        }
         let checked = self.check.check(&document);
         match &checked {
             Ok(()) => {
-                // Of filters that a namespace wrote itself as well: nobody else asks for what is made here.
-                let asked = base_model::service_registry::services_of(&document).into_iter();
-                let own = asked.filter(|(registry, _)| registry == self.settings.name);
-                self.plan.services.extend(own.map(|(_, service)| service));
-                self.plan.documents.insert(name, document);
+                if is_apart {
+                    document["rules"] = json!([]);
+                }
+                let document = self.known.same_server(&name, document);
+                self.servers.insert(name, document);
             }
             Err(why) => {
-                self.plan.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
-                if document["kind"] != "Pipeline" {
-                    self.plan.refused.insert(name);
-                }
+                self.told.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
+                self.rules.remove(&name);
+                self.refused.insert(name);
             }
         }
         checked
     }
 
     /// A pipeline that says no more than a status.
-    fn answering(&mut self, status: u16) -> String {
-        let name = format!("{}.{status}", self.settings.name);
-        let filter = json!({"name": "answer", "kind": "Mock", "rules": [{"code": status}]});
-        let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
-        self.plan.documents.entry(name.clone()).or_insert(document);
-        name
+    fn answering(&self, status: u16) -> String {
+        format!("{}.{status}", self.settings.name)
     }
 }
 
-fn classes(store: &Store, now: &str, plan: &mut Plan) -> BTreeSet<String> {
+/// The document of a pipeline that says no more than a status.
+fn answer(name: &str, status: u16) -> Value {
+    let filter = json!({"name": "answer", "kind": "Mock", "rules": [{"code": status}]});
+    compact(json!({"name": name, "kind": "Pipeline", "filters": [filter]}))
+}
+
+fn classes(store: &Store, now: &str, told: &mut Told) -> BTreeSet<String> {
     let mut ours = BTreeSet::new();
     for object in store.all(Kind::GatewayClass) {
         let Object::GatewayClass(class) = object else { continue };
@@ -266,7 +289,7 @@ fn classes(store: &Store, now: &str, plan: &mut Plan) -> BTreeSet<String> {
             "supportedFeatures": features,
         });
         if let Some(status) = changed(status, &class.status) {
-            plan.statuses.insert((Kind::GatewayClass, class.metadata.key()), status);
+            told.statuses.insert((Kind::GatewayClass, class.metadata.key()), status);
         }
     }
     ours
@@ -636,158 +659,6 @@ fn clash(ours: &[Ours<'_>], a: (usize, usize), b: (usize, usize)) -> Option<&'st
     }
 }
 
-/// Finds the listeners that take a route, and writes down its status.
-fn attach<'s>(
-    store: &Store,
-    settings: Settings<'_>,
-    check: &mut dyn Check,
-    (kind, route): (Kind, &'s Route),
-    ours: &mut [Ours<'_>],
-    plan: &mut Plan,
-) -> Option<Attached<'s>> {
-    let key = route.metadata.key();
-    let mut places = Vec::new();
-    let mut parents = Vec::new();
-    let before = route.status["parents"].as_array().cloned().unwrap_or_default();
-    let hosts = if route.spec.hostnames.is_empty() { vec!["*".to_owned()] } else { route.spec.hostnames.clone() };
-    let mut report = Report { hosts, ..Report::default() };
-    let (unsupported, resolved) = http::judge(store, settings.name, kind, route);
-    let is_ours = route.spec.parent_refs.iter().any(|parent| target_of(parent, route, ours).is_some());
-    let unsupported = match unsupported {
-        None if is_ours => {
-            http::untakeable(check, settings, kind, route).map(|why| format!("no server takes it: {why}"))
-        }
-        unsupported => unsupported,
-    };
-    for parent in &route.spec.parent_refs {
-        let Some(target) = target_of(parent, route, ours) else { continue };
-        let mut accepted = listeners_for(store, kind, route, parent, target, ours, &mut places);
-        if let (true, Some(told)) = (accepted.holds, &unsupported) {
-            accepted = Condition::new("Accepted", false, "UnsupportedValue", told.clone());
-        }
-        for condition in [&accepted, &resolved].into_iter().filter(|condition| !condition.holds) {
-            report.refused(
-                &format!("{} of {}", condition.kind, parent.name),
-                format!("{} ({})", condition.message, condition.reason),
-            );
-        }
-        let reference = reference_json(parent);
-        let was = before.iter().find(|was| was["controllerName"] == CONTROLLER && was["parentRef"] == reference);
-        let was = was.map_or(Value::Null, |was| was["conditions"].clone());
-        let conditions = conditions(&[accepted, resolved.clone()], &route.metadata, settings.now, &was);
-        parents.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions}));
-    }
-    let had = before.iter().any(|was| was["controllerName"] == CONTROLLER);
-    if parents.is_empty() && !had {
-        return None;
-    }
-    // What other controllers say stays.
-    let mut all: Vec<Value> = before.iter().filter(|was| was["controllerName"] != CONTROLLER).cloned().collect();
-    all.extend(parents);
-    if let Some(status) = changed(json!({"parents": all}), &route.status) {
-        plan.statuses.insert((kind, key.clone()), status);
-    }
-    plan.reports.insert((kind, key), report);
-    if unsupported.is_some() {
-        return None;
-    }
-    for (g, l, _) in &places {
-        ours[*g].listeners[*l].attached += 1;
-    }
-    Some(Attached { kind, route, places })
-}
-
-/// A Gateway of ours, and one of its ListenerSets where a route names that.
-fn target_of(parent: &ParentRef, route: &Route, ours: &[Ours<'_>]) -> Option<(usize, Option<usize>)> {
-    if parent.group.as_deref().is_some_and(|group| group != GROUP) {
-        return None;
-    }
-    let key = Key::new(parent.namespace.as_ref().unwrap_or(&route.metadata.namespace), &parent.name);
-    match parent.kind.as_deref().unwrap_or("Gateway") {
-        "Gateway" => Some((ours.iter().position(|one| one.gateway.metadata.key() == key)?, None)),
-        "ListenerSet" => ours.iter().enumerate().find_map(|(g, one)| {
-            let at = one.sets.iter().position(|set| set.set.metadata.key() == key)?;
-            Some((g, Some(at)))
-        }),
-        _ => None,
-    }
-}
-
-/// As it was written, which is how it is found again.
-fn reference_json(parent: &ParentRef) -> Value {
-    let mut value = json!({"group": parent.group.as_deref().unwrap_or(GROUP), "kind": parent.kind.as_deref().unwrap_or("Gateway"),
-                           "name": parent.name});
-    if let Some(namespace) = &parent.namespace {
-        value["namespace"] = json!(namespace);
-    }
-    if let Some(section) = &parent.section_name {
-        value["sectionName"] = json!(section);
-    }
-    if let Some(port) = parent.port {
-        value["port"] = json!(port);
-    }
-    value
-}
-
-/// The listeners of one parent that take a route.
-fn listeners_for(
-    store: &Store,
-    kind: Kind,
-    route: &Route,
-    parent: &ParentRef,
-    (g, set): (usize, Option<usize>),
-    ours: &[Ours<'_>],
-    places: &mut Vec<(usize, usize, Vec<String>)>,
-) -> Condition {
-    let one = &ours[g];
-    if set.is_some_and(|at| !one.sets[at].allowed) {
-        let told = "the Gateway does not let this ListenerSet add listeners";
-        return Condition::new("Accepted", false, "NoMatchingParent", told);
-    }
-    if let Some(problem) = one.problem.as_ref().filter(|problem| problem.kind == "Accepted") {
-        let told = format!("the Gateway is not accepted: {}", problem.message);
-        return Condition::new("Accepted", false, "NoMatchingParent", told);
-    }
-    let named = |heard: &Heard<'_>| {
-        heard.set == set
-            && parent.section_name.as_ref().is_none_or(|name| *name == heard.listener.name)
-            && parent.port.is_none_or(|port| port == heard.listener.port)
-    };
-    let mut refusal = ("NoMatchingParent", "there is no such listener");
-    let mut taken = false;
-    for (l, heard) in one.listeners.iter().enumerate().filter(|(_, heard)| named(heard)) {
-        let allowed = &heard.listener.allowed_routes.namespaces;
-        let lets_in = lets_in(store, allowed, heard.namespace, &route.metadata.namespace);
-        if !heard.kinds.contains(&kind.name()) || !lets_in {
-            if refusal.0 == "NoMatchingParent" {
-                refusal =
-                    ("NotAllowedByListeners", "allowedRoutes of the listener lets no such route of this namespace in");
-            }
-            continue;
-        }
-        let hosts = match kind {
-            Kind::TcpRoute | Kind::UdpRoute => vec![String::new()],
-            _ => shared_hosts(&heard.listener.hostname, &route.spec.hostnames),
-        };
-        if hosts.is_empty() {
-            refusal = ("NoMatchingListenerHostname", "none of its hostnames is one of the listener's");
-            continue;
-        }
-        if !heard.accepted.holds {
-            refusal = ("NoMatchingParent", "the listener is not accepted");
-            continue;
-        }
-        taken = true;
-        if !places.iter().any(|(of, at, _)| (*of, *at) == (g, l)) {
-            places.push((g, l, hosts));
-        }
-    }
-    match taken {
-        true => Condition::new("Accepted", true, "Accepted", ""),
-        false => Condition::new("Accepted", false, refusal.0, refusal.1),
-    }
-}
-
 /// Whether what is written in a namespace lets in what is in another.
 fn lets_in(store: &Store, allowed: &AllowedNamespaces, own: &str, namespace: &str) -> bool {
     match allowed.from.as_str() {
@@ -800,32 +671,6 @@ fn lets_in(store: &Store, allowed: &AllowedNamespaces, own: &str, namespace: &st
         "None" => false,
         _ => own == namespace,
     }
-}
-
-/// Hosts that both want; the narrower of two that meet. Empty: none.
-pub(super) fn shared_hosts(listener: &str, route: &[String]) -> Vec<String> {
-    let listener = listener.to_ascii_lowercase();
-    if route.is_empty() {
-        return vec![listener];
-    }
-    let mut hosts: Vec<String> = Vec::new();
-    for host in route.iter().map(|host| host.to_ascii_lowercase()) {
-        let within = |narrow: &str, wide: &str| match wide.strip_prefix('*') {
-            Some(end) => {
-                narrow.trim_start_matches('*').ends_with(end) && narrow.trim_start_matches('*') != end || narrow == wide
-            }
-            None => wide.is_empty() || narrow == wide,
-        };
-        let shared = if within(&host, &listener) {
-            Some(host)
-        } else if within(&listener, &host) {
-            Some(listener.clone())
-        } else {
-            None
-        };
-        hosts.extend(shared.filter(|shared| !hosts.contains(shared)));
-    }
-    hosts
 }
 
 /// The service of a backend, or why there is none: a reason of the API, and words.
@@ -856,7 +701,7 @@ fn service_of(
     Ok(name)
 }
 
-fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
+fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, all_told: &mut Told) {
     let (meta, before) = (&one.gateway.metadata, &one.gateway.status);
     let serving = one.of(None).filter(|heard| heard.serves()).count();
     let all = one.of(None).all(Heard::is_whole);
@@ -871,7 +716,7 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
         })
         .collect();
     // What could not be made of it has been told already.
-    let mut report = plan.reports.remove(&(Kind::Gateway, meta.key())).unwrap_or_default();
+    let mut report = all_told.reports.remove(&(Kind::Gateway, meta.key())).unwrap_or_default();
     let mut accepted = match (all, serving) {
         (true, _) => Condition::new("Accepted", true, "Accepted", ""),
         (false, 0) => Condition::new("Accepted", false, "ListenersNotValid", "none of its listeners can be served"),
@@ -916,10 +761,10 @@ fn gateway_status(settings: Settings<'_>, one: &Ours<'_>, plan: &mut Plan) {
         "listeners": listeners,
     });
     if let Some(status) = changed(status, before) {
-        plan.statuses.insert((Kind::Gateway, meta.key()), status);
+        all_told.statuses.insert((Kind::Gateway, meta.key()), status);
     }
     report.hosts = hosts_of(one.of(None));
-    plan.reports.insert((Kind::Gateway, meta.key()), report);
+    all_told.reports.insert((Kind::Gateway, meta.key()), report);
 }
 
 fn hosts_of<'h>(listeners: impl Iterator<Item = &'h Heard<'h>>) -> Vec<String> {
@@ -989,7 +834,7 @@ fn set_condition(one: &Ours<'_>, at: usize) -> Condition {
 const PARTLY: &str =
     "some of its listeners, or some of what they name, cannot be served; their own conditions say which";
 
-fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, plan: &mut Plan) {
+fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, told: &mut Told) {
     let Set { set, .. } = &one.sets[at];
     let (meta, before) = (&set.metadata, &set.status);
     let mut report = Report { hosts: hosts_of(one.of(Some(at))), ..Report::default() };
@@ -1008,9 +853,9 @@ fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, plan: &mut Plan
         "listeners": listeners,
     });
     if let Some(status) = changed(status, before) {
-        plan.statuses.insert((Kind::ListenerSet, meta.key()), status);
+        told.statuses.insert((Kind::ListenerSet, meta.key()), status);
     }
-    plan.reports.insert((Kind::ListenerSet, meta.key()), report);
+    told.reports.insert((Kind::ListenerSet, meta.key()), report);
 }
 
 #[cfg(test)]

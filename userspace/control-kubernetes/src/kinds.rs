@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
 
-use crate::object::{Ingress, IngressClass, Object, Secret, Service};
+use crate::object::{Ingress, IngressClass, Object, SERVICE_NAME, Secret, Service};
 
 /// A kind of object that controllers look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,8 +145,9 @@ impl Kind {
         format!("{}/{name}", self.path(version, Some(namespace).filter(|namespace| !namespace.is_empty())))
     }
 
-    /// Reads one object; what is not known of it is passed over.
-    pub fn read(self, value: Value) -> Result<Object, String> {
+    /// Reads one object; what is not used of it is passed over.
+    pub fn read(self, mut value: Value) -> Result<Object, String> {
+        self.strip(&mut value);
         fn of<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, String> {
             serde_json::from_value(value).map(Arc::new).map_err(|error| error.to_string())
         }
@@ -171,6 +172,25 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Takes out what objects of this kind have and nobody here looks at: of ten thousand it is most of their memory.
+    fn strip(self, value: &mut Value) {
+        let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+        if !matches!(self, Kind::Ingress | Kind::IngressClass) {
+            meta.shift_remove("annotations");
+        }
+        match self {
+            Kind::Namespace => {}
+            Kind::EndpointSlice => {
+                if let Some(labels) = meta.get_mut("labels").and_then(Value::as_object_mut) {
+                    labels.retain(|name, _| name == SERVICE_NAME);
+                }
+            }
+            _ => drop(meta.shift_remove("labels")),
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -180,6 +200,27 @@ impl fmt::Display for Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_nobody_looks_at_is_not_kept() {
+        let applied = "kubectl.kubernetes.io/last-applied-configuration";
+        let labels = json!({"a": "b", SERVICE_NAME: "s"});
+        let metadata = json!({"name": "n", "labels": labels, "annotations": {applied: "{}", "c": "d"}});
+        for (kind, kept) in [
+            (Kind::Ingress, (0, 1)),
+            (Kind::IngressClass, (0, 1)),
+            (Kind::Service, (0, 0)),
+            (Kind::Namespace, (2, 0)),
+            (Kind::EndpointSlice, (1, 0)),
+            (Kind::HttpRoute, (0, 0)),
+        ] {
+            let object = kind.read(json!({"metadata": metadata})).unwrap();
+            let meta = object.meta();
+            assert_eq!((meta.labels.len(), meta.annotations.len()), kept, "{kind} {meta:?}");
+        }
+        assert!(Kind::Secret.read(json!({"metadata": null})).is_err(), "what is none is told as before");
+    }
 
     #[test]
     fn paths_are_kubernetess() {

@@ -97,14 +97,20 @@ impl Object {
         self.meta().key()
     }
 
+    /// Has in common with how it was what is as it was, where that is looked at for being the very same.
+    pub(crate) fn share(&mut self, was: &Object) {
+        if let (Object::Route(_, now), Object::Route(_, was)) = (self, was)
+            && now.spec == was.spec
+        {
+            Arc::make_mut(now).spec = was.spec.clone();
+        }
+    }
+
     /// Whether it differs from how it was by no more than its status, where it has one that controllers write.
     pub fn differs_in_status(&self, was: &Object) -> bool {
-        let same = |a: &Meta, b: &Meta| {
-            let all = |meta: &Meta| Meta { resource_version: String::new(), ..meta.clone() };
-            all(a) == all(b)
-        };
+        let same = Meta::is_as;
         match (self, was) {
-            (Object::Ingress(now), Object::Ingress(was)) => same(&now.metadata, &was.metadata) && now.spec == was.spec,
+            (Object::Ingress(now), Object::Ingress(was)) => now.differs_in_status(was),
             (Object::GatewayClass(now), Object::GatewayClass(was)) => {
                 same(&now.metadata, &was.metadata) && now.spec == was.spec
             }
@@ -161,11 +167,28 @@ pub struct Meta {
     pub deletion_timestamp: String,
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "but_what_was_applied")]
     pub annotations: BTreeMap<String, String>,
 }
 
+/// kubectl keeps the whole object there once more, as it was applied last.
+fn but_what_was_applied<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut annotations: BTreeMap<String, String> = or_default(d)?;
+    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    Ok(annotations)
+}
+
 impl Meta {
+    /// Whether it is the same but for what grows with every write.
+    pub fn is_as(&self, was: &Meta) -> bool {
+        let Meta { name, namespace, uid, resource_version: _, generation, .. } = self;
+        let Meta { creation_timestamp, deletion_timestamp, labels, annotations, .. } = self;
+        let of = (name, namespace, uid, generation);
+        let rest = (creation_timestamp, deletion_timestamp, labels, annotations);
+        of == (&was.name, &was.namespace, &was.uid, &was.generation)
+            && rest == (&was.creation_timestamp, &was.deletion_timestamp, &was.labels, &was.annotations)
+    }
+
     pub fn key(&self) -> Key {
         Key::new(&self.namespace, &self.name)
     }
@@ -178,6 +201,13 @@ impl Meta {
 /// `null` stands for nothing in many objects.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+impl Ingress {
+    /// Whether it differs from how it was by no more than its status.
+    pub fn differs_in_status(&self, was: &Ingress) -> bool {
+        self.metadata.is_as(&was.metadata) && self.spec == was.spec
+    }
 }
 
 /// networking.k8s.io/v1.
@@ -367,10 +397,13 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
+/// A label of slices.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
 impl EndpointSlice {
     /// The service it is of.
     pub fn service(&self) -> Option<&str> {
-        self.metadata.labels.get("kubernetes.io/service-name").map(String::as_str)
+        self.metadata.labels.get(SERVICE_NAME).map(String::as_str)
     }
 }
 

@@ -15,16 +15,16 @@ pub type Change = (Kind, Key);
 #[derive(Debug, Default)]
 pub struct Store {
     objects: BTreeMap<Kind, BTreeMap<Key, Object>>,
-    /// Slices by the service they are of.
-    slices: BTreeMap<Key, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// Slices by the service they are of, in the order of their names: most have one.
+    slices: BTreeMap<Key, Vec<Arc<EndpointSlice>>>,
     listed: BTreeSet<Place>,
     /// Places that are not well, and why.
     faults: BTreeMap<Place, String>,
     unread: BTreeMap<(Kind, Key), String>,
     /// See [`take_touched`](Store::take_touched).
     touched: BTreeSet<Key>,
-    /// See [`turn`](Store::turn).
-    turn: u64,
+    /// See [`turn_of`](Store::turn_of).
+    turns: BTreeMap<Kind, u64>,
     /// What was looked for since somebody began to take note, see [`noting`](Store::noting).
     noted: Mutex<Option<BTreeSet<(Kind, Key)>>>,
 }
@@ -95,15 +95,18 @@ impl Store {
         }
     }
 
-    fn put(&mut self, object: Object) -> Option<Change> {
+    fn put(&mut self, mut object: Object) -> Option<Change> {
         let (kind, key) = (object.kind(), object.key());
         self.unread.remove(&(kind, key.clone()));
         let known = self.objects.entry(kind).or_default();
-        if known.get(&key).is_some_and(|was| same(was.meta(), object.meta())) {
-            return None;
+        if let Some(was) = known.get(&key) {
+            if same(was.meta(), object.meta()) {
+                return None;
+            }
+            object.share(was);
         }
         let was = known.insert(key.clone(), object.clone());
-        self.turn += u64::from(counts(kind));
+        *self.turns.entry(kind).or_default() += 1;
         if let Some(Object::EndpointSlice(was)) = was {
             self.drop_slice(&was);
         }
@@ -112,7 +115,9 @@ impl Store {
                 if let Some(service) = slice.service() {
                     let service = Key::new(&key.namespace, service);
                     self.touched.insert(service.clone());
-                    self.slices.entry(service).or_default().insert(key.name.clone(), slice.clone());
+                    let slices = self.slices.entry(service).or_insert_with(|| Vec::with_capacity(1));
+                    let at = slices.partition_point(|other| other.metadata.name < key.name);
+                    slices.insert(at, slice.clone());
                 }
             }
             Object::Service(_) => drop(self.touched.insert(key.clone())),
@@ -123,7 +128,7 @@ impl Store {
 
     fn remove(&mut self, kind: Kind, key: Key) -> Option<Change> {
         let was = self.objects.get_mut(&kind)?.remove(&key)?;
-        self.turn += u64::from(counts(kind));
+        *self.turns.entry(kind).or_default() += 1;
         match was {
             Object::EndpointSlice(was) => self.drop_slice(&was),
             Object::Service(_) => drop(self.touched.insert(key.clone())),
@@ -136,7 +141,7 @@ impl Store {
         let Some(service) = slice.service() else { return };
         let service = Key::new(&slice.metadata.namespace, service);
         if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(&slice.metadata.name);
+            slices.retain(|other| other.metadata.name != slice.metadata.name);
             if slices.is_empty() {
                 self.slices.remove(&service);
             }
@@ -144,10 +149,9 @@ impl Store {
         self.touched.insert(service);
     }
 
-    /// Grows whenever something is another that may be looked for by its name: an object that is of no kind of which each is looked at
-    /// for itself, and no slice of a service.
-    pub fn turn(&self) -> u64 {
-        self.turn
+    /// Grows whenever an object of a kind is another than it was.
+    pub fn turn_of(&self, kind: Kind) -> u64 {
+        self.turns.get(&kind).copied().unwrap_or_default()
     }
 
     /// Services whose servers may be others than when this was asked last.
@@ -238,10 +242,11 @@ impl Store {
         })
     }
 
-    /// Of one of the kinds of routes.
-    pub fn routes(&self, kind: Kind) -> impl Iterator<Item = &Route> {
-        self.all(kind).filter_map(|object| match object {
-            Object::Route(_, route) => Some(&**route),
+    /// Of one of the kinds of routes, with their keys and in the order of those.
+    pub fn routes_by_key(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Route>)> {
+        let all = self.objects.get(&kind).into_iter().flatten();
+        all.filter_map(|(key, object)| match object {
+            Object::Route(_, route) => Some((key, route)),
             _ => None,
         })
     }
@@ -290,13 +295,8 @@ impl Store {
 
     /// The slices of a service.
     pub fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
+        self.slices.get(service).into_iter().flatten().map(Arc::as_ref)
     }
-}
-
-/// See [`Store::turn`].
-fn counts(kind: Kind) -> bool {
-    !matches!(kind, Kind::Ingress | Kind::EndpointSlice)
 }
 
 /// Whether nothing has been written to the object in between.

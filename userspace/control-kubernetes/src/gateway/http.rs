@@ -1,21 +1,26 @@
 //! HTTPRoutes and GRPCRoutes: paths of HTTPServers, and a Pipeline for each rule.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base_model::GoDuration;
+use control_api::compact;
 use serde_json::{Map, Value, json};
 
 use super::object::{
-    BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, ValueMatch,
+    BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, RouteSpec,
+    ValueMatch,
 };
+use super::routes::Of;
 use super::status::Condition;
-use super::{Attached, Certificate, GROUP, Made, Ours, Settings, granted, service_of, tls};
+use super::{Certificate, GROUP, Heard, Made, Ours, Settings, granted, service_of, tls};
 use crate::certificates::{self, Candidate};
 use crate::endpoints::ServiceName;
-use crate::ingress::Check;
+use crate::ingress::{Check, HostPlace, Rules};
 use crate::kinds::Kind;
 use crate::object::Key;
+use crate::report::{Note, Report};
 use crate::store::Store;
 
 /// What of a route is not known here, and whether everything that it refers to can be used.
@@ -66,149 +71,209 @@ fn mirrored(filter: &RouteFilter) -> Option<&BackendRef> {
     filter.request_mirror.as_ref().map(|mirror| &mirror.backend_ref)
 }
 
-/// A path of a host, with what decides who is asked first.
-struct Entry {
-    rank: Rank,
-    path: Value,
+/// A server of HTTP: an address, a port, and whether TLS is spoken.
+pub(super) type Door = (String, i64, bool);
+
+/// Listeners by their door, each with the host it has, in lower case, its Gateway, and its place there.
+pub(super) type Listening = BTreeMap<Door, Vec<(String, usize, usize)>>;
+
+/// What a server leads to.
+#[derive(Default)]
+pub(super) struct KnownDoor {
+    pub hosts: BTreeMap<String, KnownHost>,
+    rules: Rules,
+}
+
+#[derive(Default)]
+pub(super) struct KnownHost {
+    /// Routes that are asked for it, in any order.
+    pub members: Vec<Arc<Led>>,
+    /// A listener is for it: it is there without routes as well.
+    listens: bool,
+}
+
+/// Where the rules of a route lead.
+pub(super) struct Led {
+    kind: Kind,
+    key: Key,
+    created: String,
+    spec: Arc<RouteSpec>,
+    /// By rule: a pipeline; nothing where that cannot be had, which answers 500.
+    pipelines: Box<[Box<str>]>,
+    /// Which of them the cluster would not take.
+    pub notes: Vec<Note>,
+    /// As whom servers are spoken to over TLS.
+    identity: Option<Arc<Certificate>>,
+}
+
+impl Led {
+    /// Of whoever shows this certificate.
+    pub fn is_as(&self, identity: Option<&Arc<Certificate>>) -> bool {
+        match (&self.identity, identity) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        }
+    }
+
+    pub fn pipelines(&self) -> impl Iterator<Item = &str> {
+        self.pipelines.iter().map(|name| &**name).filter(|name| !name.is_empty())
+    }
+
+    /// Whether any of its rules leads nowhere.
+    pub fn refuses(&self) -> bool {
+        self.pipelines.iter().any(|name| name.is_empty())
+    }
+
+    fn age(&self) -> (&str, &Key) {
+        (&self.created, &self.key)
+    }
 }
 
 /// Smaller is earlier.
-type Rank = (Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, (String, Key), usize, usize);
+type Rank = (Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>);
 
-/// A server of HTTP: an address, a port, and whether TLS is spoken.
-type Door = (String, i64, bool);
+/// A path of a rule, with what decides who is asked first; of the same rank the older route is first, and of one route the earlier rule.
+type Matched = (Rank, Value);
 
-#[derive(Default)]
-struct Server {
-    certificates: BTreeMap<String, (String, String)>,
-    /// The same, by whose they are, oldest first.
-    candidates: Vec<Candidate>,
-    /// Authorities of clients' certificates, where those are asked for. Listeners that differ in it share no port.
-    clients: Option<String>,
-    hosts: BTreeMap<String, Vec<Entry>>,
-    of: Option<Key>,
+/// Servers that a listener of HTTP is at.
+pub(super) fn doors(one: &Ours<'_>, heard: &Heard<'_>) -> Vec<Door> {
+    let is_http = matches!(heard.listener.protocol.as_str(), "HTTP" | "HTTPS");
+    let (port, tls) = (heard.listener.port, heard.listener.protocol == "HTTPS");
+    match is_http && heard.serves() && one.problem.is_none() {
+        true => one.addresses.iter().map(|address| (address.clone(), port, tls)).collect(),
+        false => Vec::new(),
+    }
 }
 
-pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
-    let mut servers: BTreeMap<Door, Server> = BTreeMap::new();
-    let doors = |g: usize, l: usize| -> Vec<Door> {
-        let (one, heard) = (&ours[g], &ours[g].listeners[l]);
-        let is_http = matches!(heard.listener.protocol.as_str(), "HTTP" | "HTTPS");
-        let (port, tls) = (heard.listener.port, heard.listener.protocol == "HTTPS");
-        match is_http && heard.serves() && one.problem.is_none() {
-            true => one.addresses.iter().map(|address| (address.clone(), port, tls)).collect(),
-            false => Vec::new(),
-        }
-    };
-    let heard = || ours.iter().enumerate().flat_map(|(g, one)| (0..one.listeners.len()).map(move |l| (g, l)));
-    for (g, l) in heard() {
-        let (one, heard) = (&ours[g], &ours[g].listeners[l]);
-        for door in doors(g, l) {
-            let server = servers.entry(door).or_default();
-            server.clients.clone_from(&heard.clients.authorities);
-            for (secret, pair) in &heard.certificates {
-                if server.certificates.insert(secret.clone(), pair.clone()).is_none() {
-                    let names = made.check.names(secret, pair);
-                    let holder = one.holder(heard);
-                    server.candidates.push(Candidate { secret: secret.clone(), names, holder });
-                }
-            }
-            server.hosts.entry(heard.listener.hostname.to_ascii_lowercase()).or_default();
-            server.of.get_or_insert_with(|| one.gateway.metadata.key());
-        }
-    }
-    // Listeners by their door: which of them has a host.
-    let mut listening: BTreeMap<Door, Vec<(String, usize, usize)>> = BTreeMap::new();
-    for (g, l) in heard() {
-        for door in doors(g, l) {
-            let host = ours[g].listeners[l].listener.hostname.to_ascii_lowercase();
-            listening.entry(door).or_default().push((host, g, l));
-        }
-    }
-    let here = attached.iter().filter(|attached| matches!(attached.kind, Kind::HttpRoute | Kind::GrpcRoute));
-    for attached in here {
-        let meta = &attached.route.metadata;
-        // By the secret of what Gateways show to servers: each has pipelines of its own.
-        let mut made_for: BTreeMap<Option<&str>, Vec<Matched>> = BTreeMap::new();
-        for ((g, l, hosts), door) in
-            attached.places.iter().flat_map(|at| doors(at.0, at.1).into_iter().map(move |door| (at, door)))
-        {
-            let identity = ours[*g].identity.as_ref();
-            let as_whom = identity.map(|(secret, _)| secret.as_str());
-            let entries = made_for.entry(as_whom).or_insert_with(|| entries(made, attached, identity));
-            let others = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
-            let server = servers.entry(door).or_default();
-            for host in hosts {
-                if let Some((holder, ..)) = narrowest(others, host).filter(|(_, of, at)| (*of, *at) != (*g, *l)) {
-                    let told = format!(
-                        "{} is of a listener for {}, and the routes of that listener alone are asked for it",
-                        base_text::quoted(host),
-                        base_text::quoted(holder)
-                    );
-                    made.plan.reports.entry((attached.kind, meta.key())).or_default().refused("spec.hostnames", told);
-                    continue;
-                }
-                let of = server.hosts.entry(host.clone()).or_default();
-                of.extend(entries.iter().map(|(rank, path)| {
-                    let (a, b, c, d, e, rule, matched) = *rank;
-                    let rank = (a, b, c, d, e, (meta.creation_timestamp.clone(), meta.key()), rule, matched);
-                    Entry { rank, path: path.clone() }
-                }));
+pub(super) fn listening(ours: &[Ours<'_>]) -> Listening {
+    let mut listening = Listening::new();
+    for (g, one) in ours.iter().enumerate() {
+        for (l, heard) in one.listeners.iter().enumerate() {
+            for door in doors(one, heard) {
+                listening.entry(door).or_default().push((heard.listener.hostname.to_ascii_lowercase(), g, l));
             }
         }
     }
-    for (door, server) in servers {
-        let listeners = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
-        let owner = |name: &str| narrowest(listeners, name).map(|(_, g, l)| ours[*g].holder(&ours[*g].listeners[*l]));
-        let mut called = certificates::called(&server.candidates, owner);
-        if let Some(first) = server.candidates.first() {
-            certificates::shown_first(&mut called, &first.secret);
-        }
-        let (address, port, tls) = door;
-        let nothing = made.answering(404);
-        let mut hosts: Vec<(String, Vec<Entry>)> = server.hosts.into_iter().collect();
-        hosts.sort_by_key(|(host, _)| (host.is_empty(), host.starts_with('*'), Reverse(host.len()), host.clone()));
-        let rules: Vec<Value> = hosts
-            .into_iter()
-            .map(|(host, mut entries)| {
-                entries.sort_by(|a, b| a.rank.cmp(&b.rank));
-                let mut paths: Vec<Value> = entries.into_iter().map(|entry| entry.path).collect();
-                // No other host's routes are asked.
-                paths.push(json!({"pathPrefix": "/", "backend": nothing}));
-                match host.as_str() {
-                    "" => json!({"paths": paths}),
-                    host => json!({"host": host, "paths": paths}),
-                }
-            })
-            .collect();
-        let name = made.server_name(if tls { "https" } else { "http" }, &address, port);
-        let mut document = json!({
-            "name": name, "kind": "HTTPServer", "address": address, "port": port, "https": tls, "xForwardedFor": true,
-            "clientMaxBodySize": -1, "rules": rules,
-        });
-        if tls {
-            let (mut certs, mut keys) = (Map::new(), Map::new());
-            for (secret, (chain, key)) in server.certificates {
-                let called = called.get(&secret).unwrap_or(&secret);
-                certs.insert(called.clone(), json!(chain));
-                keys.insert(called.clone(), json!(key));
+    listening
+}
+
+pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>]) {
+    let listening = std::mem::take(&mut made.listening);
+    // No route leads to a server without listeners.
+    made.known.doors.retain(|door, _| listening.contains_key(door));
+    for (door, listeners) in &listening {
+        let hosts: BTreeSet<&str> = listeners.iter().map(|(host, ..)| host.as_str()).collect();
+        let known = made.known.doors.entry(door.clone()).or_default();
+        for (host, known) in &mut known.hosts {
+            if known.listens && !hosts.contains(host.as_str()) {
+                known.listens = false;
+                made.changed_hosts.insert((door.clone(), host.clone()));
             }
-            document["certs"] = Value::Object(certs);
-            document["keys"] = Value::Object(keys);
-            if let Some(authorities) = server.clients {
-                document["caCertBase64"] = json!(authorities);
-            }
-            let apart = |host: &String| if host.is_empty() { "*".to_owned() } else { host.clone() };
-            let apart = base_model::once(listeners.iter().map(|(host, ..)| apart(host)));
-            if apart != ["*"] {
-                document["tlsHosts"] = json!(apart);
-            }
-        } else {
-            document["h2c"] = json!(true);
         }
-        if let Err(why) = made.put(document, (Kind::Gateway, server.of.unwrap_or_default())) {
-            made.unserved.extend(listeners.iter().map(|(_, g, l)| ((*g, *l), why.clone())));
+        for host in hosts {
+            if !known.hosts.get(host).is_some_and(|known| known.listens) {
+                known.hosts.entry(host.to_owned()).or_default().listens = true;
+                made.changed_hosts.insert((door.clone(), host.to_owned()));
+            }
         }
+    }
+    let (nothing, refusing) = (made.answering(404), made.answering(500));
+    for (door, host) in std::mem::take(&mut made.changed_hosts) {
+        let Some(door) = made.known.doors.get_mut(&door) else { continue };
+        let Some(known) = door.hosts.get_mut(&host) else { continue };
+        if known.members.is_empty() && !known.listens {
+            door.hosts.remove(&host);
+            door.rules.remove(&HostPlace::of(&host));
+            continue;
+        }
+        known.members.shrink_to_fit();
+        let rule = rule(&host, &known.members, (&nothing, &refusing));
+        let place = HostPlace::of(&host);
+        if door.rules.get(&place).is_none_or(|known| **known != rule) {
+            door.rules.insert(place, Arc::new(compact(rule)));
+        }
+    }
+    for (door, listeners) in listening {
+        server(made, ours, door, &listeners, &nothing);
+    }
+}
+
+/// The rule of a host: the paths of all its routes, in the order of the API.
+fn rule(host: &str, members: &[Arc<Led>], (nothing, refusing): (&str, &str)) -> Value {
+    let mut members: Vec<&Led> = members.iter().map(Arc::as_ref).collect();
+    members.sort_by(|a, b| a.age().cmp(&b.age()).then_with(|| a.kind.cmp(&b.kind)));
+    let mut entries: Vec<Matched> = Vec::new();
+    for led in members {
+        for (rule, pipeline) in led.spec.rules.iter().zip(&led.pipelines) {
+            entries.extend(paths_of(led.kind, rule, if pipeline.is_empty() { refusing } else { pipeline }));
+        }
+    }
+    entries.sort_by_key(|(rank, _)| *rank);
+    let mut paths: Vec<Value> = entries.into_iter().map(|(_, path)| path).collect();
+    // No other host's routes are asked.
+    paths.push(json!({"pathPrefix": "/", "backend": nothing}));
+    match host {
+        "" => json!({"paths": paths}),
+        host => json!({"host": host, "paths": paths}),
+    }
+}
+
+/// The document of a server. Its rules are kept beside it, and looked at one by one: those of routes before the routes are taken, and with
+/// the server one for each host of a listener.
+fn server(made: &mut Made<'_>, ours: &[Ours<'_>], door: Door, listeners: &[(String, usize, usize)], nothing: &str) {
+    let mut certificates: BTreeMap<&str, &(String, String)> = BTreeMap::new();
+    // The same, by whose they are, oldest first.
+    let mut candidates: Vec<Candidate> = Vec::new();
+    // Authorities of clients' certificates, where those are asked for. Listeners that differ in it share no port.
+    let mut clients = None;
+    for (_, g, l) in listeners {
+        let (one, heard) = (&ours[*g], &ours[*g].listeners[*l]);
+        clients = heard.clients.authorities.as_deref();
+        for (secret, pair) in &heard.certificates {
+            if certificates.insert(secret, pair).is_none() {
+                let names = made.check.names(secret, pair);
+                candidates.push(Candidate { secret: secret.clone(), names, holder: one.holder(heard) });
+            }
+        }
+    }
+    let owner = |name: &str| narrowest(listeners, name).map(|(_, g, l)| ours[*g].holder(&ours[*g].listeners[*l]));
+    let mut called = certificates::called(&candidates, owner);
+    if let Some(first) = candidates.first() {
+        certificates::shown_first(&mut called, &first.secret);
+    }
+    let (address, port, tls) = &door;
+    let name = made.server_name(if *tls { "https" } else { "http" }, address, *port);
+    let mut document = json!({
+        "name": name, "kind": "HTTPServer", "address": address, "port": port, "https": tls, "xForwardedFor": true,
+        "clientMaxBodySize": -1,
+    });
+    if *tls {
+        let (mut certs, mut keys) = (Map::new(), Map::new());
+        for (secret, (chain, key)) in certificates {
+            let called = called.get(secret).map_or(secret, String::as_str);
+            certs.insert(called.to_owned(), json!(chain));
+            keys.insert(called.to_owned(), json!(key));
+        }
+        document["certs"] = Value::Object(certs);
+        document["keys"] = Value::Object(keys);
+        if let Some(authorities) = clients {
+            document["caCertBase64"] = json!(authorities);
+        }
+        let apart = |host: &String| if host.is_empty() { "*".to_owned() } else { host.clone() };
+        let apart = base_model::once(listeners.iter().map(|(host, ..)| apart(host)));
+        if apart != ["*"] {
+            document["tlsHosts"] = json!(apart);
+        }
+    } else {
+        document["h2c"] = json!(true);
+    }
+    let own: BTreeSet<&str> = listeners.iter().map(|(host, ..)| host.as_str()).collect();
+    let own: Value = own.into_iter().map(|host| rule(host, &[], (nothing, nothing))).collect();
+    let rules = made.known.doors.get(&door).map(|door| door.rules.clone()).unwrap_or_default();
+    made.rules.insert(name, rules);
+    let of = listeners.first().map(|(_, g, _)| ours[*g].gateway.metadata.key()).unwrap_or_default();
+    if let Err(why) = made.put_server(document, Some(own), (Kind::Gateway, of)) {
+        made.unserved.extend(listeners.iter().map(|(_, g, l)| ((*g, *l), why.clone())));
     }
 }
 
@@ -218,9 +283,9 @@ pub(super) fn untakeable(check: &mut dyn Check, settings: Settings<'_>, kind: Ki
     if !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute) {
         return None;
     }
-    let rules = route.spec.rules.iter().enumerate();
+    let rules = route.spec.rules.iter();
     let paths: Vec<Value> = rules
-        .flat_map(|(r, rule)| paths_of(kind, r, rule, "any"))
+        .flat_map(|rule| paths_of(kind, rule, "any"))
         .map(|(_, path)| path)
         .chain([json!({"backend": "any"})])
         .collect();
@@ -250,26 +315,41 @@ pub(super) fn narrowest<'l>(listeners: &'l [(String, usize, usize)], host: &str)
     all.rev().max_by_key(|(wide, ..)| rank(wide))
 }
 
-type Matched = ((Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, usize, usize), Value);
-
-/// The paths of a route, whatever its hosts are.
-fn entries(made: &mut Made<'_>, attached: &Attached<'_>, identity: Option<&Certificate>) -> Vec<Matched> {
-    let mut entries = Vec::new();
-    for (r, rule) in attached.route.spec.rules.iter().enumerate() {
-        let backend = pipeline(made, attached, identity, (r, rule));
-        entries.extend(paths_of(attached.kind, r, rule, &backend));
+/// Where the rules of a route lead, for whoever shows this certificate.
+pub(super) fn lead(made: &mut Made<'_>, of: Of<'_>, identity: Option<Arc<Certificate>>) -> Led {
+    let meta = &of.route.metadata;
+    let (mut pipelines, mut report) = (Vec::new(), Report::default());
+    for (r, rule) in of.route.spec.rules.iter().enumerate() {
+        let name = match pipeline(made, of, identity.as_deref(), (r, rule)) {
+            Ok(name) => name.into_boxed_str(),
+            Err(why) => {
+                if let Some(why) = why {
+                    report.refused("spec", format!("nothing can be made of it: {why}"));
+                }
+                Box::default()
+            }
+        };
+        pipelines.push(name);
     }
-    entries
+    Led {
+        kind: of.kind,
+        key: of.key.clone(),
+        created: meta.creation_timestamp.clone(),
+        spec: of.route.spec.clone(),
+        pipelines: pipelines.into_boxed_slice(),
+        notes: report.notes,
+        identity,
+    }
 }
 
 /// The paths of a rule that lead to a backend.
-fn paths_of(kind: Kind, r: usize, rule: &RouteRule, backend: &str) -> Vec<Matched> {
+fn paths_of(kind: Kind, rule: &RouteRule, backend: &str) -> Vec<Matched> {
     let grpc = kind == Kind::GrpcRoute;
     let anything = [RouteMatch::default()];
     let matches: &[RouteMatch] = if rule.matches.is_empty() { &anything } else { &rule.matches };
     let rewrites = rule.filters.iter().find_map(|filter| filter.url_rewrite.as_ref()?.path.as_ref());
     let mut entries = Vec::new();
-    for (m, matched) in matches.iter().enumerate() {
+    for matched in matches {
         let (exact, length, paths) = if grpc { grpc_paths(matched) } else { http_paths(matched, rewrites) };
         let method = matched.method.as_str().filter(|_| !grpc);
         let rank = (
@@ -278,8 +358,6 @@ fn paths_of(kind: Kind, r: usize, rule: &RouteRule, backend: &str) -> Vec<Matche
             Reverse(method.is_some()),
             Reverse(matched.headers.len()),
             Reverse(matched.query_params.len()),
-            r,
-            m,
         );
         for mut path in paths {
             if let Some(method) = method {
@@ -358,15 +436,15 @@ fn grpc_paths(matched: &RouteMatch) -> (bool, usize, Vec<Map<String, Value>>) {
     (!service.is_empty() && !method.is_empty(), service.len() * 1024 + method.len(), vec![paths])
 }
 
-/// The pipeline of a rule, by its name. `identity`: as whom servers are spoken to over TLS.
+/// The pipeline of a rule, by its name; there is none where it leads nowhere, or where the cluster would not take it, which says why.
+/// `identity`: as whom servers are spoken to over TLS.
 fn pipeline(
     made: &mut Made<'_>,
-    attached: &Attached<'_>,
+    of: Of<'_>,
     identity: Option<&Certificate>,
     (r, rule): (usize, &RouteRule),
-) -> String {
-    let (kind, meta) = (attached.kind, &attached.route.metadata);
-    let of = (kind, meta.key());
+) -> Result<String, Option<String>> {
+    let (kind, meta) = (of.kind, &of.route.metadata);
     let word = if kind == Kind::GrpcRoute { "grpc" } else { "http" };
     // No object has a tilde in its name.
     let as_whom = identity.map(|(secret, _)| format!("~{}", secret.replace('/', "."))).unwrap_or_default();
@@ -375,14 +453,15 @@ fn pipeline(
     let mut work = Work { made, kind, namespace, identity, rule: Rule::default() };
     for (n, filter) in rule.filters.iter().enumerate() {
         if !work.filter(n, filter) {
-            return work.made.answering(500);
+            return Err(None);
         }
     }
     if work.rule.redirect.is_none() && !work.backends(rule) {
-        return work.made.answering(500);
+        return Err(None);
     }
     let document = work.rule.document(&name);
-    if made.put(document, of).is_ok() { name } else { made.answering(500) }
+    made.put_pipeline(&name, document).map_err(Some)?;
+    Ok(name)
 }
 
 /// A rule in the making.

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::http::narrowest;
-use super::{Attached, Certificate, Made, Ours, service_of, tls};
+use super::routes::Attached;
+use super::{Certificate, Made, Ours, service_of, tls};
 use crate::certificates::{self, Candidate};
 use crate::endpoints;
 use crate::kinds::Kind;
 
-pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
+pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached]) {
     for (g, one) in ours.iter().enumerate().filter(|(_, one)| one.problem.is_none()) {
         // Listeners of one port differ by their hosts.
         let mut ports: BTreeMap<(i64, bool), Vec<usize>> = BTreeMap::new();
@@ -76,7 +77,7 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
                 let mut document = document.clone();
                 document["name"] = json!(made.server_name(if udp { "udp" } else { "tcp" }, address, port));
                 document["address"] = json!(address);
-                if let Err(why) = made.put(document, (Kind::Gateway, one.gateway.metadata.key())) {
+                if let Err(why) = made.put_server(document, None, (Kind::Gateway, one.gateway.metadata.key())) {
                     made.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
                 }
             }
@@ -91,7 +92,7 @@ fn mode(ends_tls: bool) -> &'static str {
 
 /// Pools of TLSRoutes, and the rules that lead to them by the name that clients ask for: the narrowest first. `rest_ends`: TLS ends here
 /// where no rule says otherwise.
-fn by_name<'a, 's: 'a, I>(
+fn by_name<'a, I>(
     made: &mut Made<'_>,
     one: &Ours<'_>,
     g: usize,
@@ -100,7 +101,7 @@ fn by_name<'a, 's: 'a, I>(
     rest_ends: bool,
 ) -> (Vec<Value>, Vec<Value>)
 where
-    I: Iterator<Item = (&'a Attached<'s>, &'a Vec<String>)>,
+    I: Iterator<Item = (&'a Attached, &'a Vec<String>)>,
 {
     let (mut pools, mut rules) = (Vec::new(), Vec::new());
     let (mut names, mut rest) = (BTreeSet::new(), false);
@@ -126,7 +127,7 @@ where
                     "{} is of another listener, and the routes of that listener alone are asked for it",
                     base_text::quoted(host)
                 );
-                made.plan.reports.entry(key.clone()).or_default().refused("spec.hostnames", told);
+                made.told.reports.entry(key.clone()).or_default().refused("spec.hostnames", told);
             }
             let is_rest = own.iter().any(|host| host.is_empty());
             // The pool that no rule names has what the others have not; of two that want it the older one.
@@ -177,11 +178,11 @@ fn refusing() -> Value {
 const NONE: &str = "~none";
 
 /// The servers of a route's first rule; none where it has none. With those of a policy TLS is spoken anew where it has been ended.
-fn pool(made: &mut Made<'_>, one: &Ours<'_>, attached: &Attached<'_>, (udp, ends_tls): (bool, bool)) -> Option<Value> {
-    let (kind, route) = (attached.kind, attached.route);
+fn pool(made: &mut Made<'_>, one: &Ours<'_>, attached: &Attached, (udp, ends_tls): (bool, bool)) -> Option<Value> {
+    let (kind, route) = (attached.kind, &attached.route);
     if route.spec.rules.len() > 1 {
         let told = "connections say nothing that one of several rules could be chosen by: the first has them all";
-        made.plan.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", told);
+        made.told.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", told);
     }
     let rule = route.spec.rules.first()?;
     let mut believed: Option<Option<Value>> = None;

@@ -1,11 +1,12 @@
 //! What is read of the objects of the Gateway API (gateway.networking.k8s.io).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::object::{Meta, or_default};
+use crate::object::{Key, Meta, or_default};
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -294,10 +295,32 @@ pub struct Reference {
 #[serde(rename_all = "camelCase", default)]
 pub struct Route {
     pub metadata: Meta,
-    #[serde(deserialize_with = "or_default")]
-    pub spec: RouteSpec,
+    /// The same in memory for as long as it is the same: its status is written much more often.
+    #[serde(deserialize_with = "shared_or_default")]
+    pub spec: Arc<RouteSpec>,
     #[serde(deserialize_with = "or_default")]
     pub status: Value,
+}
+
+impl Route {
+    /// Services that its rules lead to or send copies to, and whether they are in another namespace.
+    pub fn backends(&self) -> impl Iterator<Item = (Key, bool)> {
+        let namespace = &self.metadata.namespace;
+        let of = move |rule: &RouteRule| -> Vec<(Key, bool)> {
+            let mirrors = rule.filters.iter().filter_map(|filter| filter.request_mirror.as_ref());
+            let all = rule.backend_refs.iter().chain(mirrors.map(|mirror| &mirror.backend_ref));
+            all.map(|backend| {
+                let place = backend.namespace.as_ref().unwrap_or(namespace);
+                (Key::new(place, &backend.name), place != namespace)
+            })
+            .collect()
+        };
+        self.spec.rules.iter().flat_map(of)
+    }
+}
+
+fn shared_or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<Arc<T>, D::Error> {
+    or_default(d).map(Arc::new)
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

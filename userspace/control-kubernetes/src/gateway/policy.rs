@@ -10,9 +10,10 @@ use base_text::quoted;
 use serde_json::{Map, Value, json};
 
 use super::authorities::{self, Fault};
-use super::object::{BackendTlsPolicy, Reference, SubjectAltName};
+use super::object::{BackendTlsPolicy, Reference, Route, SubjectAltName};
+use super::routes::Place;
 use super::status::{Condition, changed, conditions};
-use super::{Attached, CONTROLLER, GROUP, Ours, Plan, Settings};
+use super::{CONTROLLER, GROUP, Ours, Settings, Told};
 use crate::kinds::Kind;
 use crate::object::Key;
 use crate::store::Store;
@@ -99,24 +100,28 @@ impl<'s> Policies<'s> {
         }
     }
 
+    /// What each of them comes to: whoever leads to a service of which that is as it was is believed as before.
+    pub fn believed(&self) -> Believed {
+        let mtls = |at: &Option<usize>| at.and_then(|at| self.all[at].mtls.clone());
+        Believed(self.of.iter().map(|(place, at)| (place.clone(), mtls(at))).collect())
+    }
+
     /// Takes note of which Gateways lead to whose services.
-    pub fn note(&mut self, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
-        for attached in attached.iter().filter(|attached| !matches!(attached.kind, Kind::TcpRoute | Kind::UdpRoute)) {
-            let namespace = &attached.route.metadata.namespace;
-            for rule in &attached.route.spec.rules {
-                let mirrors = rule.filters.iter().filter_map(|filter| filter.request_mirror.as_ref());
-                for backend in rule.backend_refs.iter().chain(mirrors.map(|mirror| &mirror.backend_ref)) {
-                    let service = Key::new(backend.namespace.as_ref().unwrap_or(namespace), &backend.name);
-                    for at in self.about.get(&service).into_iter().flatten() {
-                        let gateways = attached.places.iter().map(|(g, ..)| ours[*g].gateway.metadata.key());
-                        self.all[*at].ancestors.extend(gateways);
-                    }
+    pub fn note<'r>(&mut self, ours: &[Ours<'_>], attached: impl Iterator<Item = (Kind, &'r Route, &'r [Place])>) {
+        if self.about.is_empty() {
+            return;
+        }
+        for (_, route, places) in attached.filter(|(kind, ..)| !matches!(kind, Kind::TcpRoute | Kind::UdpRoute)) {
+            for (service, _) in route.backends() {
+                for at in self.about.get(&service).into_iter().flatten() {
+                    let gateways = places.iter().map(|(g, ..)| ours[*g].gateway.metadata.key());
+                    self.all[*at].ancestors.extend(gateways);
                 }
             }
         }
     }
 
-    pub fn statuses(&self, settings: Settings<'_>, plan: &mut Plan) {
+    pub fn statuses(&self, settings: Settings<'_>, told: &mut Told) {
         for one in &self.all {
             let (meta, before) = (&one.policy.metadata, &one.policy.status);
             let before = before["ancestors"].as_array().cloned().unwrap_or_default();
@@ -136,13 +141,31 @@ impl<'s> Policies<'s> {
             }
             all.truncate(ANCESTORS_MAX);
             if let Some(status) = changed(json!({"ancestors": all}), &one.policy.status) {
-                plan.statuses.insert((Kind::BackendTlsPolicy, meta.key()), status);
+                told.statuses.insert((Kind::BackendTlsPolicy, meta.key()), status);
             }
-            let report = plan.reports.entry((Kind::BackendTlsPolicy, meta.key())).or_default();
+            let report = told.reports.entry((Kind::BackendTlsPolicy, meta.key())).or_default();
             for condition in [&one.accepted, &one.resolved].into_iter().filter(|condition| !condition.holds) {
                 report.refused(condition.kind, format!("{} ({})", condition.message, condition.reason));
             }
         }
+    }
+}
+
+/// How servers are believed, by their service and port; nothing where a policy is in force nowhere, or cannot be used.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Believed(BTreeMap<(Key, String), Option<Value>>);
+
+impl Believed {
+    /// Services whose servers are believed otherwise than they were.
+    pub fn others(&self, before: &Believed) -> BTreeSet<Key> {
+        if self == before {
+            return BTreeSet::new();
+        }
+        let differs = |some: &Believed, than: &Believed| -> Vec<Key> {
+            let others = some.0.iter().filter(|(place, mtls)| than.0.get(*place) != Some(*mtls));
+            others.map(|((service, _), _)| service.clone()).collect()
+        };
+        differs(self, before).into_iter().chain(differs(before, self)).collect()
     }
 }
 

@@ -1,8 +1,43 @@
+use super::routes::shared_hosts;
 use super::*;
 use crate::ingress::tests::{Checked, service, store};
 use serde_json::Value;
 
 const SHARED: &[String] = &[];
+
+/// All of it together, as a cluster has it in the end.
+#[derive(Debug, PartialEq)]
+struct Plan {
+    documents: BTreeMap<String, Value>,
+    services: BTreeSet<String>,
+    statuses: BTreeMap<(Kind, Key), Value>,
+    reports: BTreeMap<(Kind, Key), Report>,
+    refused: BTreeSet<String>,
+}
+
+impl Plan {
+    fn of(plan: super::Plan) -> Plan {
+        let owned = |(name, document): (&String, &Arc<Value>)| (name.clone(), Value::clone(document));
+        let mut documents: BTreeMap<String, Value> = plan.documents.iter().map(owned).collect();
+        for (name, rules) in &plan.rules {
+            documents.get_mut(name).unwrap()["rules"] = rules.values().map(|rule| Value::clone(rule)).collect();
+        }
+        documents.extend(plan.pipelines.iter().map(owned));
+        let statuses = plan.statuses.iter().map(|(of, status)| (of.clone(), Value::clone(status)));
+        Plan {
+            documents,
+            services: plan.services.into_iter().collect(),
+            statuses: statuses.collect(),
+            reports: plan.reports.into_iter().collect(),
+            refused: plan.refused,
+        }
+    }
+}
+
+/// Made of nothing that was there before.
+fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check) -> Plan {
+    Plan::of(super::plan(store, settings, check, &mut Known::default()))
+}
 
 fn planned(objects: &[(Kind, Value)]) -> Plan {
     let settings =
@@ -841,10 +876,10 @@ fn a_host_of_one_gateway_is_not_served_by_routes_of_another() {
     assert_eq!(
         routes(&plan, "gw.http.80"),
         [
-            "shop.test / -> gw.http.n.own.0",
-            "shop.test / -> gw.404",
             "m.test /login|/login/ -> gw.http.m.theft.0",
             "m.test / -> gw.404",
+            "shop.test / -> gw.http.n.own.0",
+            "shop.test / -> gw.404",
             "* / -> gw.404",
         ]
     );
@@ -1342,3 +1377,5 @@ fn copies_go_to_each_mirror_of_a_rule() {
         proxy["mirrorPools"].as_array().unwrap().iter().map(|pool| &pool["serviceName"]).collect();
     assert_eq!(further, ["n/u:80", "n/v:80"]);
 }
+
+mod again;

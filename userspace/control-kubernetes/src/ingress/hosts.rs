@@ -46,6 +46,9 @@ impl HostPlace {
 /// Beyond every length of a host.
 const WILDCARDS: u16 = 1_000;
 
+/// What Ingresses look for by its name.
+const LOOKED_FOR: [Kind; 3] = [Kind::IngressClass, Kind::Service, Kind::Secret];
+
 /// What was made before, for as long as that of which it was made is as it was.
 #[derive(Default)]
 pub struct Known {
@@ -60,8 +63,8 @@ pub struct Known {
     everywhere: Option<Owner>,
     /// What is told of certificates.
     of_certificates: BTreeMap<Key, Report>,
-    /// Of the [`Store`]; absent before the first time.
-    turn: Option<u64>,
+    /// Of the [`Store`], of what is looked for by its name; absent before the first time.
+    turns: Option<[u64; 3]>,
     plan: Plan,
 }
 
@@ -175,19 +178,25 @@ impl Parts {
 impl Made<'_> {
     /// Takes note of Ingresses that are others than they were, or look at other objects.
     fn read(&mut self) {
-        let turn = self.store.turn();
-        let again = self.known.turn.replace(turn) != Some(turn);
+        let turns = LOOKED_FOR.map(|kind| self.store.turn_of(kind));
+        let again = self.known.turns.replace(turns) != Some(turns);
         self.tls |= again;
+        let (store, class) = (self.store, self.settings.class);
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         // Both are in the order of their keys.
-        let mut known = self.known.ingresses.iter().peekable();
-        for (key, ingress) in self.store.ingresses_by_key() {
+        let mut known = self.known.ingresses.iter_mut().peekable();
+        for (key, ingress) in store.ingresses_by_key() {
             while let Some((key, _)) = known.next_if(|(known, _)| *known < key) {
                 gone.push(key.clone());
             }
             let same = known.next_if(|(known, _)| *known == key).is_some_and(|(_, known)| {
-                let is_ours = || is_ours(self.store, ingress, self.settings.class) == known.parts.is_some();
-                Arc::ptr_eq(&known.ingress, ingress) && (!again || is_ours() && known.looked.holds(self.store))
+                // All of them have their status written once, and nothing is made of that.
+                let is_as_it_was = Arc::ptr_eq(&known.ingress, ingress) || ingress.differs_in_status(&known.ingress);
+                if is_as_it_was {
+                    known.ingress = ingress.clone();
+                }
+                let is_ours = || is_ours(store, ingress, class) == known.parts.is_some();
+                is_as_it_was && (!again || is_ours() && known.looked.holds(store))
             });
             if !same {
                 changed.push((key.clone(), ingress.clone()));
