@@ -1,8 +1,12 @@
-//! The Kafka filter beside a broker of the test's own, which speaks the protocol and goes away when it is told to.
+//! The Kafka filter beside a broker of the test's own, which speaks the protocol and goes away when it is told to, and beside Kafka's own.
 
-use crate::world::{Connection, Machine, eventually, free_port, server};
+use crate::parts;
+use crate::registries::Part;
+use crate::world::{Connection, Machine, eventually, free_port, program, server};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -185,10 +189,110 @@ fn records_wait_on_disk_for_kafka_and_go_in_their_order() {
 
     let kafka = Broker::start(broker, &records);
     let wanted: Vec<String> = (0..50).map(|number| format!("late-{number}")).chain(["after".to_owned()]).collect();
-    eventually("all that was taken note of is there", || (kafka.values().len() >= 2 + wanted.len()).then_some(()));
+    // What nobody was told was taken may be there as well.
+    let taken = || kafka.values().iter().filter(|value| *value != "lost").count();
+    eventually("all that was taken note of is there", || (taken() >= 2 + wanted.len()).then_some(()));
     let values = kafka.values();
     let after: Vec<&String> = values[2..].iter().filter(|value| *value != "lost").collect();
     assert_eq!(after, wanted.iter().collect::<Vec<_>>(), "in their order");
     assert_eq!(machine.metric("weir_kafka_spool_bytes"), Some(0.0));
     kafka.stop();
+}
+
+/// A broker of Kafka's, alone, with one partition of every topic.
+fn kafka_itself(java: &Path, classes: &str, port: u16) -> Part {
+    let (java, classes, controller) = (java.to_owned(), classes.to_owned(), free_port());
+    Part::start(port, move |directory| {
+        let settings = directory.join("server.properties");
+        let logs = directory.join("logs");
+        if !settings.exists() {
+            let lines = [
+                "process.roles=broker,controller".to_owned(),
+                "node.id=1".to_owned(),
+                format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+                format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+                "controller.listener.names=CONTROLLER".to_owned(),
+                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned(),
+                format!("log.dirs={}", logs.display()),
+                "num.partitions=1".to_owned(),
+                // It sets a file of this size aside for each topic, and the memory of the test is where it does so.
+                "log.index.size.max.bytes=65536".to_owned(),
+            ];
+            std::fs::write(&settings, lines.join("\n")).unwrap();
+            let mut format = Command::new(&java);
+            format.args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t"]);
+            let done = format.args(["AAAAAAAAQACAAAAAAAAAAQ", "-c"]).arg(&settings).output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
+        }
+        let mut command = Command::new(&java);
+        command.args(["-Xmx256m", "-cp", &classes, "kafka.Kafka"]).arg(&settings);
+        command
+    })
+}
+
+/// Records as Kafka's own client reads them: key and value.
+fn consumed(java: &Path, classes: &str, port: u16, topic: &str, count: usize) -> Vec<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("Consume.java");
+    std::fs::write(&program, include_str!("kafka/Consume.java")).unwrap();
+    let mut command = Command::new(java);
+    command.args(["-Xmx128m", "-cp", classes]).arg(&program).args([&port.to_string(), topic, &count.to_string()]);
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let text = String::from_utf8(done.stdout).unwrap();
+    text.lines().filter_map(|line| line.split_once('\t')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[test]
+fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
+    // The client is a program in Java's own words.
+    let Some((java, classes)) = parts::kafka().filter(|_| program("javac").is_some()) else { return };
+    let (port, sync, later) = (free_port(), free_port(), free_port());
+    let mut kafka = kafka_itself(&java, &classes, port);
+    let mut machine = Machine::start();
+    let keyed = |name: &str, sync: bool| {
+        pipeline(name, port, sync).replace("  sync:", "  key: {dynamic: {header: X-Device}}\n  sync:")
+    };
+    machine.create(&keyed("waits", true));
+    machine.create(&keyed("later", false));
+    machine.create(&server("hs", sync, "waits"));
+    machine.create(&server("hl", later, "later"));
+    let send = |port: u16, body: &str| {
+        let ask = Connection::open(&format!("127.0.0.1:{port}"));
+        let answer = ask.and_then(|mut c| c.request("POST", "/", &[("X-Device", &format!("of {body}"))], body));
+        answer.map_or((0, String::new()), |answer| (answer.status, answer.body))
+    };
+    // The topic is made for the first one.
+    eventually("it takes records", || (send(sync, "first").0 == 200).then_some(()));
+    // Larger than it takes (1 MiB): it says so, and nothing behind waits for it.
+    let refused = post(sync, &"x".repeat(2 << 20));
+    assert!(refused.0 == 500 && refused.1.contains("(error 10 of Kafka's)"), "{refused:?}");
+    assert_eq!(post(later, &"x".repeat(2 << 20)).0, 202);
+    let number = |n: usize| format!("late-{n}");
+    (0..20).for_each(|n| assert_eq!(send(later, &number(n)).0, 202));
+    assert_eq!(send(sync, "between").0, 200);
+    kafka.kill();
+    (20..60).for_each(|n| assert_eq!(send(later, &number(n)).0, 202));
+    eventually("they are on disk", || machine.metric("weir_kafka_spooled_total").filter(|count| *count >= 40.0));
+    machine.kill();
+    machine.run();
+    eventually("it serves again", || (send(later, "after").0 == 202).then_some(()));
+    kafka.run();
+    eventually("all is handed over", || machine.metric("weir_kafka_spool_bytes").filter(|bytes| *bytes == 0.0));
+    eventually("it takes records again", || (send(sync, "last").0 == 200).then_some(()));
+    let mut wanted = vec!["first".to_owned()];
+    wanted.extend((0..20).map(number));
+    wanted.push("between".to_owned());
+    wanted.extend((20..60).map(number));
+    wanted.extend(["after", "last"].map(str::to_owned));
+    // Each at least once: what was sent before an answer was lost comes again, in its place.
+    let read = consumed(&java, &classes, port, "events", wanted.len());
+    let mut values: Vec<String> = Vec::new();
+    for (key, value) in read {
+        assert_eq!(key, format!("of {value}"));
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    assert_eq!(values, wanted, "in their order");
 }

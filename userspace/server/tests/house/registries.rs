@@ -61,7 +61,7 @@ fn status_says(machine: &Machine, registry: &str, what: &str) {
 }
 
 /// A server of somebody else's, in a directory that outlives it.
-struct Part {
+pub struct Part {
     port: u16,
     process: Option<Leashed>,
     command: Box<dyn Fn(&Path) -> Command>,
@@ -69,21 +69,21 @@ struct Part {
 }
 
 impl Part {
-    fn start(port: u16, command: impl Fn(&Path) -> Command + 'static) -> Part {
+    pub fn start(port: u16, command: impl Fn(&Path) -> Command + 'static) -> Part {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut part = Part { port, process: None, command: Box::new(command), directory };
         part.run();
         part
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         let mut command = (self.command)(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process = Some(Leashed::start(&mut command).unwrap());
-        eventually("the registry listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        eventually("it listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
