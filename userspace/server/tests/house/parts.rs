@@ -10,6 +10,12 @@ pub fn etcd() -> Option<PathBuf> {
     part("etcd", &["etcd-server"], None, "usr/bin/etcd").or_else(|| program("etcd"))
 }
 
+/// A library that has a program see another date, of Debian 12.
+pub fn faketime() -> Option<PathBuf> {
+    let folder = format!("usr/lib/{}-linux-gnu/faketime", std::env::consts::ARCH);
+    part("faketime", &["libfaketime"], None, &format!("{folder}/libfaketime.so.1"))
+}
+
 /// Consul of Debian 11, which was the last to have it.
 pub fn consul() -> Option<PathBuf> {
     part("consul", &["consul"], Some("bullseye"), "usr/bin/consul").or_else(|| program("consul"))
@@ -171,6 +177,33 @@ pub fn kafka() -> Option<(PathBuf, String)> {
         Ok(command)
     })?;
     Some((java, jar.with_file_name("*").display().to_string()))
+}
+
+/// Java, the class path of Spring Cloud's Eureka, which Maven's repository carries, and the program that starts it.
+pub fn eureka() -> Option<(PathBuf, String, PathBuf)> {
+    // Versions are those of its Spring Boot: what one of the others asks for may be too old for it.
+    const WANTS: &str = "<project><modelVersion>4.0.0</modelVersion><groupId>part</groupId><artifactId>eureka</artifactId><version>1</version>\
+                         <dependencyManagement><dependencies><dependency><groupId>org.springframework.boot</groupId>\
+                         <artifactId>spring-boot-dependencies</artifactId><version>3.3.13</version><type>pom</type>\
+                         <scope>import</scope></dependency></dependencies></dependencyManagement>\
+                         <dependencies><dependency><groupId>org.springframework.cloud</groupId>\
+                         <artifactId>spring-cloud-starter-netflix-eureka-server</artifactId><version>4.1.6</version>\
+                         </dependency></dependencies></project>";
+    const STARTS: &str = "@org.springframework.boot.autoconfigure.EnableAutoConfiguration\n\
+                          @org.springframework.cloud.netflix.eureka.server.EnableEurekaServer\n\
+                          public class Registry {\n    public static void main(String[] words) {\n        \
+                          org.springframework.boot.SpringApplication.run(Registry.class, words);\n    }\n}\n";
+    let java = program("java")?;
+    let main = brought("eureka-4.1.6", "Registry.java", |place| {
+        let mut command = Command::new(program("mvn").ok_or("there is no mvn")?);
+        for (name, text) in [("pom.xml", WANTS), ("Registry.java", STARTS)] {
+            fs::write(place.join(name), text).map_err(|_| "there is no room for it")?;
+        }
+        command.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+        command.arg(format!("-DoutputDirectory={}", place.join("lib").display()));
+        Ok(command)
+    })?;
+    Some((java, main.with_file_name("lib").join("*").display().to_string(), main))
 }
 
 /// Node, and a folder that has oidc-provider, a certified OpenID provider, which npm carries.

@@ -1,5 +1,6 @@
 //! Pools have their servers from service registries, real ones, and keep them whatever becomes of those.
 
+use crate::cluster::{ADDRESSES, in_a_network_of};
 use crate::leash::Leashed;
 use crate::parts;
 use crate::world::{Answer, Backend, Connection, Machine, answers, eventually, free_port, get, server};
@@ -62,6 +63,7 @@ fn status_says(machine: &Machine, registry: &str, what: &str) {
 
 /// A server of somebody else's, in a directory that outlives it.
 pub struct Part {
+    host: &'static str,
     port: u16,
     process: Option<Leashed>,
     command: Box<dyn Fn(&Path) -> Command>,
@@ -70,8 +72,12 @@ pub struct Part {
 
 impl Part {
     pub fn start(port: u16, command: impl Fn(&Path) -> Command + 'static) -> Part {
+        Part::start_at("127.0.0.1", port, command)
+    }
+
+    fn start_at(host: &'static str, port: u16, command: impl Fn(&Path) -> Command + 'static) -> Part {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let mut part = Part { port, process: None, command: Box::new(command), directory };
+        let mut part = Part { host, port, process: None, command: Box::new(command), directory };
         part.run();
         part
     }
@@ -80,7 +86,7 @@ impl Part {
         let mut command = (self.command)(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process = Some(Leashed::start(&mut command).unwrap());
-        eventually("it listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        eventually("it listens", || TcpStream::connect((self.host, self.port)).ok());
     }
 
     pub fn kill(&mut self) {
@@ -93,7 +99,7 @@ impl Part {
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
-        let mut connection = Connection::open(&format!("127.0.0.1:{}", self.port)).ok()?;
+        let mut connection = Connection::open(&format!("{}:{}", self.host, self.port)).ok()?;
         connection.request(method, path, &[("Content-Type", "application/json")], body).ok()
     }
 
@@ -346,7 +352,81 @@ fn servers_come_from_zookeeper() {
     served_by(entry, &["fallback"]);
 }
 
-/// What a server of Eureka 1.10 says: everything, and what has changed.
+/// Netflix's own server, as Spring Cloud has it.
+#[test]
+fn servers_come_from_eureka() {
+    let Some((java, classes, main)) = parts::eureka() else { return };
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let port = free_port();
+    let mut eureka = Part::start(port, move |directory| {
+        let mut command = Command::new(&java);
+        command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", &classes]).arg(&main).current_dir(directory);
+        for (name, value) in [
+            ("server.address", "127.0.0.1"),
+            ("server.port", port.to_string().as_str()),
+            ("eureka.client.register-with-eureka", "false"),
+            ("eureka.client.fetch-registry", "false"),
+            ("eureka.server.enable-self-preservation", "false"),
+            ("eureka.server.response-cache-update-interval-ms", "200"),
+            ("eureka.server.wait-time-in-ms-when-sync-empty", "0"),
+        ] {
+            command.arg(format!("--{name}={value}"));
+        }
+        command
+    });
+    let register = |eureka: &Part, id: &str, backend: &Backend, status: &str| {
+        let ports = (json!({"$": backend.port, "@enabled": "true"}), json!({"$": 443, "@enabled": "false"}));
+        let center = json!({"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"});
+        let instance = json!({"instanceId": id, "hostName": "127.0.0.1", "app": "ORDERS", "ipAddr": "127.0.0.1", "status": status,
+                              "port": ports.0, "securePort": ports.1, "dataCenterInfo": center});
+        let body = json!({"instance": instance}).to_string();
+        eventually("Eureka takes an instance", || {
+            eureka.ask("POST", "/eureka/apps/ORDERS", &body).is_some_and(|answer| answer.status == 204).then_some(())
+        });
+    };
+    let machine = Machine::start();
+    let entry = free_port();
+    machine.create(&format!(
+        "kind: EurekaServiceRegistry\nname: eureka\nendpoints: ['http://127.0.0.1:{port}/eureka']\nsyncInterval: 200ms\n"
+    ));
+    machine.create(&following("eureka", "orders", &fallback));
+    machine.create(&server("hs", entry, "pl"));
+    answers(entry, "/", 200);
+    served_by(entry, &["fallback"]);
+    register(&eureka, "1", &first, "UP");
+    served_by(entry, &["first"]);
+    register(&eureka, "2", &second, "UP");
+    served_by(entry, &["first", "second"]);
+    assert_eq!(status(&machine, "eureka")["instancesNum"]["orders"], 2);
+    // One that says that it is going, and one that is taken out by whoever operates it.
+    register(&eureka, "1", &first, "DOWN");
+    served_by(entry, &["second"]);
+    register(&eureka, "1", &first, "UP");
+    eureka.does("PUT", "/eureka/apps/ORDERS/2/status?value=OUT_OF_SERVICE", "");
+    served_by(entry, &["first"]);
+    eureka.does("DELETE", "/eureka/apps/ORDERS/2", "");
+    status_says(&machine, "eureka", "ready");
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+
+    eureka.signal("STOP");
+    status_says(&machine, "eureka", "no answer within");
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    eureka.signal("CONT");
+    status_says(&machine, "eureka", "ready");
+    eureka.kill();
+    status_says(&machine, "eureka", "Eureka at");
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    // It has forgotten everything, which is not believed at once; then one comes.
+    eureka.run();
+    eventually("its emptiness is held off", || {
+        status(&machine, "eureka")["held"]["orders"].as_str().map(str::to_owned)
+    });
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    register(&eureka, "2", &second, "UP");
+    served_by(entry, &["second"]);
+}
+
+/// What Eureka's server says, and what it says by mistake: everything, and what has changed.
 #[test]
 fn servers_come_from_eureka_as_recorded() {
     let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
@@ -417,6 +497,203 @@ fn servers_come_from_eureka_as_recorded() {
         asked[0].starts_with("GET /eureka/apps HTTP") && asked[1].starts_with("GET /eureka/apps/delta"),
         "{asked:?}"
     );
+}
+
+/// Where registries are while [`packets_are_lost`].
+const NAMESPACE: &str = "n0";
+
+fn inside(program: &Path) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", NAMESPACE]).arg(program);
+    command
+}
+
+/// All packets between the two sides are lost, both ways and without a word to either, as where a switch between them has failed.
+fn packets_are_lost(lost: bool) {
+    for (side, device, other) in [(&[][..], "br0", ADDRESSES[0]), (&["-n", NAMESPACE], "eth0", "10.77.0.254")] {
+        // Nobody has this address of a link.
+        let nobody = ["neigh", "replace", other, "lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", device];
+        let words = if lost { &nobody[..] } else { &["neigh", "del", other, "dev", device] };
+        assert!(Command::new("ip").args(side).args(words).status().unwrap().success(), "{words:?}");
+    }
+}
+
+/// Asks a registry from where it is.
+fn ask_inside(port: u16, method: &str, path: &str, body: &str) {
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let talk = format!("exec 3<>/dev/tcp/{}/{port} && printf %s \"$1\" >&3 && cat <&3", ADDRESSES[0]);
+    let answer = inside(Path::new("bash")).args(["-c", &talk, "bash", &request]).output().unwrap();
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(answer.lines().next().is_some_and(|line| line.contains(" 200")), "{method} {path}: {answer}");
+}
+
+/// One that is followed through a network.
+struct Followed {
+    name: &'static str,
+    /// All of its object but the kind and the name.
+    fields: String,
+    /// Of the pipeline's server.
+    entry: u16,
+    /// Says that a backend is the only server of the service.
+    tell: Box<dyn Fn(&Backend)>,
+    /// It runs for as long as this is held.
+    _part: Part,
+}
+
+/// The network between a machine and its registries loses everything: traffic goes on, each status says that nobody answers, and what has
+/// changed meanwhile holds once packets come through again.
+#[test]
+fn registries_that_the_network_cuts_off_are_followed_again() {
+    // In there nothing can be taken from anywhere.
+    let (etcd, consul, zookeeper) = (parts::etcd(), parts::consul(), parts::zookeeper());
+    if !in_a_network_of("registries::registries_that_the_network_cuts_off_are_followed_again", 1) {
+        return;
+    }
+    let host = ADDRESSES[0];
+    let record = |backend: &Backend| json!({"address": "127.0.0.1", "port": backend.port}).to_string();
+    let mut all: Vec<(&str, Followed)> = Vec::new();
+    if let Some(program) = etcd {
+        let (port, peers) = (free_port(), free_port());
+        let part = Part::start_at(host, port, move |directory| {
+            let (clients, peers) = (format!("http://{host}:{port}"), format!("http://127.0.0.1:{peers}"));
+            let mut command = inside(&program);
+            command.args(["--data-dir", directory.join("data").to_str().unwrap(), "--unsafe-no-fsync"]);
+            command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+            command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+            command.args(["--initial-cluster", &format!("default={peers}")]);
+            command
+        });
+        let tell = move |backend: &Backend| {
+            let body = json!({"key": base64("/shop/orders/1"), "value": base64(&record(backend))});
+            ask_inside(port, "POST", "/v3/kv/put", &body.to_string());
+        };
+        let fields = format!("endpoints: ['{host}:{port}']\nprefix: /shop/\ncacheTimeout: 300ms\n");
+        let entry = free_port();
+        all.push(("EtcdServiceRegistry", Followed { name: "etcd", fields, entry, tell: Box::new(tell), _part: part }));
+    }
+    if let Some(program) = consul {
+        let port = free_port();
+        let part = Part::start_at(host, port, move |directory| {
+            let mut command = inside(&program);
+            command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", host, "-http-port", &port.to_string()]);
+            command.args(["-dns-port", "-1", "-grpc-port", "-1", "-serf-wan-port", "-1"]).current_dir(directory);
+            command
+        });
+        let tell = move |backend: &Backend| {
+            let body = json!({"ID": "1", "Name": "orders", "Address": "127.0.0.1", "Port": backend.port});
+            ask_inside(port, "PUT", "/v1/agent/service/register", &body.to_string());
+        };
+        let fields = format!("address: {host}:{port}\nsyncInterval: 2s\n");
+        let entry = free_port();
+        all.push((
+            "ConsulServiceRegistry",
+            Followed { name: "consul", fields, entry, tell: Box::new(tell), _part: part },
+        ));
+    }
+    if let Some((java, classes)) = zookeeper {
+        let port = free_port();
+        let (program, path) = (java.clone(), classes.clone());
+        let part = Part::start_at(host, port, move |directory| {
+            let mut command = inside(&program);
+            command.args(["-Xmx128m", "-Dzookeeper.admin.enableServer=false", "-cp", &path]);
+            command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(port.to_string());
+            command.arg(directory.join("data"));
+            command
+        });
+        let tell = move |backend: &Backend| {
+            let words = |words: &[&str]| {
+                let mut command = inside(&java);
+                command.args(["-cp", &classes, "org.apache.zookeeper.ZooKeeperMain", "-server"]);
+                let done = command.arg(format!("{host}:{port}")).args(words).output().unwrap();
+                done.status.success()
+            };
+            // What is there already is left as it is, and set.
+            let told = record(backend);
+            let made = [["create", "/shop", ""], ["create", "/shop/orders", ""], ["create", "/shop/orders/1", &told]];
+            let is_new = made.iter().map(|of| words(of)).collect::<Vec<_>>()[2];
+            assert!(is_new || words(&["set", "/shop/orders/1", &told]), "ZooKeeper takes {told}");
+        };
+        let fields = format!("zkservices: ['{host}:{port}']\nprefix: /shop\nconntimeout: 1s\nsyncInterval: 300ms\n");
+        let entry = free_port();
+        all.push((
+            "ZookeeperServiceRegistry",
+            Followed { name: "zk", fields, entry, tell: Box::new(tell), _part: part },
+        ));
+    }
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    let machine = Machine::start();
+    for (kind, Followed { name, fields, entry, tell, .. }) in &all {
+        tell(&first);
+        machine.create(&format!("kind: {kind}\nname: {name}\n{fields}"));
+        machine.create(&format!(
+            "kind: Pipeline\nname: pl-{name}\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - serviceRegistry: {name}\n    \
+             serviceName: orders\n"
+        ));
+        machine.create(&server(&format!("hs-{name}"), *entry, &format!("pl-{name}")));
+        served_by(*entry, &["first"]);
+        status_says(&machine, name, "ready");
+    }
+    packets_are_lost(true);
+    for (_, Followed { name, entry, tell, .. }) in &all {
+        tell(&second);
+        eventually(&format!("{name} is not well"), || (status(&machine, name)["health"] != "ready").then_some(()));
+        assert_eq!(who(*entry), BTreeSet::from(["first".to_owned()]), "{name}");
+        assert_eq!(status(&machine, name)["instancesNum"]["orders"], 1, "{name}");
+    }
+    packets_are_lost(false);
+    for (_, Followed { name, entry, .. }) in &all {
+        served_by(*entry, &["second"]);
+        status_says(&machine, name, "ready");
+    }
+}
+
+/// The machine's clock goes forward by a year and back by two: nothing that is known becomes old for it, what changes is followed, and what
+/// serves serves on.
+#[test]
+fn a_clock_that_jumps_makes_nothing_old() {
+    let Some(program) = parts::etcd() else { return };
+    let Some(library) = parts::faketime() else { return };
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let etcd = etcd_at(program);
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    let says = |offset: &str| fs::write(clock.path(), offset).unwrap();
+    says("+0");
+    let machine = Machine::new("m")
+        .environment("LD_PRELOAD", library.to_str().unwrap())
+        .environment("FAKETIME_TIMESTAMP_FILE", clock.path().to_str().unwrap())
+        .environment("FAKETIME_NO_CACHE", "1")
+        // Time passes as it does: it is the date that is set.
+        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut machine = machine;
+    machine.run();
+    let port = free_port();
+    machine.create(&format!(
+        "kind: EtcdServiceRegistry\nname: etcd\nendpoints: ['127.0.0.1:{}']\nprefix: /shop/\ncacheTimeout: 300ms\n",
+        etcd.port
+    ));
+    machine.create(&following("etcd", "orders", &fallback));
+    machine.create(&server("hs", port, "pl"));
+    etcd.etcd_put("/shop/orders/1", &instance("1", &first));
+    served_by(port, &["first"]);
+    let good = || status(&machine, "etcd")["lastGood"].as_str().unwrap_or_default().to_owned();
+    let years: Vec<i32> = [("+365d", &second), ("-365d", &first)]
+        .into_iter()
+        .map(|(offset, next)| {
+            etcd.signal("STOP");
+            says(offset);
+            let aged = machine.metric("weir_registry_last_good_age_seconds").unwrap();
+            assert!(aged < 3600.0, "{offset}: the registry was well {aged} seconds ago");
+            assert_eq!(who(port).len(), 1, "{offset}");
+            etcd.signal("CONT");
+            etcd.etcd_put("/shop/orders/1", &instance("1", next));
+            served_by(port, &[if offset.starts_with('+') { "second" } else { "first" }]);
+            assert_eq!(status(&machine, "etcd")["instancesNum"]["orders"], 1);
+            let before = good();
+            eventually("it is well again", || (good() != before && !good().is_empty()).then_some(()));
+            good()[..4].parse().unwrap()
+        })
+        .collect();
+    assert!(years[0] - years[1] >= 1, "the clock has jumped: {years:?}");
 }
 
 #[test]
