@@ -112,6 +112,13 @@ pub struct HttpServerSpec {
     pub request_id: RequestIds,
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     pub x_forwarded_for: bool,
+    /// Servers of this cluster that a request may have passed before it comes to this one. Beyond it requests go round, because servers
+    /// have each other as backends, and get 508, counted (`weir_limit_hits_total{limit="http_loop"}`). What is passed on says so with one
+    /// `CDN-Loop: weir-…` for each server (RFC 8586), the same for all of a cluster. Default 8, at most 64; 0 marks nothing and looks for
+    /// nothing.
+    #[serde(skip_serializing_if = "is_usual_hops")]
+    #[schemars(range(max = 64))]
+    pub max_hops: u8,
     /// Spans of requests and where they go (OpenTelemetry, Zipkin, Jaeger). Default: none are made, and no request's context is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<TracingSpec>,
@@ -173,6 +180,7 @@ impl Default for HttpServerSpec {
             underscores_in_headers: UnderscoresInHeaders::Drop,
             request_id: RequestIds::Accept,
             x_forwarded_for: false,
+            max_hops: MAX_HOPS,
             tracing: None,
             router_kind: RouterKind::Ordered,
             ip_filter: None,
@@ -189,6 +197,13 @@ impl Default for HttpServerSpec {
 /// Whether a field that is on by default need not be said.
 fn is_on(field: &bool) -> bool {
     *field
+}
+
+/// More than one reason or another has, and few enough that a loop costs little.
+const MAX_HOPS: u8 = 8;
+
+fn is_usual_hops(hops: &u8) -> bool {
+    *hops == MAX_HOPS
 }
 
 pub(crate) fn is_accepted(ids: &RequestIds) -> bool {
@@ -754,6 +769,7 @@ mod tests {
             &[],
         );
         check("{port: 1, maxConnections: 0}", &["maxConnections = 0: out of range; accepted: 1 to 4294967295"], &[]);
+        check("{port: 1, maxHops: 65}", &["maxHops = 65: out of range; accepted: 0 to 64"], &[]);
         check(
             "{port: 1, headTimeout: 0s, bodyTimeout: 1ms, sendTimeout: 0s}",
             &[

@@ -28,7 +28,7 @@ use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
 use base_model::{Findings, GoDuration, Problem};
 use base_telemetry::proxy::PoolNames;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, rounds};
 use edge_upstream::call::split_url;
 use edge_upstream::{CallSettings, Caller};
 use proto_http::headers::{is_name, is_value};
@@ -237,6 +237,8 @@ impl ForwardAuth {
         for (name, value, _) in asked.headers.iter().filter(|(name, _, known)| !is_ours(*known) && wanted(name)) {
             question.headers.add(name, value);
         }
+        // A service that is behind the same server would be asked for its own questions for ever.
+        rounds::carry(&asked.headers, &mut question.headers);
         let (uri, scheme) = (String::from_utf8_lossy(exchange.asked_target()), exchange.client.scheme);
         let host = &asked.authority;
         for (name, value) in [

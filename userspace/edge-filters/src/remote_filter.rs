@@ -37,7 +37,9 @@ use base_model::{Findings, GoDuration, Problem};
 use base_telemetry::proxy::PoolNames;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Space, Step, Touches};
+use edge_pipeline::{
+    Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Space, Step, Touches, rounds,
+};
 use edge_upstream::call::split_url;
 use edge_upstream::{CallSettings, Caller};
 use proto_http::headers::{is_name, is_value};
@@ -149,6 +151,8 @@ impl RemoteFilter {
         let mut question = self.caller.request(Method::Post);
         question.headers.add("Content-Type", "application/json");
         question.headers.add("Accept", "application/json");
+        // A service that is behind the same server would be asked for its own questions for ever.
+        rounds::carry(&exchange.request().headers, &mut question.headers);
         let body = Body::full(context.to_string());
         let reply = self.caller.call(&question, body).await.map_err(|error| error.to_string())?;
         let status = reply.response.status;

@@ -28,7 +28,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
 use base_text::quoted;
-use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
+use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches, rounds};
 use proto_http::{Headers, Known, Method, Path, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,9 @@ impl Makes for Made {
     }
 
     fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        let (request, body) = of_built(&built::render(template, exchange)?)?;
+        let (mut request, body) = of_built(&built::render(template, exchange)?)?;
+        // It is asked because of the client's, and goes round where that does.
+        rounds::carry(&exchange.default_space_ref().request.headers, &mut request.headers);
         put(exchange, request, body);
         Ok(())
     }

@@ -77,6 +77,7 @@ pub fn refuse(exchange: &mut Exchange, status: u16) {
         400 | 404 | 405 => (Code::NOT_FOUND, "no rule takes this method"),
         503 => (Code::NOT_FOUND, "the method's pipeline does not exist"),
         413 => (Code::RESOURCE_EXHAUSTED, "the request is too large"),
+        508 => (Code::FAILED_PRECONDITION, "the call goes round: servers have each other as backends"),
         other => (Code::of_refusal(other), ""),
     };
     grpc::refuse(exchange.space(), code, message);

@@ -84,6 +84,8 @@ pub struct Settings {
     /// `clientMaxBodySize` as written.
     pub max_body: i64,
     pub x_forwarded_for: bool,
+    /// Servers of the cluster that may have passed a request on before; 0: nobody looks.
+    pub max_hops: usize,
     pub request_ids: RequestIds,
     pub trusted_proxies: CidrSet,
     /// Connections of `trusted_proxies` begin with a PROXY header, and no others do.
@@ -129,6 +131,7 @@ impl Live {
             limits: Limits { underscores: underscores(spec.underscores_in_headers), ..Limits::default() },
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
+            max_hops: spec.max_hops.into(),
             request_ids: spec.request_id,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
             introduced: spec.proxy_protocol == ProxyProtocol::Accept,
@@ -646,6 +649,11 @@ impl Local {
 
     pub fn machine(&self) -> &str {
         self.server.shared.machine()
+    }
+
+    /// What requests that are passed on are marked with.
+    pub fn mark(&self) -> &str {
+        self.server.shared.mark()
     }
 
     /// To another machine of the cluster, for QUIC's datagrams.

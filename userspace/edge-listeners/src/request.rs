@@ -18,7 +18,7 @@ use crate::watch::Ended;
 use base_model::RequestIds;
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
-use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline};
+use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline, rounds};
 use proto_http::path::PathError;
 use proto_http::{Method, Response, Version};
 use std::future::poll_fn;
@@ -81,10 +81,16 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     if let Some(tracer) = &live.tracer {
         trace::begin(local, tracer, exchange);
     }
+    let looks = live.max_hops > 0;
+    let hops = if looks { rounds::passed(&exchange.request().headers, local.mark()) } else { 0 };
     let found = match &live.tls {
         Some(tls) if is_misdirected(tls, exchange) => {
             reach(local, exchange, "misdirected");
             Err(421)
+        }
+        _ if hops > live.max_hops => {
+            reach(local, exchange, "http_loop");
+            Err(508)
         }
         // gRPC has no form in HTTP/1.
         _ if live.dialect == Dialect::Grpc
@@ -110,6 +116,10 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
         }
         Ok((route, matched)) => {
             let prepared = prepare(local, exchange, route, matched, live.x_forwarded_for);
+            if looks {
+                // Behind what the document sets: one that takes the field out would let requests go round for ever.
+                rounds::note(&mut exchange.request_mut().headers, local.mark(), hops + 1);
+            }
             if prepared.is_err() {
                 reach(local, exchange, "rewritten_path");
                 deny(is_grpc, exchange, 400);

@@ -27,7 +27,7 @@ use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
 use edge_export::{LogSink, Tracer};
-use edge_pipeline::{Around, FilterKind, Pipeline};
+use edge_pipeline::{Around, FilterKind, Pipeline, rounds};
 use proto_http::h1::Fault;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 26] = [
+const BOUNDS: [&str; 27] = [
     access_lists::BOUND,
     "body_rate",
     "body_timeout",
@@ -141,6 +141,7 @@ const BOUNDS: [&str; 26] = [
     "handshake_overload",
     "handshake_timeout",
     "head_timeout",
+    "http_loop",
     "max_connections",
     "memory",
     "memory_idle",
@@ -178,6 +179,8 @@ struct Answered(AtomicU64);
 pub struct Shared {
     workers: Vec<Worker>,
     machine: Arc<str>,
+    /// What this cluster's servers call themselves in the requests they pass on, see [`rounds`].
+    mark: Box<str>,
     slots: Mutex<BTreeMap<String, Arc<PipelineSlot>>>,
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     /// Rules that controllers have made, by the server they are for, whether that is there or not.
@@ -215,6 +218,11 @@ impl Shared {
 
     pub fn machine(&self) -> &str {
         &self.machine
+    }
+
+    /// See [`rounds`].
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
@@ -370,6 +378,7 @@ impl Traffic {
         let shared = Shared {
             workers,
             machine: machine.into(),
+            mark: rounds::mark_of(&telemetry.identity().cluster_name).into(),
             slots: Mutex::default(),
             arounds: Mutex::default(),
             made_rules: Mutex::default(),

@@ -19,6 +19,7 @@ impl Code {
     pub const NOT_FOUND: Code = Code(5);
     pub const PERMISSION_DENIED: Code = Code(7);
     pub const RESOURCE_EXHAUSTED: Code = Code(8);
+    pub const FAILED_PRECONDITION: Code = Code(9);
     pub const UNIMPLEMENTED: Code = Code(12);
     pub const INTERNAL: Code = Code(13);
     pub const UNAVAILABLE: Code = Code(14);
@@ -43,6 +44,8 @@ impl Code {
             413 | 429 | 431 => Code::RESOURCE_EXHAUSTED,
             499 => Code::CANCELLED,
             500 => Code::INTERNAL,
+            // Asking again does not help before somebody changes the documents.
+            508 => Code::FAILED_PRECONDITION,
             other => Code::of_http(other),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`body`] (bytes on their way), `watched` (who looks at them), [`exchange`] (one request and what became of it), [`interim`] (what
 //! precedes an answer), [`duplex`] (what follows HTTP), [`consumers`] (who calls with which key), [`custom_data`] (what users keep in the cluster), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
-//! with its jumps), `parallel` (branches of it at the same time), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`overload`] (what is said of overload, deadlines and repeats), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
+//! with its jumps), `parallel` (branches of it at the same time), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`overload`] (what is said of overload, deadlines and repeats), [`template`] (Go's templates, for the filters that build messages), [`rounds`] (requests that come back), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
@@ -16,6 +16,7 @@ pub mod interim;
 pub mod overload;
 mod parallel;
 pub mod pipeline;
+pub mod rounds;
 pub mod template;
 pub mod trailers;
 mod watched;

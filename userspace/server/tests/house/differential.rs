@@ -185,7 +185,7 @@ fn check_request(request: &Request, meant: &Request) -> Result<(), String> {
     }
     // Names keep their spelling; fields of this hop, framing and the id are written anew.
     for (name, value) in &request.fields {
-        let own = ["host", "content-length", "transfer-encoding", "connection", "x-request-id"]
+        let own = ["host", "content-length", "transfer-encoding", "connection", "x-request-id", "cdn-loop"]
             .iter()
             .any(|n| name.eq_ignore_ascii_case(n));
         if !own && !meant.fields.iter().any(|(n, v)| n == name && v == value) {
