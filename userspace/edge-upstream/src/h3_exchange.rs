@@ -120,7 +120,7 @@ impl Exchanger for H3Stream {
             beside: Some(beside),
             left,
             trailers: None,
-            bounds: Bounds { bytes: attempt.limits.trailer_bytes, fields: attempt.limits.trailers },
+            limits: attempt.limits.clone(),
             recorder: attempt.recorder.clone(),
         };
         Ok(Answer { response, body: Body::Stream(Box::new(download)), upgraded: None })
@@ -291,7 +291,7 @@ struct Download {
     /// Bytes to come, when the backend said how many.
     left: Option<u64>,
     trailers: Option<Headers>,
-    bounds: Bounds,
+    limits: Limits,
     recorder: ServerRecorder,
 }
 
@@ -320,7 +320,8 @@ impl Download {
 
     fn read_trailers(&mut self, block: &[u8], place: &H3Stream) -> Result<(), Code> {
         let mut section = Section::default();
-        match qpack::decode(block, &self.bounds, &mut section) {
+        let bounds = Bounds { bytes: self.limits.trailer_bytes, fields: self.limits.trailers };
+        match qpack::decode(block, &bounds, &mut section) {
             Ok(()) => {}
             Err(qpack::Unread::TooLarge | qpack::Unread::TooMany) => return Err(Code::ExcessiveLoad),
             Err(qpack::Unread::Broken) => {
@@ -328,7 +329,7 @@ impl Download {
                 return Err(Code::QpackDecompression);
             }
         }
-        self.trailers = Some(message::read_answer_trailers(&section).map_err(|_| Code::Message)?);
+        self.trailers = Some(message::read_answer_trailers(&section, &self.limits).map_err(|_| Code::Message)?);
         Ok(())
     }
 }

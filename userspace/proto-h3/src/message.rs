@@ -8,9 +8,9 @@ use crate::qpack::{self, Section};
 use proto_http::authority::is_authority;
 use proto_http::coding;
 pub use proto_http::coding::Malformed;
-use proto_http::h1::{Fault, is_forbidden_in_trailers};
-use proto_http::headers::{is_name, is_value};
+use proto_http::h1::is_forbidden_in_trailers;
 use proto_http::multiplexed::{self, MultiplexedHead, Pseudo};
+pub use proto_http::multiplexed::{Unread, read_answer_trailers};
 use proto_http::{Headers, Known, Limits, Method, Request, Response, Version};
 
 /// The pseudo-fields of a request, and how many of its fields they are; those behind them are fields whose names are in lower case.
@@ -34,93 +34,9 @@ pub fn read_trailers(section: &Section, limits: &Limits) -> Result<(Headers, u32
     multiplexed::read_trailers(section.iter(), limits).map_err(Unread::Fault)
 }
 
-/// Why a message cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
-    Malformed,
-    /// It is to be answered by what HTTP/1 answers.
-    Fault(Fault),
-}
-
 /// Reads the head of an answer, an interim one (1xx) included; says also how long its body was announced to be.
 pub fn read_response(section: &Section, limits: &Limits) -> Result<(Response, Option<u64>), Unread> {
-    let mut fields = section.iter();
-    let status = match fields.next() {
-        Some((b":status", [a, b, c])) if [a, b, c].iter().all(|digit| digit.is_ascii_digit()) => {
-            [a, b, c].iter().fold(0, |status, digit| status * 10 + u16::from(**digit - b'0'))
-        }
-        _ => return Err(Unread::Malformed),
-    };
-    // Over HTTP/3 nobody goes on in another protocol (section 4.5).
-    if status < 100 || status == 101 {
-        return Err(Unread::Malformed);
-    }
-    let mut response = Response::with_status(status);
-    response.version = Version::Http3;
-    let (mut length, mut whole) = (None, 0);
-    for (at, (name, value)) in fields.enumerate() {
-        let fault = |fault| Err(Unread::Fault(fault));
-        coding::check_name(name).map_err(|Malformed| Unread::Malformed)?;
-        let value = value.trim_ascii();
-        let line = name.len() + value.len() + 4;
-        whole += line;
-        if at >= limits.fields {
-            return fault(Fault::TooManyFields);
-        }
-        if line > limits.field_bytes {
-            return fault(Fault::FieldTooLarge);
-        }
-        if whole > limits.head_bytes {
-            return fault(Fault::HeadTooLarge);
-        }
-        if !is_name(name) {
-            return fault(if name.is_empty() { Fault::NameEmpty } else { Fault::NameCharacter });
-        }
-        if !is_value(value) {
-            return fault(Fault::ValueCharacter);
-        }
-        match Known::of(name) {
-            // They are of one connection, and say nothing here (section 4.2).
-            Known::Connection
-            | Known::KeepAlive
-            | Known::ProxyConnection
-            | Known::TransferEncoding
-            | Known::Upgrade => return fault(Fault::ConnectionField),
-            Known::ContentLength => {
-                let announced = decimal(value).ok_or(Unread::Fault(Fault::Length))?;
-                if length.replace(announced).is_some() {
-                    return fault(Fault::SeveralLengths);
-                }
-            }
-            _ => {}
-        }
-        response.headers.add(name, value);
-    }
-    Ok((response, length))
-}
-
-/// Reads the trailers of an answer, without those that may not come after a body.
-pub fn read_answer_trailers(section: &Section) -> Result<Headers, Unread> {
-    let mut trailers = Headers::new();
-    for (name, value) in section.iter() {
-        coding::check_name(name).map_err(|Malformed| Unread::Malformed)?;
-        let value = value.trim_ascii();
-        if !is_name(name) {
-            return Err(Unread::Fault(Fault::NameCharacter));
-        }
-        if !is_value(value) {
-            return Err(Unread::Fault(Fault::ValueCharacter));
-        }
-        if !is_forbidden_in_trailers(name) {
-            trailers.add(name, value);
-        }
-    }
-    Ok(trailers)
-}
-
-fn decimal(value: &[u8]) -> Option<u64> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+    multiplexed::read_response(Version::Http3, section, limits)
 }
 
 /// How a request goes out.

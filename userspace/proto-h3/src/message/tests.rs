@@ -1,6 +1,7 @@
 use super::*;
 use crate::qpack::Bounds;
 use crate::request::{Event, Receiving};
+use proto_http::h1::Fault;
 
 const WIDE: Bounds = Bounds { bytes: 1 << 20, fields: 1 << 10 };
 
@@ -165,6 +166,8 @@ fn the_head_of_an_answer_keeps_the_rules_of_http1() {
         (&[("content-length", "18446744073709551616")], Fault::Length),
         (&[("x", "a\r\nb: c")], Fault::ValueCharacter),
         (&[("x", "a\0")], Fault::ValueCharacter),
+        // White space is what RFC 9110 section 5.6.3 says, and nothing else.
+        (&[("x", "\u{c}b")], Fault::ValueCharacter),
         (&[("x y", "a")], Fault::NameCharacter),
         (&[("", "a")], Fault::NameEmpty),
         (&[("a", "1"); 9], Fault::TooManyFields),
@@ -173,12 +176,16 @@ fn the_head_of_an_answer_keeps_the_rules_of_http1() {
     ] {
         assert_eq!(answer(&[&[ok][..], fields].concat()).err(), Some(Unread::Fault(fault)), "{fields:?}");
     }
-    let trailers = read_answer_trailers(&section(&[("grpc-status", "0"), ("content-length", "7")])).unwrap();
+    let trailers =
+        read_answer_trailers(&section(&[("grpc-status", "0"), ("content-length", "7")]), &Limits::default()).unwrap();
     assert_eq!(trailers.iter().count(), 1);
     for broken in [(":status", "200"), ("X", "1")] {
-        assert_eq!(read_answer_trailers(&section(&[broken])).err(), Some(Unread::Malformed));
+        assert_eq!(read_answer_trailers(&section(&[broken]), &Limits::default()).err(), Some(Unread::Malformed));
     }
-    assert_eq!(read_answer_trailers(&section(&[("x", "a\nb")])).err(), Some(Unread::Fault(Fault::ValueCharacter)));
+    for broken in ["a\nb", "\u{c}b"] {
+        let read = read_answer_trailers(&section(&[("x", broken)]), &Limits::default());
+        assert_eq!(read.err(), Some(Unread::Fault(Fault::ValueCharacter)), "{broken:?}");
+    }
 }
 
 fn asked(request: &Request, options: &RequestOptions<'_>) -> Option<Vec<String>> {
