@@ -1042,6 +1042,21 @@ fn a_connection_is_lost_once() {
     }
 }
 
+/// One that ends each connection before it has taken any request gets no more of them than one that cannot be connected to.
+#[test]
+fn a_server_that_ends_new_connections_is_left_out() {
+    let backend = Backend::new(|wire, _| drop(wire));
+    let good = Http2::new(|_, respond, _| say(respond, 200, "good"));
+    let servers = format!("[{{url: 'http://127.0.0.1:{}'}}, {{url: 'http://127.0.0.1:{}'}}]", backend.port, good.port);
+    let house = House::new(1, &format!("pools: [{{http2: true, servers: {servers}}}]"));
+    for nth in 0..40 {
+        let said = house.ask(post(b"once"));
+        assert_eq!(said.status, 200, "{nth}: nothing of it went out, so it goes to the other: {}", said.notes);
+    }
+    assert_eq!(house.metric("weir_upstream_ejections_total", ""), 1);
+    assert_eq!((backend.connections(), house.errors("connect")), (5, 5));
+}
+
 mod negotiated {
     use super::*;
     use base_tls::{Certificate, ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
@@ -1049,11 +1064,16 @@ mod negotiated {
 
     /// A backend with TLS that agrees to these protocols, and answers with the one it speaks.
     fn backend(alpn: &[&str]) -> (u16, Arc<AtomicUsize>, Runtime) {
+        asking(alpn, |_| ClientAuth::None)
+    }
+
+    /// The same, which asks for certificates of authorities that are told from its own.
+    fn asking(alpn: &[&str], asks: fn(&[u8]) -> ClientAuth) -> (u16, Arc<AtomicUsize>, Runtime) {
         let key = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let certificate =
             Certificate::read(&key.cert.pem(), &key.signing_key.serialize_pem(), SystemTime::now()).unwrap();
         let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let settings = ServerTlsSettings { certificates: vec![certificate], client_auth: ClientAuth::None, alpn };
+        let settings = ServerTlsSettings { certificates: vec![certificate], client_auth: asks(key.cert.der()), alpn };
         let tls = ServerTls::new(settings, TicketKeys::generate()).unwrap();
         let config = Config { io: IoMode::Auto, workers: Some(1), name: "backend".to_owned(), ..Config::default() };
         let runtime = Runtime::start(config).expect("a driver works here");
@@ -1127,6 +1147,17 @@ mod negotiated {
             let asked: Vec<_> = (0..20).map(|_| fresh.begin(0, get("/"))).collect();
             assert!(asked.into_iter().all(|said| said.recv().unwrap().status == 200));
             assert_eq!(connections.load(SeqCst) == 1, wanted == "two", "{alpn:?}{more}: {connections:?}");
+        }
+    }
+
+    /// It shows after the handshake, as far as the client can see, that its certificate was wanted (RFC 8446 section 4.4.2).
+    #[test]
+    fn a_server_that_wants_a_certificate_says_so_in_either_version() {
+        for alpn in [&["h2"][..], &["http/1.1"]] {
+            let (port, _connections, _runtime) = asking(alpn, |der| ClientAuth::Required(vec![der.to_vec().into()]));
+            let house = house(port, "");
+            let said = house.ask(get("/"));
+            assert!(said.status == 503 && said.notes.contains("certificate_required"), "{alpn:?}: {}", said.notes);
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Session {
     since: Cell<Option<Instant>>,
     /// Of whoever waits for the first the backend says.
     heard: Cell<Option<Waker>>,
+    /// It has ended, and nobody has asked for that.
+    has_died: Cell<bool>,
     /// What its requests tell of its end.
     pub(crate) loss: Loss,
     /// Bytes of answers that have come and wait for their readers, or for what is missing of them.
@@ -387,6 +389,7 @@ impl Maker {
             streams: Cell::new(0),
             since: Cell::new(None),
             heard: Cell::new(None),
+            has_died: Cell::new(false),
             loss: Loss::default(),
             unread: Booking::new(Kind::Bodies, 0),
         });
@@ -400,6 +403,11 @@ impl Maker {
         if base_runtime::time::timeout(left, poll_fn(|cx| session.poll_room(cx))).await.is_err() {
             session.close();
             return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()));
+        }
+        // A server that takes the connection and then ends it, be it because of our certificate, has not been reached.
+        if session.has_died.get() {
+            let why = session.requests.failure().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into());
+            return Err(ConnectError::Tcp(why));
         }
         Session::with_groups(|groups| groups.of(self.key).known.websockets = Some(session.takes_websockets()));
         Ok(stream)
@@ -453,6 +461,7 @@ async fn drive(session: Rc<Session>, mut driver: Driver, counters: Arc<Counters>
     })
     .await;
     drop(driver);
+    session.has_died.set(session.requests.is_lost());
     session.close();
     session.tell_heard();
     Session::with_groups(|groups| groups.forget(session.key, &session));

@@ -112,6 +112,11 @@ impl Requests {
         self.0.look(Connection::is_open)
     }
 
+    /// It has ended, and not in good order: neither side has said that it takes no more, or the server that something is wrong.
+    pub fn is_lost(&self) -> bool {
+        self.0.look(Connection::is_lost)
+    }
+
     /// The server has said what it takes.
     pub fn has_settings(&self) -> bool {
         self.0.look(Connection::has_settings)

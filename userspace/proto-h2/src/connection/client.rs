@@ -238,6 +238,11 @@ impl Connection<Client> {
         self.ended.is_none() && self.peer_leaves.is_none() && !self.side.leaves && self.side.next <= NUMBER_MOST
     }
 
+    /// It has ended, and not in good order: neither side has said that it takes no more, or the server that something is wrong.
+    pub fn is_lost(&self) -> bool {
+        self.ended.is_some() && self.peer_leaves.is_none_or(|code| code != Code::NO_ERROR) && !self.side.leaves
+    }
+
     /// Requests that may be under way at a time, as far as the server has said so: none is a number, too.
     pub fn streams_most(&self) -> usize {
         match self.has_settings {

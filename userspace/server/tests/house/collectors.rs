@@ -543,7 +543,7 @@ fn a_collector_behind_tls_takes_spans_and_lines_of_whom_it_knows() {
     }
     // Who shows no certificate, doubts Envoy's or has forgotten the password is told so, and nothing of it gets through.
     for (name, why) in [
-        ("unnamed-grpc", "connection broke"),
+        ("unnamed-grpc", "certificate_required"),
         ("unnamed-http", "certificate_required"),
         ("careful", "not signed by any of the authorities"),
         ("forgetful-grpc", "grpc-status 16"),
