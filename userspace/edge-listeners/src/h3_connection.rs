@@ -438,7 +438,7 @@ impl Drive {
                 }
             };
             match handled {
-                Ok(control::Next::Read) => {}
+                Ok(control::Next::Read) => self.check_datagrams(),
                 Ok(control::Next::Stop) => {
                     self.wire.idle.set(self.wire.idle.get() + 1);
                     let code = VarInt::from_u32(Code::StreamCreation.value());
@@ -447,6 +447,15 @@ impl Drive {
                 }
                 Err(fault) => return self.obey(Err(fault)),
             }
+        }
+    }
+
+    /// Who says that datagrams belong to its requests must have a transport that takes any (RFC 9297 section 2.1.1).
+    fn check_datagrams(&mut self) {
+        let takes =
+            |connection: &base_quic::Connection| connection.with(|machine| machine.datagrams().max_size().is_some());
+        if self.peer.settings().is_some_and(|settings| settings.datagrams) && !takes(self.driver.connection()) {
+            self.obey(Err(proto_h3::Fault::Connection(Code::Settings)));
         }
     }
 

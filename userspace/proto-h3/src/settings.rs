@@ -7,6 +7,8 @@ const QPACK_MAX_TABLE_CAPACITY: u64 = 0x01;
 const MAX_FIELD_SECTION_SIZE: u64 = 0x06;
 const QPACK_BLOCKED_STREAMS: u64 = 0x07;
 const ENABLE_CONNECT_PROTOCOL: u64 = 0x08;
+/// RFC 9297 section 2.1.1.
+const H3_DATAGRAM: u64 = 0x33;
 
 /// What HTTP/2 has and HTTP/3 has not (section 7.2.4.1).
 const RESERVED: std::ops::RangeInclusive<u64> = 0x02..=0x05;
@@ -46,6 +48,8 @@ pub struct PeerSettings {
     /// `None`: it said nothing, so any size.
     pub field_section_bytes: Option<u64>,
     pub connect_protocol: bool,
+    /// It takes datagrams that belong to requests, which needs a transport that takes any. We have none for it.
+    pub datagrams: bool,
 }
 
 /// Reads the payload of a frame, as a whole.
@@ -67,6 +71,8 @@ pub fn decode(mut payload: &[u8]) -> Result<PeerSettings, Fault> {
             MAX_FIELD_SECTION_SIZE => settings.field_section_bytes = Some(value),
             ENABLE_CONNECT_PROTOCOL if value > 1 => return Err(Fault::Connection(Code::Settings)),
             ENABLE_CONNECT_PROTOCOL => settings.connect_protocol = value == 1,
+            H3_DATAGRAM if value > 1 => return Err(Fault::Connection(Code::Settings)),
+            H3_DATAGRAM => settings.datagrams = value == 1,
             _ => {}
         }
     }
@@ -82,9 +88,10 @@ mod tests {
         let mut frame = Vec::new();
         Settings { field_section_bytes: 70_000, connect_protocol: true }.encode(&mut frame);
         assert_eq!(frame[..2], [4, frame.len() as u8 - 2]);
-        let expected = PeerSettings { field_section_bytes: Some(70_000), connect_protocol: true };
+        let expected = PeerSettings { field_section_bytes: Some(70_000), connect_protocol: true, datagrams: false };
         assert_eq!(decode(&frame[2..]), Ok(expected));
         assert_eq!(decode(&[]), Ok(PeerSettings::default()));
+        assert_eq!(decode(&[0x33, 1]), Ok(PeerSettings { datagrams: true, ..PeerSettings::default() }));
         // One that nobody knows (section 7.2.4.1).
         assert_eq!(decode(&[0x21, 0x01]), Ok(PeerSettings::default()));
     }
@@ -97,6 +104,7 @@ mod tests {
         assert_eq!(decode(&[6, 1, 6, 1]), Err(Fault::Connection(Code::Settings)));
         assert_eq!(decode(&[0x21, 1, 0x21, 1]), Err(Fault::Connection(Code::Settings)));
         assert_eq!(decode(&[8, 2]), Err(Fault::Connection(Code::Settings)));
+        assert_eq!(decode(&[0x33, 2]), Err(Fault::Connection(Code::Settings)));
         assert_eq!(decode(&[6]), Err(Fault::Connection(Code::Frame)));
         assert_eq!(decode(&[6, 0x40]), Err(Fault::Connection(Code::Frame)));
     }

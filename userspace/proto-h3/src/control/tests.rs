@@ -38,7 +38,10 @@ fn connection(code: Code) -> Result<Next, Fault> {
 fn settings_come_first_and_once() {
     let (end, peer) = read(&[&[0][..], &frame(4, &[6, 0x40, 100, 8, 1])].concat());
     assert_eq!(end, Ok(Next::Read));
-    assert_eq!(peer.settings(), Some(PeerSettings { field_section_bytes: Some(100), connect_protocol: true }));
+    assert_eq!(
+        peer.settings(),
+        Some(PeerSettings { field_section_bytes: Some(100), connect_protocol: true, datagrams: false })
+    );
     assert_eq!(read(&[&[0][..], &frame(7, &[0])].concat()).0, connection(Code::MissingSettings));
     assert_eq!(read(&[&[0][..], &frame(0x21, &[])].concat()).0, connection(Code::MissingSettings));
     assert_eq!(control(&[frame(4, &[])]), connection(Code::FrameUnexpected));
