@@ -159,15 +159,19 @@ fn kernel_programs() -> Result<Count, String> {
 fn crates(options: &Options) -> Result<Count, String> {
     title("Crates");
     let packages = ["--workspace", "--exclude", "kernel-tests"];
-    let path = match tools::h2spec(&root().join("target")) {
-        Ok(folder) => {
+    let mut built = None;
+    for tool in &tools::GO_TOOLS {
+        match tool.build(&root().join("target")) {
+            Ok(folder) => built = Some(folder),
+            Err(problem) => warn(format!("{problem}; left out: {}", tool.tests)),
+        }
+    }
+    let path = match built {
+        None => None,
+        Some(folder) => {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let folders = std::env::split_paths(&path).chain([folder]);
             Some(std::env::join_paths(folders).map_err(|error| error.to_string())?)
-        }
-        Err(problem) => {
-            warn(format!("{problem}; the suite for servers of HTTP/2 is left out"));
-            None
         }
     };
     // One program waits for most of its time, so there is room for one more than there are CPUs.

@@ -69,19 +69,48 @@ pub fn install(packages: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the suite for servers of HTTP/2 where there is Go, and says in which folder it then is.
-pub fn h2spec(target: &Path) -> Result<PathBuf, String> {
-    let folder = target.join("tools");
-    if !folder.join("h2spec").is_file() {
-        let go = find("go").ok_or("there is no Go to build h2spec with")?;
-        let step = progress::step("building h2spec");
-        let mut command = Command::new(go);
-        command.args(["install", "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"]);
-        // It is older than modules, so what it needs is found as it is built.
-        run(command.env("GOBIN", &folder).env("GOFLAGS", "-mod=mod"))?;
-        step.done("built");
+/// A program that is built with Go where there is Go.
+pub struct GoTool {
+    pub program: &'static str,
+    package: &'static str,
+    /// It is older than modules, so what it needs is found as it is built.
+    is_old: bool,
+    /// What goes without it.
+    pub tests: &'static str,
+}
+
+pub const GO_TOOLS: [GoTool; 2] = [
+    GoTool {
+        program: "h2spec",
+        package: "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
+        is_old: true,
+        tests: "the suite for servers of HTTP/2",
+    },
+    GoTool {
+        program: "buf",
+        package: "github.com/bufbuild/buf/cmd/buf@v1.75.0",
+        is_old: false,
+        tests: "calls of buf curl",
+    },
+];
+
+impl GoTool {
+    /// Builds it unless it was, and says in which folder it is.
+    pub fn build(&self, target: &Path) -> Result<PathBuf, String> {
+        let folder = target.join("tools");
+        if !folder.join(self.program).is_file() {
+            let go = find("go").ok_or_else(|| format!("there is no Go to build {} with", self.program))?;
+            let step = progress::step(format!("building {}", self.program));
+            let mut command = Command::new(go);
+            command.args(["install", self.package]).env("GOBIN", &folder);
+            if self.is_old {
+                command.env("GOFLAGS", "-mod=mod");
+            }
+            run(&mut command)?;
+            step.done("built");
+        }
+        Ok(folder)
     }
-    Ok(folder)
 }
 
 /// Where a program is, looking into the sbin folders as well, which are not in every user's PATH.

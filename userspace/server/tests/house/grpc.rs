@@ -148,35 +148,97 @@ fn the_recipe_of_the_cookbook_leads_calls_where_it_says() {
     assert_eq!(python.run(FOLLOWS_RECIPE, &[&front.to_string(), &at[0]]).trim(), "well");
 }
 
+/// What servers of grpcio with its own services ask for.
+const OWN_SERVICES: &str =
+    "grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.proto_reflection_descriptor_database";
+
+/// Two servers of grpcio with its own services, behind TLS and a front that speaks TLS.
+struct Services {
+    machine: Machine,
+    _servers: [Server; 2],
+    front: u16,
+    /// The file of the certificate that all of them show.
+    certificate: String,
+}
+
+impl Services {
+    fn start(python: &Python) -> Services {
+        let (machine, pair) = (Machine::start(), local());
+        let files = ["pair.pem", "pair.key"].map(|name| machine.directory.join(name).display().to_string());
+        std::fs::write(&files[0], &pair.0).unwrap();
+        std::fs::write(&files[1], &pair.1).unwrap();
+        let servers = ["one", "two"].map(|name| Server::start(python, SERVICES, &[name, &files[0], &files[1]]));
+        let urls = servers.each_ref().map(|server| json!({"url": format!("https://127.0.0.1:{}", server.port)}));
+        let check = json!({"interval": "100ms", "service": "shop"});
+        let filter = json!({
+            "kind": "GRPCProxy", "name": "g", "mtls": {"rootCertBase64": pair.0},
+            "pools": [{"servers": urls, "healthCheck": check}],
+        });
+        machine.create(&json!({"kind": "Pipeline", "name": "relay", "filters": [filter]}).to_string());
+        let front = free_port();
+        let rules = json!([{"methods": [{"methodPrefix": "/", "backend": "relay"}]}]);
+        let server = json!({
+            "kind": "GRPCServer", "name": "front", "port": front, "https": true, "grpcWeb": true, "rules": rules,
+            "certs": {"a": pair.0}, "keys": {"a": pair.1},
+        });
+        machine.create(&server.to_string());
+        eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", front)).ok());
+        let [certificate, _] = files;
+        Services { machine, _servers: servers, front, certificate }
+    }
+}
+
 /// TLS in front and behind; servers are asked for their health in their own protocol, get no calls while they say NOT_SERVING, and say
 /// what they serve (reflection) through the front.
 #[test]
 fn grpcio_with_its_own_services_over_tls() {
-    let modules = "grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.proto_reflection_descriptor_database";
-    let Some(python) = Python::with(modules) else { return };
-    let (machine, pair) = (Machine::start(), local());
-    let files = ["pair.pem", "pair.key"].map(|name| machine.directory.join(name).display().to_string());
-    std::fs::write(&files[0], &pair.0).unwrap();
-    std::fs::write(&files[1], &pair.1).unwrap();
-    let servers = ["one", "two"].map(|name| Server::start(&python, SERVICES, &[name, &files[0], &files[1]]));
-    let urls = servers.each_ref().map(|server| json!({"url": format!("https://127.0.0.1:{}", server.port)}));
-    let check = json!({"interval": "100ms", "service": "shop"});
-    let filter = json!({
-        "kind": "GRPCProxy", "name": "g", "mtls": {"rootCertBase64": pair.0},
-        "pools": [{"servers": urls, "healthCheck": check}],
-    });
-    machine.create(&json!({"kind": "Pipeline", "name": "relay", "filters": [filter]}).to_string());
-    let front = free_port();
-    let rules = json!([{"methods": [{"methodPrefix": "/", "backend": "relay"}]}]);
-    let server = json!({
-        "kind": "GRPCServer", "name": "front", "port": front, "https": true, "rules": rules,
-        "certs": {"a": pair.0}, "keys": {"a": pair.1},
-    });
-    machine.create(&server.to_string());
-    eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", front)).ok());
-    let told = python.run(ASKS_SERVICES, &[&front.to_string(), &files[0]]);
+    let Some(python) = Python::with(OWN_SERVICES) else { return };
+    let services = Services::start(&python);
+    let told = python.run(ASKS_SERVICES, &[&services.front.to_string(), &services.certificate]);
     assert_eq!(told.trim(), "well");
 }
+
+/// In gRPC by what the servers say of themselves, and in gRPC-Web, which has no such stream, by a schema on the disk.
+#[test]
+fn buf_curl_asks_in_grpc_and_grpc_web() {
+    let (Some(python), Some(buf)) = (Python::with(OWN_SERVICES), program("buf")) else { return };
+    let services = Services::start(&python);
+    let schema = services.machine.directory.join("schema");
+    std::fs::create_dir(&schema).unwrap();
+    std::fs::write(schema.join("health.proto"), HEALTH).unwrap();
+    let schema = schema.display().to_string();
+    let ask = |arguments: &[&str], service: &str| {
+        let url = format!("https://127.0.0.1:{}/grpc.health.v1.Health/Check", services.front);
+        let data = json!({"service": service}).to_string();
+        let mut command = Command::new(&buf);
+        command.args(["curl", "--cacert", &services.certificate, "--data", &data]).args(arguments).arg(url);
+        let done = command.env("XDG_CACHE_HOME", &services.machine.directory).stdin(Stdio::null()).output().unwrap();
+        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (done.status.success(), told.concat())
+    };
+    for arguments in [
+        &["--protocol", "grpc"][..],
+        &["--protocol", "grpc", "--schema", &schema],
+        &["--protocol", "grpcweb", "--schema", &schema],
+    ] {
+        let (well, told) = ask(arguments, "shop");
+        assert!(well && told.contains("SERVING"), "{arguments:?}: {told}");
+        let (well, told) = ask(arguments, "none");
+        assert!(!well && told.contains("not_found"), "{arguments:?}: {told}");
+    }
+}
+
+/// The part of grpc/health/v1/health.proto that is asked.
+const HEALTH: &str = r#"
+syntax = "proto3";
+package grpc.health.v1;
+message HealthCheckRequest { string service = 1; }
+message HealthCheckResponse {
+  enum ServingStatus { UNKNOWN = 0; SERVING = 1; NOT_SERVING = 2; SERVICE_UNKNOWN = 3; }
+  ServingStatus status = 1;
+}
+service Health { rpc Check(HealthCheckRequest) returns (HealthCheckResponse); }
+"#;
 
 /// Answers any method by its last word; messages are bytes, and no protobuf.
 const SERVER: &str = r#"

@@ -509,6 +509,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
             "helm" => "cargo xtask test-kubernetes --helm builds it",
             "slapd" | "slapadd" => "Debian: apt install slapd",
             "h2spec" => "Go: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
+            "buf" => "Go: go install github.com/bufbuild/buf/cmd/buf@v1.75.0",
             _ => "Debian: apt install it",
         };
         println!("skipped: there is no {name} on the PATH ({from})");
