@@ -46,6 +46,14 @@ pub struct HttpServerSpec {
     /// With `http3`: serve HTTP/3 alone, without TCP, as Easegress does. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub http3_only: bool,
+    /// With `http3`: take what clients that come back send before their handshake is over (0-RTT). Such requests can be sent once more by
+    /// whoever has seen them, so only GET, HEAD, OPTIONS and TRACE without a body are served at once, where no rule and no AccessList goes
+    /// by addresses and all filters are ones that count nobody and sign nobody in; backends are told (`Early-Data: 1`) and may answer 425,
+    /// which the client repeats. All others wait until the handshake is over. Each session is taken up once, and on the machine that has
+    /// it: on others, and for clients without early data, there are full handshakes. Not with `caCertBase64`. Default false; a change is
+    /// for new connections.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub early_data: bool,
     /// Offer HTTP/2 to clients that come with TLS (ALPN `h2` before `http/1.1`). Default true; a change is for new connections.
     #[serde(skip_serializing_if = "is_on")]
     pub http2: bool,
@@ -159,6 +167,7 @@ impl Default for HttpServerSpec {
             port: 0,
             http3: false,
             http3_only: false,
+            early_data: false,
             http2: true,
             h2c: false,
             https: false,
@@ -386,6 +395,14 @@ impl HttpServerSpec {
         }
         if self.http3_only && !self.http3 {
             findings.warn(at(path, "http3Only"), "has no effect without http3: true");
+        }
+        if self.early_data && !self.http3 {
+            findings.warn(at(path, "earlyData"), "has no effect without http3: true: over TCP none is taken");
+        }
+        if self.early_data && !self.ca_cert_base64.is_empty() {
+            let problem = Problem::new(at(path, "earlyData"), "not where clients must show certificates");
+            let advice = "leave out earlyData or caCertBase64: early data comes before a client has shown who it is";
+            findings.problem(problem.advice(advice));
         }
         for (name, timeout) in
             [("headTimeout", self.head_timeout), ("bodyTimeout", self.body_timeout), ("sendTimeout", self.send_timeout)]

@@ -97,7 +97,13 @@ impl Connection {
         SocketAddr::new(peer.ip().to_canonical(), peer.port())
     }
 
-    /// What was agreed, once the handshake is over.
+    /// What the client has sent before it has shown to be there is taken (RFC 9001 section 4.6.1): until the handshake is over, it may be
+    /// somebody else's who sends it once more.
+    pub fn takes_early(&self) -> bool {
+        self.with(|machine| machine.has_0rtt())
+    }
+
+    /// What was agreed, once the handshake is over, or once early data is taken.
     pub fn session(&self) -> Option<Session> {
         let told = self.0.machine.borrow().crypto_session().handshake_data()?;
         told.downcast::<Session>().ok().map(|session| *session)

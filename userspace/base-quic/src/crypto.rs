@@ -1,6 +1,7 @@
 //! rustls within QUIC, on both sides. As quinn-proto's own, but what was agreed is told as [`Session`], cipher and resumption with it, and counted with
 //! the handshakes of TCP.
 
+use crate::stats::{self, Count};
 use aws_lc_rs::aead;
 use base_tls::{Session, quic};
 use quinn_proto::crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, UnsupportedVersion};
@@ -103,7 +104,7 @@ struct TlsSession {
     /// Whom a client speaks to.
     server_name: Box<str>,
     initial: Suite,
-    /// Once the handshake is over.
+    /// Once the handshake is over, which it is not for a server that takes early data meanwhile.
     told: Option<Session>,
     next: Option<Secrets>,
 }
@@ -119,9 +120,15 @@ impl crypto::Session for TlsSession {
         initial_keys(&self.initial, id, side.into())
     }
 
-    /// A [`Session`].
+    /// A [`Session`], before the end of the handshake where early data is taken.
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        self.told.clone().map(|session| Box::new(session) as Box<dyn Any>)
+        let begun = || match self.connection.as_deref() {
+            Some(Connection::Server(connection)) if connection.zero_rtt_keys().is_some() => {
+                Some(quic::begun(connection))
+            }
+            _ => None,
+        };
+        self.told.clone().or_else(begun).map(|session| Box::new(session) as Box<dyn Any>)
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
@@ -130,6 +137,9 @@ impl crypto::Session for TlsSession {
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
         let keys = self.connection.as_ref()?.zero_rtt_keys()?;
+        if !self.is_client() {
+            stats::count(Count::Early);
+        }
         Some((Box::new(keys.header), Box::new(keys.packet)))
     }
 

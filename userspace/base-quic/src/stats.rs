@@ -10,6 +10,12 @@ pub enum Count {
     Begun,
     /// Connections whose handshake was completed.
     Established,
+    /// Connections whose clients sent early data that was taken.
+    Early,
+    /// Requests in it that were served before the handshake was over.
+    EarlyServed,
+    /// Requests in it that waited until it was.
+    EarlyWaited,
     /// Clients that were asked to show their address first.
     Retries,
     /// First packets that were dropped, because there are too many handshakes, connections, or too little memory.
@@ -27,9 +33,12 @@ pub enum Count {
 }
 
 impl Count {
-    pub const ALL: [Count; 9] = [
+    pub const ALL: [Count; 12] = [
         Count::Begun,
         Count::Established,
+        Count::Early,
+        Count::EarlyServed,
+        Count::EarlyWaited,
         Count::Retries,
         Count::Dropped,
         Count::Passed,

@@ -7,7 +7,7 @@
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
 //! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
 //! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`], [`managed`]
-//! (certificates that come meanwhile), [`quic`], [`tickets`], [`seal`] (secrets of the cluster), [`stats`].
+//! (certificates that come meanwhile), [`quic`], [`tickets`], `sessions` (those that may begin with early data), [`seal`] (secrets of the cluster), [`stats`].
 #![forbid(unsafe_code)]
 
 pub mod certificate;
@@ -22,6 +22,7 @@ pub mod quic;
 pub mod record;
 pub mod seal;
 pub mod server;
+mod sessions;
 pub mod stats;
 mod stream;
 pub mod tickets;

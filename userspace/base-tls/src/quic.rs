@@ -12,6 +12,11 @@ pub fn accepted(connection: &ServerConnection) -> Session {
     session
 }
 
+/// What is agreed with a client whose early data is taken: its handshake is not over, and is counted when it is.
+pub fn begun(connection: &ServerConnection) -> Session {
+    session_of(connection, connection.server_name())
+}
+
 /// The same of a connection that we made to this server.
 pub fn connected(connection: &ClientConnection, server_name: &str) -> Session {
     let session = session_of(connection, Some(server_name));

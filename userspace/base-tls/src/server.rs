@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -23,6 +23,7 @@ use crate::hello::{UNRECOGNIZED_NAME, alert};
 use crate::managed::{ACME_TLS, Managed};
 use crate::provider::provider;
 use crate::record::{HANDSHAKE, HEADER, record_length};
+use crate::sessions::{NoTickets, Once};
 use crate::stats::{self, Count};
 use crate::stream::{HandshakeError, TlsStream};
 use crate::tickets::{TicketKeys, Ticketer};
@@ -64,6 +65,8 @@ struct Inner {
     made: Mutex<HashMap<[u8; 32], Made>>,
     /// For QUIC, where the certificate is chosen within the handshake.
     quic: Arc<ServerConfig>,
+    /// The same that takes early data, made when somebody asks for it.
+    quic_early: OnceLock<Arc<ServerConfig>>,
     names: Arc<Names>,
 }
 
@@ -210,7 +213,8 @@ impl ServerTls {
         of_all.copy_from_slice(all.finish().as_ref());
         quic.ticketer = Arc::new(Ticketer::new(tickets, of_all));
         let quic = Arc::new(quic);
-        Ok(ServerTls(Arc::new(Inner { own, managed, making, made: Mutex::default(), quic, names })))
+        let (made, quic_early) = (Mutex::default(), OnceLock::new());
+        Ok(ServerTls(Arc::new(Inner { own, managed, making, made, quic, quic_early, names })))
     }
 
     /// Shakes hands within `limit`. How many handshakes a worker works on between two looks at its established connections is
@@ -335,6 +339,19 @@ impl ServerTls {
     /// What QUIC's handshakes are made with: the same certificates by the same names, the same clients.
     pub fn quic(&self) -> &Arc<ServerConfig> {
         &self.0.quic
+    }
+
+    /// The same, which takes early data (RFC 8446 section 2.3) from clients that take up a session of this machine. Sessions are not taken up
+    /// on another one then, and those begun without are not taken up at all.
+    pub fn quic_early(&self) -> &Arc<ServerConfig> {
+        self.0.quic_early.get_or_init(|| {
+            let mut config = ServerConfig::clone(&self.0.quic);
+            config.ticketer = Arc::new(NoTickets);
+            config.session_storage = Arc::new(Once::default());
+            // QUIC bounds it by its windows (RFC 9001 section 4.6.1).
+            config.max_early_data_size = u32::MAX;
+            Arc::new(config)
+        })
     }
 }
 

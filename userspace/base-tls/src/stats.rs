@@ -43,10 +43,12 @@ pub enum Count {
     RenegotiationsRefused,
     /// Connections closed because the peer sent one message after another without data.
     ProtocolAbuse,
+    /// Sessions that could have begun with early data, forgotten because there were too many.
+    EarlySessionsForgotten,
 }
 
 impl Count {
-    pub const ALL: [Count; 16] = [
+    pub const ALL: [Count; 17] = [
         Count::AcceptedFull,
         Count::AcceptedResumed,
         Count::ConnectedFull,
@@ -63,6 +65,7 @@ impl Count {
         Count::KeyUpdatesSent,
         Count::RenegotiationsRefused,
         Count::ProtocolAbuse,
+        Count::EarlySessionsForgotten,
     ];
 
     /// A name for a metric's label.
@@ -84,6 +87,7 @@ impl Count {
             Count::KeyUpdatesSent => "key_updates_sent",
             Count::RenegotiationsRefused => "renegotiations_refused",
             Count::ProtocolAbuse => "protocol_abuse",
+            Count::EarlySessionsForgotten => "early_sessions_forgotten",
         }
     }
 }

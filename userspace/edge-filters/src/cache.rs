@@ -439,6 +439,10 @@ impl Shared {
 }
 
 impl Filter for Cache {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn handle<'a>(&'a self, _: &'a mut Exchange) -> Step<'a> {
         Step::Done(SUCCESS)
     }

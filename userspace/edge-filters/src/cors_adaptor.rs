@@ -217,6 +217,10 @@ impl CorsAdaptor {
 }
 
 impl Filter for CorsAdaptor {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::RESPONSE)
     }

@@ -85,6 +85,10 @@ impl Fallback {
 }
 
 impl Filter for Fallback {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::RESPONSE
     }

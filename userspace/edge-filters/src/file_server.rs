@@ -569,6 +569,10 @@ fn redirect(exchange: &mut Exchange) -> Outcome {
 }
 
 impl Filter for FileServer {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::RESPONSE)
     }

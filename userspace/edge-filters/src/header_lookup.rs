@@ -177,6 +177,10 @@ fn told(field: &Value) -> Option<Cow<'_, str>> {
 }
 
 impl Filter for HeaderLookup {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD
     }

@@ -108,6 +108,10 @@ impl HeaderToJson {
 }
 
 impl Filter for HeaderToJson {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::REQUEST_BODY)
     }

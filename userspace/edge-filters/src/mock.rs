@@ -151,6 +151,10 @@ impl Mock {
 }
 
 impl Filter for Mock {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::RESPONSE)
     }

@@ -1344,6 +1344,11 @@ impl Drop for Copied {
 }
 
 impl Filter for Proxy {
+    /// Its servers hear of it (`Early-Data`), and may refuse (425).
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         Step::wait(self.relay(exchange))
     }

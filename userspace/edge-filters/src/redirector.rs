@@ -192,6 +192,10 @@ fn read_replacement(text: &str) -> Vec<Part> {
 }
 
 impl Filter for Redirector {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::RESPONSE)
     }

@@ -180,6 +180,10 @@ impl RedirectorV2 {
 }
 
 impl Filter for RedirectorV2 {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         Touches::REQUEST_HEAD.and(Touches::RESPONSE)
     }

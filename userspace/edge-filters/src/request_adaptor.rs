@@ -331,6 +331,11 @@ async fn sign(signer: &Signer, exchange: &mut Exchange) -> Outcome {
 }
 
 impl Filter for RequestAdaptor {
+    /// One that changes the method may make something else of a safe request.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_none() && self.template.is_none()
+    }
+
     fn touches(&self) -> Touches {
         let signs_body = self.sign.as_ref().is_some_and(|signer| !signer.exclude_body);
         let changes_body = self.body.is_some() || self.compress || self.decompress || signs_body;

@@ -166,6 +166,10 @@ impl ResponseAdaptor {
 }
 
 impl Filter for ResponseAdaptor {
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn touches(&self) -> Touches {
         let changes_body = self.body.is_some() || self.compress || self.decompress || self.template.is_some();
         let template = self.template.as_ref().map_or(Touches::NOTHING, |template| template.bodies().touches());

@@ -32,6 +32,11 @@ impl AccessLists {
         !listed.access.is_empty() && listed.access.denies(ip)
     }
 
+    /// Nobody is denied.
+    pub fn are_empty(&self) -> bool {
+        self.current.load().access.is_empty()
+    }
+
     pub fn set(&self, listed: Listed) {
         self.current.store(Arc::new(listed));
     }

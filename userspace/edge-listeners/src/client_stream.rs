@@ -26,6 +26,16 @@ pub trait ClientStream {
     /// What was agreed with the client; `None` where nothing is encrypted.
     fn session(&self) -> Option<Rc<Session>>;
 
+    /// The request has come before its client has shown to be there: somebody else may send it once more (RFC 8470).
+    fn is_early(&self) -> bool {
+        false
+    }
+
+    /// Ready once that is over.
+    fn poll_shaken(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     /// The client offers to go on in another protocol.
     fn offers_upgrade(&self) -> bool;
 
@@ -96,6 +106,16 @@ pub trait Carrier {
 
     /// What was agreed with the client; `None` where nothing is encrypted.
     fn session(&self) -> Option<Rc<Session>>;
+
+    /// As [`ClientStream::is_early`], of all that come now.
+    fn is_early(&self) -> bool {
+        false
+    }
+
+    /// Ready once that is over.
+    fn poll_shaken(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 
     /// Bytes the client is known to have taken, or the network on its behalf, of all streams.
     fn bytes_sent(&self) -> u64;

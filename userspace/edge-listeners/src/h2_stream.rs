@@ -192,6 +192,14 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         self.connection.session()
     }
 
+    fn is_early(&self) -> bool {
+        self.connection.is_early()
+    }
+
+    fn poll_shaken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.connection.poll_shaken(cx)
+    }
+
     fn offers_upgrade(&self) -> bool {
         self.asked == Asked::WebSocket
     }

@@ -26,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// What an idle connection holds, in bytes, for the memory ledger: the machine's fixed part (6 KiB), keys of two generations, ids and
@@ -98,6 +98,10 @@ pub struct H3Connection {
     /// who the client is stays what its handshake has shown.
     peer: SocketAddr,
     session: RefCell<Option<Rc<Session>>>,
+    /// Early data is taken, and the handshake is not over.
+    early: Cell<bool>,
+    /// Those that wait until it is.
+    waiting: RefCell<Vec<Waker>>,
     pub phase: Cell<Phase>,
     /// Since when it is in this phase, in milliseconds of its worker.
     pub since_ms: Cell<u64>,
@@ -130,6 +134,21 @@ impl Carrier for H3Connection {
         self.session.borrow().clone()
     }
 
+    fn is_early(&self) -> bool {
+        self.early.get()
+    }
+
+    fn poll_shaken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.early.get() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
     fn bytes_sent(&self) -> u64 {
         self.quic.sent()
     }
@@ -159,6 +178,8 @@ pub async fn serve(driver: Driver, local: Rc<Local>, seat: Seat) {
             local: local.clone(),
             peer: quic.peer(),
             session: RefCell::default(),
+            early: Cell::new(false),
+            waiting: RefCell::default(),
             phase: Cell::new(Phase::Idle),
             since_ms: Cell::new(time::elapsed_ms()),
         })
@@ -268,11 +289,13 @@ impl Drive {
         match event {
             Event::HandshakeDataReady => {}
             Event::Connected => {
-                let session = self.driver.connection().session();
-                *self.connection.session.borrow_mut() = session.map(Rc::new);
-                self.stage = Stage::Open;
-                self.quiet = Some(base_runtime::now());
                 self.begin_control();
+                self.stage = Stage::Open;
+                if self.streams.open() == 0 {
+                    self.quiet = Some(base_runtime::now());
+                }
+                self.connection.early.set(false);
+                self.connection.waiting.take().into_iter().for_each(Waker::wake);
                 return self.accept();
             }
             Event::ConnectionLost { reason } => self.lost(&reason),
@@ -323,9 +346,13 @@ impl Drive {
     /// Takes the requests that have come.
     fn accept(&mut self) -> usize {
         let mut begun = 0;
-        // Nothing of HTTP/3 is said before the client is known to be who it says.
+        // Nothing of HTTP/3 is said before the client is known to be who it says, unless early data is taken.
         if matches!(self.stage, Stage::Shaking(_)) {
-            return 0;
+            if !self.driver.connection().takes_early() {
+                return 0;
+            }
+            self.connection.early.set(true);
+            self.begin_control();
         }
         while let Some(id) = self.driver.connection().with(|machine| machine.streams().accept(Dir::Bi)) {
             let request = RequestStream::new(id, &self.wire);
@@ -467,7 +494,13 @@ impl Drive {
         }
     }
 
+    /// The connection speaks HTTP/3 from here on.
     fn begin_control(&mut self) {
+        let session = self.driver.connection().session();
+        *self.connection.session.borrow_mut() = session.map(Rc::new);
+        if self.control.is_some() {
+            return;
+        }
         self.control = self.driver.connection().with(|machine| machine.streams().open(Dir::Uni));
         control::open(&mut self.control_out);
         let limits = &self.local.live().limits;

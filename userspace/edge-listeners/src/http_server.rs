@@ -651,6 +651,11 @@ impl Local {
         self.server.shared.machine()
     }
 
+    /// What becomes of a request depends on the address it comes from.
+    pub fn goes_by_address(&self) -> bool {
+        self.server.shared.denies_any() || self.with_live(|live| live.router.goes_by_address())
+    }
+
     /// What requests that are passed on are marked with.
     pub fn mark(&self) -> &str {
         self.server.shared.mark()

@@ -17,6 +17,7 @@ use crate::variables::{Context as VariableContext, VariableText};
 use crate::watch::Ended;
 use base_model::RequestIds;
 use base_model::ip_filter::CidrSet;
+use base_quic::stats as quic;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline, rounds};
 use proto_http::path::PathError;
@@ -130,7 +131,9 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
                 } else {
                     let around = live.around.as_ref().and_then(|slot| slot.current());
                     exchange.route = std::ptr::from_ref::<Route>(route).addr() as u64;
-                    match run(&pipeline, around.as_deref(), exchange, stream).await {
+                    let walks = settle_early(local, &pipeline, around.as_deref(), exchange, stream).await
+                        && run(&pipeline, around.as_deref(), exchange, stream).await;
+                    match walks {
                         true => exchange.answered(),
                         false => exchange.client_gone = true,
                     }
@@ -299,6 +302,38 @@ fn may_connect(found: Result<(&Route, Matched), u16>) -> Result<(&Route, Matched
         Ok(_) => Err(501),
         Err(status) => Err(status),
     }
+}
+
+/// Where the request is in early data, which may be sent once more by somebody else: says so to backends where nothing comes of that, and
+/// waits until the client has shown to be there where something may (RFC 8470). False: the client left meanwhile.
+async fn settle_early<S: ClientStream>(
+    local: &Local,
+    pipeline: &Pipeline,
+    around: Option<&Around>,
+    exchange: &mut Exchange,
+    stream: &mut S,
+) -> bool {
+    if !stream.is_early() {
+        return true;
+    }
+    let is_safe = exchange.request().method.is_safe()
+        && matches!(exchange.default_space_ref().request_body, Body::Empty)
+        && !exchange.upgrade_offered;
+    // The address it comes from may be anybody's until then.
+    let is_for_all = !local.goes_by_address();
+    if is_safe && is_for_all && pipeline.is_repeatable() && around.is_none_or(Around::is_repeatable) {
+        quic::count(quic::Count::EarlyServed);
+        exchange.tags.note_own(|| "early data");
+        exchange.request_mut().headers.set("Early-Data", "1");
+        return true;
+    }
+    quic::count(quic::Count::EarlyWaited);
+    exchange.tags.note_own(|| "early data that waited");
+    poll_fn(|cx| match stream.poll_shaken(cx) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending => stream.poll_gone(cx).map(|()| false),
+    })
+    .await
 }
 
 /// Walks the pipeline, and relays what backends say ahead of their answer; false when the client left meanwhile.

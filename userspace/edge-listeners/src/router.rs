@@ -38,6 +38,8 @@ pub struct Router {
     own: usize,
     /// Where there are many.
     hosts: Option<Hosts>,
+    /// Some of it goes by who a client is.
+    by_address: bool,
 }
 
 /// Rules by the hosts that they name, in their order: of ten thousand hosts one is looked up, and not compared with the others.
@@ -137,7 +139,8 @@ impl Router {
         });
         let rules = own.collect::<Result<Vec<Arc<Rule>>, String>>()?;
         let ip_filter = spec.ip_filter.as_ref().map(|f| f.compile());
-        let bare = Router { kind: spec.router_kind, ip_filter, own: rules.len(), rules, hosts: None };
+        let bare =
+            Router { kind: spec.router_kind, ip_filter, own: rules.len(), rules, hosts: None, by_address: false };
         bare.with_made(server, made, slot)
     }
 
@@ -155,11 +158,17 @@ impl Router {
             rules.push(made.rule(self.kind, &backend)?);
         }
         let hosts = Hosts::of(&rules);
-        Ok(Router { kind: self.kind, ip_filter: self.ip_filter.clone(), rules, own: self.own, hosts })
+        let by_address = self.ip_filter.is_some() || rules.iter().any(|rule| rule.goes_by_address());
+        Ok(Router { kind: self.kind, ip_filter: self.ip_filter.clone(), rules, own: self.own, hosts, by_address })
     }
 
     pub fn kind(&self) -> RouterKind {
         self.kind
+    }
+
+    /// Whether any of it goes by the addresses of clients.
+    pub fn goes_by_address(&self) -> bool {
+        self.by_address
     }
 
     /// Places of the pipelines that its routes lead to, each as often as routes do.
@@ -381,6 +390,10 @@ thread_local! {
 }
 
 impl Rule {
+    fn goes_by_address(&self) -> bool {
+        self.ip_filter.is_some() || self.routes.iter().any(|route| route.ip_filter().is_some())
+    }
+
     fn new(
         spec: &RuleSpec,
         kind: RouterKind,

@@ -104,7 +104,8 @@ impl Tls {
         spec: &HttpServerSpec,
         tickets: &TicketKeys,
     ) -> Result<Arc<base_quic::proto::ServerConfig>, String> {
-        let crypto = ServerCrypto::new(self.server.quic().clone())
+        let tls = if spec.early_data { self.server.quic_early() } else { self.server.quic() };
+        let crypto = ServerCrypto::new(tls.clone())
             .ok_or("http3: the cipher suite that QUIC begins with is not among those that are built in")?;
         // Silence is HTTP's to judge, which says so; QUIC's own time-out is for clients that are gone, and says nothing.
         let idle = match spec.keep_alive_timeout.duration() {

@@ -243,6 +243,11 @@ impl Shared {
         denied
     }
 
+    /// AccessLists deny some addresses.
+    pub fn denies_any(&self) -> bool {
+        !self.access_lists.are_empty()
+    }
+
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }

@@ -868,6 +868,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("GrpcProxySpec.mtls", "edge-filters/src/grpc_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("GrpcProxySpec.pools", "edge-filters/src/grpc_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("HttpServerSpec.http3", "edge-listeners/tests/http3.rs", "it_is_turned_on_and_off"),
+    ("HttpServerSpec.earlyData", "edge-listeners/tests/http3_early.rs", "safe_requests_are_served_at_once"),
     ("HttpServerSpec.maxHops", "edge-listeners/tests/loops.rs", "only_what_comes_back_is_counted"),
     ("HttpServerSpec.http3Only", "edge-listeners/tests/http3.rs", "it_is_turned_on_and_off"),
     (

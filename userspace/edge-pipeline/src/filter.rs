@@ -103,6 +103,13 @@ pub trait Filter: Any + Send + Sync {
         false
     }
 
+    /// Whether what it does for a safe request may be done before the client has shown to be there, and twice: it counts nobody, lets nobody
+    /// in by what they say of themselves, and sends nothing but safe requests because of safe ones. Requests in early data (RFC 8470) wait for
+    /// their handshake where any filter of their pipeline does not say so.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
     /// What `GET /status/objects` shows of it.
     fn status(&self) -> Option<Value> {
         None

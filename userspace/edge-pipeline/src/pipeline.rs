@@ -83,6 +83,13 @@ pub struct Around {
     pub fall_through_pipeline: bool,
 }
 
+impl Around {
+    /// As [`Pipeline::is_repeatable`].
+    pub fn is_repeatable(&self) -> bool {
+        [&self.before, &self.after].into_iter().flatten().all(Pipeline::is_repeatable)
+    }
+}
+
 pub(crate) struct Node {
     /// `None` is `END`, where there are no branches.
     filter: Option<Arc<dyn Filter>>,
@@ -215,6 +222,11 @@ impl Pipeline {
     /// Whether a CONNECT request may go through it.
     pub fn makes_tunnels(&self) -> bool {
         self.filters.iter().any(|(_, _, filter)| filter.makes_tunnels())
+    }
+
+    /// Whether a safe request may go through it before its client has shown to be there, and twice, see [`Filter::is_repeatable`].
+    pub fn is_repeatable(&self) -> bool {
+        self.filters.iter().all(|(_, _, filter)| filter.is_repeatable())
     }
 
     /// Walks the flow. The answer, if any filter gave one, is the response of the exchange's `DEFAULT` namespace.

@@ -75,6 +75,11 @@ impl Method {
         }
     }
 
+    /// Whether nobody asks the server to change anything (RFC 9110 section 9.2.1).
+    pub fn is_safe(&self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+    }
+
     /// Whether repeating the request changes nothing more on the server (RFC 9110 section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         matches!(self, Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace)

@@ -381,6 +381,11 @@ pub fn tls(encoder: &mut Encoder) {
             Count::AcceptedResumed => (handshakes, help, [("side", "server"), ("result", "resumed")]),
             Count::ConnectedFull => (handshakes, help, [("side", "client"), ("result", "full")]),
             Count::ConnectedResumed => (handshakes, help, [("side", "client"), ("result", "resumed")]),
+            Count::EarlySessionsForgotten => {
+                let help = "Sessions that could have begun with early data (0-RTT), forgotten because a listener had too many.";
+                encoder.counter("weir_early_data_sessions_forgotten_total", help, &[], sum as f64);
+                continue;
+            }
             other => {
                 let name = other.name();
                 let labels = match name.strip_prefix("failed_") {
@@ -439,6 +444,21 @@ pub fn quic(encoder: &mut Encoder) {
             Count::Established,
             "weir_quic_connections_established_total",
             "QUIC connections whose handshake was completed.",
+        ),
+        (
+            Count::Early,
+            "weir_quic_early_data_connections_total",
+            "QUIC connections whose clients sent early data (0-RTT) that was taken.",
+        ),
+        (
+            Count::EarlyServed,
+            "weir_early_data_requests_total",
+            "Requests in early data that were served before the handshake was over, and said so (Early-Data: 1).",
+        ),
+        (
+            Count::EarlyWaited,
+            "weir_early_data_waits_total",
+            "Requests in early data that waited until the handshake was over, because they are not safe to be sent twice.",
         ),
         (
             Count::Migrated,

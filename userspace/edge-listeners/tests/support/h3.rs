@@ -45,6 +45,8 @@ pub fn config(trusted: &CertificateDer<'static>, alpn: &[u8]) -> ClientConfig {
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![alpn.to_vec()];
+    // Sent where the server has said that it takes any, to who connects again with the same configuration.
+    tls.enable_early_data = true;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let mut transport = TransportConfig::default();
     transport.max_idle_timeout(None);
@@ -68,6 +70,8 @@ pub struct Client {
     pub unread: HashSet<StreamId>,
     /// Goes without a word.
     pub silent: bool,
+    /// All that was sent.
+    pub sent: Vec<Vec<u8>>,
     queue: HashMap<StreamId, (VecDeque<u8>, bool)>,
 }
 
@@ -130,6 +134,7 @@ impl Client {
             stopped: HashMap::new(),
             unread: HashSet::new(),
             silent: false,
+            sent: Vec::new(),
             queue: HashMap::new(),
         }
     }
@@ -350,6 +355,7 @@ impl Client {
         let mut buffer = Vec::new();
         while let Some(transmit) = self.connection.poll_transmit(Instant::now(), 1, &mut buffer) {
             let _ = self.socket.send_to(&buffer[..transmit.size], transmit.destination);
+            self.sent.push(buffer[..transmit.size].to_vec());
             buffer.clear();
         }
     }

@@ -11,9 +11,14 @@ use std::time::Duration;
 
 /// A machine that serves HTTP/3, and its port.
 fn machine() -> (Machine, Backend, u16) {
+    machine_with(&[])
+}
+
+/// With further fields of its document.
+fn machine_with(more: &[(&str, serde_json::Value)]) -> (Machine, Backend, u16) {
     let (machine, backend) = (Machine::start(), Backend::start("one"));
     machine.create(&proxy("to-one", &[backend.url()]));
-    let fields = [("http3", true.into()), ("clientMaxBodySize", (-1).into())];
+    let fields = [&[("http3", true.into()), ("clientMaxBodySize", (-1).into())], more].concat();
     let port = serve_as(&machine, &shop(), "to-one", &fields);
     eventually("it listens", || machine.log().contains("listening for HTTP/3 server=hs").then_some(()));
     (machine, backend, port)
@@ -179,6 +184,49 @@ class Relay(asyncio.DatagramProtocol):
         self.client = client
     def datagram_received(self, data, address):
         self.client.datagram_received(data, address)
+
+asyncio.run(main())
+"#;
+
+/// Comes back with a ticket: what is safe is answered from what it says first, and what is not, too, once the handshake is over.
+#[test]
+fn aioquic_sends_early_data() {
+    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let (machine, _backend, port) = machine_with(&[("earlyData", true.into())]);
+    let script = format!("{}\n{AIOQUIC_EARLY}", AIOQUIC.split("async def main()").next().unwrap());
+    let text = said(&python, &["-c", &script, &port.to_string()]);
+    assert_eq!(text.trim(), "200 True 200 True 200", "{text}");
+    for line in [
+        "weir_quic_early_data_connections_total 2",
+        "weir_early_data_requests_total 1",
+        "weir_early_data_waits_total 1",
+    ] {
+        eventually(line, || machine.api("GET", "/metrics", "").body.contains(line).then_some(()));
+    }
+}
+
+/// One request on a connection of its own for a ticket, and then GET and POST on one each that begins with what they say.
+const AIOQUIC_EARLY: &str = r#"
+async def once(method, ticket):
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE)
+    configuration.server_name = "shop.test"
+    configuration.session_ticket = ticket
+    tickets, early = asyncio.Queue(), ticket is not None
+    where = dict(configuration=configuration, create_protocol=Client, session_ticket_handler=tickets.put_nowait)
+    async with connect("127.0.0.1", int(sys.argv[1]), wait_connected=not early, **where) as client:
+        id = client.ask(method)
+        await asyncio.wait_for(client.waiting[id], 60)
+        next = await asyncio.wait_for(tickets.get(), 60)
+        said = [client.status[id]]
+        if early:
+            said.append(client._quic.tls.early_data_accepted)
+        return said, next
+
+async def main():
+    first, ticket = await once("GET", None)
+    second, ticket = await once("GET", ticket)
+    third, ticket = await once("POST", ticket)
+    print(*(second + third + first))
 
 asyncio.run(main())
 "#;
