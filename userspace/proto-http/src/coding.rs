@@ -14,6 +14,19 @@ pub struct Section {
 }
 
 impl Section {
+    /// As a decoder fills it.
+    #[cfg(test)]
+    pub(crate) fn of(fields: &[(&str, &str)]) -> Section {
+        let mut section = Section::default();
+        for (name, value) in fields {
+            section.text_mut().extend_from_slice(name.as_bytes());
+            let end = section.bytes();
+            section.text_mut().extend_from_slice(value.as_bytes());
+            section.end(end);
+        }
+        section
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut start = 0;
@@ -161,21 +174,10 @@ mod tests {
         assert_eq!(integer(&mut &[&[0x1f][..], &[0xff; 12]].concat()[..], 5), None);
     }
 
-    fn section(fields: &[(&str, &str)]) -> Section {
-        let mut section = Section::default();
-        for (name, value) in fields {
-            section.text_mut().extend_from_slice(name.as_bytes());
-            let end = section.bytes();
-            section.text_mut().extend_from_slice(value.as_bytes());
-            section.end(end);
-        }
-        section
-    }
-
     #[test]
     fn pseudo_fields_come_first_and_once() {
         let whole = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("a", "b")];
-        let list = section(&whole);
+        let list = Section::of(&whole);
         let (pseudo_fields, count) = pseudo(&list).unwrap();
         assert_eq!((pseudo_fields.method, pseudo_fields.path, count), (&b"GET"[..], Some(&b"/"[..]), 3));
         assert_eq!(list.iter().skip(count).map(|(name, _)| check_name(name)).collect::<Vec<_>>(), [Ok(())]);
@@ -187,9 +189,9 @@ mod tests {
             &[("a", "b"), (":method", "GET")],
             &[],
         ] {
-            assert!(pseudo(&section(wrong)).is_err(), "{wrong:?}");
+            assert!(pseudo(&Section::of(wrong)).is_err(), "{wrong:?}");
         }
-        assert!(pseudo(&section(&[(":method", "CONNECT"), (":authority", "a:1")])).is_ok());
+        assert!(pseudo(&Section::of(&[(":method", "CONNECT"), (":authority", "a:1")])).is_ok());
         assert_eq!(
             [check_name(b":path"), check_name(b"X"), check_name(b"x-a")],
             [Err(Malformed), Err(Malformed), Ok(())]

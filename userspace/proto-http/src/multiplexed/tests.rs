@@ -201,22 +201,11 @@ fn trailers_are_judged_as_those_of_chunked_bodies() {
     assert_eq!(judged(&[("a_b", "1")], &allow), Ok((1, 0)));
 }
 
-fn section(lines: Lines<'_>) -> Section {
-    let mut section = Section::default();
-    for (name, value) in lines {
-        section.text_mut().extend_from_slice(name.as_bytes());
-        let end = section.bytes();
-        section.text_mut().extend_from_slice(value.as_bytes());
-        section.end(end);
-    }
-    section
-}
-
 #[test]
 fn an_ordinary_answer() {
     let lines =
         [(":status", "201"), ("x-of", " kept "), ("content-length", "7"), ("set-cookie", "a"), ("set-cookie", "b")];
-    let (response, length) = read_response(Version::Http2, &section(&lines), &Limits::default()).unwrap();
+    let (response, length) = read_response(Version::Http2, &Section::of(&lines), &Limits::default()).unwrap();
     assert_eq!((response.status, response.version, length), (201, Version::Http2, Some(7)));
     assert_eq!(response.headers.value("x-of"), Some(&b"kept"[..]));
     assert_eq!(response.headers.values("set-cookie").count(), 2);
@@ -227,7 +216,7 @@ fn answers_are_judged_as_those_of_http1() {
     let limits = Limits { fields: 4, field_bytes: 300, head_bytes: 600, ..Limits::default() };
     let read = |more: Lines<'_>| {
         let lines = [&[(":status", "200")], more].concat();
-        read_response(Version::Http2, &section(&lines), &limits).map(|(response, _)| response.headers.len())
+        read_response(Version::Http2, &Section::of(&lines), &limits).map(|(response, _)| response.headers.len())
     };
     let fault = |fault| Err(Unread::Fault(fault));
     assert_eq!(read(&[("a", "v"); 4]), Ok(4));
@@ -248,21 +237,21 @@ fn answers_are_judged_as_those_of_http1() {
     for status in ["101", "99", "2000", "2x0", "", "000", "+20"] {
         let lines = [(":status", status)];
         assert_eq!(
-            read_response(Version::Http2, &section(&lines), &limits).unwrap_err(),
+            read_response(Version::Http2, &Section::of(&lines), &limits).unwrap_err(),
             Unread::Malformed,
             "{status}"
         );
     }
     for lines in [&[][..], &[("a", "b"), (":status", "200")]] {
-        assert_eq!(super::status(&section(lines)), None);
+        assert_eq!(super::status(&Section::of(lines)), None);
     }
-    assert_eq!(super::status(&section(&[(":status", "103")])), Some(103));
+    assert_eq!(super::status(&Section::of(&[(":status", "103")])), Some(103));
 }
 
 #[test]
 fn trailers_of_answers_lose_what_may_not_stand_there() {
     let limits = Limits { trailers: 3, trailer_bytes: 60, ..Limits::default() };
-    let read = |lines: Lines<'_>| read_answer_trailers(&section(lines), &limits).map(|trailers| trailers.len());
+    let read = |lines: Lines<'_>| read_answer_trailers(&Section::of(lines), &limits).map(|trailers| trailers.len());
     assert_eq!(read(&[("grpc-status", "0"), ("content-length", "0"), ("host", "x")]), Ok(1));
     assert_eq!(read(&[("a", "1"); 4]), Err(Unread::Fault(Fault::TooManyTrailers)));
     assert_eq!(read(&[("a", &"x".repeat(58))]), Err(Unread::Fault(Fault::TrailersTooLarge)));
