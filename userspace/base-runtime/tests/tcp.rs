@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use base_runtime::channel::oneshot;
 use base_runtime::net::{ListenOptions, StreamState, TcpListener, TcpStream};
 use base_runtime::time::{sleep, timeout};
 use base_runtime::{Buf, IoMode, spawn, yield_now};
@@ -42,6 +43,7 @@ on_both_drivers!(
     listener_dropped_elsewhere_stops_listening,
     starved_of_buffers_then_fed,
     more_sockets_ready_than_receive_buffers,
+    small_pieces_that_wait_share_a_buffer,
     what_waits_for_a_worker_is_seen,
 );
 
@@ -711,6 +713,41 @@ fn more_sockets_ready_than_receive_buffers(io: IoMode) {
 }
 
 /// However long the worker was away: what came meanwhile waits with the kernel, and how much of its room that takes is told once.
+/// Each piece is received into a buffer of 32 KiB; those that a peer says while the task is busy are one buffer, not one for each.
+fn small_pieces_that_wait_share_a_buffer(io: IoMode) {
+    const PIECES: usize = 200;
+    let runtime = start(io);
+    let (listens, address) = oneshot();
+    let (go, goes) = oneshot();
+    let (reads, read) = oneshot();
+    runtime.workers()[0].spawn(move || async move {
+        let listener = listen();
+        let _ = listens.send(listener.local_addr());
+        let (stream, _) = listener.accept().await.expect("accepts");
+        recv_exactly(&stream, 1).await.expect("receives");
+        let _ = goes.await;
+        let _ = reads.send(recv_exactly(&stream, PIECES).await.expect("receives"));
+    });
+    let mut peer = std::net::TcpStream::connect(address.wait().expect("it listens")).expect("connects");
+    peer.set_nodelay(true).expect("a socket");
+    let stats = || runtime.workers()[0].stats();
+    let all = pattern(PIECES);
+    for (n, byte) in [0].iter().chain(&all).enumerate() {
+        peer.write_all(&[*byte]).expect("sends");
+        let since = Instant::now();
+        while stats().bytes_in <= n as u64 {
+            assert!(since.elapsed() < Duration::from_secs(60), "{n} bytes were received: {:?}", stats());
+            std::thread::yield_now();
+        }
+    }
+    let held = stats().buffers_in_use - stats().buffers_ready;
+    // One may be on its way to the ring.
+    assert!(held <= 2, "{held} buffers for {PIECES} bytes");
+    go.send(()).expect("it waits");
+    assert_eq!(read.wait().expect("it reads"), all);
+    runtime.shutdown();
+}
+
 fn what_waits_for_a_worker_is_seen(io: IoMode) {
     let mut config = config(io);
     config.ring_entries = 16;

@@ -381,7 +381,16 @@ pub(crate) fn received(cx: &Context, socket: &Socket, buf: Buf) {
     if socket.handles.get() == 0 || !socket.is_open() {
         return;
     }
-    socket.rx.borrow_mut().push_back(buf);
+    {
+        let mut rx = socket.rx.borrow_mut();
+        match rx.back_mut() {
+            // A peer that says a byte at a time to a task that is busy would hold a buffer for each of them.
+            Some(last) if buf.len() <= JOINED_MOST && buf.len() <= last.tailroom() => {
+                last.append(&buf);
+            }
+            _ => rx.push_back(buf),
+        }
+    }
     socket.rx_waker.wake(&cx.executor);
 }
 
@@ -679,6 +688,8 @@ fn keep_list(list: Box<VecDeque<Buf>>) {
 /// 64 KiB per worker at most.
 const SPARE_LISTS_MAX: usize = 64;
 const SPARE_LIST_CAPACITY: usize = 64;
+/// Received pieces up to this size are copied behind what waits; larger ones are worth a buffer of their own.
+const JOINED_MOST: usize = 4096;
 pub(crate) const NO_MARK: u32 = u32::MAX;
 const NO_TIMER: u32 = u32::MAX;
 /// A socket with its reference counts and its slot in the table.
