@@ -507,6 +507,23 @@ mod tests {
         assert_eq!(counted(&a, &again), 20 * each, "nor the same text in other memory");
     }
 
+    /// Sixteen at the same time decode what sixteen in a row do: each document of a request once, and of what is stored nothing.
+    #[test]
+    fn requests_beside_each_other_decode_no_more_than_one_after_another() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let catalog = ModelCatalog::new(Box::new(Counting(asked.clone())), Vec::new(), BTreeMap::new());
+        let there = stored(pipelines("stored", 1000));
+        let sets: Vec<Vec<Value>> = (0..16).map(|n| pipelines(&format!("set-{n}"), 100)).collect();
+        let checked = |set: &Vec<Value>| assert!(catalog.check(set, &there).iter().all(Result::is_ok));
+        sets.iter().for_each(checked);
+        let in_a_row = asked.swap(0, Relaxed);
+        let before = catalog.stored(&there, &HashSet::new());
+        std::thread::scope(|threads| sets.iter().for_each(|set| drop(threads.spawn(|| checked(set)))));
+        assert_eq!(asked.load(Relaxed), in_a_row);
+        let after = catalog.stored(&there, &HashSet::new());
+        assert!(before.len() == 1000 && before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)));
+    }
+
     #[test]
     fn a_document_that_was_replaced_is_not_kept() {
         let catalog = ModelCatalog::new(Box::new(Counting(Arc::default())), Vec::new(), BTreeMap::new());
