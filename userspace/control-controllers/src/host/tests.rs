@@ -13,15 +13,21 @@ pub(crate) struct World(Arc<Mutex<Inside>>, watch::Sender<u64>);
 
 struct Inside {
     state: State,
+    /// All there were, in their order.
+    states: Vec<State>,
     requests: u64,
     leads: Option<u64>,
 }
 
 impl World {
     pub(crate) fn new() -> World {
-        let inside = Inside { state: State::default(), requests: 0, leads: Some(1) };
+        World::of_level(control_state::LEVEL)
+    }
+
+    pub(crate) fn of_level(level: u32) -> World {
+        let inside = Inside { state: State::default(), states: Vec::new(), requests: 0, leads: Some(1) };
         let world = World(Arc::new(Mutex::new(inside)), watch::Sender::new(0));
-        world.act(Action::RaiseLevel { level: control_state::LEVEL }).unwrap();
+        world.act(Action::RaiseLevel { level }).unwrap();
         world
     }
 
@@ -30,8 +36,15 @@ impl World {
         inside.requests += 1;
         let request = inside.requests;
         let answer = inside.state.apply(Command { request, now: "t".into(), action, by: None }).answer;
-        self.1.send_replace(inside.state.view.version);
+        let state = inside.state.readable();
+        self.1.send_replace(state.view.version);
+        inside.states.push(state);
         answer
+    }
+
+    /// As it was after each command so far, the first first.
+    pub(crate) fn states(&self) -> Vec<State> {
+        self.0.lock().unwrap().states.clone()
     }
 
     pub(crate) fn put(&self, document: Value) {
@@ -132,9 +145,9 @@ fn addresses(world: &World) -> Vec<String> {
 }
 
 async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while !so() {
-        assert!(Instant::now() < until, "not in 20 s: {what}");
+        assert!(Instant::now() < until, "not within a minute: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

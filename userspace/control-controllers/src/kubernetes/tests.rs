@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use control_kubernetes::Object;
+use control_state::PutMode;
 
 use super::*;
 use crate::host::tests::{Anything, World};
@@ -63,6 +64,63 @@ fn named(objects: &[Value], kind: Kind) -> Heard {
     Heard::Listed(objects.iter().map(read).collect(), Vec::new())
 }
 
+/// Of a controller that is called `gw`, with what is told of it for as long as that is held.
+fn work(world: &World, next: &Arc<Mutex<Next>>, epoch: u64) -> (Work<World>, impl Sized + use<>) {
+    let (teller, telling) = Teller::new(Api::new("", "http://127.0.0.1:1").unwrap(), |_, _| async {});
+    let (asks, wanted) = tokio::sync::watch::channel(BTreeSet::new());
+    let controller = Controller {
+        cluster: world.clone(),
+        name: "gw".to_owned(),
+        maker: Box::new(Says(next.clone())),
+        fence: Fence { lease: "l".to_owned(), epoch },
+        board: Arc::default(),
+        wanted,
+        checks: Arc::new(Anything),
+    };
+    (Work::new(controller, teller), (telling, asks))
+}
+
+/// What was made before there were namespaces moves into the controller's own, and later its rules go beside its servers: no port is let
+/// go of meanwhile, and nobody takes one.
+#[tokio::test]
+async fn servers_keep_their_ports_while_a_cluster_rises() {
+    const BEFORE_NAMESPACES: u32 = NAMESPACES_LEVEL - 1;
+    let world = World::of_level(BEFORE_NAMESPACES);
+    world.put(json!({"name": "gw", "kind": "GatewayController"}));
+    let action = Action::TakeLease { name: "l".into(), holder: "n1".into(), until: 0, at: 1, term: Some(1) };
+    let epoch = world.act(action).unwrap().epoch;
+    let pipeline = json!({"name": "gw.p", "kind": "Pipeline", "filters": []});
+    let server = |name: &str, port: u16| json!({"name": name, "kind": "HTTPServer", "port": port, "rules": [{"paths": [{"backend": "gw.p"}]}]});
+    let documents = [("gw.p", pipeline), ("gw.http", server("gw.http", 80)), ("gw.https", server("gw.https", 443))];
+    let documents = documents.map(|(name, document)| (name.to_owned(), Arc::new(document)));
+    let next = Arc::new(Mutex::new((documents.into(), &[][..], &[][..])));
+    let (mut work, _telling) = work(&world, &next, epoch);
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        work.hear(Said::Heard(Place { kind, namespace: None }, named(&[], kind)));
+    }
+    let names = || world.state().view.objects.keys().cloned().collect::<Vec<_>>();
+    assert!(work.act().await.unwrap());
+    assert_eq!(names(), ["gw", "gw.http", "gw.https", "gw.p"]);
+    let made = world.states().len();
+    for level in NAMESPACES_LEVEL..=control_state::LEVEL {
+        world.act(Action::RaiseLevel { level }).unwrap();
+        assert!(work.is_changed(), "level {level}");
+        work.stale = true;
+        assert!(work.act().await.unwrap(), "level {level}");
+        let own = "gatewaycontroller/gw/gw";
+        assert_eq!(names(), [format!("{own}.http"), format!("{own}.https"), format!("{own}.p"), "gw".to_owned()]);
+        let theirs =
+            Command::put(0, "t", PutMode::Create, vec![json!({"name": "theirs", "kind": "HTTPServer", "port": 80})]);
+        assert!(world.act(theirs.action).is_err(), "level {level}");
+    }
+    for state in &world.states()[made..] {
+        let mut ports: Vec<u64> =
+            state.view.objects.values().filter_map(|document| document.get("port")?.as_u64()).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [80, 443], "version {}", state.view.version);
+    }
+}
+
 /// What a server leads to that stays as it was is there for as long as it is, and follows its pods.
 #[tokio::test]
 async fn a_server_that_is_kept_has_its_servers() {
@@ -77,18 +135,7 @@ async fn a_server_that_is_kept_has_its_servers() {
         json!({"name": "gw.http", "kind": "HTTPServer", "port": 80, "rules": [{"paths": [{"backend": "gw.p"}]}]});
     let all = || [("gw.p", &pipeline), ("gw.http", &server)].map(|(name, it)| (name.to_owned(), Arc::new(it.clone())));
     let next = Arc::new(Mutex::new((all().into(), &["n/s:80"][..], &[][..])));
-    let (teller, _telling) = Teller::new(Api::new("", "http://127.0.0.1:1").unwrap(), |_, _| async {});
-    let (_asks, wanted) = tokio::sync::watch::channel(BTreeSet::new());
-    let controller = Controller {
-        cluster: world.clone(),
-        name: "gw".to_owned(),
-        maker: Box::new(Says(next.clone())),
-        fence: Fence { lease: "l".to_owned(), epoch },
-        board: Arc::default(),
-        wanted,
-        checks: Arc::new(Anything),
-    };
-    let mut work = Work::new(controller, teller);
+    let (mut work, _telling) = work(&world, &next, epoch);
     let place = |kind: Kind| Place { kind, namespace: None };
     let spec = json!({"ports": [{"port": 80}]});
     let services = [json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec})];
