@@ -5,7 +5,7 @@ use proto_http::{Limits, Request};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 16] = [
+const TARGETS: [&str; 17] = [
     "configuration",
     "http1_request",
     "http1_response",
@@ -22,6 +22,7 @@ const TARGETS: [&str; 16] = [
     "websocket_frames",
     "cache_fields",
     "credentials",
+    "policies",
 ];
 
 fn main() -> io::Result<()> {
@@ -62,6 +63,9 @@ fn main() -> io::Result<()> {
     for (number, text) in credentials.iter().enumerate() {
         fs::write(root.join("credentials").join(number.to_string()), text)?;
     }
+    for (number, text) in include_str!("checks/policies.rego").split("---\n").enumerate() {
+        fs::write(root.join("policies").join(number.to_string()), text)?;
+    }
     // Blocks with a field of the table, literals, and one that is coded; a request with a body and trailers, cut into pieces of five.
     let blocks = b"\x18\x82\x86\x84\x41\x01a\x40\x01x\x011\xbe\x00\x01y\x83\xa8\xeb\x10\x20";
     fs::write(root.join("http2_fields").join("all"), blocks)?;
@@ -84,7 +88,10 @@ fn main() -> io::Result<()> {
     fs::write(root.join("http3_sections").join("all"), section)?;
     let request = [b"\x05\x01\x0f", &section[..], b"\0\x04body\x21\x01x\x01\x02\0\0"].concat();
     fs::write(root.join("http3_streams").join("request"), request)?;
-    fs::write(root.join("http3_streams").join("control"), b"\x05\0\x04\x04\x06\x40\x64\x08\x01\x07\x01\x04\x0d\x01\x01")?;
+    fs::write(
+        root.join("http3_streams").join("control"),
+        b"\x05\0\x04\x04\x06\x40\x64\x08\x01\x07\x01\x04\x0d\x01\x01",
+    )?;
     fs::write(root.join("http3_streams").join("decoder"), b"\x05\x03\x44\x7f\x80\x01")?;
     // Data, an alert, a key update, a ticket, a client's hello, each sealed (types count from 20).
     let records: [&[u8]; 5] = [
@@ -111,7 +118,9 @@ fn main() -> io::Result<()> {
                   Expires: Sun, 06 Nov 1994 08:49:37 GMT\nCache-Tag: a, b\nLocation: //h.test/a";
     fs::write(root.join("cache_fields").join("all"), fields)?;
     // A hello without extensions, in two records, and one header of each version.
-    let hello = [&b"\x16\x03\x01\0\x04\x01\0\0\x2b\x16\x03\x01\0\x2b\x03\x03"[..], &[7; 32], b"\0\0\x02\x13\x01\x01\0\0\0"].concat();
+    let hello =
+        [&b"\x16\x03\x01\0\x04\x01\0\0\x2b\x16\x03\x01\0\x2b\x03\x03"[..], &[7; 32], b"\0\0\x02\x13\x01\x01\0\0\0"]
+            .concat();
     fs::write(root.join("tls_hello").join("0"), hello)?;
     let mut line = Vec::new();
     let (from, to) = (([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 2).into());

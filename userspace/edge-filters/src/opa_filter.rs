@@ -20,24 +20,29 @@
 //! ```
 //!
 //! `data.http.allow` decides: `true` lets the request pass, `false` answers `defaultStatus`. Anything else, and a policy that fails or takes
-//! longer than `timeout`, is `defaultStatus` with `X-Eg-Opa-Error: true` and the reason as body: nothing passes by mistake. The policy sees
-//! `input.request` with `method`, `path`, `path_parts`, `raw_query`, `query` (lists by name), `headers` (those included, by their canonical
+//! longer than `timeout`, is `defaultStatus` with `X-Eg-Opa-Error: true` and the reason as body. As in OPA an expression whose function cannot
+//! do what it is asked is undefined, such as `to_number("x") > 5`, and `not` of it holds: say what is allowed, and not what is not. The policy
+//! sees `input.request` with `method`, `path`, `path_parts`, `raw_query`, `query` (lists by name), `headers` (those included, by their canonical
 //! names; several values joined by `, `), `scheme`, `realIP`, and `body` where `readBody` is set. The syntax is Rego's of OPA before 1.0;
 //! `import rego.v1` and `import future.keywords` work.
 //!
 //! A policy that cannot be read or calls a function that is not there is refused with its line when it is applied. Beside the usual
-//! functions there are `io.jwt.*`, `crypto.*`, `net.cidr_*`, `glob.match` and `time.*` in UTC; `http.send`, `opa.runtime` and `rego.*`
-//! are not.
+//! functions there are `io.jwt.*`, `crypto.*` with `crypto.x509.*`, `net.cidr_*`, `glob.match`, and `time.*` in the zones of the world; those
+//! that wait for others (`http.send`, `net.lookup_ip_addr`) or are of OPA itself (`opa.runtime`, `rego.*`) are not, nor are those of private
+//! keys, `graphql.*`, `yaml.*`, `uri.*`, `json.patch` and JSON Schema.
 //!
 //! Outcomes: `opaDenied`. Counted: `opa_timeouts`, `opa_errors`. Fits HTTPServer. Costs 10 to 100 µs of a worker for usual policies, never
 //! much more than `timeout`; memory of a compiled policy per worker.
 
 mod builtins;
-mod civil;
+mod calls;
 mod crypto;
 mod glob;
 mod networks;
+mod plain;
+mod signing;
 mod tokens;
+mod x509;
 
 use crate::form;
 use crate::module_doc::module_doc;
@@ -48,13 +53,13 @@ use base_telemetry::Limit;
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
 };
-use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::utils::limits::{ExecutionTimerConfig, PolicyLengthConfig};
 use regorus::{Engine, LimitError, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,7 +73,8 @@ const RULE: &str = "data.http.allow";
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["policy"]))]
 pub struct OpaFilterSpec {
-    /// The policy, in Rego: `package http`, with a rule `allow`. At most 1 MiB.
+    /// The policy, in Rego: `package http`, with a rule `allow`. At most 1 MiB and 20,000 lines, 12
+    /// brackets in one another and 128 operators in one expression.
     pub policy: String,
     /// Status of requests that may not pass. 0 and default: 403.
     pub default_status: u16,
@@ -94,6 +100,13 @@ const TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Work between two looks at the clock, in steps of the interpreter.
 const STEPS: NonZeroU32 = NonZeroU32::new(16).unwrap();
+
+/// A set of keys is often written in one line.
+const LENGTHS: PolicyLengthConfig = PolicyLengthConfig {
+    max_col: NonZeroU32::new(1 << 20).unwrap(),
+    max_file_bytes: NonZeroUsize::new(1 << 20).unwrap(),
+    max_lines: NonZeroUsize::new(20_000).unwrap(),
+};
 
 impl Spec for OpaFilterSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
@@ -153,12 +166,19 @@ struct Made {
 
 /// An engine with the policy in it. The error says where the policy is wrong.
 fn engine(policy: &str, timeout: Duration) -> Result<Made, String> {
+    if let Some(why) = calls::call_of_absent(policy).or_else(|| calls::too_deep(policy)) {
+        return Err(why);
+    }
     let mut engine = Engine::new();
     engine.set_rego_v0(true);
+    // As in OPA: what a function cannot do leaves its expression undefined.
+    engine.set_strict_builtin_errors(false);
     // What a policy prints is nobody's: it may be credentials.
     engine.set_gather_prints(true);
     builtins::add(&mut engine).map_err(|error| error.to_string())?;
-    let package = engine.add_policy("policy".to_owned(), policy.to_owned()).map_err(|error| place_of(&error))?;
+    engine.set_policy_length_config(LENGTHS);
+    let written = calls::outputs_in_front(policy, builtins::arguments).into_owned();
+    let package = engine.add_policy("policy".to_owned(), written).map_err(|error| place_of(&error))?;
     // A request without anything, so that what is compiled late is compiled now, too. It may take its time: this is no worker.
     let timer = |limit: Duration| ExecutionTimerConfig { limit, check_interval: STEPS };
     engine.set_execution_timer_config(timer(timeout.max(Duration::from_secs(1))));
@@ -347,6 +367,8 @@ impl Filter for OpaFilter {
     }
 }
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

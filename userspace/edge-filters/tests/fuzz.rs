@@ -1,8 +1,10 @@
-//! The check of `userspace/fuzz` for a short while, on credentials that were changed, the same in every run. The long run is
-//! `cargo xtask fuzz credentials`.
+//! The checks of `userspace/fuzz` for a short while, on credentials and policies that were changed, the same in every run. The long runs are
+//! `cargo xtask fuzz credentials` and `cargo xtask fuzz policies`.
 
 #[path = "../../fuzz/checks/credentials.rs"]
 mod credentials;
+#[path = "../../fuzz/checks/policies.rs"]
+mod policies;
 
 /// One of everything that is read.
 const SEEDS: [&str; 9] = [
@@ -35,6 +37,68 @@ fn credentials() {
             }
         }
         credentials::check(&bytes);
+    }
+}
+
+#[test]
+fn policies() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let seeds: Vec<&str> = include_str!("../../fuzz/checks/policies.rego").split("---\n").collect();
+    // Pieces that stand where they may, and where they may not.
+    let mut pieces: Vec<&str> = seeds.iter().flat_map(|seed| seed.split_inclusive([' ', '(', '{', '\n'])).collect();
+    pieces.extend([
+        "[",
+        "]",
+        "}",
+        ")",
+        ":=",
+        "not ",
+        "with input as ",
+        "1e999999999",
+        "\"\\u",
+        "`",
+        "\u{e9}",
+        "\0",
+        "data.http.allow ",
+    ]);
+    for _ in 0..300 {
+        let mut policy = seeds[random.below(seeds.len())].to_owned();
+        for _ in 0..random.below(4) {
+            let mut at = random.below(policy.len() + 1);
+            while !policy.is_char_boundary(at) {
+                at -= 1;
+            }
+            let end = (at + random.below(12)).min(policy.len());
+            if random.below(2) == 0 && policy.is_char_boundary(end) {
+                policy.replace_range(at..end, "");
+            }
+            policy.insert_str(at, pieces[random.below(pieces.len())]);
+        }
+        policies::check(policy.as_bytes());
+    }
+    // As deep as may be, and far deeper.
+    for piece in [
+        "(",
+        "[",
+        "{",
+        "{\"a\":",
+        "not ",
+        "-",
+        "x.",
+        "[x | ",
+        "!",
+        "allow { ",
+        "1 + ",
+        "1 == ",
+        "x[1]",
+        "f(",
+        "else = 1 {1} ",
+    ] {
+        for times in [4, 6, 11, 60, 120, 20_000] {
+            for end in ["", "1", "1)", "1\n"] {
+                policies::check(format!("package http\nx = 1\nallow = {}{end}", piece.repeat(times)).as_bytes());
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! As in OPA a function that cannot do what it is asked leaves its expression undefined; none of them fails a decision.
 
-use super::{civil, crypto, glob, networks, tokens};
+use super::{crypto, glob, networks, plain, signing, tokens, x509};
 use regorus::{Engine, Value};
 
 /// A function: its arguments in, a value or nothing out.
@@ -12,6 +12,8 @@ type Function = fn(&[Value]) -> Option<Value>;
 const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("io.jwt.decode", 1, tokens::decode),
     ("io.jwt.decode_verify", 2, tokens::decode_verify),
+    ("io.jwt.encode_sign", 3, signing::encode_sign),
+    ("io.jwt.encode_sign_raw", 3, signing::encode_sign_raw),
     ("io.jwt.verify_hs256", 2, |args| tokens::verify("HS256", args)),
     ("io.jwt.verify_hs384", 2, |args| tokens::verify("HS384", args)),
     ("io.jwt.verify_hs512", 2, |args| tokens::verify("HS512", args)),
@@ -33,6 +35,10 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("crypto.hmac.sha256", 2, crypto::hmac_sha256),
     ("crypto.hmac.sha512", 2, crypto::hmac_sha512),
     ("crypto.hmac.equal", 2, crypto::equal),
+    ("crypto.x509.parse_certificates", 1, x509::parse_certificates),
+    ("crypto.x509.parse_and_verify_certificates", 1, x509::parse_and_verify),
+    ("crypto.x509.parse_and_verify_certificates_with_options", 2, x509::parse_and_verify_with_options),
+    ("crypto.x509.parse_certificate_request", 1, x509::parse_request),
     ("net.cidr_is_valid", 1, networks::is_valid),
     ("net.cidr_contains", 2, networks::contains),
     ("net.cidr_overlap", 2, networks::contains),
@@ -42,18 +48,33 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("net.cidr_expand", 1, networks::expand),
     ("glob.match", 3, glob::matches),
     ("glob.quote_meta", 1, glob::quote_meta),
-    ("time.now_ns", 0, civil::now_ns),
-    ("time.parse_rfc3339_ns", 1, civil::parse_rfc3339_ns),
-    ("time.parse_duration_ns", 1, civil::parse_duration_ns),
-    ("time.date", 1, civil::date),
-    ("time.clock", 1, civil::clock),
-    ("time.weekday", 1, civil::weekday),
+    ("time.parse_duration_ns", 1, plain::parse_duration_ns),
+    ("strings.count", 2, plain::count),
+    ("strings.split_n", 3, plain::split_n),
+    ("strings.replace_n", 2, plain::replace_n),
+    ("array.flatten", 1, plain::flatten),
+    // Of the first days of Rego; old policies have them.
+    ("all", 1, plain::all),
+    ("any", 1, plain::any),
+    ("cast_array", 1, plain::cast_array),
+    ("cast_set", 1, plain::cast_set),
+    ("cast_string", 1, |args| plain::cast(args, |value| matches!(value, Value::String(_)))),
+    ("cast_boolean", 1, |args| plain::cast(args, |value| matches!(value, Value::Bool(_)))),
+    ("cast_null", 1, |args| plain::cast(args, |value| *value == Value::Null)),
+    ("cast_object", 1, |args| plain::cast(args, |value| matches!(value, Value::Object(_)))),
+    ("set_diff", 2, plain::set_diff),
+    ("re_match", 2, plain::re_match),
     ("json.unmarshal", 1, unmarshal),
     ("json.is_valid", 1, is_valid),
     ("to_number", 1, to_number),
     ("numbers.range", 2, range),
     ("numbers.range_step", 3, range_step),
 ];
+
+/// How many arguments a function takes that is added.
+pub(super) fn arguments(name: &str) -> Option<u8> {
+    FUNCTIONS.iter().find(|(known, ..)| *known == name).map(|(_, arguments, _)| *arguments)
+}
 
 /// Longest list a function makes of a few numbers.
 pub(super) const LIST_MAX: u64 = 65_536;
@@ -71,7 +92,7 @@ pub(super) fn text(value: &Value) -> Option<&str> {
 
 /// How the engine marks a number of any length in what it reads: an object with this name and its digits. Whoever writes one may mean
 /// 10^999999999, which no machine has room for, or millions of digits, which take minutes to read.
-const NUMBER: &str = "$serde_json::private::Number";
+pub(super) const NUMBER: &str = "$serde_json::private::Number";
 
 /// What somebody else has written, as the engine has it; `None` where it would be taken for a mark.
 pub(super) fn value(json: serde_json::Value) -> Option<Value> {

@@ -103,6 +103,8 @@ fn what_cannot_be_read_is_refused_with_its_place() {
         ("package http\nallow {\n  input.x ==\n}\n", "line "),
         ("package http\nallow { nothing(1) }\n", "nothing"),
         ("package http\nallow { http.send({\"url\": \"http://a\"}) }\n", "http.send"),
+        // Nobody comes to it before somebody sends this.
+        ("package http\nallow { input.request.body == \"x\"; http.send({\"url\": \"http://a\"}) }\n", "ForwardAuth"),
         ("allow = true\n", "line 1"),
         ("", ""),
     ] {
@@ -220,6 +222,41 @@ fn nobody_writes_numbers_that_no_machine_has_room_for() {
         (r#"to_number("[1]")"#, None),
     ] {
         assert_eq!(comes_to(call).as_deref(), want, "{call}");
+    }
+}
+
+#[test]
+fn keys_in_one_line_and_what_comes_of_a_call_behind_it() {
+    let keys = format!("keys := `{{\"keys\": [{}]}}`", "1,".repeat(50_000) + "1");
+    assert_eq!(
+        decide(&policy(&format!("{}\n  allow {{ count(keys) > 100000 }}", keys)), &mut request("GET", "/", &[])),
+        0
+    );
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.AAAA";
+    let rules = format!("allow {{ io.jwt.decode(\"{token}\", [_, claims, _]); claims.sub == \"ann\" }}");
+    assert_eq!(decide(&policy(&rules), &mut request("GET", "/", &[])), 0);
+    // The engine's own panics here.
+    assert_eq!(comes_to(r#"strings.count("ab", "")"#).as_deref(), Some("3"));
+}
+
+#[test]
+fn time_passes_between_decisions_and_zones_are_those_of_the_world() {
+    let Made { mut engine, .. } = engine("package http\nallow = time.now_ns()", Duration::from_secs(1)).unwrap();
+    let mut now = || engine.eval_rule(RULE.to_owned()).unwrap().as_i64().unwrap();
+    let first = now();
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(now() > first);
+    for (expression, value) in [
+        (r#"time.clock([1709210096000000000, "Europe/Berlin"])"#, Some("[13,34,56]")),
+        (r#"time.clock([1720000000000000000, "America/New_York"])"#, Some("[5,46,40]")),
+        (r#"time.clock([1720000000000000000, "Nowhere/At_All"])"#, None),
+        (r#"time.parse_ns("2006-01-02", "2024-02-29")"#, Some("1709164800000000000")),
+        (r#"time.add_date(1709164800000000000, 0, 0, 1)"#, Some("1709251200000000000")),
+        (r#"time.parse_duration_ns("-1h1.5s")"#, Some("-3601500000000")),
+        (r#"time.parse_duration_ns("1")"#, None),
+        (r#"time.parse_duration_ns("99999999999999999999h")"#, None),
+    ] {
+        assert_eq!(comes_to(expression).as_deref(), value, "{expression}");
     }
 }
 

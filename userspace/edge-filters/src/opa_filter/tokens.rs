@@ -9,11 +9,23 @@ use serde_json::json;
 
 /// Head, claims and signature (in hexadecimal digits) of a token, believed or not.
 pub(super) fn decode(args: &[Value]) -> Option<Value> {
-    let token = text(&args[0])?;
-    let parsed = Parsed::read(token).ok()?;
-    let claims = parsed.unverified_claims().ok()?;
-    value(json!([parsed.head, claims, crate::form::hex(parsed.mark())]))
+    let mut token = text(&args[0])?.to_owned();
+    for _ in 0..NESTED_MAX {
+        // One that is encrypted says nothing to us.
+        let parsed = Parsed::read(&token).ok().filter(|parsed| !parsed.head.contains_key("enc"))?;
+        match parsed.nested() {
+            Some(inner) => token = inner.ok()?,
+            None => {
+                let claims = parsed.unverified_claims().ok()?;
+                return value(json!([parsed.head, claims, crate::form::hex(parsed.mark())]));
+            }
+        }
+    }
+    None
 }
+
+/// Tokens in tokens that are looked into.
+const NESTED_MAX: usize = 8;
 
 /// Whether a token is signed with a secret, or with a key given as PEM (a public key or a certificate) or as a set of keys.
 pub(super) fn verify(algorithm: &'static str, args: &[Value]) -> Option<Value> {
@@ -35,9 +47,13 @@ fn check(parsed: &Parsed<'_>, token: &str, algorithm: &'static str, key: &str) -
     let made = match algorithm {
         _ if algorithm.starts_with("HS") => TokenKey::secret(algorithm, key.as_bytes()),
         _ if key.trim_start().starts_with('{') => {
-            let keys = KeySet::read(key.as_bytes()).map_err(|_| TokenError::NoKeys)?;
+            let is_set = serde_json::from_str::<serde_json::Value>(key).is_ok_and(|read| read.get("keys").is_some());
+            let set = if is_set { key.to_owned() } else { format!("{{\"keys\": [{key}]}}") };
+            let keys = KeySet::read(set.as_bytes()).map_err(|_| TokenError::NoKeys)?;
             return keys.verify_signature(token, &[algorithm]);
         }
+        // Who has put something behind a key may have meant that.
+        _ if key.contains("-----END ") && !key.trim_end().ends_with("-----") => return Err(TokenError::NoKeys),
         _ if key.contains("BEGIN CERTIFICATE") => TokenKey::of_certificate(algorithm, key),
         _ => TokenKey::new(algorithm, b"", key.as_bytes()),
     };
@@ -64,18 +80,20 @@ pub(super) fn decode_verify(args: &[Value]) -> Option<Value> {
         (Some(key), None) | (None, Some(key)) => key,
         _ => return None,
     };
-    let Ok(parsed) = Parsed::read(token) else { return refused() };
-    let Ok(algorithm) = parsed.algorithm() else { return refused() };
-    let wanted = match given("alg") {
-        Some(wanted) => text(wanted) == Some(algorithm),
-        None => true,
-    };
-    // A public key is never taken for a secret, nor the other way.
-    let fits = algorithm.starts_with("HS") == secret.is_some();
-    debug_assert!(ALGORITHMS.contains(&algorithm));
-    if !wanted || !fits || check(&parsed, token, algorithm, key).is_err() {
-        return refused();
+    let mut token = token.to_owned();
+    let mut depth = 0;
+    // Each token around another is signed as well, in the same way.
+    while let Some(inner) = match signed_inner(&token, key, secret.is_some(), given("alg").and_then(text)) {
+        Ok(inner) => inner,
+        Err(_) => return refused(),
+    } {
+        depth += 1;
+        if depth == NESTED_MAX {
+            return refused();
+        }
+        token = inner;
     }
+    let Ok(parsed) = Parsed::read(&token) else { return refused() };
     let Ok(claims) = parsed.unverified_claims() else { return refused() };
     let audience = given("aud").and_then(text);
     // A token for somebody is for nobody who does not say who he is.
@@ -105,4 +123,17 @@ pub(super) fn decode_verify(args: &[Value]) -> Option<Value> {
         Ok(()) => value(json!([true, parsed.head, claims])),
         Err(_) => refused(),
     }
+}
+
+/// What a token that the key has signed carries, where that is another token.
+fn signed_inner(token: &str, key: &str, is_secret: bool, wanted: Option<&str>) -> Result<Option<String>, TokenError> {
+    let parsed = Parsed::read(token)?;
+    let algorithm = parsed.algorithm()?;
+    debug_assert!(ALGORITHMS.contains(&algorithm));
+    // A public key is never taken for a secret, nor the other way.
+    if wanted.is_some_and(|wanted| wanted != algorithm) || algorithm.starts_with("HS") != is_secret {
+        return Err(TokenError::Algorithm);
+    }
+    check(&parsed, token, algorithm, key)?;
+    parsed.nested().transpose()
 }

@@ -294,3 +294,110 @@ fn tokens_keep_all_constraints() {
         check(&[(&format!("io.jwt.decode_verify(\"{refuses}\", {{\"secret\": \"s3cret\"}})"), refused)]);
     }
 }
+
+/// A key made for this, and what OpenSSL signed with it.
+const RSA: &str = r#"{"kty":"RSA","e":"AQAB","n":"yAm1Xdo0mkGnN1hz6P2ifORRlXEvdNLYm_vtQhyL6MWezeR1J4FL3RkqTkujfx2c7770RgxGAQOI3-w1Ec5KD6Zra0fl0gYOLAIkefwF9eNjUYUtgZvJFZgKZ46AH17mfzkIXWRmiKsSSpP1qwbng0KLSDH5tweTQ47MMWYThcAeleu8IvkjRWPpuyYT_EnOzB0IyKph5E5r7Lk3zgYXavcNQ7dDnFDtd-J1paTFGpzjqoru3hOWsnN9rrAtiixKjNBFz_F6INN0llQgXY15GRtcSp51Du9_USyDTZ79Qf0kSbClzkkaaaMvDXKgSBuyi4lF89m5VIFOsyFVAqxw0Q","d":"AaJurHMlfeMuchnTbKJx6vJUplNz71DvuyqOUD16eS7wMr98o5N_YrGbcmNU1SuRRjY5ub7M7aIxQp8j-d7FJSaXdxtxycsJ35su4B5KkC1I-PgNHKOAu5_v6dO0wUzdtklpg5XX7qLzNc_KsJiQWLa4-6CI6VFzBxjKG1c5rpyVECUpfNCEEQtQNGB7Q0R9U0rWhzmPctuQtDMhVDSTYI7pU1hdSBo8IwenfwPGb1MsmMQky-Whv77mRLNLiStvXRffVpWiH10I4zGcdLyST2SXEvqTcd34T1_SdDSSfklJY2K67OvK2WioKPA6B8aOhzt2ALD-gtL8ahiOUz1dxw","p":"6fCrFZ-_xwKJbu22uRqm6ZgHj6krN8wT1spKB9G3NaSB_VC3ZENGxz6BAfYGu5mt8RdqFFRjHwLFUXN9Bepq1CfPLq3bHHLqxf_GwibQKAv1lYXWE7pHVHNXPr_XjsUbRS-Ksu73XqG8Wh5_o4B4CFtPUCVY0DCU6cOaOw-IELs","q":"2uaji4N2IW5qBGRpjTKL53V_7ULUp2KPaIxnSSmHuzo_k0rfEJqGkakbZ2orU8s4ILxdiXzQ59lwfyBl9H0cRw2lVgSzTxmiw_3QOXnku-oO2GyCYZjSJuCjZJIRrLP20pcakMxU82DglYuRPVEKEB2WWiBAwRH_Zww5sZeAoeM","dp":"L7Uh3q4OWRJeXp3htowF3_teB2ETbDSVEyd7w250M19SFwu_6pWBuJ45huHaa6WigFkrC-xNroRNIxgvNeahVJStvrI7zehtkmVf7jYmGxSdR5ncl3dUlpdTAnvzBK2Tqx9P5L-w-L54_9PaaciIMgQU_54uJ37Qz39RU5wOPoM","dq":"XWIC5uOAI6bsx07m0Ht9v5IarubRvU6IiztKXKXA55hjwrwwCO9C9STFMgrSzP5mxWBWLu72V9Ik8baqh_BPfehOXjHHJLl0_FNs3vgnIhsplh5ESMpe7ILscVz2-UwUwaYAiUECBImRhXpyzUujFVjp6SzVMwgwgo9ulVpiX60","qi":"YxNRbDnYCtyNjyREt84jwM3zpWo8s_s5izOos1BnGpoCxEpviNXeobyOz8_BF7LuEWQbQwzvFoQvkKsgqV-PhZ2-8lTs5yaM1NhXcT7MV2YcAA2tXz0dUK0ts9BlRyhJgfIlGQ3XwTk36XpXFWvRvCfhW7O7e4DR9AtSvJUpr4Q"}"#;
+const BY_OPENSSL: &str = "eyJhbGciOiAiUlMyNTYifQ.eyJpc3MiOiAiam9lIn0.TVDR6w3DHAyRbwH3wo6WomLSRwRNqli8wwNueBOxxNF-yHK65QyttYAtOoVh6LIUOmyZTH5VDYpHpM7Ssl_gRYSpBkYp44DfKZNIi40j_JOt2A6a2a7NF-PJrdZP8VmsNaDBw1I1Xj34JtjEb2UwBYPZPFCTQTBgGr9yfzOOz3-mEFskLmySyF57TMZKllxXZkx2XGkt9i7WkkC7-Pafe2FjF5aQf5c2HkNHrFLSvuBZqIbus6Y4MYVCW8QnXsulm50UMiWh7-XnVVhzrWMgN58szS4Cs20Ps9ugj9lGdDBjuRWaUCZaHwcwLZ8KpAb_mOotWx1kYNM5OCyLgLtpVg";
+
+/// The first is of OPA's own cases, the second of RFC 7515 appendix A.1.
+#[test]
+fn tokens_are_signed() {
+    let secret = r#"{"kty": "oct", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"}"#;
+    let text = |text: &str| serde_json::to_string(text).unwrap();
+    let documented = concat!(
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJhdWQiOlsiYm9iIiwic2F1bCJdLCJleHAiOjEzMDA4MTkzODAsImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290",
+        "Ijp0cnVlLCJpc3MiOiJqb2UiLCJwcml2YXRlUGFyYW1zIjp7InByaXZhdGVfb25lIjoib25lIiwicHJpdmF0ZV90d28iOiJ0d28ifX0.",
+        "-Or2eol8bzly-Ztb0v7_7UkcKBkN_aNNpK33HK0MeOY"
+    );
+    let claims = r#"{"iss": "joe", "exp": 1300819380, "aud": ["bob", "saul"], "http://example.com/is_root": true,
+        "privateParams": {"private_one": "one", "private_two": "two"}}"#;
+    let of_rfc = concat!(
+        "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290",
+        "Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    );
+    let raw = |head: &str, claims: &str, key: &str| {
+        format!("io.jwt.encode_sign_raw({}, {}, {})", text(head), text(claims), text(key))
+    };
+    check(&[
+        (&format!(r#"io.jwt.encode_sign({{"typ": "JWT", "alg": "HS256"}}, {claims}, {secret})"#), &text(documented)),
+        (
+            &raw(
+                "{\"typ\":\"JWT\",\r\n \"alg\":\"HS256\"}",
+                "{\"iss\":\"joe\",\r\n \"exp\":1300819380,\r\n \"http://example.com/is_root\":true}",
+                secret,
+            ),
+            &text(of_rfc),
+        ),
+        (&raw(r#"{"alg": "RS256"}"#, r#"{"iss": "joe"}"#, RSA), &text(BY_OPENSSL)),
+        // A set has its first key.
+        (
+            &raw(r#"{"alg": "RS256"}"#, r#"{"iss": "joe"}"#, &format!(r#"{{"keys": [{RSA}, {secret}]}}"#)),
+            &text(BY_OPENSSL),
+        ),
+        // What is no token may say anything; a token has claims.
+        (
+            &raw(r#"{"typ":"text/plain","alg":"HS256"}"#, "e", r#"{"kty":"oct","k":"cw"}"#),
+            r#""eyJ0eXAiOiJ0ZXh0L3BsYWluIiwiYWxnIjoiSFMyNTYifQ.ZQ.bScU8VkDOf0L76ujgXHgT5-ZiFZGcjN_hdyGZYIrlVA""#,
+        ),
+        (&raw(r#"{"alg":"HS256"}"#, "e", r#"{"kty":"oct","k":"cw"}"#), "!"),
+        (&raw(r#"{"alg":"none"}"#, "{}", r#"{"kty":"oct","k":"cw"}"#), "!"),
+        (&raw(r#"{"alg":"RS256"}"#, "{}", r#"{"kty":"oct","k":"cw"}"#), "!"),
+        (&raw(r#"{"alg":"HS256"}"#, "{}", r#"{"kty":"oct","k":""}"#), "!"),
+        (&raw(r#"{"alg":"HS256"}"#, "{}", RSA), "!"),
+        (&raw(r#"{"alg":"HS256"}"#, "{}", "no key"), "!"),
+        (&raw("no head", "{}", secret), "!"),
+        (r#"io.jwt.encode_sign({"alg": "HS256"}, "no claims", {"kty": "oct", "k": "cw"})"#, "!"),
+    ]);
+    // Those that are signed anew each time count for who has the public key.
+    let random = SystemRandom::new();
+    let curve = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let der = pair.serialize_der();
+    let own = signature::EcdsaKeyPair::from_pkcs8(curve, &der, &random).unwrap();
+    let point = signature::KeyPair::public_key(&own).as_ref().to_vec();
+    // In PKCS#8 of a P-256 key the secret stands before the point, in an OCTET STRING of 32 bytes.
+    let at = der.windows(4).position(|bytes| bytes == [2, 1, 1, 4]).unwrap() + 5;
+    let (x, y, d) = (&point[1..33], &point[33..], &der[at..at + 32]);
+    let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let public = format!(r#""kty": "EC", "crv": "P-256", "x": "{}", "y": "{}""#, encoded(x), encoded(y));
+    let key = format!(r#"{{{public}, "d": "{}"}}"#, encoded(d));
+    let signed = format!(r#"io.jwt.encode_sign({{"alg": "ES256"}}, {{"iss": "joe"}}, {key})"#);
+    let set = text(&format!(r#"{{"keys": [{{{public}}}]}}"#));
+    let of_rsa = text(&format!(r#"{{"keys": [{RSA}]}}"#));
+    check(&[
+        (&format!("io.jwt.verify_es256({signed}, {set})"), "true"),
+        // A key alone is a set of one.
+        (&format!("io.jwt.verify_es256({signed}, {})", text(&format!("{{{public}}}"))), "true"),
+        (&format!(r#"io.jwt.verify_ps256(io.jwt.encode_sign({{"alg": "PS256"}}, {{}}, {RSA}), {of_rsa})"#), "true"),
+        (&format!(r#"io.jwt.encode_sign({{"alg": "ES384"}}, {{}}, {key})"#), "!"),
+    ]);
+}
+
+/// RFC 7519 section 5.2: a token that carries another one, each signed.
+#[test]
+fn tokens_in_tokens_are_taken_apart_and_believed_by_both_marks() {
+    let inner = token(r#"{"alg":"HS256"}"#, r#"{"iss":"xxx"}"#, by_secret(hmac::HMAC_SHA256));
+    let around = |inner: &str, secret: &'static [u8]| {
+        token(r#"{"alg":"HS256","cty":"jwt"}"#, inner, move |signed| {
+            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed).as_ref().to_vec()
+        })
+    };
+    let outer = around(&inner, b"s3cret");
+    let forged_inside = around(&token(r#"{"alg":"HS256"}"#, r#"{"iss":"root"}"#, |_| vec![0; 32]), b"s3cret");
+    let forged_outside = around(&inner, b"other");
+    let many = (0..20).fold(inner.clone(), |inner, _| around(&inner, b"s3cret"));
+    let verify =
+        |token: &str, more: &str| format!("io.jwt.decode_verify(\"{token}\", {{\"secret\": \"s3cret\"{more}}})");
+    let refused = r#"[false,{},{}]"#;
+    check(&[
+        (&format!("io.jwt.decode(\"{outer}\")[1]"), r#"{"iss":"xxx"}"#),
+        (&verify(&outer, ""), r#"[true,{"alg":"HS256"},{"iss":"xxx"}]"#),
+        (&verify(&outer, r#", "iss": "xxx""#), r#"[true,{"alg":"HS256"},{"iss":"xxx"}]"#),
+        (&verify(&outer, r#", "iss": "yyy""#), refused),
+        (&verify(&forged_inside, ""), refused),
+        (&verify(&forged_outside, ""), refused),
+        (&verify(&many, ""), refused),
+        (&format!("io.jwt.decode(\"{many}\")"), "!"),
+        (&verify(&around("no token", b"s3cret"), ""), refused),
+    ]);
+}

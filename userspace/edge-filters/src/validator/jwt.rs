@@ -125,6 +125,19 @@ impl<'t> Parsed<'t> {
         decode_object(self.claims)
     }
 
+    /// The token that this one carries in place of claims (RFC 7519 section 5.2), whoever wrote it; `None` where it carries claims.
+    pub fn nested(&self) -> Option<Result<String, TokenError>> {
+        let says = self.head.get("cty").and_then(Value::as_str);
+        says.filter(|kind| kind.eq_ignore_ascii_case("JWT")).map(|_| {
+            let inner = URL_SAFE_NO_PAD.decode(self.claims).map_err(|_| TokenError::Malformed)?;
+            // Some write it as a text of JSON.
+            match inner.first() {
+                Some(b'"') => serde_json::from_slice(&inner).map_err(|_| TokenError::Malformed),
+                _ => String::from_utf8(inner).map_err(|_| TokenError::Malformed),
+            }
+        })
+    }
+
     pub fn mark(&self) -> &[u8] {
         &self.mark
     }
