@@ -1,6 +1,8 @@
-//! A line as it lies on disk: its length, a checksum of everything, what it is, when it was taken, itself. Pure: bytes in, bytes out.
+//! A line as it lies on disk: what it is, when it was taken, itself. Pure: bytes in, bytes out.
 
+use edge_spool::Kept;
 use proto_kafka::crc32c::crc32c;
+use std::ops::RangeInclusive;
 
 /// A line, with what there is to say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,74 +30,36 @@ const KINDS: [Kind; 4] = [Kind::Access, Kind::Info, Kind::Warning, Kind::Error];
 /// Bytes of a line, at most; longer ones are cut.
 pub const TEXT_MOST: usize = 256 * 1024;
 
-/// Bytes of a frame without its text.
-const HEAD: usize = 4 + 4 + 1 + 8;
+/// Bytes of a line without its text.
+const HEAD: usize = 1 + 8;
 
-/// Bytes of a frame, at most; more can only be damage.
-pub const MOST: usize = HEAD + TEXT_MOST;
+impl Kept for Line {
+    const NAME: &'static str = "lines";
+    const BYTES: RangeInclusive<usize> = HEAD..=HEAD + TEXT_MOST;
 
-/// What stands at the beginning of some bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
-    Line(Line),
-    /// One that is not as it was written.
-    Damaged,
-    /// There is no whole one, and no telling where the next would begin.
-    Cut,
-}
-
-/// Appends a line.
-pub fn write(line: &Line, out: &mut Vec<u8>) {
-    let text = &line.text[..line.text.len().min(TEXT_MOST)];
-    let length = ((HEAD - 8 + text.len()) as u32).to_be_bytes();
-    let at = out.len();
-    out.extend(length);
-    out.extend([0; 4]);
-    out.push(line.kind as u8);
-    out.extend(line.at.to_be_bytes());
-    out.extend(text);
-    let sum = checksum(length, &out[at + 8..]);
-    out[at + 4..at + 8].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Reads the first one, and says how many bytes it has.
-pub fn read(bytes: &[u8]) -> (Frame, usize) {
-    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return (Frame::Cut, bytes.len()) };
-    let count = u32::from_be_bytes(*length) as usize;
-    if !(HEAD - 8..=MOST - 8).contains(&count) {
-        return (Frame::Cut, bytes.len());
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.kind as u8);
+        out.extend(self.at.to_be_bytes());
+        out.extend(&self.text[..self.text.len().min(TEXT_MOST)]);
     }
-    let Some((sum, rest)) = rest.split_first_chunk::<4>() else { return (Frame::Cut, bytes.len()) };
-    let Some(body) = rest.get(..count) else { return (Frame::Cut, bytes.len()) };
-    let whole = 8 + count;
-    if checksum(*length, body) != u32::from_be_bytes(*sum) {
-        // Its length may be what is wrong: it is believed where another frame follows it, or the end.
-        let after = &rest[count..];
-        return if after.is_empty() || is_good(after) { (Frame::Damaged, whole) } else { (Frame::Cut, bytes.len()) };
-    }
-    let line = body.split_first().and_then(|(kind, rest)| {
+
+    fn read(body: &[u8]) -> Option<Line> {
+        let (kind, rest) = body.split_first()?;
         let (at, text) = rest.split_first_chunk::<8>()?;
         let kind = *KINDS.get(usize::from(*kind))?;
         Some(Line { kind, at: u64::from_be_bytes(*at), text: text.into() })
-    });
-    (line.map_or(Frame::Damaged, Frame::Line), whole)
-}
+    }
 
-fn is_good(bytes: &[u8]) -> bool {
-    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
-    let Some((sum, rest)) = rest.split_first_chunk::<4>() else { return false };
-    rest.get(..u32::from_be_bytes(*length) as usize)
-        .is_some_and(|body| checksum(*length, body) == u32::from_be_bytes(*sum))
-}
-
-/// Of the length, too: a frame of zeroes, which a disk may leave after a crash, is none.
-fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
-    crc32c(body) ^ crc32c(&length)
+    /// Of the length, too: a frame of zeroes, which a disk may leave after a crash, is none.
+    fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
+        crc32c(body) ^ crc32c(&length)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edge_spool::frame::{self, Frame, read, write};
     use proptest::prelude::*;
 
     fn any_line() -> impl Strategy<Value = Line> {
@@ -111,7 +75,7 @@ mod tests {
         while !bytes.is_empty() {
             let (frame, length) = read(bytes);
             match frame {
-                Frame::Line(line) => lines.push(line),
+                Frame::Whole(line) => lines.push(line),
                 Frame::Damaged | Frame::Cut => damaged += 1,
             }
             assert!(length > 0);
@@ -169,7 +133,7 @@ mod tests {
         let line = Line { kind: Kind::Access, at: 1, text: vec![b'x'; TEXT_MOST + 5].into() };
         let mut out = Vec::new();
         write(&line, &mut out);
-        assert_eq!(out.len(), MOST);
+        assert_eq!(out.len(), frame::HEAD + Line::BYTES.end());
         let (lines, _) = all(&out);
         assert_eq!(lines[0].text.len(), TEXT_MOST);
     }

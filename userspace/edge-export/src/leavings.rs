@@ -137,10 +137,10 @@ pub fn encode(encoder: &mut Encoder) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Kind;
-    use crate::spool::{Line, Spool};
+    use crate::frame::{Kind, Line};
+    use edge_spool::Spool;
 
-    fn fill(directory: &Path, name: &str) -> Spool {
+    fn fill(directory: &Path, name: &str) -> Spool<Line> {
         let mut spool = Spool::open(&directory.join(name).join("0"), 1 << 20).unwrap();
         let line = Line { kind: Kind::Access, at: 0, text: vec![b'x'; 1000].into() };
         assert_eq!(spool.append(&[line], false).unwrap(), 1);

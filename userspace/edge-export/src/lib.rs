@@ -4,7 +4,7 @@
 //! ([`stats`]). A thread for each collector gathers, encodes and sends, with pauses between tries ([`exporter`]; [`agent`] where packets
 //! are all there is, by [`packets`]).
 //!
-//! Lines: each LogSink ([`sink`]) writes what workers have logged to the disk ([`spool`], of [`frame`]s) and sends from there, so that
+//! Lines: each LogSink ([`sink`]) writes what workers have logged to the disk (a spool of [`frame`]s) and sends from there, so that
 //! nothing is lost while it is away; [`sinks`] has one file for each way. What sinks that are gone have left is removed some day
 //! ([`leavings`]).
 //!
@@ -23,7 +23,6 @@ pub mod sink;
 pub mod frame;
 pub mod leavings;
 pub mod sinks;
-pub mod spool;
 
 pub mod post;
 

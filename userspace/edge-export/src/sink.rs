@@ -1,27 +1,23 @@
 //! A LogSink as it runs: lines go to the disk as they come, and from there to whatever takes them, in their order.
 //!
-//! Two threads: one takes lines from the workers' buffers and writes them to the [`spool`](crate::spool), however long the sink takes;
+//! Two threads: one takes lines from the workers' buffers and writes them to the [`Spool`], however long the sink takes;
 //! the other sends from its front and tries again. What an earlier process has left goes first.
 
-use crate::frame::Kind;
+use crate::frame::{Kind, Line};
 use crate::leavings;
 use crate::sinks::{self, Sent, Target};
-use crate::spool::{Batch, Line, Spool};
 use base_model::{LogFormat, LogKind, LogSinkSpec};
 use base_runtime::Worker;
 use base_telemetry::access_log::{AccessLog, LogWriter, Taker};
 use base_telemetry::{Encoder, Limit, Telemetry};
 use base_text::Seldom;
+use edge_spool::{Batch, Spool, places};
 use serde_json::{Value, json};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Processes, and changes of one document, that may have lines on disk at a time.
-const PLACES: usize = 4;
 
 /// Between two looks for what others have left.
 const LOOK: Duration = Duration::from_secs(5);
@@ -103,7 +99,7 @@ struct Shared {
     wants_events: bool,
     directory: PathBuf,
     /// Let go of when its last lines were sent, or are left.
-    spool: Mutex<Option<Spool>>,
+    spool: Mutex<Option<Spool<Line>>>,
     changed: Condvar,
     events: Mutex<Vec<(Kind, Box<str>)>>,
     counts: Counts,
@@ -149,7 +145,7 @@ impl LogSink {
     ) -> Result<LogSink, String> {
         let target = Target::new(name, spec, machine, telemetry, workers)?;
         let directory = DIRECTORY.get().cloned().unwrap_or_else(|| std::env::temp_dir().join("weir-logs")).join(name);
-        let spool = free_place(&directory, spec.spool.unwrap_or_default().max_bytes)
+        let spool = places::free(&directory, spec.spool.unwrap_or_default().max_bytes)
             .map_err(|error| format!("its lines cannot be kept in {}: {error}", directory.display()))?;
         let shared = Arc::new(Shared {
             name: name.into(),
@@ -303,18 +299,6 @@ pub fn encode(encoder: &mut Encoder) {
     }
 }
 
-/// The first place nobody has.
-fn free_place(directory: &Path, most: u64) -> io::Result<Spool> {
-    let mut taken = io::Error::from(io::ErrorKind::WouldBlock);
-    for number in 0..PLACES {
-        match Spool::open(&directory.join(number.to_string()), most) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => taken = error,
-            opened => return opened,
-        }
-    }
-    Err(taken)
-}
-
 fn register(telemetry: &Telemetry, name: &'static str) -> Limit {
     telemetry.limits().register(name)
 }
@@ -388,7 +372,7 @@ struct Sending {
     shared: Arc<Shared>,
     target: Box<dyn sinks::Sink>,
     /// What others have left, which goes first.
-    older: Vec<Spool>,
+    older: Vec<Spool<Line>>,
     looked: Option<Instant>,
     told: Seldom,
 }
@@ -419,10 +403,10 @@ impl Sending {
                 }
                 continue;
             };
-            let count = batch.lines.len() as u64;
+            let count = batch.kept.len() as u64;
             let shared = self.shared.clone();
             let counts = &shared.counts;
-            let sent = self.target.send(&batch.lines, &|| self.shared.end.get().copied());
+            let sent = self.target.send(&batch.kept, &|| self.shared.end.get().copied());
             let unheard = self.target.unheard();
             if unheard > 0 {
                 counts.unheard.fetch_add(unheard, Ordering::Relaxed);
@@ -469,12 +453,12 @@ impl Sending {
     }
 
     /// Lines from the front, and whether they are of those that were left; waits a while where there are none.
-    fn next(&mut self, bytes: usize) -> Option<(Batch, bool)> {
+    fn next(&mut self, bytes: usize) -> Option<(Batch<Line>, bool)> {
         while let Some(spool) = self.older.first_mut() {
             let peeked = spool.peek(bytes);
             self.shared.counts.damaged.fetch_add(std::mem::take(&mut spool.damaged), Ordering::Relaxed);
             match peeked {
-                Ok(batch) if !batch.lines.is_empty() => return Some((batch, true)),
+                Ok(batch) if !batch.kept.is_empty() => return Some((batch, true)),
                 Ok(_) => drop(self.older.remove(0)),
                 Err(error) => {
                     self.tell(&format!("lines that were left cannot be read: {error}"));
@@ -492,7 +476,7 @@ impl Sending {
         drop(spool);
         self.shared.counts.damaged.fetch_add(damaged, Ordering::Relaxed);
         match peeked {
-            Ok(batch) => (!batch.lines.is_empty()).then_some((batch, false)),
+            Ok(batch) => (!batch.kept.is_empty()).then_some((batch, false)),
             Err(error) => {
                 self.tell(&format!("lines cannot be read from the disk: {error}"));
                 thread::sleep(AGAIN_FIRST);
@@ -501,7 +485,7 @@ impl Sending {
         }
     }
 
-    fn forget(&mut self, batch: &Batch, is_older: bool) {
+    fn forget(&mut self, batch: &Batch<Line>, is_older: bool) {
         let done = match self.older.first_mut().filter(|_| is_older) {
             Some(spool) => spool.forget(batch),
             None => lock(&self.shared.spool).as_mut().map_or(Ok(()), |spool| spool.forget(batch)),
@@ -514,15 +498,7 @@ impl Sending {
     /// Takes what processes that have ended have left.
     fn adopt(&mut self) {
         self.looked = Some(Instant::now());
-        for number in 0..PLACES {
-            let place = self.shared.directory.join(number.to_string());
-            if place.is_dir()
-                && let Ok(spool) = Spool::open(&place, 0)
-                && !spool.is_empty()
-            {
-                self.older.push(spool);
-            }
-        }
+        self.older.extend(places::left(&self.shared.directory));
     }
 
     fn is_well(&self, why: Option<String>) {

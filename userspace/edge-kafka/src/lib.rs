@@ -1,14 +1,13 @@
 //! Records for Kafka, from workers that never wait for it.
 //!
 //! One thread for each list of brokers sends what all filters hand it, in their order ([`producer`]). While the brokers cannot be
-//! reached, records that nobody waits for go to a bounded place on disk ([`spool`]) and from there to the brokers once they are back,
-//! before anything that came later; also after a restart. [`front`] is how far they were handed over. Each arrives at least once: a batch whose answer was lost is sent again.
+//! reached, records that nobody waits for go to a bounded place on disk (a spool of [`frame`]s) and from there to the brokers once they are
+//! back, before anything that came later; also after a restart. Each arrives at least once: a batch whose answer was lost is sent again.
 #![forbid(unsafe_code)]
 
 pub mod cluster;
-pub mod front;
+pub mod frame;
 pub mod producer;
-pub mod spool;
 pub mod stats;
 
 pub use producer::{Chain, Done, Producer, Record, SendError, set_directory, shutdown};

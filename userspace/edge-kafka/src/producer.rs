@@ -1,10 +1,10 @@
 //! A thread for each list of brokers, and what workers hand it.
 
 use crate::cluster::{Cluster, Failure};
-use crate::spool::Spool;
 use crate::stats::{COUNTERS, add};
 use base_text::Seldom;
 use bytes::Bytes;
+use edge_spool::{Spool, places};
 use proto_kafka::encode_batch;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -70,9 +70,6 @@ const MEMORY_RECORDS: usize = 50_000;
 
 /// Bytes on disk, at most, for each list of brokers.
 const SPOOL_BYTES: u64 = 256 << 20;
-
-/// Processes that may have records on disk at a time.
-const PLACES: usize = 4;
 
 /// Between two looks for what others have left.
 const LOOK: Duration = Duration::from_secs(10);
@@ -236,9 +233,9 @@ fn name(brokers: &[String]) -> String {
 struct Sending<'a> {
     shared: &'a Shared,
     cluster: Cluster,
-    spool: Option<Spool>,
+    spool: Option<Spool<Record>>,
     /// What other processes have left, to be handed over before that.
-    older: Vec<Spool>,
+    older: Vec<Spool<Record>>,
     /// When such were looked for last.
     looked: Instant,
     /// When brokers are tried again that could not be reached.
@@ -276,19 +273,11 @@ impl<'a> Sending<'a> {
             told: Seldom::once_in(TELL),
         };
         if let Some(directory) = &shared.directory {
-            // While one process takes the place of another there are two.
-            for number in 0..PLACES {
-                match Spool::open(&directory.join(number.to_string()), SPOOL_BYTES) {
-                    Ok(spool) => {
-                        sending.spool = Some(spool);
-                        break;
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => {
-                        let path = directory.display();
-                        tracing::error!(%path, %error, "records for Kafka cannot be kept on disk");
-                        break;
-                    }
+            match places::free(directory, SPOOL_BYTES) {
+                Ok(spool) => sending.spool = Some(spool),
+                Err(error) => {
+                    let path = directory.display();
+                    tracing::error!(%path, %error, "records for Kafka cannot be kept on disk");
                 }
             }
             sending.adopt(directory);
@@ -299,15 +288,7 @@ impl<'a> Sending<'a> {
     /// Takes what processes that have ended have left.
     fn adopt(&mut self, directory: &Path) {
         self.looked = Instant::now();
-        for number in 0..PLACES {
-            let place = directory.join(number.to_string());
-            if place.is_dir()
-                && let Ok(spool) = Spool::open(&place, 0)
-                && !spool.is_empty()
-            {
-                self.older.push(spool);
-            }
-        }
+        self.older.extend(places::left(directory));
     }
 
     fn run(mut self) {
@@ -455,12 +436,13 @@ impl<'a> Sending<'a> {
             return;
         }
         let kept = match &mut self.spool {
-            Some(spool) => spool.append(rest).unwrap_or_else(|error| {
+            Some(spool) => spool.append(rest, true).unwrap_or_else(|error| {
                 tracing::error!(%error, "records for Kafka cannot be written to the disk");
                 0
             }),
             None => 0,
         };
+        add(&COUNTERS.spooled, kept);
         let lost = rest.len() - kept;
         if lost > 0 {
             add(&COUNTERS.refused, lost);
@@ -580,9 +562,11 @@ impl<'a> Sending<'a> {
             let Some(spool) = self.older.first_mut().or(self.spool.as_mut()).filter(|spool| !spool.is_empty()) else {
                 return;
             };
-            let batch = match spool.peek(BATCH_BYTES) {
+            let peeked = spool.peek(BATCH_BYTES);
+            COUNTERS.damaged.fetch_add(std::mem::take(&mut spool.damaged), Relaxed);
+            let batch = match peeked {
                 // All of it was damaged.
-                Ok(batch) if batch.records.is_empty() => continue,
+                Ok(batch) if batch.kept.is_empty() => continue,
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::error!(%error, "records for Kafka cannot be read from the disk");
@@ -590,7 +574,7 @@ impl<'a> Sending<'a> {
                     return;
                 }
             };
-            let mut left = &batch.records[..];
+            let mut left = &batch.kept[..];
             while !left.is_empty() {
                 let (count, sent) = self.deliver(left);
                 add(&COUNTERS.replayed, count);

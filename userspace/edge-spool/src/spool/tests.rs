@@ -1,8 +1,29 @@
 use super::*;
-use crate::frame::Kind;
+use proto_kafka::crc32c::crc32c;
+use std::ops::RangeInclusive;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line(String);
+
+impl Kept for Line {
+    const NAME: &'static str = "lines";
+    const BYTES: RangeInclusive<usize> = 0..=1000;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.0.as_bytes());
+    }
+
+    fn read(body: &[u8]) -> Option<Line> {
+        Some(Line(std::str::from_utf8(body).ok()?.to_owned()))
+    }
+
+    fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
+        crc32c(body) ^ crc32c(&length)
+    }
+}
 
 fn line(number: usize) -> Line {
-    Line { kind: Kind::Access, at: number as u64, text: format!("line {number}").into_bytes().into() }
+    Line(format!("line {number}, and what there is to say of it"))
 }
 
 fn lines(range: std::ops::Range<usize>) -> Vec<Line> {
@@ -10,14 +31,14 @@ fn lines(range: std::ops::Range<usize>) -> Vec<Line> {
 }
 
 /// Everything that is left, batch after batch.
-fn drain(spool: &mut Spool, bytes: usize) -> Vec<Line> {
+fn drain(spool: &mut Spool<Line>, bytes: usize) -> Vec<Line> {
     let mut seen = Vec::new();
     while !spool.is_empty() {
         let batch = spool.peek(bytes).unwrap();
-        if batch.lines.is_empty() {
+        if batch.kept.is_empty() {
             break;
         }
-        seen.extend(batch.lines.clone());
+        seen.extend(batch.kept.clone());
         spool.forget(&batch).unwrap();
     }
     seen
@@ -28,19 +49,19 @@ fn lines_come_back_in_order_also_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let open = || Spool::open(directory.path(), 1 << 20).unwrap();
     let mut spool = open();
-    assert!(spool.is_empty() && spool.peek(100).unwrap().lines.is_empty());
+    assert!(spool.is_empty() && spool.peek(100).unwrap().kept.is_empty());
     assert_eq!(spool.append(&lines(0..5), true).unwrap(), 5);
     let batch = spool.peek(1).unwrap();
-    assert_eq!(batch.lines, lines(0..1));
+    assert_eq!(batch.kept, lines(0..1));
     spool.forget(&batch).unwrap();
     let batch = spool.peek(1).unwrap();
-    assert_eq!(batch.lines, lines(1..2), "what is not forgotten is there again");
+    assert_eq!(batch.kept, lines(1..2), "what is not forgotten is there again");
     drop(spool);
     let mut spool = open();
     assert_eq!(spool.append(&lines(5..7), false).unwrap(), 2);
     assert_eq!(drain(&mut spool, 30), lines(1..7));
     assert_eq!(spool.bytes(), 0);
-    let taken = Spool::open(directory.path(), 1).map(drop).unwrap_err();
+    let taken = Spool::<Line>::open(directory.path(), 1).map(drop).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::WouldBlock, "it has one owner");
 }
 
@@ -79,10 +100,10 @@ fn there_is_room_for_so_much_and_no_more() {
     assert_eq!(spool.append(&lines(500..501), false).unwrap(), 0);
     assert!(spool.files.len() >= 3, "in several files, of which each makes room when it is done");
     let batch = spool.peek(600).unwrap();
-    assert_eq!(batch.lines, lines(0..batch.lines.len()));
+    assert_eq!(batch.kept, lines(0..batch.kept.len()));
     spool.forget(&batch).unwrap();
     assert_eq!(spool.append(&lines(500..501), false).unwrap(), 1, "there is room again");
-    let rest: Vec<Line> = lines(batch.lines.len()..fitting).into_iter().chain([line(500)]).collect();
+    let rest: Vec<Line> = lines(batch.kept.len()..fitting).into_iter().chain([line(500)]).collect();
     assert_eq!(drain(&mut spool, 100), rest);
 }
 
@@ -117,7 +138,7 @@ fn files_that_others_remove_or_cut_off_stop_nothing() {
     let mut spool = Spool::open(directory.path(), 1 << 20).unwrap();
     spool.append(&lines(0..3), false).unwrap();
     fs::remove_file(directory.path().join(format!("{:012}.lines", 1))).unwrap();
-    assert!(spool.peek(1 << 20).unwrap().lines.is_empty() && spool.is_empty());
+    assert!(spool.peek(1 << 20).unwrap().kept.is_empty() && spool.is_empty());
     spool.append(&lines(3..6), false).unwrap();
     let path = directory.path().join(format!("{:012}.lines", 2));
     let half = fs::metadata(&path).unwrap().len() / 3;

@@ -1,28 +1,30 @@
-//! Lines on disk, in the order they came, in files of bounded length: written at the end, read from the front, forgotten when the sink
-//! has them. It survives the process: what a write call has taken is there after a kill, and after a power cut once it was synced.
+//! What is kept on disk, in the order it came, in files of bounded length: written at the end, read from the front, forgotten when whoever
+//! it is for has it. It survives the process: what a write call has taken is there after a kill, and after a power cut once it was synced.
 //!
 //! ```text
-//! <directory>/<number>.lines       frames, see the module frame
-//! <directory>/front                number of the file and place in it of the first line the sink does not have, and a checksum
-//! <directory>/lock                 held by the process whose lines these are
+//! <directory>/<number>.<name>      frames, see the module frame
+//! <directory>/front                number of the file and place in it of the first that was not handed over, and a checksum
+//! <directory>/lock                 held by the process whose spool this is
 //! ```
-//! Numbers only grow. `front` is written after a sink has taken a batch; after a crash in between, the batch goes out once more.
+//! Numbers only grow. `front` is written after a batch was taken; after a crash in between, the batch goes out once more.
 
-use crate::frame::{self, Frame};
-use edge_kafka::front::Front;
+use crate::frame::{self, Frame, HEAD, Kept};
+use crate::front::Front;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
+use std::marker::PhantomData;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-pub use crate::frame::Line;
 
 /// Bytes of one file, about; fewer where all of them together may have few.
 const FILE_BYTES: u64 = 4 << 20;
 
+/// Bytes that are read beyond those that are asked for, so that the last one is whole; more only where one does not fit.
+const BEYOND: usize = 64 << 10;
+
 /// See the module doc.
-pub struct Spool {
+pub struct Spool<K: Kept> {
     directory: PathBuf,
     /// Bytes of all files together, at most.
     most: u64,
@@ -30,28 +32,37 @@ pub struct Spool {
     files: VecDeque<(u64, u64)>,
     /// The number of the next file.
     next: u64,
-    /// Where in the first file the first line begins.
+    /// Where in the first file the first one begins.
     front: u64,
     writing: Option<File>,
     reading: Option<(u64, File)>,
     marks: Front,
-    /// Lines left out because they could not be read, so far.
+    /// Those left out because they could not be read, so far; of some there is no telling how many they were.
     pub damaged: u64,
+    /// Bytes of its files that were told.
+    booked: u64,
     /// Held for as long as this is there.
     _lock: File,
+    kept: PhantomData<K>,
 }
 
-/// Lines from the front.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    pub lines: Vec<Line>,
+/// Some from the front.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Batch<K> {
+    pub kept: Vec<K>,
     /// Where the front will be once they are handed over.
     end: (u64, u64),
 }
 
-impl Spool {
+impl<K> Default for Batch<K> {
+    fn default() -> Batch<K> {
+        Batch { kept: Vec::new(), end: (0, 0) }
+    }
+}
+
+impl<K: Kept> Spool<K> {
     /// Opens what an earlier process has left in the directory, which is made if need be. `WouldBlock`: another process has it.
-    pub fn open(directory: &Path, most: u64) -> io::Result<Spool> {
+    pub fn open(directory: &Path, most: u64) -> io::Result<Spool<K>> {
         fs::create_dir_all(directory)?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o640).open(directory.join("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
@@ -59,12 +70,14 @@ impl Spool {
         let mut files: Vec<(u64, u64)> = fs::read_dir(directory)?
             .flatten()
             .filter_map(|entry| {
-                let number = entry.file_name().to_str()?.strip_suffix(".lines")?.parse().ok()?;
+                let name = entry.file_name();
+                let number = name.to_str()?.strip_suffix(K::NAME)?.strip_suffix('.')?.parse().ok()?;
                 Some((number, entry.metadata().ok()?.len()))
             })
             .collect();
         files.sort_unstable();
         let (first, at) = marks.read().unwrap_or_default();
+        // Numbers that began anew would meet a front that is older: what nobody has would be taken for handed over.
         let next = files.last().map_or(0, |(number, _)| number + 1).max(first.saturating_add(1));
         let mut spool = Spool {
             directory: directory.to_owned(),
@@ -76,7 +89,9 @@ impl Spool {
             reading: None,
             marks,
             damaged: 0,
+            booked: 0,
             _lock: lock,
+            kept: PhantomData,
         };
         while spool.files.front().is_some_and(|(number, _)| *number < first) {
             spool.drop_first();
@@ -84,6 +99,7 @@ impl Spool {
         if spool.files.front().is_some_and(|(number, length)| *number == first && at <= *length) {
             spool.front = at;
         }
+        spool.book();
         Ok(spool)
     }
 
@@ -97,11 +113,19 @@ impl Spool {
         self.bytes() <= self.front
     }
 
-    /// Writes lines to the end; how many there was room for. `sync`: they are to be there after a power cut, too.
-    pub fn append(&mut self, lines: &[Line], sync: bool) -> io::Result<usize> {
-        let (mut rest, mut done) = (lines, 0);
+    /// Writes these to the end; how many there was room for. `sync`: they are to be there after a power cut, too.
+    pub fn append(&mut self, these: &[K], sync: bool) -> io::Result<usize> {
+        let (mut rest, mut done) = (these, 0);
         while !rest.is_empty() {
-            let count = self.append_some(rest, sync)?;
+            let count = match self.append_some(rest, sync) {
+                Ok(count) => count,
+                // What is there already is kept, and goes out.
+                Err(error) if done > 0 => {
+                    tracing::error!(%error, "{} cannot be written to the disk", K::NAME);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             if count == 0 {
                 break;
             }
@@ -112,13 +136,13 @@ impl Spool {
     }
 
     /// As [`append`](Spool::append), as far as one file goes.
-    fn append_some(&mut self, lines: &[Line], sync: bool) -> io::Result<usize> {
+    fn append_some(&mut self, these: &[K], sync: bool) -> io::Result<usize> {
         let room = self.most.saturating_sub(self.bytes());
         let file_bytes = FILE_BYTES.min(self.most / 4);
         let (mut text, mut count) = (Vec::new(), 0);
-        for line in lines {
+        for one in these {
             let before = text.len();
-            frame::write(line, &mut text);
+            frame::write(one, &mut text);
             if text.len() as u64 > room {
                 text.truncate(before);
                 break;
@@ -142,7 +166,7 @@ impl Spool {
             }
         }
         let (Some(file), Some((_, length))) = (&mut self.writing, self.files.back_mut()) else { return Ok(0) };
-        let written = io::Write::write_all(file, &text).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
+        let written = file.write_all(&text).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
             // Half a frame would make what follows it unreadable.
             if file.set_len(*length).is_err() {
@@ -151,14 +175,18 @@ impl Spool {
             return Err(error);
         }
         *length += text.len() as u64;
+        self.book();
         Ok(count)
     }
 
-    /// Lines from the front, as many as come to about so many bytes.
-    pub fn peek(&mut self, bytes_about: usize) -> io::Result<Batch> {
-        loop {
+    /// Some from the front, as many as come to about so many bytes.
+    pub fn peek(&mut self, bytes_about: usize) -> io::Result<Batch<K>> {
+        let mut wide = false;
+        'window: loop {
             let Some(&(number, length)) = self.files.front() else { return Ok(Batch::default()) };
-            let window = (length - self.front).min((bytes_about + frame::MOST) as u64) as usize;
+            let beyond = if std::mem::take(&mut wide) { HEAD + K::BYTES.end() } else { BEYOND };
+            let is_wide = beyond > BEYOND;
+            let window = (length - self.front).min((bytes_about + beyond) as u64) as usize;
             let mut text = vec![0; window];
             let front = self.front;
             match self.reader(number).and_then(|file| file.read_exact_at(&mut text, front)) {
@@ -170,14 +198,19 @@ impl Spool {
                 Err(error) => return Err(error),
             }
             let is_end = self.front + window as u64 == length;
-            let (mut lines, mut at, mut rest) = (Vec::new(), 0, text.as_slice());
+            let (mut kept, mut at, mut rest) = (Vec::new(), 0, text.as_slice());
             while at < bytes_about && !rest.is_empty() {
                 let (read, bytes) = frame::read(rest);
                 match read {
-                    Frame::Line(line) => lines.push(line),
+                    Frame::Whole(one) => kept.push(one),
                     Frame::Damaged => self.tell_damage(number, at),
-                    // Whatever is left of the file cannot be told apart; of a window only, the next one begins here.
-                    Frame::Cut if !is_end && !lines.is_empty() => break,
+                    // Of a window, the next one begins here, or has to be wider.
+                    Frame::Cut if !is_end && at > 0 => break,
+                    Frame::Cut if !is_end && !is_wide && K::BYTES.end() + HEAD > BEYOND => {
+                        wide = true;
+                        continue 'window;
+                    }
+                    // Whatever is left of the file cannot be told apart.
                     Frame::Cut => {
                         self.tell_damage(number, at);
                         at = window;
@@ -187,8 +220,8 @@ impl Spool {
                 at += bytes;
                 rest = rest.get(bytes..).unwrap_or_default();
             }
-            let batch = Batch { lines, end: (number, self.front + at as u64) };
-            if !batch.lines.is_empty() {
+            let batch = Batch { kept, end: (number, self.front + at as u64) };
+            if !batch.kept.is_empty() {
                 return Ok(batch);
             }
             // All of it was damage, or there is nothing.
@@ -204,7 +237,7 @@ impl Spool {
     }
 
     /// Forgets a batch that was handed over.
-    pub fn forget(&mut self, batch: &Batch) -> io::Result<()> {
+    pub fn forget(&mut self, batch: &Batch<K>) -> io::Result<()> {
         let (number, at) = batch.end;
         if self.files.front().is_none_or(|(first, _)| *first != number) {
             return Ok(());
@@ -237,6 +270,7 @@ impl Spool {
             Some((_, length)) if there > self.front => *length = there,
             _ => self.drop_first(),
         }
+        self.book();
     }
 
     fn drop_first(&mut self) {
@@ -247,20 +281,33 @@ impl Spool {
             if let Err(error) = fs::remove_file(self.path(number))
                 && error.kind() != ErrorKind::NotFound
             {
-                tracing::warn!(%error, "lines that were handed over cannot be removed from the disk");
+                tracing::warn!(%error, "{} that were handed over cannot be removed from the disk", K::NAME);
             }
             self.front = 0;
+            self.book();
         }
+    }
+
+    fn book(&mut self) {
+        let bytes = self.bytes();
+        K::book(bytes.wrapping_sub(std::mem::replace(&mut self.booked, bytes)));
     }
 
     fn tell_damage(&mut self, number: u64, at: usize) {
         self.damaged += 1;
         let path = self.path(number);
-        tracing::error!(path = %path.display(), at = self.front + at as u64, "lines on disk are damaged and left out");
+        let at = self.front + at as u64;
+        tracing::error!(path = %path.display(), at, "{} on disk are damaged and left out", K::NAME);
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("{number:012}.lines"))
+        self.directory.join(format!("{number:012}.{}", K::NAME))
+    }
+}
+
+impl<K: Kept> Drop for Spool<K> {
+    fn drop(&mut self) {
+        K::book(0u64.wrapping_sub(self.booked));
     }
 }
 

@@ -1,0 +1,29 @@
+//! While one process takes the place of another there are two, as there may be two of one document that is changed, and each has a spool
+//! of its own: below a directory there are some places, of which whoever comes has the first that nobody has.
+
+use crate::frame::Kept;
+use crate::spool::Spool;
+use std::io;
+use std::path::Path;
+
+/// Below a directory.
+const PLACES: usize = 4;
+
+/// The first place nobody has; `WouldBlock` where all are taken.
+pub fn free<K: Kept>(directory: &Path, most: u64) -> io::Result<Spool<K>> {
+    let mut taken = io::Error::from(io::ErrorKind::WouldBlock);
+    for number in 0..PLACES {
+        match Spool::open(&directory.join(number.to_string()), most) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => taken = error,
+            opened => return opened,
+        }
+    }
+    Err(taken)
+}
+
+/// What processes that have ended have left.
+pub fn left<K: Kept>(directory: &Path) -> Vec<Spool<K>> {
+    let places = (0..PLACES).map(|number| directory.join(number.to_string()));
+    let opened = places.filter(|place| place.is_dir()).filter_map(|place| Spool::open(&place, 0).ok());
+    opened.filter(|spool| !spool.is_empty()).collect()
+}
