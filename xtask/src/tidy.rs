@@ -4,6 +4,7 @@
 mod allowed;
 mod boards;
 mod debug;
+mod locks;
 mod readme;
 mod source;
 
@@ -18,7 +19,8 @@ pub fn run() -> Result<(), String> {
     let problems = problems(&root());
     if problems.is_empty() {
         checking.done(
-            "every crate is on a map, what READMEs, dashboards and rules name exists, nobody is shown Debug output, lints pass with a reason",
+            "every crate is on a map, what READMEs, dashboards and rules name exists, nobody is shown Debug output, lints pass with a reason, \
+             no lock passes a panic on",
         );
         return Ok(());
     }
@@ -72,6 +74,7 @@ fn problems(root: &Path) -> Vec<String> {
     problems.extend(boards::problems(root, &known));
     problems.extend(debug::problems(root));
     problems.extend(allowed::problems(root));
+    problems.extend(locks::problems(root));
     problems
 }
 

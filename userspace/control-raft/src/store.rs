@@ -150,7 +150,7 @@ impl Store {
 
     /// Lets go of the file, so that it can be opened again, whoever still has a handle. What is asked of this one later fails.
     pub async fn close(&self) {
-        self.shared.database.lock().expect("nothing panics while it takes the database").take();
+        self.database().take();
         let (done, wait) = oneshot::channel();
         if self.send(Write::Close { done }).is_ok() {
             let _ = wait.await;
@@ -275,7 +275,7 @@ impl Store {
     }
 
     pub fn load_snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
-        let database = self.shared.database.lock().expect("nothing panics while it takes the database").clone();
+        let database = self.database().clone();
         let database = database.ok_or_else(|| failed_read(&"the store is closed"))?;
         let load = || -> Result<_, redb::Error> {
             let read = database.begin_read()?;
@@ -297,6 +297,10 @@ impl Store {
     /// A panic elsewhere does not make the log worse: nothing under this lock can leave it half changed.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.shared.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, write: Write) -> Result<(), StorageError> {
@@ -755,3 +759,46 @@ const CACHE_BYTES: usize = 1 << 20;
 const COMPACT_BYTES: u64 = 64 << 20;
 /// Bounds the time one transaction keeps its first writer waiting.
 const BATCH: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use openraft::storage::RaftLogStorageExt;
+    use openraft::{CommittedLeaderId, Entry, EntryPayload};
+
+    use super::*;
+
+    /// Raft, the members that call and the metrics come by the same locks: one of them that panics is not to end the others.
+    #[test]
+    fn a_panic_under_a_lock_closes_it_to_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity { name: "n1".into(), cluster_name: "c".into(), ..Identity::default() };
+        let mut store = Store::open(directory.path(), identity.clone()).unwrap();
+        let panics: [fn(&Shared); 2] = [
+            |shared| {
+                let _held = shared.memory.lock();
+                panic!("while it holds the log")
+            },
+            |shared| {
+                let _held = shared.database.lock();
+                panic!("while it holds the file")
+            },
+        ];
+        for panics in panics {
+            let shared = store.shared.clone();
+            assert!(std::thread::spawn(move || panics(&shared)).join().is_err());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let first = LogId::new(CommittedLeaderId::new(1, 1), 0);
+            store.blocking_append([Entry { log_id: first, payload: EntryPayload::Blank }]).await.unwrap();
+            store.save_vote(&Vote::new(1, 1)).await.unwrap();
+            let last = store.held().last();
+            assert_eq!((last, store.vote(), store.identity()), (Some(first), Some(Vote::new(1, 1)), identity));
+            assert!(store.load_snapshot().unwrap().is_none());
+            store.close().await;
+        });
+        // And the file is let go of.
+        let again = Store::open(directory.path(), Identity::default()).unwrap();
+        assert!(!again.is_pristine());
+    }
+}
