@@ -84,11 +84,8 @@ impl Inner {
         Some(self.publisher.state().view.version)
     }
 
-    /// Raft takes an entry in the term in which its leader takes it: of another term than this it is only where this member lost the
-    /// lead and won it again between two lines here, and an election takes a hundred milliseconds at least.
     async fn carry_in(&self, term: u64, command: Packed) -> Answer {
-        let decided = if self.leading_in(term).is_some() { self.propose_here(command).await } else { None };
-        decided.unwrap_or_else(|| {
+        self.write(command, Some(term)).await.unwrap_or_else(|| {
             Err(Refusal::unavailable(format!(
                 "this member leads in term {term} no more: what it planned then is left to who leads now"
             )))
@@ -147,10 +144,15 @@ impl Inner {
         }
     }
 
-    /// Decides the command here; `None` when this member does not lead. The first command of a cluster gives it its id: others wait
-    /// for that, so that no version of the configuration is without one.
+    /// Decides the command here; `None` when this member does not lead.
     pub async fn propose_here(&self, command: Packed) -> Option<Answer> {
-        let raft = self.leading()?;
+        self.write(command, None).await
+    }
+
+    /// The same, in this `term` alone where one is named. The first command of a cluster gives it its id: others wait for that, so that
+    /// no version of the configuration is without one.
+    async fn write(&self, command: Packed, term: Option<u64>) -> Option<Answer> {
+        self.leading()?;
         if self.publisher.state().view.cluster_id.is_empty() && !command.founds() {
             self.roll.reported.notify_one();
             if tokio::time::timeout(PATIENCE, self.publisher.founded()).await.is_err() {
@@ -159,6 +161,12 @@ impl Inner {
                 return Some(Err(Refusal::unavailable(message)));
             }
         }
+        // Raft takes an entry in the term in which its leader takes it. Nothing waits between this look and the entry's place in Raft's
+        // queue: of another term it is only where this member loses the lead and wins it again meanwhile, and that takes an election.
+        let raft = match term {
+            Some(term) => self.leading_in(term)?,
+            None => self.leading()?,
+        };
         let write = raft.client_write(command);
         let lost = async {
             while self.leading().is_some() {
