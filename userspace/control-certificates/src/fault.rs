@@ -55,7 +55,8 @@ impl Fault {
     }
 
     /// When it is tried again that was to wait until `wanted`. Nothing waits longer than anything may: what says so was written while some
-    /// member's clock was ahead, and would stand in the way until everybody's has come to that.
+    /// member's clock was ahead, and would stand in the way until everybody's has come to that. Or it is this clock that is behind by more
+    /// than a day: then each name is tried once before its time, and what comes of that says anew how long it waits.
     pub fn again(wanted: SystemTime, now: SystemTime) -> SystemTime {
         if wanted > now + PAUSE_MOST { now } else { wanted }
     }

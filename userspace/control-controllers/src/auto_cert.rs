@@ -388,7 +388,8 @@ impl<C: Cluster> Controller<C> {
             if let Some(record) = record {
                 shown["error"] = json!(record.error);
                 shown["failures"] = json!(record.failures);
-                shown["nextTry"] = json!(rfc3339(UNIX_EPOCH + Duration::from_millis(record.not_before)));
+                let wanted = UNIX_EPOCH + Duration::from_millis(record.not_before);
+                shown["nextTry"] = json!(rfc3339(Fault::again(wanted, SystemTime::now())));
                 failing.insert(name, record.failures);
             }
             domains.push(shown);
