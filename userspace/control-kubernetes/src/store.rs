@@ -46,13 +46,15 @@ impl Looked {
 
 impl Store {
     /// Does something, and says which objects were looked for by their names meanwhile: as long as those hold, it comes to the same. What
-    /// goes by all objects of a kind, or by servers of a service, is not noted.
-    pub fn noting<T>(&self, does: impl FnOnce() -> T) -> (T, Looked) {
+    /// goes by all objects of a kind, or by servers of a service, is not noted. `kinds` are those that may be looked for: whoever asks again
+    /// when one of these has turned would not hear of others.
+    pub fn noting<T>(&self, kinds: &[Kind], does: impl FnOnce() -> T) -> (T, Looked) {
         let noted = || self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         *noted() = Some(BTreeSet::new());
         let done = does();
         let looked = noted().take().unwrap_or_default().into_iter();
         let found = looked.map(|(kind, key)| {
+            debug_assert!(kinds.contains(&kind), "{kind} {key} is looked for, and nobody asks when one has changed");
             let object = self.get(kind, &key).cloned();
             (kind, key, object)
         });
@@ -357,7 +359,8 @@ pub(crate) mod tests {
         let place = everywhere(Kind::Service);
         store.hear(&place, Heard::Put(service("a", "1")));
         let look = |store: &Store| {
-            let (found, looked) = store.noting(|| ["a", "b"].map(|name| store.service(&Key::new("n", name)).is_some()));
+            let (found, looked) =
+                store.noting(&[Kind::Service], || ["a", "b"].map(|name| store.service(&Key::new("n", name)).is_some()));
             assert!(looked.holds(store));
             (found, looked)
         };

@@ -1,7 +1,7 @@
 //! TCPRoutes, UDPRoutes and TLSRoutes: TCPProxies and UDPProxies, whose servers stand in their documents.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,17 @@ use crate::certificates::{self, Candidate};
 use crate::endpoints;
 use crate::kinds::Kind;
 
+/// A route at a listener, and the hosts that it has there.
+type Here<'a> = (&'a Attached, &'a Vec<String>);
+
 pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached]) {
+    // By Gateway and listener: the routes that are there, oldest first, with their hosts.
+    let mut at: HashMap<(usize, usize), Vec<Here<'_>>> = HashMap::new();
+    for attached in attached {
+        for (g, l, hosts) in &attached.places {
+            at.entry((*g, *l)).or_default().push((attached, hosts));
+        }
+    }
     for (g, one) in ours.iter().enumerate().filter(|(_, one)| one.problem.is_none()) {
         // Listeners of one port differ by their hosts.
         let mut ports: BTreeMap<(i64, bool), Vec<usize>> = BTreeMap::new();
@@ -22,13 +32,7 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             }
         }
         for ((port, udp), listeners) in ports {
-            let here = |l: &usize| {
-                let l = *l;
-                attached.iter().filter_map(move |attached| {
-                    let place = attached.places.iter().find(|(of, at, _)| (*of, *at) == (g, l));
-                    place.map(|(_, _, hosts)| (attached, hosts))
-                })
-            };
+            let here = |l: &usize| at.get(&(g, *l)).into_iter().flatten().copied();
             let first = &one.listeners[listeners[0]];
             let tls = first.listener.protocol == "TLS";
             // What no rule takes is of the listener for all names, or of nobody.
@@ -101,7 +105,7 @@ fn by_name<'a, I>(
     rest_ends: bool,
 ) -> (Vec<Value>, Vec<Value>)
 where
-    I: Iterator<Item = (&'a Attached, &'a Vec<String>)>,
+    I: Iterator<Item = Here<'a>>,
 {
     let (mut pools, mut rules) = (Vec::new(), Vec::new());
     let (mut names, mut rest) = (BTreeSet::new(), false);

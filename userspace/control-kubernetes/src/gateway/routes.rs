@@ -313,11 +313,11 @@ impl Made<'_> {
             let [looked, _] = was.looked;
             (before, led, judged) = (was.takes, was.led, is_judged.then_some((was.judged, looked)));
         }
-        let (mut judged, looked) =
-            judged.unwrap_or_else(|| store.noting(|| Judged::read(store, self.settings.name, kind, &route)));
+        let (mut judged, looked) = judged
+            .unwrap_or_else(|| store.noting(&LOOKED_FOR, || Judged::read(store, self.settings.name, kind, &route)));
         let reusable = if is_judged { std::mem::take(&mut led) } else { Vec::new() };
         let of = Of { kind, key: &key, route: &route };
-        let ((taken, now), placed) = store.noting(|| self.take(ours, of, &mut judged, &reusable));
+        let ((taken, now), placed) = store.noting(&LOOKED_FOR, || self.take(ours, of, &mut judged, &reusable));
         let names: BTreeSet<&str> = now.iter().flat_map(|led| led.pipelines()).collect();
         for name in led.iter().chain(&reusable).flat_map(|led| led.pipelines()).filter(|name| !names.contains(name)) {
             self.known.drop_pipeline(name);

@@ -234,7 +234,7 @@ impl Made<'_> {
     fn enter(&mut self, key: Key, ingress: Arc<Ingress>) {
         let (store, class) = (self.store, self.settings.class);
         let read = || is_ours(store, &ingress, class).then(|| Arc::new(Parts::read(store, &ingress)));
-        let (parts, looked) = store.noting(read);
+        let (parts, looked) = store.noting(&LOOKED_FOR, read);
         if let Some(parts) = &parts {
             self.tls |= !ingress.spec.tls.is_empty();
             for host in parts.hosts() {
