@@ -620,6 +620,10 @@ fn registries_that_the_network_cuts_off_are_followed_again() {
             Followed { name: "zk", fields, entry, tell: Box::new(tell), _part: part },
         ));
     }
+    if all.is_empty() {
+        println!("skipped: there is no registry to follow");
+        return;
+    }
     let (first, second) = (Backend::start("first"), Backend::start("second"));
     let machine = Machine::start();
     for (kind, Followed { name, fields, entry, tell, .. }) in &all {
@@ -681,7 +685,8 @@ fn a_clock_that_jumps_makes_nothing_old() {
         .map(|(offset, next)| {
             etcd.signal("STOP");
             says(offset);
-            let aged = machine.metric("weir_registry_last_good_age_seconds").unwrap();
+            let age = || machine.metric("weir_registry_last_good_age_seconds");
+            let aged = eventually("it grows older as time passes", || age().filter(|age| *age > 0.2));
             assert!(aged < 3600.0, "{offset}: the registry was well {aged} seconds ago");
             assert_eq!(who(port).len(), 1, "{offset}");
             etcd.signal("CONT");
