@@ -5,7 +5,7 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `authority.rs` (whose certificates members show),
-//! `tokens.rs` (of the admin API), `leases.rs` (who alone does something) and `keys.rs` (what controllers have learned), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `rooms.rs` (who was let in where more wanted to), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `tokens.rs` (of the admin API), `leases.rs` (who alone does something) and `keys.rs` (what controllers have learned), `answers.rs` (requests that come twice), `history.rs` (what was before) over `text.rs`, `restore.rs` (backups), `rooms.rs` (who was let in where more wanted to), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
 //! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod steering;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod text;
 mod tickets;
 mod tokens;
 
