@@ -15,7 +15,8 @@ use std::time::Duration;
 use base_text::quoted;
 use control_api::Refusal;
 use control_state::{Answer, Done};
-use openraft::ChangeMembers;
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, RaftMetrics};
 
 use crate::config::{StartError, StartErrorKind, StateFlag};
 use crate::control::{Gate, Inner, Voter};
@@ -222,12 +223,7 @@ impl Inner {
         let change = async {
             match admission.step {
                 AdmissionStep::Forget => forget(raft, id).await,
-                AdmissionStep::Admit => {
-                    raft.add_learner(id, peer, true).await.map_err(|e| e.to_string())?;
-                    let voters = ChangeMembers::AddVoterIds([id].into());
-                    raft.change_membership(voters, true).await.map_err(|e| e.to_string())?;
-                    Ok(())
-                }
+                AdmissionStep::Admit => admit(raft, id, peer).await,
             }
         };
         Some(match tokio::time::timeout(ADMISSION, change).await {
@@ -320,18 +316,51 @@ impl Inner {
     }
 }
 
-/// Takes a member out of the group, be it voter or learner.
+/// Takes a member out of the group, be it voter or learner by then.
 async fn forget(raft: &Raft, id: u64) -> Result<(), String> {
-    let membership = raft.metrics().borrow().membership_config.clone();
-    let membership = membership.membership();
-    if membership.voter_ids().any(|voter| voter == id) {
-        let gone = ChangeMembers::RemoveVoters([id].into());
-        raft.change_membership(gone, false).await.map_err(|e| e.to_string())?;
-    } else if membership.get_node(&id).is_some() {
-        let gone = ChangeMembers::RemoveNodes([id].into());
-        raft.change_membership(gone, false).await.map_err(|e| e.to_string())?;
+    in_turn(|| async move {
+        let membership = raft.metrics().borrow().membership_config.clone();
+        let membership = membership.membership();
+        let gone = if membership.voter_ids().any(|voter| voter == id) {
+            ChangeMembers::RemoveVoters([id].into())
+        } else if membership.get_node(&id).is_some() {
+            ChangeMembers::RemoveNodes([id].into())
+        } else {
+            return Ok(());
+        };
+        raft.change_membership(gone, false).await.map(drop)
+    })
+    .await
+}
+
+/// Takes a member in, and lets it vote once it holds what the group does. Raft would hold one for up to date that has never answered, as
+/// long as there is little to copy: with the vote of one that nobody reaches a small group decides nothing any more.
+async fn admit(raft: &Raft, id: u64, peer: Peer) -> Result<(), String> {
+    let taken_in = in_turn(|| raft.add_learner(id, peer.clone(), false)).await?.log_id;
+    let holds = |metrics: &RaftMetrics<u64, Peer>| {
+        let copied = metrics.replication.as_ref().and_then(|copied| copied.get(&id).copied().flatten());
+        copied.is_some_and(|copied| copied.index >= taken_in.index)
+    };
+    let held = raft.wait(Some(ADMISSION)).metrics(holds, "a new member holds everything").await;
+    held.map_err(|_| "it does not answer at its peer URL, or not soon enough".to_owned())?;
+    in_turn(|| raft.change_membership(ChangeMembers::AddVoterIds([id].into()), true)).await.map(drop)
+}
+
+/// Changes the group once no other change of it is under way: who is replaced goes while who comes is still being taken in. Whoever asks
+/// gives it so much time and no more.
+async fn in_turn<F, T>(change: impl Fn() -> F) -> Result<T, String>
+where
+    F: Future<Output = Result<T, RaftError<u64, ClientWriteError<u64, Peer>>>>,
+{
+    loop {
+        match change().await {
+            Ok(done) => return Ok(done),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)))) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
     }
-    Ok(())
 }
 
 const PROBE: Duration = Duration::from_millis(300);

@@ -417,6 +417,39 @@ fn who_is_only_on_the_same_machine_gives_no_rights() {
     assert!(!at(&node).contains("--cluster-secret-file"), "the leader itself decides: {}", at(&node));
 }
 
+/// What a member is told that has no vote yet costs as much as what a voter is told: it is seen by how many there are. That several come at
+/// the same time keeps none of them out.
+#[test]
+fn whoever_is_copied_to_without_a_vote_is_counted() {
+    const MANY: u64 = 8;
+    let place = Place::new();
+    let node = place.primary("n1", |_| {});
+    node.put("kept").unwrap();
+    assert_eq!(node.control.metrics().learners, 0);
+    let call = |port: u16, nth: u64, step: &str| {
+        let name = format!("other-{nth}");
+        let headers = [NAMED[0], ("x-weir-from", name.as_str()), ("content-type", "application/json")];
+        let body = json!({"name": name, "instance": name, "url": "http://127.0.0.1:1", "step": step, "level": LEVEL});
+        ask_at(port, "POST", "/raft/admission", &headers, &body.to_string())
+    };
+    // Nobody listens there: they have nothing yet, and so no vote.
+    std::thread::scope(|threads| {
+        let port = node.port;
+        let waiting: Vec<_> = (0..MANY).map(|nth| threads.spawn(move || call(port, nth, "Admit"))).collect();
+        assert!(eventually(|| node.control.metrics().learners == MANY), "{:?}", node.control.metrics());
+        assert_eq!(node.control.metrics().voters, ["n1"]);
+        for nth in 0..MANY {
+            let (status, told) = call(port, nth, "Forget");
+            assert!(status == 200 && told.contains("Ok"), "{status} {told}");
+        }
+        assert!(eventually(|| node.control.metrics().learners == 0), "{:?}", node.control.metrics());
+        for waits in waiting {
+            let (_, told) = waits.join().unwrap();
+            assert!(!told.contains("Ok"), "{told}");
+        }
+    });
+}
+
 /// Directories and secrets of one test.
 struct Place {
     directory: TempDir,
@@ -427,6 +460,15 @@ struct Node {
     port: u16,
     config: Box<dyn Fn() -> Config>,
     runtime: Option<Runtime>,
+}
+
+fn ask_at(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let host = headers.iter().find(|(name, _)| *name == "host").map_or("127.0.0.1", |(_, host)| host);
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers.iter().filter(|(name, _)| *name != "host") {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    send(port, &format!("{text}\r\n{body}"))
 }
 
 /// Forwards, and keeps what was said to the member.
@@ -501,12 +543,7 @@ impl Node {
     }
 
     fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
-        let host = headers.iter().find(|(name, _)| *name == "host").map_or("127.0.0.1", |(_, host)| host);
-        let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in headers.iter().filter(|(name, _)| *name != "host") {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        send(self.port, &format!("{text}\r\n{body}"))
+        ask_at(self.port, method, path, headers, body)
     }
 
     /// Ends as `kill -9` would, and starts on another port.
