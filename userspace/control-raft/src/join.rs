@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base_text::{duration, quoted};
@@ -241,7 +241,9 @@ async fn join(config: &Config, place: &Place, token: &str) -> Result<(), StartEr
     let (id, name, role) = (token.i.clone(), config.name.clone(), config.role);
     let call = JoinCall { id, name, role, url: url.clone(), request, proof };
     let mut last = "it names nobody".to_owned();
-    for at in &token.u {
+    let (began, mut turn) = (Instant::now(), 0);
+    for at in token.u.iter().cycle() {
+        turn += 1;
         match ask(at, &token, &config.name, &call).await {
             Ok((authority, answer)) => {
                 let mut joined = answer.joined;
@@ -256,11 +258,26 @@ async fn join(config: &Config, place: &Place, token: &str) -> Result<(), StartEr
                 tracing::info!(at, "the cluster has issued a certificate to this member");
                 return Ok(());
             }
-            Err(Unjoined::Refused(message)) => {
+            Err(Unjoined::Refused(mut message)) => {
+                if turn > 1 {
+                    message +=
+                        " (this member has asked before and got no answer: the token may be spent for it all the same)";
+                }
                 return Err(StartError::new(StartErrorKind::Identity, format!("--join: {at}: {message}")));
             }
             Err(Unjoined::Unreached(reason)) => last = format!("{at}: {reason}"),
         }
+        if turn % token.u.len() > 0 {
+            continue;
+        }
+        // A cluster that starts, or that chooses a leader, takes nobody in for a moment.
+        if began.elapsed() > ASKED_FOR {
+            break;
+        }
+        if turn == token.u.len() {
+            tracing::warn!("--join: nobody can be asked yet, it is tried again for a minute: {last}");
+        }
+        tokio::time::sleep(ASKED_AGAIN).await;
     }
     let message = format!("--join: nobody of cluster {} can be asked: {last}", quoted(&token.c));
     Err(StartError::new(StartErrorKind::Raft, message))
@@ -606,3 +623,6 @@ const LOOK_MAX: Duration = Duration::from_secs(3600);
 const CONNECT: Duration = Duration::from_secs(3);
 /// An election may be going on.
 const ASKED: Duration = Duration::from_secs(10);
+/// How long the members that a token names are asked until one of them answers, and the pause between.
+const ASKED_FOR: Duration = Duration::from_secs(60);
+const ASKED_AGAIN: Duration = Duration::from_millis(500);

@@ -56,6 +56,25 @@ fn members_come_with_a_token_once_and_show_certificates_from_then_on() {
     assert!(!world.directory.path().join("n3/peer/seal").exists(), "one that does not vote signs nothing");
 }
 
+/// A cluster that starts, or chooses a leader, takes nobody in for a moment.
+#[test]
+fn who_cannot_be_asked_at_once_is_asked_again() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    one.puts("a");
+    let token = one.token(Duration::from_secs(600));
+    one.kill();
+    let at = world.listeners.lock().unwrap()["n1"].try_clone().unwrap();
+    at.set_nonblocking(false).unwrap();
+    std::thread::scope(|threads| {
+        let comes = threads.spawn(|| world.try_start("n2", Some(token), |config| config.role = MemberRole::Secondary));
+        drop(at.accept().unwrap());
+        let _one = world.start("n1", None);
+        let two = comes.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        assert!(eventually(|| two.control.state().view.objects.contains_key("a")));
+    });
+}
+
 #[test]
 fn strangers_get_nowhere_and_a_certificate_is_for_one_name() {
     let world = World::new();
