@@ -158,7 +158,7 @@ pub struct PoolSpec {
     /// A second check beside `healthCheck`, which pools of a WebSocketProxy may have. No document of a Proxy has it.
     #[serde(skip)]
     pub opening_check: Option<HealthCheckSpec>,
-    /// Status codes that count as failure. Empty, the default: 500 to 599.
+    /// Status codes that count as failure. Empty, the default: 500 to 599, but for 508, which a client that forges `CDN-Loop` can ask for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("uniqueItems" = true))]
     pub failure_codes: Vec<HttpCode>,

@@ -671,8 +671,8 @@ impl Proxy {
                 let (status, choice) = (self.verdict(&answer.response), stand.choice.get());
                 if !stand.away.get() {
                     let took = stand.took();
-                    balancer.took(choice.index, took, status >= 500);
-                    pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
+                    balancer.took(choice.index, took, is_error(status));
+                    pool.heard(&set, choice, if is_error(status) { Heard::ErrorAnswer } else { Heard::Answer });
                     exchange.tags.came(&pool.label, &urls[choice.index], Ok(answer.response.status), took);
                     of_servers[choice.index].record(&stats::AnsweredRequest {
                         status,
@@ -1001,7 +1001,7 @@ impl Pool {
     /// Whether an answer with this status is a failure.
     fn is_failure(&self, status: u16) -> bool {
         match self.failure_codes.as_slice() {
-            [] => (500..600).contains(&status),
+            [] => is_error(status) && status < 600,
             codes => codes.contains(&status),
         }
     }
@@ -1289,7 +1289,7 @@ impl Mirror {
                         request_bytes: 0,
                         response_bytes: 0,
                     });
-                    pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
+                    pool.heard(&set, choice, if is_error(status) { Heard::ErrorAnswer } else { Heard::Answer });
                 }
                 Ok(Err(error)) => pool.failed(&set, choice, &error),
                 Err(_) => {
@@ -1369,6 +1369,12 @@ impl Filter for Proxy {
         }
         Some(shown)
     }
+}
+
+/// Whether a server that answers so may be to blame. That a request goes round (508) is said of its way, which a client can make up: it
+/// would have a server left out for all others by what its own requests say of themselves.
+pub(crate) fn is_error(status: u16) -> bool {
+    status >= 500 && status != 508
 }
 
 /// The pool of this name in the generation before.

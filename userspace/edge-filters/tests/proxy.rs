@@ -354,6 +354,16 @@ fn servers_that_answer_with_errors_are_left_out_where_asked_for() {
     };
     assert_eq!(count(""), 10);
     assert_eq!(count(", outlierDetection: {consecutiveErrors: 3}"), 3);
+    // That a request goes round is not the server's doing, and whoever says so of his own has nobody left out.
+    let round = Backend::answering("HTTP/1.1 508 Loop Detected\r\nContent-Length: 0\r\n\r\n");
+    let house = House::new(
+        1,
+        &format!(
+            "pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}, {{url: 'http://127.0.0.1:{}'}}], outlierDetection: {{consecutiveErrors: 1}}}}]",
+            round.port, good.port
+        ),
+    );
+    assert_eq!((0..20).filter(|_| house.ask(get("/")).status == 508).count(), 10);
     // When its time is over a single request tries it, and finds it as it was.
     let house = House::new(
         1,

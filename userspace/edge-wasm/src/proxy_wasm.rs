@@ -23,9 +23,9 @@ use edge_filters::proxy_wasm::{LOCAL_RESPONSE, ProxyWasmSpec};
 use edge_filters::wasm_host::{OUT_OF_VM, WASM_ERROR};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::pipeline::Rest;
-use edge_pipeline::{Body, BodyError, BuildError, Enclosed, Exchange, Filter, Outcome, Parts, SUCCESS, Step};
+use edge_pipeline::{Body, BodyError, BuildError, Enclosed, Exchange, Filter, Outcome, Parts, SUCCESS, Step, rounds};
 use edge_upstream::{CallSettings, Caller};
-use proto_http::{Known, Method};
+use proto_http::{Headers, Known, Method};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::pin::Pin;
@@ -574,16 +574,19 @@ impl Host {
             }
             visit.outstanding += 1;
             let (replied, _) = visit.mail.get_or_insert_with(|| mailbox(CALLS_MAX));
-            self.send(wanted, replied.clone());
+            let mut marks = Headers::new();
+            rounds::carry(&exchange.request().headers, &mut marks);
+            self.send(wanted, marks, replied.clone());
         }
         Ok(action)
     }
 
-    fn send(&self, wanted: WantedCall, replied: Sender<CallReply>) {
+    /// `marks`: of the request that it is asked because of.
+    fn send(&self, wanted: WantedCall, marks: Headers, replied: Sender<CallReply>) {
         let Some(caller) = self.callers.get(wanted.upstream).cloned() else { return };
         base_runtime::spawn(async move {
             let token = wanted.token;
-            let reply = asked(&caller, wanted).await.unwrap_or(CallReply { token, ..CallReply::default() });
+            let reply = asked(&caller, wanted, &marks).await.unwrap_or(CallReply { token, ..CallReply::default() });
             // Who has left needs nothing.
             let _ = replied.try_send(reply);
         })
@@ -707,7 +710,8 @@ impl Host {
                 }
                 drop(held);
                 here.local = None;
-                here.calls.drain(..).for_each(|wanted| host.send(wanted, replied.clone()));
+                // Nobody's request is behind these.
+                here.calls.drain(..).for_each(|wanted| host.send(wanted, Headers::new(), replied.clone()));
             }
         })
         .detach();
@@ -851,7 +855,7 @@ async fn period(slot: &Weak<Slot>) -> Option<Duration> {
 }
 
 /// Makes a call that a program wants.
-async fn asked(caller: &Caller, wanted: WantedCall) -> Option<CallReply> {
+async fn asked(caller: &Caller, wanted: WantedCall, marks: &Headers) -> Option<CallReply> {
     let mut request = caller.request(Method::Get);
     for (name, value) in &wanted.headers {
         match &name.to_ascii_lowercase()[..] {
@@ -869,6 +873,7 @@ async fn asked(caller: &Caller, wanted: WantedCall) -> Option<CallReply> {
             _ => request.headers.add(name, value),
         }
     }
+    rounds::carry(marks, &mut request.headers);
     let called = caller.call(&request, Body::full(wanted.body));
     let reply = match wanted.timeout {
         Duration::ZERO => called.await,

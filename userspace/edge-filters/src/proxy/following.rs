@@ -2,7 +2,7 @@
 
 use super::members::Set;
 use super::redirects::{self, Next, Origin};
-use super::{Pool, Proxy, Stand};
+use super::{Pool, Proxy, Stand, is_error};
 use crate::ranking::{is_telling, pushes_back};
 use base_model::MtlsSpec;
 use base_runtime::net::{MachineAddresses, OwnPort};
@@ -96,7 +96,7 @@ impl Visit<'_> {
     fn end(mut self, result: &Result<Answer, AttemptError>) {
         self.ended = true;
         let took = base_runtime::now().saturating_duration_since(self.since);
-        let failed = result.as_ref().map_or(true, |answer| answer.response.status >= 500);
+        let failed = result.as_ref().map_or(true, |answer| is_error(answer.response.status));
         self.set.balancer.took(self.choice.index, took, failed);
         match result {
             Ok(answer) => {
