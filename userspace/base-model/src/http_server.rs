@@ -49,9 +49,10 @@ pub struct HttpServerSpec {
     /// With `http3`: take what clients that come back send before their handshake is over (0-RTT). Such requests can be sent once more by
     /// whoever has seen them, so only GET, HEAD, OPTIONS and TRACE without a body are served at once, where no rule and no AccessList goes
     /// by addresses and all filters are ones that count nobody and sign nobody in; backends are told (`Early-Data: 1`) and may answer 425,
-    /// which the client repeats. All others wait until the handshake is over. Each session is taken up once, and on the machine that has
-    /// it: on others, and for clients without early data, there are full handshakes. Not with `caCertBase64`. Default false; a change is
-    /// for new connections.
+    /// which the client repeats. All others wait until the handshake is over. Sessions of HTTP/3, 16,384 at most, are then taken up
+    /// once each, on the machine and by the process that has them; on others, and after a change of certificates, handshakes are full. With
+    /// `trustedProxies` all wait. What backends are told of the client's address is not shown yet. Not with `caCertBase64`. Default false; a
+    /// change is for new connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub early_data: bool,
     /// Offer HTTP/2 to clients that come with TLS (ALPN `h2` before `http/1.1`). Default true; a change is for new connections.

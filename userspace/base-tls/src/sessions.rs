@@ -5,6 +5,7 @@
 //! other. Another machine, and this one after a restart, does not know the number either.
 
 use crate::stats::{self, Count};
+use base_runtime::memory::{Kind, SharedBooking};
 use rustls::server::{ProducesTickets, StoresServerSessions};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -26,6 +27,7 @@ struct Sessions {
 }
 
 struct Session {
+    _booked: SharedBooking,
     place: u64,
     since: Instant,
     contents: Vec<u8>,
@@ -33,6 +35,9 @@ struct Session {
 
 /// Sessions of a listener. Beyond it the oldest is forgotten, which is counted: its client shakes hands in full. About 400 bytes each.
 const SESSIONS_MOST: usize = 16 * 1024;
+
+/// What one takes beside its number and its contents, in bytes, for the memory ledger: its places in both maps.
+const SESSION_BYTES: usize = 160;
 
 /// As tickets that are not kept here. What clients are told is rustls' own 24 hours.
 const LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -43,10 +48,12 @@ impl Once {
         let place = sessions.given;
         sessions.given += 1;
         sessions.order.insert(place, number.clone());
-        let before = sessions.by_number.insert(number, Session { place, since: now, contents });
+        let _booked = SharedBooking::new(Kind::Other, SESSION_BYTES + contents.len() + 2 * number.len());
+        let before = sessions.by_number.insert(number, Session { _booked, place, since: now, contents });
         if let Some(before) = before {
             sessions.order.remove(&before.place);
         }
+        sessions.forget_old(now);
         if sessions.by_number.len() > SESSIONS_MOST
             && let Some((_, oldest)) = sessions.order.pop_first()
         {
@@ -60,6 +67,17 @@ impl Once {
         let session = sessions.by_number.remove(number)?;
         sessions.order.remove(&session.place);
         (now.saturating_duration_since(session.since) < LIFETIME).then_some(session.contents)
+    }
+}
+
+impl Sessions {
+    /// Those that nobody may take up any more.
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(first) = self.order.first_entry()
+            && self.by_number.get(first.get()).is_none_or(|old| now.saturating_duration_since(old.since) >= LIFETIME)
+        {
+            self.by_number.remove(&first.remove());
+        }
     }
 }
 
@@ -128,6 +146,10 @@ mod tests {
         assert_eq!(once.once(&number(1), now), None);
         assert_eq!(once.once(&number(2), now + LIFETIME), None, "it is too old");
         assert_eq!(once.sessions.lock().unwrap().order.len(), 0);
+        // What nobody takes up goes when others come.
+        once.keep(number(3), Vec::new(), now);
+        once.keep(number(4), Vec::new(), now + LIFETIME);
+        assert_eq!(once.sessions.lock().unwrap().by_number.len(), 1);
     }
 
     #[test]

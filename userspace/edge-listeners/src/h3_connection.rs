@@ -501,7 +501,12 @@ impl Drive {
         if self.control.is_some() {
             return;
         }
-        self.control = self.driver.connection().with(|machine| machine.streams().open(Dir::Uni));
+        let opened = self.driver.connection().with(|machine| machine.streams().open(Dir::Uni));
+        // Who lets none be opened is not told: it is tried once more when the handshake is over.
+        if opened.is_none() {
+            return;
+        }
+        self.control = opened;
         control::open(&mut self.control_out);
         let limits = &self.local.live().limits;
         let bounds = head_bounds(limits);

@@ -653,7 +653,8 @@ impl Local {
 
     /// What becomes of a request depends on the address it comes from.
     pub fn goes_by_address(&self) -> bool {
-        self.server.shared.denies_any() || self.with_live(|live| live.router.goes_by_address())
+        let in_document = |live: &Live| live.router.goes_by_address() || !live.trusted_proxies.is_empty();
+        self.server.shared.denies_any() || self.with_live(in_document)
     }
 
     /// What requests that are passed on are marked with.

@@ -20,6 +20,7 @@ use base_model::ip_filter::CidrSet;
 use base_quic::stats as quic;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline, rounds};
+use proto_cache::key::is_disguised;
 use proto_http::path::PathError;
 use proto_http::{Method, Response, Version};
 use std::future::poll_fn;
@@ -317,6 +318,7 @@ async fn settle_early<S: ClientStream>(
         return true;
     }
     let is_safe = exchange.request().method.is_safe()
+        && !is_disguised(&exchange.request().headers)
         && matches!(exchange.default_space_ref().request_body, Body::Empty)
         && !exchange.upgrade_offered;
     // The address it comes from may be anybody's until then.

@@ -8,8 +8,10 @@ mod support;
 #[path = "support/h3.rs"]
 mod h3_client;
 
+use base_model::{Access, AccessListSpec, GlobalFilterSpec};
 use base_quic::proto::{ClientConfig, Dir};
 use base_runtime::IoMode;
+use edge_listeners::access_lists::Listed;
 use h3_client::{Certificate, Client, bound_socket, certificate, config, get, post};
 use std::time::Duration;
 use support::{Backend, House, eventually, proxy_to};
@@ -80,10 +82,19 @@ fn others_wait_until_the_handshake_is_over(io: IoMode) {
     let addresses = "rules: [{paths: [{pathPrefix: /, backend: app, ipFilter: {blockIPs: [192.0.2.1]}}]}]";
     let (plain, lines) =
         (proxy_to(backend.port), format!("http3: true\nearlyData: true\nmaxHops: 8\n{}", certificate.lines));
+    let denied = AccessListSpec { deny: vec!["192.0.2.0/24".parse().unwrap()], ..AccessListSpec::default() };
+    let listed = |denied: Option<&AccessListSpec>| Listed { access: Access::new(denied), ..Listed::default() };
+    let before: GlobalFilterSpec = spec!(&format!("beforePipeline: {{{}]}}", counts.trim_end_matches(", ")));
+    house.traffic.apply_global_filter("around", &before).unwrap();
+    let overrides = [&get("/waits")[..], &[("x-http-method-override", "DELETE")]].concat();
     for (what, pipeline, rules, fields) in [
         ("a method that is not safe", &plain, "", &post("/waits")[..]),
         ("a filter that counts", &counting, "", &get("/waits")[..]),
         ("a rule that goes by addresses", &plain, addresses, &get("/waits")[..]),
+        ("an address that others say", &plain, "trustedProxies: [192.0.2.1]", &get("/waits")[..]),
+        ("an AccessList", &plain, "", &get("/waits")[..]),
+        ("a GlobalFilter that counts", &plain, "globalFilter: around", &get("/waits")[..]),
+        ("another method than it says", &plain, "", &overrides[..]),
         (
             "a tunnel",
             &plain,
@@ -96,6 +107,7 @@ fn others_wait_until_the_handshake_is_over(io: IoMode) {
         let config = known(&house, &certificate);
         house.pipeline("app", pipeline);
         house.server(&format!("{lines}{rules}"));
+        house.traffic.set_access_lists(listed((what == "an AccessList").then_some(&denied)));
         let (waited, seen) = (base_quic::stats::total(base_quic::stats::Count::EarlyWaited), backend.seen().len());
         let (mut client, id) = early(&house, &config, fields);
         eventually(what, || base_quic::stats::total(base_quic::stats::Count::EarlyWaited) > waited);
@@ -105,9 +117,18 @@ fn others_wait_until_the_handshake_is_over(io: IoMode) {
         let seen = backend.seen().pop().unwrap();
         assert_eq!((seen.target(), seen.field("early-data")), ("/waits", None), "{what}");
     }
-    // One that never ends its handshake leaves nothing behind.
     house.pipeline("app", &plain);
     house.server(&lines);
+    // One with a body comes whole.
+    let config = known(&house, &certificate);
+    let mut client = Client::begin(house.port, "a.test", config);
+    client.settle_in();
+    let id = client.request(&post("/waits"), b"all of it");
+    let answer = client.answer(id);
+    assert!(client.connection.has_0rtt() && answer.status() == 200, "{answer:?}");
+    assert_eq!(backend.seen().pop().unwrap().text(), "all of it");
+    drop(client);
+    // One that never ends its handshake leaves nothing behind.
     let config = known(&house, &certificate);
     let (waited, count) = (base_quic::stats::total(base_quic::stats::Count::EarlyWaited), backend.seen().len());
     let (client, _) = early(&house, &config, &post("/given-up"));
