@@ -93,13 +93,8 @@ fn a_disk_that_is_slow_holds_up_what_it_has_to_and_loses_nothing() {
     }
     let mut machines = three_of(|machine| if machine.name == "m1" { machine.program(&slow) } else { machine });
     let port = free_port();
-    // While the group chooses a leader it takes none; said again after no answer came, it may have been decided.
-    let decided = |machine: &Machine, document: &str| {
-        eventually("a change is decided", || {
-            let answer = machine.try_api("POST", "/apis/v2/objects", document).ok()?;
-            matches!(answer.status, 201 | 409).then_some(())
-        });
-    };
+    // While the group chooses a leader it takes none.
+    let decided = |machine: &Machine, document: &str| eventually("a change is decided", || machine.makes(document));
     decided(&machines[1], &mock("pl", "steady"));
     decided(&machines[1], &server("hs", port, "pl"));
     (0..3).for_each(|n| drop(answers(format!("{}:{port}", ADDRESSES[n]).as_str(), "/", 200)));

@@ -250,14 +250,37 @@ impl Machine {
 
     /// Creates an object.
     pub fn create(&self, document: &str) {
-        let answer = self.api("POST", "/objects", document);
-        assert_eq!(answer.status, 201, "{answer:?}\n{document}");
+        let mut is_unknown = false;
+        let answer = self.decided("POST", "/objects", document, &mut is_unknown);
+        assert!(answer.status == 201 || is_unknown && answer.status == 409, "{answer:?}\n{document}");
     }
 
     /// Replaces an object.
     pub fn update(&self, name: &str, document: &str) {
-        let answer = self.api("PUT", &format!("/objects/{name}"), document);
+        let answer = self.decided("PUT", &format!("/objects/{name}"), document, &mut false);
         assert_eq!(answer.status, 200, "{answer:?}\n{document}");
+    }
+
+    /// A change is asked for until it is decided: where the machine is busy a group may lose its leader, or a change take longer than
+    /// anybody waits. Then it `is_unknown` whether it was made, and asked again it may be there.
+    fn decided(&self, method: &str, path: &str, document: &str, is_unknown: &mut bool) -> Answer {
+        let mut last = None;
+        let decided = within(PATIENCE, || {
+            let answer = self.api(method, path, document);
+            if answer.status != 503 {
+                return Some(answer);
+            }
+            *is_unknown = true;
+            last = Some(answer);
+            None
+        });
+        decided.or(last).expect("it was asked once")
+    }
+
+    /// Whether the cluster has an object that it is asked to make: by now, or, where it could not say so, since it was asked before.
+    pub fn makes(&self, document: &str) -> Option<()> {
+        let answer = self.try_api("POST", "/apis/v2/objects", document).ok()?;
+        matches!(answer.status, 201 | 409).then_some(())
     }
 
     /// The value of a metric: of all its series together.
