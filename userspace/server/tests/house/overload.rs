@@ -371,6 +371,9 @@ fn pressure(machine: &Machine, resource: &str) -> Option<f64> {
     text.lines().find(|line| line.starts_with(&series))?.rsplit(' ').next()?.parse().ok()
 }
 
+/// Connections that are opened at a time, where sockets are to become scarce.
+const FEW: usize = 8;
+
 /// Another handshake costs more than another refusal, but a socket that somebody else waits for costs most.
 #[test]
 fn where_sockets_are_scarce_refused_clients_give_theirs_up() {
@@ -390,7 +393,16 @@ fn where_sockets_are_scarce_refused_clients_give_theirs_up() {
         });
     };
     are_closed(false);
-    let idle: Vec<TcpStream> = (0..600).filter_map(|_| TcpStream::connect(("127.0.0.1", port)).ok()).collect();
+    // Until most of its descriptors are taken, and not all of them: whoever comes is still let in, and refused. Of each few that come it
+    // is waited until they are seen.
+    let used = || pressure(&machine, "descriptors");
+    let (mut idle, mut seen) = (Vec::new(), 0.0);
+    while seen < 0.85 {
+        idle.extend((0..FEW).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()));
+        let next = seen + 0.5 * FEW as f64 / 256.0;
+        seen = eventually("those that came are seen", || used().filter(|used| *used > next));
+    }
+    assert!(seen < 1.0, "{seen}");
     are_closed(true);
     drop(idle);
     are_closed(false);
