@@ -302,19 +302,25 @@ fn what_nobody_waits_for_is_not_begun_and_repeats_say_so() {
 }
 
 const LITTLE_LEFT: &str = "kind: OverloadManager\nname: shed\nrefreshInterval: 50ms\nretryAfter: 2s\nactions:\n\
-    - {name: ACTION, triggers: [{name: queueDelay, TRIGGER}]}\nresourceMonitors: [{name: queueDelay, maxDelay: 1ns}]\n\
+    - {name: ACTION, triggers: [{name: descriptors, TRIGGER}]}\nresourceMonitors: [{name: queueDelay, maxDelay: 1ns}]\n\
     consumerHeader: X-Consumer\npriorities:\n- {priority: critical, urls: [{url: {prefix: /checkout}}]}\n- {priority: critical, consumers: [known]}\n";
 
-/// With a delay of a nanosecond as all there may be, every turn of a worker is an overload; with an hour none is.
+/// Of descriptors some are in use as long as the machine runs, and never all. A worker's delay would be none while it has no CPU to have a
+/// turn with, and the overload be over.
+const OVERLOAD: &str = "threshold: {value: 0.001}";
+const NO_OVERLOAD: &str = "threshold: {value: 1}";
+const DESCRIPTORS: u32 = 4096;
+
 #[test]
 fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
-    let machine = Machine::start();
+    let mut machine = Machine::new("m1").descriptors(DESCRIPTORS);
+    machine.run();
     let port = free_port();
     machine.create(&crate::world::mock("pl", "done"));
     machine.create(&server("web", port, "pl"));
     answers(port, "/up", 200);
     let document = |action: &str, trigger: &str| LITTLE_LEFT.replace("ACTION", action).replace("TRIGGER", trigger);
-    machine.create(&document("shedLowPriority", "scaled: {scalingThreshold: 0.001, saturationThreshold: 1}"));
+    machine.create(&document("shedLowPriority", "scaled: {scalingThreshold: 0.0001, saturationThreshold: 0.001}"));
     let refused = eventually("browsing is refused", || get(port, "/browse").ok().filter(|answer| answer.status == 503));
     let after: u64 = field(&refused, "Retry-After").unwrap().parse().unwrap();
     assert!((2..=6).contains(&after), "{after}");
@@ -326,7 +332,7 @@ fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
     assert_eq!(known("known"), 200, "and so does who matters most");
     eventually("it is counted", || machine.metric("weir_overload_activations_total").filter(|times| *times >= 1.0));
     let metrics = machine.try_api("GET", "/metrics", "").unwrap().body;
-    for line in ["weir_overload_pressure{resource=\"queueDelay\"}", "weir_overload_action{action=\"shedLowPriority\"}"]
+    for line in ["weir_overload_pressure{resource=\"descriptors\"}", "weir_overload_action{action=\"shedLowPriority\"}"]
     {
         assert!(metrics.contains(line), "{line}");
     }
@@ -337,7 +343,7 @@ fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
     let told = machine.log().lines().filter(|line| line.contains("the action is in force")).count();
     assert_eq!(told, 1, "once, not for each request");
     // Everything.
-    machine.update("shed", &document("stopAcceptingRequests", "threshold: {value: 0.5}"));
+    machine.update("shed", &document("stopAcceptingRequests", OVERLOAD));
     eventually("all are refused", || get(port, "/checkout").ok().filter(|answer| answer.status == 503));
     let mut kept = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
     for _ in 0..3 {
@@ -347,21 +353,25 @@ fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
             "sockets are not short: {answer:?}"
         );
     }
-    machine.update("shed", &document("disableHttpKeepalive", "threshold: {value: 0.5}"));
+    machine.update("shed", &document("disableHttpKeepalive", OVERLOAD));
     eventually("connections end", || {
         let answer = get(port, "/browse").ok()?;
         (answer.status == 200 && field(&answer, "Connection") == Some("close")).then_some(())
     });
-    machine.update("shed", &document("rejectIncomingConnections", "threshold: {value: 0.5}"));
+    machine.update("shed", &document("rejectIncomingConnections", OVERLOAD));
     eventually("connections are reset", || get(port, "/browse").is_err().then_some(()));
-    // Over: with an hour there is no overload.
-    let calm = document("stopAcceptingRequests", "threshold: {value: 0.5}").replace("maxDelay: 1ns", "maxDelay: 1h");
+    // Over.
+    let calm = document("stopAcceptingRequests", NO_OVERLOAD);
     machine.update("shed", &calm);
     answers(port, "/browse", 200);
-    machine.update("shed", &document("stopAcceptingRequests", "threshold: {value: 0.5}"));
+    machine.update("shed", &document("stopAcceptingRequests", OVERLOAD));
     answers(port, "/browse", 503);
     assert_eq!(machine.api("DELETE", "/objects/shed", "").status, 200);
     answers(port, "/browse", 200);
+    // A worker's delay as well, in moments in which it has a CPU: with a nanosecond as all there may be, each of its turns is one.
+    let late = document("stopAcceptingRequests", OVERLOAD).replace("name: descriptors", "name: queueDelay");
+    machine.create(&late);
+    answers(port, "/browse", 503);
 }
 
 /// What the overload manager has seen of a resource lately, as a share of it.
@@ -383,7 +393,7 @@ fn where_sockets_are_scarce_refused_clients_give_theirs_up() {
     machine.create(&crate::world::mock("pl", "done"));
     machine.create(&server("web", port, "pl"));
     answers(port, "/up", 200);
-    let all = LITTLE_LEFT.replace("ACTION", "stopAcceptingRequests").replace("TRIGGER", "threshold: {value: 0.5}");
+    let all = LITTLE_LEFT.replace("ACTION", "stopAcceptingRequests").replace("TRIGGER", OVERLOAD);
     machine.create(&all);
     let are_closed = |wanted: bool| {
         eventually(&format!("refused clients give their connections up: {wanted}"), || {
@@ -410,7 +420,7 @@ fn where_sockets_are_scarce_refused_clients_give_theirs_up() {
 
 #[test]
 fn connections_that_are_not_accepted_wait_and_every_resource_is_seen() {
-    let mut machine = Machine::new("m1").flags(["--memory-limit", "256MiB"]);
+    let mut machine = Machine::new("m1").flags(["--memory-limit", "256MiB"]).descriptors(DESCRIPTORS);
     machine.run();
     let port = free_port();
     machine.create(&crate::world::mock("pl", "done"));
@@ -425,7 +435,7 @@ fn connections_that_are_not_accepted_wait_and_every_resource_is_seen() {
         many.iter_mut().for_each(|one| assert_eq!(one.receive().unwrap().status, 200));
     };
     all_ask();
-    let stop = LITTLE_LEFT.replace("ACTION", "stopAcceptingConnections").replace("TRIGGER", "threshold: {value: 0.5}");
+    let stop = LITTLE_LEFT.replace("ACTION", "stopAcceptingConnections").replace("TRIGGER", OVERLOAD);
     machine.create(&stop);
     let in_force = "weir_overload_action{action=\"stopAcceptingConnections\"} 1";
     let metrics = || machine.try_api("GET", "/metrics", "").map(|answer| answer.body).unwrap_or_default();

@@ -1,22 +1,75 @@
 //! How the process starts, talks and ends.
 
 use crate::cluster::in_a_network;
-use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server, weir};
+use crate::world::{Connection, Machine, PATIENCE, answers, eventually, free_port, get, mock, proxy, server, weir};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-fn slow(name: &str, delay: &str) -> String {
-    mock(name, "slow").replace("    body", &format!("    delay: {delay}\n    body"))
+/// A backend that keeps whoever asks for `/held` waiting until it is told to go on.
+struct Holding {
+    port: u16,
+    came: Receiver<()>,
+    go: Sender<()>,
+}
+
+impl Holding {
+    fn open() -> Holding {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ((comes, came), (go, goes)) = (mpsc::channel(), mpsc::channel());
+        let goes = Arc::new(Mutex::new(goes));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (comes, goes) = (comes.clone(), goes.clone());
+                thread::spawn(move || hold(stream, &comes, &goes));
+            }
+        });
+        Holding { port, came, go }
+    }
+
+    fn pipeline(&self, name: &str) -> String {
+        proxy(name, &[format!("http://127.0.0.1:{}", self.port)])
+    }
+
+    /// Asks for it through `port`, and waits until it has come here.
+    fn ask(&self, port: u16) -> Connection {
+        let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        connection.send("GET", "/held", &[], "").unwrap();
+        self.came.recv_timeout(PATIENCE).expect("it comes to the backend");
+        connection
+    }
+}
+
+fn hold(stream: TcpStream, comes: &Sender<()>, goes: &Mutex<Receiver<()>>) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        if head.starts_with("GET /held ") && (comes.send(()).is_err() || goes.lock().unwrap().recv().is_err()) {
+            return;
+        }
+        if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+            return;
+        }
+    }
 }
 
 #[test]
 fn the_first_signal_drains() {
     for signal in ["TERM", "INT"] {
         let mut machine = Machine::start();
-        let port = free_port();
-        machine.create(&slow("pl", "2s"));
+        let (port, backend) = (free_port(), Holding::open());
+        machine.create(&backend.pipeline("pl"));
         machine.create(&server("hs", port, "pl"));
         let mut idle = Connection::open(&format!("127.0.0.1:{}", {
             answers(port, "/", 200);
@@ -24,13 +77,12 @@ fn the_first_signal_drains() {
         }))
         .unwrap();
         assert_eq!(idle.request("GET", "/", &[], "").unwrap().status, 200);
-        let mut busy = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
-        busy.send("GET", "/", &[], "").unwrap();
-        thread::sleep(Duration::from_millis(150));
+        let mut busy = backend.ask(port);
         machine.signal(signal);
         eventually("no new connections are taken", || get(port, "/").is_err().then_some(()));
         let health = machine.try_api("GET", "/apis/v2/healthz", "").map(|answer| answer.status);
         assert_eq!(health.ok(), Some(503), "whoever balances looks for another");
+        backend.go.send(()).unwrap();
         assert_eq!(busy.receive().unwrap().status, 200, "what was under way is answered");
         assert_eq!(machine.ended().code(), Some(0), "{signal}");
         assert!(machine.log().contains(&format!("SIG{signal}: draining")));
@@ -40,13 +92,11 @@ fn the_first_signal_drains() {
 #[test]
 fn the_second_signal_ends_at_once() {
     let mut machine = Machine::start();
-    let port = free_port();
-    machine.create(&slow("pl", "20s"));
+    let (port, backend) = (free_port(), Holding::open());
+    machine.create(&backend.pipeline("pl"));
     machine.create(&server("hs", port, "pl"));
-    eventually("it listens", || Connection::open(&format!("127.0.0.1:{port}")).ok());
-    let mut busy = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
-    busy.send("GET", "/", &[], "").unwrap();
-    thread::sleep(Duration::from_millis(150));
+    answers(port, "/", 200);
+    let _busy = backend.ask(port);
     machine.signal("TERM");
     eventually("it drains", || machine.log().contains("draining").then_some(()));
     thread::sleep(Duration::from_millis(100));
