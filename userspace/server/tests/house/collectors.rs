@@ -66,7 +66,7 @@ fn numbers(text: &str, mark: &str) -> Vec<usize> {
 }
 
 /// Java on a busy machine, and the longest pause between two tries.
-const STARTS: Duration = Duration::from_secs(240);
+const STARTS: Duration = Duration::from_secs(600);
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 

@@ -73,7 +73,7 @@ fn a_stock_is_sold_once_though_leader_and_edge_are_killed() {
     }
     let mut users: Vec<User> = (0..USERS).map(|_| User::default()).collect();
     let mut gone: Vec<usize> = Vec::new();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + 5 * PATIENCE;
     let mut turn = 0;
     let inside = |users: &[User]| users.iter().filter(|user| user.number.is_some()).count();
     while users.iter().any(|user| user.number.is_none() && user.state != "soldOut") {
@@ -241,8 +241,8 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
         let told = answers(format!("{at}:{port}").as_str(), "/", 200).head.to_ascii_lowercase();
         assert!(told.contains("ratelimit-policy: \"all\";q=100;w=1"), "{told}");
     }
-    // As fast as each machine answers, by one user; how many pass, and in what time.
-    let load = |at: &[usize], user: &str, seconds: u64| -> (u64, f64) {
+    // As fast as each machine answers, by one user; how many pass, in what time, and whether all that asked did.
+    let load = |at: &[usize], user: &str, seconds: u64| -> (u64, f64, bool) {
         let began = Instant::now();
         let clients: Vec<_> = at
             .iter()
@@ -250,9 +250,10 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
                 let (address, user) = (format!("{}:{port}", ADDRESSES[*at]), user.to_owned());
                 thread::spawn(move || {
                     let mut connection = Connection::open(&address).unwrap();
-                    let mut passed = 0;
+                    let (mut passed, mut asked) = (0, 0);
                     while began.elapsed() < Duration::from_secs(seconds) {
                         let answer = connection.request("GET", "/", &[("X-User", &user)], "").unwrap();
+                        asked += 1;
                         if answer.status == 429 {
                             // A second, or more where the machines advanced more than the bucket had and pay it back.
                             let head = answer.head.to_ascii_lowercase();
@@ -265,12 +266,15 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
                             passed += 1;
                         }
                     }
-                    passed
+                    (passed, asked)
                 })
             })
             .collect();
-        let passed = clients.into_iter().map(|client| client.join().unwrap()).sum();
-        (passed, began.elapsed().as_secs_f64())
+        let (passed, asked) = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .fold((0, 0), |all: (u64, u64), one: (u64, u64)| (all.0 + one.0, all.1 + one.1));
+        (passed, began.elapsed().as_secs_f64(), passed == asked)
     };
     // A machine that others keep busy may hear nothing from an owner for a while and goes on alone: such a round may pass three times as
     // much, and another one is asked for.
@@ -280,12 +284,13 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
     let mut enough = false;
     for round in 0..8 {
         let before = alone(&machines);
-        let (passed, took) = load(&[0, 1, 2], "ann", 4);
+        let (passed, took, all) = load(&[0, 1, 2], "ann", 4);
         let calm = alone(&machines) == before;
         let most = ((100.0 * took + 100.0) * 1.05 + 10.0) * if calm { 1.0 } else { 3.0 };
         println!("three machines, round {round}: {passed} passed in {took:.1} s, {most:.0} may");
         assert!(passed as f64 <= most, "{passed} in {took} s");
-        enough |= passed >= 150;
+        // Where the machines are too busy to be asked so often, nobody is refused.
+        enough |= passed >= 150 || all;
         if calm && enough {
             break;
         }
@@ -295,7 +300,7 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
     // Two of three are gone, the leader among them: the last one keeps a limit all the same.
     machines[0].kill();
     machines[1].kill();
-    let (passed, took) = load(&[2], "ann", 3);
+    let (passed, took, _) = load(&[2], "ann", 3);
     println!("one machine alone: {passed} passed in {took:.1} s");
     assert!(passed as f64 <= (100.0 * took + 100.0) * 1.05 + 10.0, "{passed} in {took} s");
     eventually("somebody new is let in, too", || (load(&[2], "ben", 2).0 >= 10).then_some(()));
