@@ -1,7 +1,7 @@
 //! Statistics of caches: what their workers count, and their metric families.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 
@@ -76,6 +76,21 @@ pub struct CacheStats {
     pub purged: AtomicU64,
     pub bytes: AtomicU64,
     pub entries: AtomicU64,
+    /// Of its part on a disk, where it has one.
+    pub disk: OnceLock<DiskStats>,
+}
+
+/// Statistics of the part of a cache that is on a disk.
+#[derive(Debug, Default)]
+pub struct DiskStats {
+    /// Answers that were written.
+    pub written: AtomicU64,
+    /// Answers that came from there.
+    pub read: AtomicU64,
+    /// What was not as it had been written.
+    pub damaged: AtomicU64,
+    pub bytes: AtomicU64,
+    pub entries: AtomicU64,
 }
 
 impl CacheStats {
@@ -89,6 +104,7 @@ impl CacheStats {
             purged: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
+            disk: OnceLock::new(),
         })
     }
 
@@ -125,7 +141,7 @@ impl CacheStats {
         let refused = refused.map(|(index, reason)| (reason.to_string(), self.refusals(index)));
         let refused: Map<String, Value> =
             refused.filter(|(_, n)| *n > 0).map(|(reason, n)| (reason, json!(n))).collect();
-        json!({
+        let mut status = json!({
             "requests": Value::Object(results.collect()),
             "stored": self.stored.load(Relaxed),
             "notStored": refused,
@@ -133,7 +149,17 @@ impl CacheStats {
             "purged": self.purged.load(Relaxed),
             "bytes": self.bytes.load(Relaxed),
             "entries": self.entries.load(Relaxed),
-        })
+        });
+        if let Some(disk) = self.disk.get() {
+            status["disk"] = json!({
+                "written": disk.written.load(Relaxed),
+                "read": disk.read.load(Relaxed),
+                "damaged": disk.damaged.load(Relaxed),
+                "bytes": disk.bytes.load(Relaxed),
+                "entries": disk.entries.load(Relaxed),
+            });
+        }
+        status
     }
 
     pub(crate) fn encode(&self, encoder: &mut Encoder) {
@@ -162,6 +188,19 @@ impl CacheStats {
         let help = "Memory that the entries of a cache take, in bytes.";
         encoder.gauge("weir_cache_bytes", help, &[cache], self.bytes.load(Relaxed) as f64);
         encoder.gauge("weir_cache_entries", "Entries of a cache.", &[cache], self.entries.load(Relaxed) as f64);
+        let Some(disk) = self.disk.get() else { return };
+        let counters = [
+            ("weir_cache_disk_written_total", "Answers that a cache has written to its disk.", &disk.written),
+            ("weir_cache_disk_read_total", "Answers that a cache has read from its disk.", &disk.read),
+            ("weir_cache_disk_damaged_total", "Entries that were not as they had been written.", &disk.damaged),
+        ];
+        for (name, help, counter) in counters {
+            encoder.counter(name, help, &[cache], counter.load(Relaxed) as f64);
+        }
+        let help = "Bytes that the files of a cache take on its disk.";
+        encoder.gauge("weir_cache_disk_bytes", help, &[cache], disk.bytes.load(Relaxed) as f64);
+        let help = "Entries of a cache that its disk has.";
+        encoder.gauge("weir_cache_disk_entries", help, &[cache], disk.entries.load(Relaxed) as f64);
     }
 }
 

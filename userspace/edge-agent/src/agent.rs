@@ -233,10 +233,12 @@ impl Agent {
     /// they are until [`resume`](Agent::resume).
     pub fn hold(&mut self) {
         self.keeper = None;
+        edge_listeners::let_go_of_caches();
     }
 
     /// The other process has ended, and this one goes on.
     pub fn resume(&mut self) {
+        edge_listeners::take_back_caches();
         if let Some(last_good) = self.last_good.clone() {
             let keeper = Keeper::start(last_good, &self.kept);
             keeper.went_live(&self.current);

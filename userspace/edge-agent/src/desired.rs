@@ -31,9 +31,12 @@ pub struct Desired {
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
-    /// What is to go out of caches, oldest first. Not kept on disk: a machine that starts has nothing in them.
+    /// What is to go out of caches, oldest first. Of these only the last one's number is kept on disk.
     #[serde(skip)]
     pub purges: Arc<Vec<Purge>>,
+    /// Number of the last of them, which has been carried out where this has gone live: a machine that starts knows whether it has missed any.
+    #[serde(skip_serializing_if = "is_none_yet")]
+    pub purged: u64,
     /// Clusters and versions whose place this configuration has taken, by an operator's word.
     pub succeeds: Arc<Vec<(String, u64)>>,
     /// What controllers have learned, such as the servers of services, and the users' own data. A program of before passes it over.
@@ -43,6 +46,10 @@ pub struct Desired {
 
 fn no_sections(sections: &Sections) -> bool {
     sections.is_empty()
+}
+
+fn is_none_yet(purged: &u64) -> bool {
+    *purged == 0
 }
 
 /// A purge of caches.

@@ -76,6 +76,8 @@ impl LastGood {
                     }
                     Ok(Line::Live(said)) => {
                         if said.is_at(&state) {
+                            // What was about to be purged and was not has to be now.
+                            state.purged = said.purged;
                             live = Some(state.clone());
                         }
                     }
@@ -289,6 +291,26 @@ mod tests {
         assert_eq!(kept.load().map(|desired| desired.version), Some(3));
         fs::write(&path, text.replace("\"format\":1,", "")).unwrap();
         assert_eq!(kept.load().map(|desired| desired.version), Some(7), "those of before say nothing");
+    }
+
+    #[test]
+    fn purges_are_done_once_it_is_known_that_they_were() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let state = |version, purged| Desired { version, purged, ..Desired::default() };
+        kept.store(&state(5, 1)).unwrap();
+        assert_eq!(kept.load().map(|desired| desired.purged), Some(1));
+        let mut journal = kept.begin_journal(1).unwrap();
+        let mut write = |line: Vec<u8>| journal.file.write_all(&line).unwrap();
+        write(Step::between(&state(5, 1), &state(6, 2)).line());
+        assert_eq!(kept.load(), Some(state(6, 1)), "it was about to be");
+        write(crate::step::Live::at(&state(6, 2)).line());
+        assert_eq!(kept.load(), Some(state(6, 2)));
+        write(Step::between(&state(6, 2), &state(7, 3)).line());
+        assert_eq!(kept.load(), Some(state(7, 2)));
+        let elsewhere = Desired { cluster_id: "other".into(), ..state(1, 9) };
+        write(Step::between(&state(7, 3), &elsewhere).line());
+        assert_eq!(kept.load(), Some(Desired { purged: 0, ..elsewhere }), "numbers are of one cluster");
     }
 
     #[test]

@@ -185,16 +185,18 @@ fn by_server(rules: Vec<KeyChange>) -> impl Iterator<Item = Change> {
     servers.into_iter().map(|(server, changes)| Change::Rules { server, changes })
 }
 
-/// Those that are new. Where some have been missed, or numbers have begun anew with another cluster, everything goes.
+/// Those that are new. Where some have been missed, or numbers have begun anew with another cluster, everything goes. A machine that has started
+/// carries out again what the cluster remembers: a power cut may have taken it from the disks of its caches.
 fn purges(from: &Desired, to: &Desired) -> Vec<Purge> {
-    let last = |desired: &Desired| desired.purges.last().map_or(0, |purge| purge.number);
-    let (known, latest) = (last(from), last(to));
+    let (known, latest) = (from.purged, to.purged);
     let other = from.cluster_id != to.cluster_id || latest < known;
-    let (Some(first), false) = (to.purges.first(), latest == known && !other) else { return Vec::new() };
+    let has_started = from.purges.is_empty();
+    let nothing = latest == known && !other && !has_started;
+    let (Some(first), false) = (to.purges.first(), nothing) else { return Vec::new() };
     if other || first.number > known + 1 {
         return vec![Purge { number: latest, cache: None, what: Purged::All }];
     }
-    to.purges.iter().filter(|purge| purge.number > known).cloned().collect()
+    to.purges.iter().filter(|purge| has_started || purge.number > known).cloned().collect()
 }
 
 #[cfg(test)]
@@ -240,7 +242,7 @@ mod tests {
     fn purges_are_carried_out_once_and_none_is_missed() {
         let with = |numbers: std::ops::RangeInclusive<u64>| {
             let purge = |number| Purge { number, cache: None, what: Purged::Tag(format!("t{number}").into()) };
-            Desired { purges: Arc::new(numbers.map(purge).collect()), ..Desired::default() }
+            Desired { purged: *numbers.end(), purges: Arc::new(numbers.map(purge).collect()), ..Desired::default() }
         };
         let planned = |from: &Desired, to: &Desired| match plan(from, to).as_slice() {
             [] => Vec::new(),
@@ -254,6 +256,12 @@ mod tests {
         assert_eq!(planned(&with(1..=5), &with(1..=2)), [(2, true)], "of another cluster");
         let elsewhere = Desired { cluster_id: "other".into(), ..with(1..=5) };
         assert_eq!(planned(&with(1..=5), &elsewhere), [(5, true)]);
+        // A machine that starts knows how far it was, and carries out again what the cluster remembers: its caches may have something on a disk.
+        let started = |purged| Desired { purged, ..Desired::default() };
+        assert_eq!(planned(&started(5), &with(4..=5)), [(4, false), (5, false)]);
+        assert_eq!(planned(&started(3), &with(4..=5)), [(4, false), (5, false)]);
+        assert_eq!(planned(&started(2), &with(4..=5)), [(5, true)], "one was missed");
+        assert_eq!(planned(&started(5), &started(5)), [], "nothing is heard of the cluster yet");
     }
 
     #[test]

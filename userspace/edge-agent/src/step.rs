@@ -40,6 +40,9 @@ pub struct Step {
 pub struct Live {
     /// Cluster and version.
     live: (String, u64),
+    /// Number of the last purge of caches that was carried out by then. An earlier program says nothing of it.
+    #[serde(default)]
+    pub purged: u64,
 }
 
 /// What a line of a journal holds.
@@ -51,7 +54,7 @@ pub enum Line {
 
 impl Live {
     pub fn at(state: &Desired) -> Live {
-        Live { live: (state.cluster_id.clone(), state.version) }
+        Live { live: (state.cluster_id.clone(), state.version), purged: state.purged }
     }
 
     /// Whether it is `state` that went live.
@@ -117,6 +120,10 @@ impl Step {
             objects.remove(name);
         }
         objects.extend(self.puts);
+        if state.cluster_id != self.cluster_id {
+            // Another one counts from the beginning.
+            state.purged = 0;
+        }
         state.cluster_id = self.cluster_id;
         state.cluster_name = self.cluster_name;
         state.version = self.version;

@@ -1,4 +1,4 @@
-//! Keeps answers in memory and gives them again, as RFC 9111 says of a shared cache.
+//! Keeps answers in memory, and on a disk, and gives them again, as RFC 9111 says of a shared cache.
 //!
 //! Use it in front of a Proxy. It encloses the stations behind it: what they make of a request is what it keeps, and a hit passes them
 //! by. What is for one client only (CORS, adaptors that look at the client) stands in front of it.
@@ -30,6 +30,16 @@
 //! (`Cache-Tag: a, b` or `Surrogate-Key: a b` of the answer), on every edge of the cluster; a POST, PUT, DELETE or other unsafe request
 //! that succeeds removes its URL here, and those its Location and Content-Location name.
 //!
+//! With `disk` every answer is written to files below the data directory as well, beside the requests, and what memory has let go of is read
+//! from there: for sites of more bytes than there is memory. Purges reach it at once, also what a process before has left. Head and body have
+//! checksums: what a crash has torn or a disk has lost is not given. After a start, and in a process that takes over from another, what is
+//! there is used again, each answer once the origin has said that it is still valid (what has no validator is fetched), and the latest 64
+//! purges of the cluster are carried out again. A process that is killed loses the answers that wait to be written, at most 64 MiB. Nothing
+//! is flushed, so a power cut may cost what came last, purges by writes (POST and its kin) among it: what they named is given again where the
+//! origin says that it is valid. A twentieth of the file system stays free. A disk that is slow, full or fails leaves the cache to memory, and
+//! is tried again every ten seconds (`cache_disk_queue`, `cache_disk_reads`, `cache_disk_failed`). Where fields that decide what is kept are
+//! changed, a new set of files is begun.
+//!
 //! Outcomes: `hit` (answered from memory: the flow ends, or goes where `jumpIf` says) and `notCached` (the client asks with
 //! `only-if-cached` for what is not there: 504). Fits HTTPServer. Costs a hash of the key, a lock that is taken to read, and a copy of the
 //! head; bodies are shared. Metrics: `weir_cache_requests_total` and its kin, by `PIPELINE/FILTER`. Memory is booked as `caches`.
@@ -52,6 +62,7 @@ use proto_cache::key::{is_disguised, push_key};
 use proto_cache::status::{CacheStatus, Forward};
 use proto_cache::{Cookies, Heuristic, KeyRules, RequestControl, Rules, Use, conditional, invalidate, use_of};
 use proto_http::Method;
+use ring::digest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -115,6 +126,25 @@ pub struct CacheSpec {
     pub coalesce_most: u32,
     /// Say in `Cache-Status` what was done with the request (RFC 9211). Default false.
     pub cache_status: bool,
+    /// Files for what memory has no room for. Default: none, the cache is in memory alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskSpec>,
+}
+
+/// Files for what memory has no room for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DiskSpec {
+    /// Bytes that they take at most, below `cache` in the data directory; what was written first makes room, as it does where less than a
+    /// twentieth of the file system would stay free. Memory: about 400 bytes for each answer, of what caches may take. Default 1073741824 (1 GiB), 32 MiB or more, and 32 times `maxEntryBytes` or more.
+    #[schemars(range(min = 33554432))]
+    pub max_bytes: u64,
+}
+
+impl Default for DiskSpec {
+    fn default() -> DiskSpec {
+        DiskSpec { max_bytes: 1024 * 1024 * 1024 }
+    }
 }
 
 /// How long answers of some statuses are fresh that do not say so.
@@ -156,11 +186,18 @@ impl Default for CacheSpec {
             coalesce_timeout: GoDuration::from_secs(5),
             coalesce_most: 1000,
             cache_status: false,
+            disk: None,
         }
     }
 }
 
 const COOKIES: [(&str, Cookies); 3] = [("refuse", Cookies::Refuse), ("strip", Cookies::Strip), ("keep", Cookies::Keep)];
+
+/// Least bytes of the files of a cache.
+const DISK_BYTES_LEAST: u64 = 32 * 1024 * 1024;
+
+/// How many of the largest entries they have room for at least: files are a sixteenth of all, and an entry has a head as well.
+const ENTRIES_OF_DISK_LEAST: u64 = 2 * cache::disk::SEGMENTS;
 
 /// Least memory of a cache, in bytes.
 const BYTES_LEAST: u64 = 1024 * 1024;
@@ -177,6 +214,13 @@ impl Spec for CacheSpec {
         if self.max_entry_bytes == 0 || self.max_entry_bytes > most {
             let accepted = format!("1 to {most}, a quarter of maxBytes");
             findings.problem(bytes("maxEntryBytes", self.max_entry_bytes, accepted));
+        }
+        if let Some(disk) = &self.disk {
+            let least = DISK_BYTES_LEAST.max(self.max_entry_bytes.saturating_mul(ENTRIES_OF_DISK_LEAST));
+            if disk.max_bytes < least {
+                let accepted = format!("{least} or more, {ENTRIES_OF_DISK_LEAST} times maxEntryBytes");
+                findings.problem(bytes("disk.maxBytes", disk.max_bytes, accepted));
+            }
         }
         if self.heuristic_percent > 100 {
             findings.problem(bytes("heuristicPercent", self.heuristic_percent.into(), "0 to 100".to_owned()));
@@ -282,7 +326,16 @@ impl Cache {
             let name = format!("{}/{}", parts.pipeline, parts.name);
             let stats = parts.telemetry.cache(&name, &cache::REASONS);
             let (most, entry) = (spec.max_bytes as usize, spec.max_entry_bytes as usize);
-            Store::new(name, most, entry, stats, limit("cache_memory"))
+            let store = Store::new(name, most, entry, stats, limit("cache_memory"));
+            if let (Some(disk), Some(root)) = (&spec.disk, cache::disk::directory()) {
+                let limits = cache::disk::Limits {
+                    queue: limit("cache_disk_queue"),
+                    reads: limit("cache_disk_reads"),
+                    failed: limit("cache_disk_failed"),
+                };
+                store.onto_disk(root, &id_of(store.name(), &spec), disk.max_bytes, limits);
+            }
+            store
         });
         let shared = Shared {
             rules,
@@ -313,6 +366,14 @@ fn rules_of_keeping(spec: &CacheSpec) -> CacheSpec {
     }
 }
 
+/// A name for the files of a cache, the same for as long as it keeps the same answers.
+fn id_of(name: &str, spec: &CacheSpec) -> String {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(name.as_bytes());
+    digest.update(&serde_json::to_vec(&rules_of_keeping(spec)).unwrap_or_default());
+    crate::form::hex(&digest.finish().as_ref()[..16])
+}
+
 impl Shared {
     fn rules_of_keeping(&self) -> CacheSpec {
         rules_of_keeping(&self.spec)
@@ -336,8 +397,14 @@ impl Shared {
         let asked =
             if self.spec.obey_clients { RequestControl::of(&request.headers) } else { RequestControl::default() };
         let key = self.key_of(exchange);
+        let mut found = self.store.find(&key, &request.headers);
+        if !matches!(found, Found::This(_))
+            && let Some(stored) = self.store.find_on_disk(&key, &request.headers).await
+        {
+            found = Found::This(stored);
+        }
         let now = base_runtime::now();
-        let (found, why, hash) = match self.store.find(&key, &request.headers) {
+        let (found, why, hash) = match found {
             Found::This(stored) => match use_of(&stored.kept, &asked, now) {
                 how @ (Use::Fresh | Use::Stale | Use::WhileFetching) => {
                     if how == Use::WhileFetching {

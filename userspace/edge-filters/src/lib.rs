@@ -75,5 +75,6 @@ mod threads;
 pub use catalog::{kind, kinds};
 pub use coding::replaced;
 pub use edge_upstream::adaptive::passage::encode as encode_concurrency;
+pub use edge_upstream::cache::disk::set_directory as set_cache_directory;
 pub use kept::Kept;
 pub use ranking::PriorityRules;

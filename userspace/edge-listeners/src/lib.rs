@@ -52,6 +52,7 @@ pub mod udp_proxy;
 pub mod variables;
 pub mod watch;
 
+pub use edge_upstream::cache::disk::{let_go as let_go_of_caches, take_back as take_back_caches};
 pub use edge_upstream::cache::{Purge as Purged, relieve as relieve_caches};
 pub use timeouts::Timeouts;
 pub use traffic::Traffic;

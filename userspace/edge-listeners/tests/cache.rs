@@ -124,6 +124,7 @@ fn what_is_fresh_is_given_again(io: IoMode) {
     assert_eq!(get(&house, "/a"), "4");
 }
 
+/// All but `disk`, which takes a data directory and a process that ends: see `server/tests/house/caches.rs`.
 fn each_field_of_the_document_counts(io: IoMode) {
     let origin = Origin::new(fields_in);
     let kept = |cache: &str, path: &str, fields: &[&str]| is_kept(&house(io, &origin, cache), &origin, path, fields);

@@ -289,6 +289,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("GrpcPoolSpec.spanName", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
     ("HttpServerSpec.tracing", "edge-listeners/tests/tracing.rs", "contexts_of_w3c_come_and_go"),
     ("CacheSpec", "edge-listeners/tests/cache.rs", "each_field_of_the_document_counts"),
+    ("DiskSpec", "server/tests/house/caches.rs", "what_memory_has_no_room_for_comes_from_the_disk"),
     (
         "ConsumerKeySpec",
         "server/tests/house/authentication.rs",

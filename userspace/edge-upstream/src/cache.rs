@@ -7,9 +7,12 @@
 //!
 //! All keys of one URL are in one part, so that who purges a URL, as every write through the filter Cache does, looks there alone.
 //!
+//! With a part on a disk ([`disk`]) what memory lets go of is found again.
+//!
 //! Bytes are booked as [`Kind::Caches`]. All stores of the process together take no more than half of the ceiling, and give memory
 //! back while traffic runs short of it, see [`relieve`].
 
+pub mod disk;
 mod flights;
 mod gather;
 mod purge;
@@ -31,8 +34,9 @@ use proto_cache::{Kept, Refusal};
 use proto_http::Headers;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 /// Parts of a store; a store of fewer bytes than they are worth has fewer.
 const SHARDS: usize = 64;
@@ -56,13 +60,20 @@ pub struct Stored {
     /// To its end.
     pub body: Bytes,
     bytes: usize,
+    /// Another one has come in its place, or it counts no more.
+    is_withdrawn: AtomicBool,
     _booking: SharedBooking,
 }
 
 impl Stored {
     pub fn new(kept: Kept, body: Bytes) -> Stored {
         let bytes = kept.memory() + body.len() + OVERHEAD;
-        Stored { kept, body, bytes, _booking: SharedBooking::new(Kind::Caches, bytes) }
+        let _booking = SharedBooking::new(Kind::Caches, bytes);
+        Stored { kept, body, bytes, is_withdrawn: AtomicBool::new(false), _booking }
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Relaxed)
     }
 
     /// Memory it takes, in bytes.
@@ -116,6 +127,7 @@ pub struct Store {
     stats: Arc<CacheStats>,
     /// Entries that had no room: the process's share was taken.
     memory_limit: Limit,
+    disk: OnceLock<Arc<disk::Tier>>,
 }
 
 thread_local! {
@@ -145,11 +157,18 @@ impl Store {
             purges: RwLock::default(),
             stats,
             memory_limit,
+            disk: OnceLock::new(),
         });
         let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|store| store.strong_count() > 0);
         stores.push(Arc::downgrade(&made));
         made
+    }
+
+    /// Gives it a part of at most `bytes_most` bytes on a disk, below `root`; see [`disk`]. `id` stands for its name and all that decides what
+    /// it keeps.
+    pub fn onto_disk(self: &Arc<Self>, root: &Path, id: &str, bytes_most: u64, limits: disk::Limits) {
+        self.disk.get_or_init(|| disk::Tier::open(self, root, id, bytes_most, limits));
     }
 
     pub fn name(&self) -> &str {
@@ -203,6 +222,45 @@ impl Store {
         })
     }
 
+    /// What is on the disk for a request with these fields. It stands in memory then.
+    pub async fn find_on_disk(&self, key: &CacheKey, request: &Headers) -> Option<Arc<Stored>> {
+        let tier = self.disk.get()?;
+        // Before it is looked for: what is purged meanwhile must not come in.
+        let asked = tier.ask(key, request, self.ticket())?;
+        let Ok(read) = base_runtime::time::timeout(disk::READ_WAIT, asked).await else {
+            tier.count_wait();
+            return None;
+        };
+        read.ok().filter(|stored| stored.kept.vary.is_for(request, &mut Vec::new()))
+    }
+
+    /// Puts what was read from the disk into memory, unless it was purged, or something newer is there.
+    fn admit(&self, key: &CacheKey, stored: Stored, ticket: Ticket) -> Option<Arc<Stored>> {
+        let bytes = stored.bytes + key.text.len();
+        let stored = Arc::new(stored);
+        let has_room = self.has_room(bytes);
+        // As in `keep`.
+        let purges = self.purges.read().unwrap_or_else(PoisonError::into_inner);
+        if purges.has_hit_since(ticket, &key.text, &stored.kept.tags) {
+            return None;
+        }
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        let before = shard.sums();
+        let mut variants: Vec<Arc<Stored>> = shard.find(key.hash, &key.text).map(<[_]>::to_vec).unwrap_or_default();
+        if let Some(newer) = variants.iter().find(|other| other.kept.vary == stored.kept.vary) {
+            return Some(newer.clone());
+        }
+        if has_room && bytes <= shard.capacity() {
+            variants.push(stored.clone());
+            if variants.len() <= VARIANTS_MOST {
+                let evicted = shard.put(key, variants);
+                self.account(before, shard.sums());
+                self.stats.evicted.fetch_add(evicted as u64, Relaxed);
+            }
+        }
+        Some(stored)
+    }
+
     /// A note of what has been purged by now, to be taken before the origin is asked.
     pub fn ticket(&self) -> Ticket {
         self.purges.read().unwrap_or_else(PoisonError::into_inner).ticket()
@@ -211,6 +269,10 @@ impl Store {
     /// Keeps an answer in place of the one for the same requests. Not, when it was purged since it was asked for, or is too large.
     pub fn keep(&self, key: &CacheKey, request: &Headers, stored: Stored, ticket: Ticket) -> Option<Arc<Stored>> {
         let bytes = stored.bytes + key.text.len();
+        // Whether this one is kept or not: what is older than it is given no more.
+        if let Some(tier) = self.disk.get() {
+            tier.forget(key, request);
+        }
         if !self.has_room(bytes) {
             self.memory_limit.hit(base_runtime::worker_index());
             self.relieve_shard(key, bytes);
@@ -229,18 +291,33 @@ impl Store {
         let before = shard.sums();
         let mut variants: Vec<Arc<Stored>> = shard.find(key.hash, &key.text).map(<[_]>::to_vec).unwrap_or_default();
         let mut spare = Vec::new();
-        variants.retain(|other| !other.kept.vary.is_for(request, &mut spare));
+        variants.retain(|other| {
+            let stays = !other.kept.vary.is_for(request, &mut spare);
+            other.is_withdrawn.fetch_or(!stays, Relaxed);
+            stays
+        });
         variants.insert(0, stored.clone());
         variants.truncate(VARIANTS_MOST);
         let evicted = shard.put(key, variants);
         self.account(before, shard.sums());
         self.stats.stored.fetch_add(1, Relaxed);
         self.stats.evicted.fetch_add(evicted as u64, Relaxed);
+        drop(shard);
+        if let Some(tier) = self.disk.get() {
+            tier.offer(key, &stored, ticket);
+        }
         Some(stored)
     }
 
     /// Puts an answer in place of one that is still there; nothing, when that has gone.
     pub fn replace(&self, key: &CacheKey, old: &Arc<Stored>, new: Option<Stored>) -> Option<Arc<Stored>> {
+        if new.is_none() {
+            old.is_withdrawn.store(true, Relaxed);
+            if let Some(tier) = self.disk.get() {
+                tier.forget_like(key, &old.kept.vary);
+            }
+        }
+        let ticket = self.ticket();
         let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
         let mut variants = shard.find(key.hash, &key.text)?.to_vec();
         let at = variants.iter().position(|stored| Arc::ptr_eq(stored, old))?;
@@ -253,16 +330,27 @@ impl Store {
         let evicted = shard.put(key, variants);
         self.account(before, shard.sums());
         self.stats.evicted.fetch_add(evicted as u64, Relaxed);
+        drop(shard);
+        if let (Some(tier), Some(new)) = (self.disk.get(), &new) {
+            tier.renew(key, &old.kept, new, ticket);
+        }
         new
     }
 
     /// Removes what a purge names; says how many entries that were.
     pub fn purge(&self, purge: &Purge) -> usize {
-        self.purges.write().unwrap_or_else(PoisonError::into_inner).note(purge.clone());
+        let note = || self.purges.write().unwrap_or_else(PoisonError::into_inner).note(purge.clone());
+        note();
         let exact = match purge {
             Purge::Url(url) => Some(self.key(url.clone())),
             _ => None,
         };
+        let on_disk = self.disk.get().map(|tier| {
+            let removed = tier.purge(purge, exact.as_ref());
+            // Whoever found it on the disk before that, and has read it since, sees this one or has put it where it is removed from now.
+            note();
+            removed
+        });
         let mut removed = 0;
         let shards = exact.as_ref().map_or(&self.shards[..], |key| std::slice::from_ref(self.shard(key)));
         for shard in shards {
@@ -274,6 +362,8 @@ impl Store {
             };
             self.account(before, shard.sums());
         }
+        // Most of what memory has is on the disk, too.
+        let removed = removed.max(on_disk.unwrap_or(0));
         self.stats.purged.fetch_add(removed as u64, Relaxed);
         removed
     }
@@ -319,8 +409,9 @@ pub fn purge_all(cache: Option<&str>, purge: &Purge) -> usize {
 }
 
 /// Gives memory back while the process has more booked than it should: a quarter of each store. Called now and then, since those who
-/// take in requests refuse them then, and no request would come here.
+/// take in requests refuse them then, and no request would come here. Files of caches that there are no more go, too.
 pub fn relieve() {
+    disk::tidy();
     if !memory::is_over() {
         return;
     }
@@ -333,6 +424,9 @@ pub fn relieve() {
             store.account(before, shard.sums());
         }
         store.stats.evicted.fetch_add(evicted as u64, Relaxed);
+        if let Some(tier) = store.disk.get() {
+            tier.relieve();
+        }
     }
 }
 

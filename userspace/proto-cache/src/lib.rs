@@ -21,6 +21,7 @@ pub mod rules;
 pub mod status;
 pub mod tags;
 pub mod vary;
+pub mod written;
 
 pub use control::{RequestControl, ResponseControl};
 pub use freshness::Freshness;

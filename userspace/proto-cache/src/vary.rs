@@ -58,6 +58,15 @@ impl Vary {
         self.names.iter().for_each(|name| push_value(name, request, out));
     }
 
+    /// As it is written.
+    pub(crate) fn parts(&self) -> (&[Box<str>], &[u8]) {
+        (&self.names, &self.values)
+    }
+
+    pub(crate) fn from_parts(names: Vec<Box<str>>, values: &[u8]) -> Vary {
+        Vary { names: names.into(), values: values.into() }
+    }
+
     /// Names no field at all.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()

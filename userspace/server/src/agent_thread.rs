@@ -314,6 +314,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
         steering: Arc::new(steering.collect()),
         tickets: Arc::new(tickets),
         purges: Arc::new(snapshot.purges.iter().map(purge).collect()),
+        purged: snapshot.purges.last().map_or(0, |last| last.number),
         succeeds: Arc::new(snapshot.succeeds.iter().map(|p| (p.cluster_id.clone(), p.version)).collect()),
         ..Desired::default()
     }

@@ -335,6 +335,7 @@ impl Edge {
         };
         edge_kafka::set_directory(&options.data_dir.join("kafka"));
         edge_export::set_directory(&options.data_dir.join("logs"));
+        edge_filters::set_cache_directory(&options.data_dir.join("cache"));
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
