@@ -64,7 +64,7 @@ const ABSENT: &str = "such functions are refused";
 const SYNTAX: &str = "the engine does not read it";
 const ENGINE: &str = "the engine decides otherwise";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Case {
     note: String,
@@ -80,26 +80,6 @@ struct Case {
     sort_bindings: bool,
     strict_error: bool,
     env: Option<Json>,
-}
-
-impl Default for Case {
-    fn default() -> Case {
-        Case {
-            note: String::new(),
-            query: String::new(),
-            modules: Vec::new(),
-            data: None,
-            input: None,
-            input_term: None,
-            want_result: None,
-            want_defined: None,
-            want_error: None,
-            want_error_code: None,
-            sort_bindings: false,
-            strict_error: false,
-            env: None,
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -163,7 +143,7 @@ fn check(case: &Case, is_old: bool) -> Result<(), String> {
             if found == wanted { Ok(()) } else { Err(format!("{found:?} and not {wanted:?}")) }
         }
         (Ok(found), None) => match case.want_defined {
-            Some(wanted) if wanted != !found.is_empty() => Err(format!("{} results", found.len())),
+            Some(wanted) if wanted == found.is_empty() => Err(format!("{} results", found.len())),
             _ => Ok(()),
         },
     }
