@@ -4,6 +4,7 @@
 //! A listener is a [`Listener`]; each worker has its [`Share`] of it. What a connection is for, its share alone knows.
 
 use crate::server::Sockets;
+use crate::standing::{Standing, shown};
 use base_model::Protocol;
 use base_runtime::Worker;
 use base_runtime::net::inherited::{self, SocketKind};
@@ -94,15 +95,8 @@ pub struct Front {
     connections: AtomicUsize,
     /// Tasks that accept.
     accepting: AtomicUsize,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The sockets in use; `None` while there are none.
-    listening: Option<Listening>,
-    /// Why there are none.
-    error: Option<String>,
+    /// The sockets in use.
+    state: Mutex<Standing<Listening>>,
 }
 
 struct Listening {
@@ -125,41 +119,33 @@ impl Front {
 
     /// Listens if it does not yet. Call it now and then: a port in use may become free.
     pub fn retry<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) {
-        let mut state = self.lock();
-        if state.listening.is_some() {
-            return;
-        }
-        match self.listen(listener, address, port) {
-            Ok(listening) => {
+        let open = || self.listen(listener, address, port);
+        let why = |error: io::Error| {
+            let shown = shown(address);
+            format!(
+                "cannot listen on {shown}:{port}: {error}; free the port or choose another, it is tried again every 10 s"
+            )
+        };
+        match self.lock().listen(listener.name(), open, why) {
+            Some(Ok(listening)) => {
                 tracing::info!(server = %listener.name(), address = %listening.at, "listening");
                 listener.listens(None);
-                state.listening = Some(listening);
-                state.error = None;
             }
-            Err(error) => {
-                let shown = if address.is_empty() { "*" } else { address };
-                let text = format!(
-                    "cannot listen on {shown}:{port}: {error}; free the port or choose another, it is tried again every 10 s"
-                );
-                if state.error.as_ref() != Some(&text) {
-                    tracing::error!(server = %listener.name(), "{text}");
-                }
-                listener.listens(Some(&text));
-                state.error = Some(text);
-            }
+            Some(Err(why)) => listener.listens(Some(why)),
+            None => {}
         }
     }
 
     /// Listens somewhere else. The old sockets close only when the new ones are open, unless they are in each other's way.
     pub fn move_to<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) {
-        let old = self.lock().listening.take();
+        let old = self.lock().take();
         self.retry(listener, address, port);
         let Some(old) = old else { return };
         self.close::<L>(old.key);
         // Their workers close them now: at once, or in a second or two where the machine has more to do than it can.
         for _ in 0..200 {
             self.retry(listener, address, port);
-            if self.lock().listening.is_some() {
+            if self.lock().get().is_some() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -168,7 +154,7 @@ impl Front {
 
     /// Stops taking connections.
     pub fn stop<L: Listener>(&self) {
-        let listening = self.lock().listening.take();
+        let listening = self.lock().take();
         if let Some(listening) = listening {
             self.close::<L>(listening.key);
         }
@@ -176,7 +162,7 @@ impl Front {
 
     /// Accepts no more, for another process has the sockets, too, and takes whoever comes. Connections go on as they are.
     pub fn release<L: Listener>(&self) {
-        let key = self.lock().listening.as_ref().map(|listening| listening.key);
+        let key = self.lock().get().map(|listening| listening.key);
         let Some(key) = key else { return };
         for worker in &self.workers {
             worker.spawn(move || async move {
@@ -195,7 +181,7 @@ impl Front {
     /// The port and its listening sockets, when it listens.
     pub fn sockets(&self) -> Option<Sockets> {
         let sockets = |l: &Listening| Sockets { at: l.at, protocol: Protocol::Tcp, descriptors: l.sockets.clone() };
-        self.lock().listening.as_ref().map(sockets)
+        self.lock().get().map(sockets)
     }
 
     /// Open connections.
@@ -205,8 +191,7 @@ impl Front {
 
     /// `running` or `failed`, with the reason.
     pub fn state(&self) -> (&'static str, Option<String>) {
-        let state = self.lock();
-        if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
+        self.lock().state()
     }
 
     /// A place among the connections where there are fewer than `most`.
@@ -253,7 +238,7 @@ impl Front {
         close::<L>(&self.workers, key);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Standing<Listening>> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

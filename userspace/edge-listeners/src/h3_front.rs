@@ -7,6 +7,7 @@ use crate::accept::{self, Listener, Share, wait_for_datagrams};
 use crate::h3_connection::Door;
 use crate::http_server::{HttpServer, Local};
 use crate::server::Sockets;
+use crate::standing::{Standing, shown};
 use base_model::Protocol;
 use base_quic::{Beyond, Elders, Epochs, Group, QuicKeys};
 use base_runtime::Worker;
@@ -32,10 +33,8 @@ pub struct H3Front {
 
 #[derive(Default)]
 struct State {
-    /// The sockets, shared out among the workers in turn; `None` while there are none.
-    listening: Option<(Arc<Held>, Sockets)>,
-    /// Why there are none.
-    error: Option<String>,
+    /// The sockets, shared out among the workers in turn.
+    standing: Standing<(Arc<Held>, Sockets)>,
     /// This process's ends of the streams to one that is to have the sockets, one for each.
     passes: Vec<UnixStream>,
 }
@@ -93,104 +92,23 @@ impl H3Front {
     /// Listens if it does not yet. Call it now and then: a port in use may become free.
     pub fn retry(&self, server: &Arc<HttpServer>, workers: &[Worker], address: &str, port: u16) {
         let mut state = self.lock();
-        if state.listening.is_some() {
-            return;
-        }
-        let options = UdpOptions { dont_fragment: true, receive_buffer: Some(RECEIVE_BUFFER), ..UdpOptions::default() };
-        let shared = UdpOptions { reuse_port: true, ..options.clone() };
-        let adopt = |socket: OwnedFd| Ok(socket.into());
-        let bound = accept::bind_each(
-            address,
-            port,
-            workers.len(),
-            SocketKind::Datagram,
-            adopt,
-            |at| options.bind(at).map(drop),
-            |at| shared.bind(at),
-        );
-        let bound = match bound {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => match take_over(address, port, workers) {
-                Some((sockets, elders)) => Ok((SocketAddr::from(([0, 0, 0, 0], port)), sockets, elders)),
-                None => Err(error),
-            },
-            bound => bound.map(|(at, sockets)| (at, sockets, Vec::new())),
+        let why = |error: io::Error| {
+            let shown = shown(address);
+            format!(
+                "http3: cannot open UDP port {shown}:{port}: {error}; free the port or set http3: false, it is tried again every 10 s"
+            )
         };
-        match bound {
-            Ok((at, mut sockets, elders)) => {
-                // Of a process with more workers there are more, all of which the kernel shares out among for as long as that has them: each
-                // is served, and is a part of the group for itself.
-                sockets.truncate(Group::MOST);
-                let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
-                let key = accept::next_key();
-                let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-                let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
-                let keys = QuicKeys::of(server.tickets());
-                let beyond = inherited::take_passes(at).map(|passes| Beyond {
-                    epochs: Epochs(passes.told),
-                    ends: passes.ends.into_iter().map(UnixStream::from).collect(),
-                });
-                let beyond = beyond.unwrap_or_default();
-                let endpoints = Group::endpoints(sockets.len(), &keys, server.machine(), &elders, beyond);
-                // Without copies nobody takes them over.
-                let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
-                let held = Arc::new(Held {
-                    at: (address.to_owned(), at.port()),
-                    key,
-                    elders: endpoints.first().map(|endpoint| endpoint.elders()),
-                    before: elders,
-                    sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
-                });
-                let mut parts: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
-                for (nth, part) in sockets.into_iter().zip(endpoints).enumerate() {
-                    parts[nth % workers.len()].push(part);
-                }
-                for (worker, parts) in workers.iter().zip(parts) {
-                    let (server, served) = (server.clone(), held.clone());
-                    worker.spawn(move || async move {
-                        let share = server.share();
-                        SERVED.with_borrow_mut(|served| {
-                            served.retain(|(_, share)| share.strong_count() > 0);
-                            served.push((key, Rc::downgrade(&share)));
-                        });
-                        <HttpServer as Listener>::Share::shares()
-                            .with_borrow_mut(|shares| shares.push((key, share.clone())));
-                        wait_for_datagrams().await;
-                        for (socket, endpoint) in parts {
-                            let (door, served) = (Rc::new(Door { local: share.clone() }), served.clone());
-                            match UdpSocket::from_std(socket) {
-                                Ok(socket) => base_runtime::spawn(async move {
-                                    let _served = served;
-                                    endpoint.serve(socket, door).await;
-                                })
-                                .detach(),
-                                Err(error) => {
-                                    tracing::error!(server = %server.name(), "HTTP/3: a worker cannot take its socket: {error}");
-                                }
-                            }
-                        }
-                    });
-                }
-                tracing::info!(server = %server.name(), address = %at, "listening for HTTP/3");
-                *state = State { listening: Some((held, listening)), ..State::default() };
-            }
-            Err(error) => {
-                let shown = if address.is_empty() { "*" } else { address };
-                let text = format!(
-                    "http3: cannot open UDP port {shown}:{port}: {error}; free the port or set http3: false, it is tried again \
-                     every 10 s"
-                );
-                if state.error.as_ref() != Some(&text) {
-                    tracing::error!(server = %server.name(), "{text}");
-                }
-                state.error = Some(text);
-            }
+        let opened = state.standing.listen(server.name(), || open(server, workers, address, port), why);
+        if let Some(Ok((_, sockets))) = opened {
+            tracing::info!(server = %server.name(), address = %sockets.at, "listening for HTTP/3");
+            state.passes.clear();
         }
     }
 
     /// Takes no more connections; those that are there come to their end.
     pub fn stop(&self, workers: &[Worker]) {
-        let state = std::mem::take(&mut *self.lock());
-        if let Some((held, _)) = state.listening {
+        let mut state = std::mem::take(&mut *self.lock());
+        if let Some((held, _)) = state.standing.take() {
             let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.retain(|held| held.strong_count() > 0);
             leaving.push(Arc::downgrade(&held));
@@ -211,7 +129,7 @@ impl H3Front {
     pub fn passes(&self) -> io::Result<Option<Passes>> {
         let mut state = self.lock();
         state.passes.clear();
-        let Some((held, sockets)) = &state.listening else { return Ok(None) };
+        let Some((held, sockets)) = state.standing.get() else { return Ok(None) };
         let Some(own) = &held.elders else { return Ok(None) };
         let told = held.before.iter().fold(own.epochs(), |told, elders| told | elders.epochs()).0;
         let at = sockets.at;
@@ -226,7 +144,7 @@ impl H3Front {
     pub fn let_go(&self, workers: &[Worker], heard: &Sender<()>) {
         let mut state = self.lock();
         let passes = std::mem::take(&mut state.passes);
-        let Some(key) = state.listening.as_ref().map(|(held, _)| held.key) else { return };
+        let Some(key) = state.standing.get().map(|(held, _)| held.key) else { return };
         drop(state);
         let mut shared_out: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
         for (nth, end) in passes.into_iter().enumerate() {
@@ -244,7 +162,7 @@ impl H3Front {
     }
 
     fn tell(&self, workers: &[Worker], what: fn(&<HttpServer as Listener>::Share)) {
-        let key = self.lock().listening.as_ref().map(|(held, _)| held.key);
+        let key = self.lock().standing.get().map(|(held, _)| held.key);
         let Some(key) = key else { return };
         for worker in workers {
             worker.spawn(move || async move {
@@ -257,20 +175,97 @@ impl H3Front {
 
     /// The address, when it listens.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.lock().listening.as_ref().map(|(_, sockets)| sockets.at)
+        self.lock().standing.get().map(|(_, sockets)| sockets.at)
     }
 
     /// Its sockets, when it listens.
     pub fn sockets(&self) -> Option<Sockets> {
-        self.lock().listening.as_ref().map(|(_, sockets)| sockets.clone())
+        self.lock().standing.get().map(|(_, sockets)| sockets.clone())
     }
 
     /// Why it does not listen, when it was asked to.
     pub fn error(&self) -> Option<String> {
-        self.lock().error.clone()
+        self.lock().standing.error().map(str::to_owned)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Opens the sockets, or takes over those of a front that has stopped here, and serves them.
+fn open(server: &Arc<HttpServer>, workers: &[Worker], address: &str, port: u16) -> io::Result<(Arc<Held>, Sockets)> {
+    let options = UdpOptions { dont_fragment: true, receive_buffer: Some(RECEIVE_BUFFER), ..UdpOptions::default() };
+    let shared = UdpOptions { reuse_port: true, ..options.clone() };
+    let adopt = |socket: OwnedFd| Ok(socket.into());
+    let bound = accept::bind_each(
+        address,
+        port,
+        workers.len(),
+        SocketKind::Datagram,
+        adopt,
+        |at| options.bind(at).map(drop),
+        |at| shared.bind(at),
+    );
+    let bound = match bound {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match take_over(address, port, workers) {
+            Some((sockets, elders)) => Ok((SocketAddr::from(([0, 0, 0, 0], port)), sockets, elders)),
+            None => Err(error),
+        },
+        bound => bound.map(|(at, sockets)| (at, sockets, Vec::new())),
+    };
+    let (at, mut sockets, elders) = bound?;
+    // Of a process with more workers there are more, all of which the kernel shares out among for as long as that has them: each
+    // is served, and is a part of the group for itself.
+    sockets.truncate(Group::MOST);
+    let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
+    let key = accept::next_key();
+    let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
+    let keys = QuicKeys::of(server.tickets());
+    let beyond = inherited::take_passes(at).map(|passes| Beyond {
+        epochs: Epochs(passes.told),
+        ends: passes.ends.into_iter().map(UnixStream::from).collect(),
+    });
+    let beyond = beyond.unwrap_or_default();
+    let endpoints = Group::endpoints(sockets.len(), &keys, server.machine(), &elders, beyond);
+    // Without copies nobody takes them over.
+    let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
+    let held = Arc::new(Held {
+        at: (address.to_owned(), at.port()),
+        key,
+        elders: endpoints.first().map(|endpoint| endpoint.elders()),
+        before: elders,
+        sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
+    });
+    let mut parts: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+    for (nth, part) in sockets.into_iter().zip(endpoints).enumerate() {
+        parts[nth % workers.len()].push(part);
+    }
+    for (worker, parts) in workers.iter().zip(parts) {
+        let (server, served) = (server.clone(), held.clone());
+        worker.spawn(move || async move {
+            let share = server.share();
+            SERVED.with_borrow_mut(|served| {
+                served.retain(|(_, share)| share.strong_count() > 0);
+                served.push((key, Rc::downgrade(&share)));
+            });
+            <HttpServer as Listener>::Share::shares().with_borrow_mut(|shares| shares.push((key, share.clone())));
+            wait_for_datagrams().await;
+            for (socket, endpoint) in parts {
+                let (door, served) = (Rc::new(Door { local: share.clone() }), served.clone());
+                match UdpSocket::from_std(socket) {
+                    Ok(socket) => base_runtime::spawn(async move {
+                        let _served = served;
+                        endpoint.serve(socket, door).await;
+                    })
+                    .detach(),
+                    Err(error) => {
+                        tracing::error!(server = %server.name(), "HTTP/3: a worker cannot take its socket: {error}");
+                    }
+                }
+            }
+        });
+    }
+    Ok((held, listening))
 }

@@ -42,6 +42,7 @@ pub mod request_id;
 pub mod response;
 pub mod router;
 pub mod server;
+mod standing;
 pub mod tcp_proxy;
 pub mod timeouts;
 pub mod tls;

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::hops::{self, Hop};
 use crate::per_ip::{IpSeat, PerIp};
 use crate::server::{Server, Sockets, not_of};
+use crate::standing::{Standing, shown};
 use crate::tcp_proxy::write_address;
 use crate::traffic::Shared;
 use arc_swap::ArcSwap;
@@ -102,14 +103,7 @@ pub struct UdpProxy {
     per_ip: Arc<PerIp>,
     sessions: AtomicUsize,
     spec: Mutex<UdpProxySpec>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    listening: Option<Listening>,
-    /// Why it does not listen.
-    error: Option<String>,
+    state: Mutex<Standing<Listening>>,
 }
 
 struct Listening {
@@ -168,26 +162,15 @@ impl UdpProxy {
 
     /// Listens if it does not yet.
     fn listen(self: &Arc<Self>, spec: &UdpProxySpec) {
-        let mut state = lock(&self.state);
-        if state.listening.is_some() {
-            return;
-        }
-        match self.open(&spec.address, spec.port) {
-            Ok(listening) => {
-                tracing::info!(server = %self.name, address = %listening.at, protocol = "UDP", "listening");
-                *state = State { listening: Some(listening), error: None };
-            }
-            Err(error) => {
-                let shown = if spec.address.is_empty() { "*" } else { &spec.address };
-                let text = format!(
-                    "cannot listen on {shown}:{} for UDP: {error}; free the port or choose another, it is tried again every 10 s",
-                    spec.port
-                );
-                if state.error.as_ref() != Some(&text) {
-                    tracing::error!(server = %self.name, "{text}");
-                }
-                state.error = Some(text);
-            }
+        let (open, port) = (|| self.open(&spec.address, spec.port), spec.port);
+        let why = |error: io::Error| {
+            let shown = shown(&spec.address);
+            format!(
+                "cannot listen on {shown}:{port} for UDP: {error}; free the port or choose another, it is tried again every 10 s"
+            )
+        };
+        if let Some(Ok(listening)) = lock(&self.state).listen(&self.name, open, why) {
+            tracing::info!(server = %self.name, address = %listening.at, protocol = "UDP", "listening");
         }
     }
 
@@ -279,7 +262,7 @@ impl Server for UdpProxy {
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
         before.clone_from(spec);
         if moved {
-            let old = lock(&self.state).listening.take();
+            let old = lock(&self.state).take();
             if let Some(old) = old {
                 self.leave(&old);
             }
@@ -293,7 +276,7 @@ impl Server for UdpProxy {
     }
 
     fn stop(&self) {
-        let listening = lock(&self.state).listening.take();
+        let listening = lock(&self.state).take();
         if let Some(listening) = listening {
             self.leave(&listening);
         }
@@ -303,7 +286,7 @@ impl Server for UdpProxy {
     fn release(&self) {}
 
     fn let_go(&self, heard: Sender<()>) {
-        let key = lock(&self.state).listening.as_ref().map(|listening| listening.key);
+        let key = lock(&self.state).get().map(|listening| listening.key);
         if let Some(key) = key {
             self.tell_and(key, Local::release, &heard);
         }
@@ -311,7 +294,7 @@ impl Server for UdpProxy {
 
     fn sockets(&self) -> Vec<Sockets> {
         let sockets = |l: &Listening| Sockets { at: l.at, protocol: Protocol::Udp, descriptors: l.descriptors.clone() };
-        lock(&self.state).listening.as_ref().map(sockets).into_iter().collect()
+        lock(&self.state).get().map(sockets).into_iter().collect()
     }
 
     fn connections(&self) -> usize {
@@ -319,8 +302,7 @@ impl Server for UdpProxy {
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
-        let state = lock(&self.state);
-        if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
+        lock(&self.state).state()
     }
 
     fn status(&self) -> Value {
@@ -398,7 +380,7 @@ struct Session {
 /// Receives from clients until the listener has stopped and no session is left.
 async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket, _held: Arc<Held>) {
     wait_for_datagrams().await;
-    if lock(&proxy.state).listening.as_ref().is_none_or(|listening| listening.key != key) {
+    if lock(&proxy.state).get().is_none_or(|listening| listening.key != key) {
         // It was taken away meanwhile.
         return;
     }
