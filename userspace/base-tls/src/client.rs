@@ -100,6 +100,18 @@ impl ClientTls {
         self.server_name.as_deref().unwrap_or(name)
     }
 
+    /// What a handshake begins with that asks for a server as [`ClientTls::name_for`] says.
+    pub(crate) fn asking(&self, server_name: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), HandshakeError> {
+        let server_name = self.name_for(server_name);
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
+            refused(&Error::General(format!(
+                "{server_name} is neither a DNS name nor an address without brackets",
+                server_name = quoted(&server_name)
+            )))
+        })?;
+        Ok((self.tcp.clone(), name))
+    }
+
     /// What handshakes within QUIC are made with: the same trust and the same certificate, HTTP/3 offered (RFC 9114 section 3.1).
     pub fn quic(&self) -> &Arc<ClientConfig> {
         &self.quic
@@ -151,20 +163,15 @@ impl ClientTls {
         server_name: &str,
         protocols: Vec<Vec<u8>>,
     ) -> Result<Transport, HandshakeError> {
+        let (config, name) = self.asking(server_name)?;
         let server_name = self.name_for(server_name);
-        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
-            refused(&Error::General(format!(
-                "{server_name} is neither a DNS name nor an address without brackets",
-                server_name = quoted(&server_name)
-            )))
-        })?;
         if stream.peek_state() == StreamState::Data {
             // It would otherwise be found in front of the first answer.
             return Err(refused(&Error::General("the server sent bytes before TLS began".to_owned())));
         }
         gate::pass().await;
-        let side = UnbufferedClientConnection::new_with_alpn(self.tcp.clone(), name, protocols)
-            .map_err(|error| refused(&error))?;
+        let side =
+            UnbufferedClientConnection::new_with_alpn(config, name, protocols).map_err(|error| refused(&error))?;
         let (connection, session) = shake(side, &stream, Incoming::new(), Some(server_name)).await?;
         Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
     }

@@ -168,7 +168,12 @@ pub(crate) fn refused(error: &Error) -> HandshakeError {
         Error::AlertReceived(_) => Count::FailedAlert,
         _ => Count::FailedProtocol,
     });
-    HandshakeError::Tls(match error {
+    HandshakeError::Tls(told(error))
+}
+
+/// For people.
+pub(crate) fn told(error: &Error) -> String {
+    match error {
         Error::NoApplicationProtocol => "the client offers none of this listener's ALPN protocols".to_owned(),
         Error::NoCertificatesPresented => "the peer showed no certificate, and one is required".to_owned(),
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
@@ -176,7 +181,7 @@ pub(crate) fn refused(error: &Error) -> HandshakeError {
         }
         Error::InvalidMessage(_) => format!("the peer does not speak TLS ({error})"),
         error => error.to_string(),
-    })
+    }
 }
 
 /// Shakes hands. `incoming` may hold bytes already. What is left in it afterwards belongs to the connection.

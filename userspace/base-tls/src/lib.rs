@@ -6,10 +6,12 @@
 //!
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
 //! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
-//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`], [`managed`]
-//! (certificates that come meanwhile), [`quic`], [`tickets`], `sessions` (those that may begin with early data), [`seal`] (secrets of the cluster), [`stats`].
+//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`blocking`] (the same on threads that may
+//! wait), [`certificate`], [`managed`] (certificates that come meanwhile), [`quic`], [`tickets`], `sessions` (those that may begin with
+//! early data), [`seal`] (secrets of the cluster), [`stats`].
 #![forbid(unsafe_code)]
 
+pub mod blocking;
 pub mod certificate;
 pub mod client;
 pub mod connection;
@@ -28,6 +30,7 @@ mod stream;
 pub mod tickets;
 pub mod transport;
 
+pub use blocking::BlockingTls;
 pub use certificate::{Certificate, CertificateError};
 pub use client::{AlternativeName, ClientTls, ClientTlsSettings};
 pub use gate::set_handshakes_waiting_max;
