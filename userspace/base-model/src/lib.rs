@@ -32,6 +32,7 @@ pub mod auto_cert;
 pub mod consumer;
 pub mod global_filter;
 pub mod http_server;
+pub mod kafka;
 pub mod kubernetes;
 pub mod l4_pool;
 mod listener;
@@ -83,6 +84,7 @@ pub use http_server::{
     UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
+pub use kafka::{SaslMechanism, SaslSpec};
 pub use kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};

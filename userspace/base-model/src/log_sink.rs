@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dates::Dates;
 use crate::http_server::Secret;
+use crate::kafka::SaslSpec;
 use crate::problem::{Findings, Problem, at};
 use crate::proxy::MtlsSpec;
 use crate::tracing::{OtlpSpec, check_mtls, check_url};
@@ -121,8 +122,13 @@ pub struct HttpSinkSpec {
 #[schemars(extend("required" = ["address"]))]
 pub struct SyslogSinkSpec {
     /// `udp://host:514` (nobody says whether lines arrive; where nobody listens they are sent again, or counted when that was heard too
-    /// late), `tcp://host:601` (each line after its length, RFC 6587) or `unix:///dev/log`.
+    /// late), `tcp://host:601` (each line after its length, RFC 6587), `tls://host:6514` (the same within TLS, RFC 5425) or
+    /// `unix:///dev/log`.
     pub address: String,
+    /// Whom a server with a `tls://` address has to be, and as whom it is spoken to. Default: any whose certificate an authority of the
+    /// system has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
     /// Facility of the lines: `kern`, `user`, `daemon`, `local0` to `local7` and so on. Default `local0`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub facility: String,
@@ -159,6 +165,13 @@ pub struct KafkaSinkSpec {
     pub brokers: Vec<String>,
     /// Topic of the records; lines are their values.
     pub topic: String,
+    /// TLS with brokers: whom they have to be, and as whom they are spoken to. `{}`: those whose certificates an authority of the system
+    /// has signed. Default: no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
+    /// The user that brokers are told to take the records of. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<SaslSpec>,
 }
 
 /// Facilities of RFC 5424 section 6.2.1, by their numbers.
@@ -218,6 +231,10 @@ impl LogSinkSpec {
             if kafka.topic.is_empty() {
                 findings.problem(Problem::new(at(&path, "topic"), "missing").advice("name a topic"));
             }
+            check_mtls(kafka.mtls.as_ref(), true, &path, findings);
+            if let Some(sasl) = &kafka.sasl {
+                sasl.validate(&at(&path, "sasl"), kafka.mtls.is_some(), findings);
+            }
         }
     }
 
@@ -225,7 +242,9 @@ impl LogSinkSpec {
     pub(crate) fn check_certificates(&self, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         for (name, mtls) in [
             ("http", self.http.as_ref().and_then(|http| http.mtls.as_ref())),
+            ("syslog", self.syslog.as_ref().and_then(|syslog| syslog.mtls.as_ref())),
             ("otlp", self.otlp.as_ref().and_then(|otlp| otlp.mtls.as_ref())),
+            ("kafka", self.kafka.as_ref().and_then(|kafka| kafka.mtls.as_ref())),
         ] {
             if let Some(mtls) = mtls {
                 mtls.check_certificates(&at(name, "mtls"), now, dates, findings);
@@ -246,14 +265,15 @@ impl SyslogSinkSpec {
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
         };
         let good = match self.address.split_once("://") {
-            Some(("udp" | "tcp", rest)) => place(rest),
+            Some(("udp" | "tcp" | "tls", rest)) => place(rest),
             Some(("unix", path)) => path.starts_with('/'),
             _ => false,
         };
         if !good {
             let problem = Problem::new(at(path, "address"), "not a place of a syslog server").text(&self.address);
-            findings.problem(problem.accepted("udp://host:514, tcp://host:601 or unix:///dev/log"));
+            findings.problem(problem.accepted("udp://host:514, tcp://host:601, tls://host:6514 or unix:///dev/log"));
         }
+        check_mtls(self.mtls.as_ref(), self.address.starts_with("tls://"), path, findings);
         if !self.facility.is_empty() && !FACILITIES.contains(&self.facility.as_str()) {
             let problem = Problem::new(at(path, "facility"), "not a facility").text(&self.facility);
             findings.problem(problem.accepted("kern, user, daemon, local0 to local7 and so on"));
@@ -285,7 +305,7 @@ mod tests {
     #[test]
     fn good_ones_and_bad_ones() {
         check("{http: {url: 'http://a/b'}, logs: [access, events], servers: [s], format: json}", &[], &[]);
-        for address in ["udp://a:514", "tcp://[::1]:601", "unix:///dev/log"] {
+        for address in ["udp://a:514", "tcp://[::1]:601", "tls://a:6514", "unix:///dev/log"] {
             check(&format!("{{syslog: {{address: '{address}', facility: daemon, appName: edge}}}}"), &[], &[]);
         }
         check("{file: {path: /var/log/a}, spool: {maxBytes: 65536}}", &[], &[]);
@@ -303,7 +323,27 @@ mod tests {
             &["syslog.address", "syslog.facility", "syslog.appName"],
             &[],
         );
+        check("{syslog: {address: 'tls://a:6514', mtls: {insecureSkipVerify: true}}}", &[], &[]);
+        check("{syslog: {address: 'tls://a:6514', mtls: {certBase64: x}}}", &["syslog.mtls"], &[]);
+        check("{syslog: {address: 'tcp://a:601', mtls: {}}}", &[], &["syslog.mtls"]);
         check("{file: {path: a}}", &["file.path"], &[]);
+        check(
+            "{kafka: {brokers: ['k:9093'], topic: t, mtls: {}, sasl: {mechanism: PLAIN, username: u, password: p}}}",
+            &[],
+            &[],
+        );
+        check("{kafka: {brokers: ['k:9093'], topic: t, mtls: {keyBase64: x}}}", &["kafka.mtls"], &[]);
+        check("{kafka: {brokers: ['k:9092'], topic: t, sasl: {username: u, password: p}}}", &[], &[]);
+        check(
+            "{kafka: {brokers: ['k:9092'], topic: t, sasl: {mechanism: PLAIN}}}",
+            &["kafka.sasl.username", "kafka.sasl.password"],
+            &["kafka.sasl.mechanism"],
+        );
+        check(
+            "{kafka: {brokers: ['k:9092'], topic: t, sasl: {mechanism: GSSAPI, username: u, password: p}}}",
+            &["kafka.sasl.mechanism"],
+            &[],
+        );
         check("{kafka: {brokers: [a], topic: ''}}", &["kafka.brokers", "kafka.topic"], &[]);
     }
 }

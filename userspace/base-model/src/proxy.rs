@@ -703,7 +703,8 @@ fn is_server_name(text: &str) -> bool {
 }
 
 impl MtlsSpec {
-    pub(crate) fn validate(&self, path: &str, findings: &mut Findings) {
+    /// What can be said without reading certificates.
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
         if self.cert_base64.is_empty() != self.key_base64.is_empty() {
             findings.problem(Problem::new(path, "certBase64 and keyBase64 go together").advice("give both or none"));
         }

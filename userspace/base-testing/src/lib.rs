@@ -1,5 +1,6 @@
 //! What tests of several crates need, and nothing that is shipped.
 
+pub mod kafka;
 mod ports;
 
 pub use ports::free_port;

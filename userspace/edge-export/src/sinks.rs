@@ -67,7 +67,7 @@ impl Target {
             return Ok(Box::new(http::HttpSink::new(post(&spec.url, None, spec.mtls.as_ref())?, spec, is_json)));
         }
         if let Some(spec) = &spec.syslog {
-            return Ok(Box::new(syslog::SyslogSink::new(spec, machine)));
+            return Ok(Box::new(syslog::SyslogSink::new(spec, machine)?));
         }
         if let Some(spec) = &spec.file {
             return Ok(Box::new(file::FileSink::new(spec)));
@@ -76,7 +76,7 @@ impl Target {
             return Ok(Box::new(otlp::OtlpSink::new(spec, machine, &post)?));
         }
         if let Some(spec) = &spec.kafka {
-            return Ok(Box::new(kafka::KafkaSink::new(spec)));
+            return Ok(Box::new(kafka::KafkaSink::new(spec)?));
         }
         Err("no sink: give it http, syslog, file, otlp or kafka".to_owned())
     }

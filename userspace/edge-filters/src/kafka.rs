@@ -21,6 +21,9 @@
 //! made where brokers do so; elsewhere a record for one is given up after a minute (5 s with `sync`), and stops no others meanwhile. The
 //! partition follows from the key as Easegress chooses it.
 //!
+//! Brokers that want TLS or a user: `mtls: {rootCertBase64, certBase64, keyBase64}` as in a Proxy (`{}` for those of public authorities), and
+//! `sasl: {mechanism: SCRAM-SHA-512, username: edge, password: …}`.
+//!
 //! Outcomes: `parseErr` (the body did not arrive, is larger than 4 MiB and than `clientMaxBodySize`, or the header's topic is no name of a topic: `400` or `413`),
 //! `produceErr` (brokers do not have it: `500`), `queueFull` (as many records wait as may: `503`). Fits HTTPServer. Costs putting the
 //! body into a list; a thread does the rest.
@@ -28,10 +31,10 @@
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
-use base_model::{Findings, Problem};
+use base_model::{Findings, MtlsSpec, Problem, SaslSpec};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
-use edge_kafka::{Done, Producer, Record, SendError};
+use edge_kafka::{Access, Done, Producer, Record, SendError};
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
@@ -57,6 +60,13 @@ pub struct KafkaSpec {
     pub key: KeySpec,
     /// Answer when the brokers have the record. Default false: take note of it and go on.
     pub sync: bool,
+    /// TLS with brokers: whom they have to be, and as whom they are spoken to. `{}`: those whose certificates an authority of the system
+    /// has signed. Default: no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
+    /// The user that brokers are told to take the records of. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<SaslSpec>,
 }
 
 /// A topic, or where it is told.
@@ -126,6 +136,19 @@ impl Spec for KafkaSpec {
                 findings.problem(Problem::new(place, "not a header name").text(&dynamic.header));
             }
         }
+        if let Some(mtls) = &self.mtls {
+            let path = at(path, "mtls");
+            mtls.validate(&path, findings);
+            // One without the other is refused already.
+            if mtls.cert_base64.is_empty() == mtls.key_base64.is_empty()
+                && let Err(error) = Access::new(Some(mtls), None)
+            {
+                findings.problem(Problem::new(at(&path, MtlsSpec::field_of(error.part)), error.text));
+            }
+        }
+        if let Some(sasl) = &self.sasl {
+            sasl.validate(&at(path, "sasl"), self.mtls.is_some(), findings);
+        }
     }
 }
 
@@ -153,8 +176,11 @@ impl Kafka {
         // As Go dials it: a place without a host is here.
         let here = |broker: String| if broker.starts_with(':') { format!("127.0.0.1{broker}") } else { broker };
         let brokers: Vec<String> = spec.backend.into_iter().map(here).collect();
+        let access = Access::new(spec.mtls.as_ref(), spec.sasl.as_ref());
+        let access = access
+            .map_err(|error| vec![Problem::new(format!("mtls.{}", MtlsSpec::field_of(error.part)), error.text)])?;
         Ok(Kafka {
-            producer: Producer::of(&brokers),
+            producer: Producer::of(&brokers, &access),
             topic: spec.topic.default.into(),
             topic_header: spec.topic.dynamic.map(|dynamic| dynamic.header),
             key: (!spec.key.default.is_empty()).then(|| spec.key.default.into()),

@@ -1,8 +1,9 @@
 //! Connections to brokers, and who leads which partition. Blocking, with a bound on every wait.
 
+use crate::access::{Access, Proof, Stream};
 use proto_kafka::{
-    Api, Malformed, Metadata, Versions, describe, metadata_request, produce_request, read_metadata, read_produced,
-    read_versions, versions_request,
+    Api, Malformed, Metadata, Versions, authenticate_request, describe, handshake_request, metadata_request,
+    produce_request, read_authenticated, read_handshake, read_metadata, read_produced, read_versions, versions_request,
 };
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -63,6 +64,7 @@ impl Failure {
 pub struct Cluster {
     /// Where somebody is asked who is where.
     seeds: Vec<String>,
+    access: Access,
     connections: HashMap<String, Connection>,
     /// Addresses of brokers by their numbers.
     brokers: HashMap<i32, String>,
@@ -73,7 +75,7 @@ pub struct Cluster {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     versions: Versions,
     correlation: i32,
 }
@@ -85,9 +87,10 @@ const NO_TOPIC: i16 = 3;
 const TOPICS_MAX: usize = 10_000;
 
 impl Cluster {
-    pub fn new(seeds: &[String]) -> Cluster {
+    pub fn new(seeds: &[String], access: &Access) -> Cluster {
         let (connections, brokers, leaders) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Cluster { seeds: seeds.to_vec(), connections, brokers, leaders, seen: HashSet::new() }
+        let (seeds, access) = (seeds.to_vec(), access.clone());
+        Cluster { seeds, access, connections, brokers, leaders, seen: HashSet::new() }
     }
 
     /// The partitions of a topic that have a leader, and those leaders.
@@ -183,7 +186,7 @@ impl Cluster {
 
     fn connection(&mut self, address: &str) -> io::Result<&mut Connection> {
         if !self.connections.contains_key(address) {
-            let connection = Connection::open(address)?;
+            let connection = Connection::open(address, &self.access)?;
             self.connections.insert(address.to_owned(), connection);
         }
         self.connections.get_mut(address).ok_or_else(|| io::ErrorKind::NotConnected.into())
@@ -191,7 +194,9 @@ impl Cluster {
 }
 
 impl Connection {
-    fn open(address: &str) -> io::Result<Connection> {
+    fn open(address: &str, access: &Access) -> io::Result<Connection> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for place in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&place, CONNECT) {
@@ -199,9 +204,13 @@ impl Connection {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(ANSWER))?;
                     stream.set_write_timeout(Some(ANSWER))?;
+                    let stream = access.over(stream, host, ANSWER)?;
                     let mut connection = Connection { stream, versions: Versions::default(), correlation: 0 };
                     let answer = connection.ask(versions_request)?;
                     connection.versions = read_versions(&answer).map_err(malformed)?;
+                    if let Some(proof) = access.proof() {
+                        connection.prove(&proof)?;
+                    }
                     return Ok(connection);
                 }
                 Err(error) => last = error,
@@ -210,16 +219,44 @@ impl Connection {
         Err(last)
     }
 
+    /// Brokers take nothing more from whom they do not believe.
+    fn prove(&mut self, proof: &Proof<'_>) -> io::Result<()> {
+        let unproved = |why: String| {
+            let who = base_text::quoted(proof.user());
+            io::Error::new(io::ErrorKind::PermissionDenied, format!("user {who} by {}: {why}", proof.mechanism()))
+        };
+        let version = self.version(Api::SaslHandshake)?;
+        let answer = self.ask(|correlation| handshake_request(version, correlation, proof.mechanism()))?;
+        let (error, known) = read_handshake(&answer).map_err(malformed)?;
+        if error != 0 {
+            let known = if known.is_empty() { "no way".to_owned() } else { known.join(", ") };
+            return Err(unproved(format!("{} (error {error} of Kafka's); it knows {known}", describe(error))));
+        }
+        let version = self.version(Api::SaslAuthenticate)?;
+        let given = proof.give(|token| {
+            let answer = self.ask(|correlation| authenticate_request(version, correlation, token))?;
+            let answer = read_authenticated(&answer).map_err(malformed)?;
+            if answer.error == 0 {
+                return Ok(answer.token);
+            }
+            let own = answer.why.map(|why| format!(": {}", base_text::quoted(&why))).unwrap_or_default();
+            let (told, code) = (describe(answer.error), answer.error);
+            Err(io::Error::other(format!("{told} (error {code} of Kafka's){own}")))
+        });
+        given.map_err(|error| unproved(error.to_string()))
+    }
+
     fn version(&self, api: Api) -> io::Result<i16> {
-        let wrong = "it speaks none of the versions of this producer (brokers from 0.11 on do)";
+        let wrong = "it speaks none of the versions of this producer (brokers from 0.11 on do, and those from 1.0 on where there is a user)";
         self.versions.of(api).ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, wrong))
     }
 
     fn ask(&mut self, request: impl FnOnce(i32) -> Vec<u8>) -> io::Result<Vec<u8>> {
         self.correlation = self.correlation.wrapping_add(1);
-        self.stream.write_all(&request(self.correlation))?;
+        let request = request(self.correlation);
         let mut head = [0; 8];
-        self.stream.read_exact(&mut head)?;
+        let asked = self.stream.write_all(&request).and_then(|()| self.stream.flush());
+        asked.and_then(|()| self.stream.read_exact(&mut head)).map_err(unanswered)?;
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let correlation = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
         if correlation != self.correlation || !(4..=ANSWER_BYTES_MAX).contains(&length) {
@@ -228,6 +265,17 @@ impl Connection {
         let mut answer = vec![0; length - 4];
         self.stream.read_exact(&mut answer)?;
         Ok(answer)
+    }
+}
+
+/// A broker that wants TLS or a user tells it by going.
+fn unanswered(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            let told = "it closed the connection where an answer was due; if it always does, it may want TLS (mtls), a user (sasl), or neither";
+            io::Error::new(error.kind(), told)
+        }
+        _ => error,
     }
 }
 

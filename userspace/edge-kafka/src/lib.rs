@@ -1,14 +1,17 @@
 //! Records for Kafka, from workers that never wait for it.
 //!
-//! One thread for each list of brokers sends what all filters hand it, in their order ([`producer`]). While the brokers cannot be
-//! reached, records that nobody waits for go to a bounded place on disk (a spool of [`frame`]s) and from there to the brokers once they are
-//! back, before anything that came later; also after a restart. Each arrives at least once: a batch whose answer was lost is sent again.
+//! One thread for each list of brokers, and each way to speak to them ([`access`]), sends what all filters hand it, in their order
+//! ([`producer`]). While the brokers cannot be reached, records that nobody waits for go to a bounded place on disk (a spool of
+//! [`frame`]s) and from there to the brokers once they are back, before anything that came later; also after a restart. Each arrives at
+//! least once: a batch whose answer was lost is sent again.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod cluster;
 pub mod frame;
 pub mod producer;
 pub mod stats;
 
+pub use access::Access;
 pub use producer::{Chain, Done, Producer, Record, SendError, set_directory, shutdown};
 pub use stats::{Counts, counts};

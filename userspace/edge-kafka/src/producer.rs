@@ -1,12 +1,13 @@
 //! A thread for each list of brokers, and what workers hand it.
 
+use crate::access::Access;
 use crate::cluster::{Cluster, Failure};
 use crate::stats::{COUNTERS, add};
 use base_text::Seldom;
 use bytes::Bytes;
 use edge_spool::{Spool, places};
 use proto_kafka::encode_batch;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -104,7 +105,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const LAST: Duration = Duration::from_secs(2);
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-static PRODUCERS: Mutex<BTreeMap<Vec<String>, Weak<Producer>>> = Mutex::new(BTreeMap::new());
+static PRODUCERS: Mutex<Vec<Weak<Producer>>> = Mutex::new(Vec::new());
 
 /// Where records wait on disk. To be called once, before there are producers; without it they wait in memory alone.
 pub fn set_directory(directory: &Path) {
@@ -113,11 +114,11 @@ pub fn set_directory(directory: &Path) {
 
 /// Ends all producers: what waits goes to brokers, or to the disk.
 pub fn shutdown() {
-    let producers: Vec<Arc<Producer>> = lock(&PRODUCERS).values().filter_map(Weak::upgrade).collect();
+    let producers: Vec<Arc<Producer>> = lock(&PRODUCERS).iter().filter_map(Weak::upgrade).collect();
     producers.iter().for_each(|producer| producer.end());
 }
 
-/// See the module doc. Filters that name the same brokers share one.
+/// See the module doc. Filters that name the same brokers and speak to them alike share one.
 pub struct Producer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -125,6 +126,7 @@ pub struct Producer {
 
 struct Shared {
     brokers: Vec<String>,
+    access: Access,
     directory: Option<PathBuf>,
     state: Mutex<State>,
     changed: Condvar,
@@ -153,22 +155,23 @@ struct State {
 }
 
 impl Producer {
-    /// The producer of these brokers, `host:port` each.
-    pub fn of(brokers: &[String]) -> Arc<Producer> {
+    /// The producer of these brokers, `host:port` each, that speaks to them like this.
+    pub fn of(brokers: &[String], access: &Access) -> Arc<Producer> {
         let mut producers = lock(&PRODUCERS);
-        producers.retain(|_, producer| producer.strong_count() > 0);
-        if let Some(known) = producers.get(brokers).and_then(Weak::upgrade) {
+        producers.retain(|producer| producer.strong_count() > 0);
+        let is_it = |one: &Arc<Producer>| one.shared.brokers == brokers && one.shared.access == *access;
+        if let Some(known) = producers.iter().filter_map(Weak::upgrade).find(is_it) {
             return known;
         }
-        let directory = DIRECTORY.get().map(|directory| directory.join(name(brokers)));
-        let producer = Arc::new(Producer::start(brokers, directory));
-        producers.insert(brokers.to_vec(), Arc::downgrade(&producer));
+        let directory = DIRECTORY.get().map(|directory| directory.join(name(brokers, access.user())));
+        let producer = Arc::new(Producer::start(brokers, access, directory));
+        producers.push(Arc::downgrade(&producer));
         producer
     }
 
-    fn start(brokers: &[String], directory: Option<PathBuf>) -> Producer {
-        let shared =
-            Arc::new(Shared { brokers: brokers.to_vec(), directory, state: Mutex::default(), changed: Condvar::new() });
+    fn start(brokers: &[String], access: &Access, directory: Option<PathBuf>) -> Producer {
+        let (brokers, access) = (brokers.to_vec(), access.clone());
+        let shared = Arc::new(Shared { brokers, access, directory, state: Mutex::default(), changed: Condvar::new() });
         let work = shared.clone();
         let thread = thread::Builder::new().name("kafka".into()).spawn(move || Sending::new(&work).run());
         let thread =
@@ -222,11 +225,13 @@ impl Drop for Producer {
     }
 }
 
-/// Of the directory of these brokers' records.
-fn name(brokers: &[String]) -> String {
+/// Of the directory of these brokers' records, which one user's are not mixed with another's in: it is not whoever finds them that they
+/// are sent as.
+fn name(brokers: &[String], user: Option<&str>) -> String {
     let clean = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
     let shown: String = brokers.join("+").chars().map(clean).take(80).collect();
-    format!("{shown}-{:08x}", proto_kafka::crc32c::crc32c(brokers.join(",").as_bytes()))
+    let whole = brokers.join(",") + &user.map(|user| format!("\n{user}")).unwrap_or_default();
+    format!("{shown}-{:08x}", proto_kafka::crc32c::crc32c(whole.as_bytes()))
 }
 
 /// The thread's own.
@@ -262,7 +267,7 @@ impl<'a> Sending<'a> {
     fn new(shared: &'a Shared) -> Sending<'a> {
         let mut sending = Sending {
             shared,
-            cluster: Cluster::new(&shared.brokers),
+            cluster: Cluster::new(&shared.brokers, &shared.access),
             spool: None,
             older: Vec::new(),
             looked: Instant::now(),
@@ -682,10 +687,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto_kafka::wire::{Reader, Write as _};
-    use std::collections::HashSet;
-    use std::io::{self, Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use base_testing::kafka::{Broker, NOT_ALLOWED, TOO_LARGE};
 
     #[test]
     fn keys_lead_where_saramas_do() {
@@ -697,9 +699,9 @@ mod tests {
     /// Clients may name topics: one that is not there stopped whatever came after it, and filled the disk with that.
     #[test]
     fn records_for_a_topic_that_is_not_there_stop_no_others() {
-        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
-        broker.make("t");
-        let producer = Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
+        let (directory, broker) = (tempfile::tempdir().unwrap(), broker());
+        broker.make(&["t"]);
+        let producer = start(&broker, Some(directory.path()));
         let (told, answer) = std::sync::mpsc::channel();
         let done: Done = Box::new(move |sent| told.send(sent).unwrap());
         for (number, topic) in ["ghost", "t", "ghost", "t"].into_iter().enumerate() {
@@ -710,7 +712,7 @@ mod tests {
         broker.until(&["value-1", "value-3", "value-4"]);
         let answer = answer.recv_timeout(PATIENCE).unwrap();
         assert!(matches!(&answer, Err(SendError::Failed(why)) if why.contains("nowhere: there is no such topic")));
-        broker.make("ghost");
+        broker.make(&["ghost"]);
         broker.until(&["value-0", "value-2"]);
         producer.end();
     }
@@ -718,8 +720,8 @@ mod tests {
     /// Whoever sends all of it again would find it in another order.
     #[test]
     fn nothing_overtakes_what_did_not_arrive() {
-        let broker = Broker::start();
-        let producer = Producer::start(std::slice::from_ref(&broker.address), None);
+        let broker = broker();
+        let producer = start(&broker, None);
         let (told, heard) = std::sync::mpsc::channel();
         let send = |value: &str, chain: &Chain| {
             let told = told.clone();
@@ -729,7 +731,7 @@ mod tests {
         };
         let chain = Chain::default();
         assert!(!send("value-1", &chain), "its topic is not there");
-        broker.make("later");
+        broker.make(&["later"]);
         assert!(!send("value-2", &chain), "one before it did not arrive");
         let again = Chain::default();
         assert!(send("value-1", &again) && send("value-2", &again));
@@ -739,8 +741,8 @@ mod tests {
     /// Another try does as little for a record that is too large, and may do for one that nobody may write as yet.
     #[test]
     fn a_record_at_fault_is_told_from_one_that_may_not_be_written() {
-        let broker = Broker::start();
-        let producer = Producer::start(std::slice::from_ref(&broker.address), None);
+        let broker = broker();
+        let producer = start(&broker, None);
         let send = |topic: &str| {
             let (told, heard) = std::sync::mpsc::channel();
             producer.send(record(topic, "value"), Some(Box::new(move |sent| told.send(sent).unwrap()))).unwrap();
@@ -752,16 +754,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_beside_is_on_disk_at_the_end() {
-        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
-        broker.make("t");
-        let start = || Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
-        let producer = start();
+        let (directory, broker) = (tempfile::tempdir().unwrap(), broker());
+        broker.make(&["t"]);
+        let again = || start(&broker, Some(directory.path()));
+        let producer = again();
         producer.send(record("ghost", "value-0"), None).unwrap();
         producer.send(record("t", "value-1"), None).unwrap();
         broker.until(&["value-1"]);
         producer.end();
-        broker.make("ghost");
-        let producer = start();
+        broker.make(&["ghost"]);
+        let producer = again();
         broker.until(&["value-0"]);
         producer.end();
     }
@@ -769,9 +771,9 @@ mod tests {
     /// Each was taken out by one call within another, on one stack.
     #[test]
     fn thousands_of_refused_records_are_refused() {
-        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
-        broker.make("t");
-        let producer = Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
+        let (directory, broker) = (tempfile::tempdir().unwrap(), broker());
+        broker.make(&["t"]);
+        let producer = start(&broker, Some(directory.path()));
         // Something to be busy with while the others come.
         producer.send(record("t", "first"), None).unwrap();
         (0..7000).for_each(|_| producer.send(record("refused", ""), None).unwrap());
@@ -786,114 +788,18 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Knows the topics that were made; one named `refused` may not be written to, and for one named `small` everything is too large.
-    struct Broker {
-        address: String,
-        topics: Arc<Mutex<HashSet<String>>>,
-        batches: Arc<Mutex<Vec<u8>>>,
+    /// Knows the topics that were made, and two more: one that may not be written to, and one for which everything is too large.
+    fn broker() -> Broker {
+        let broker = Broker::that(|topic, _| match topic {
+            "refused" => NOT_ALLOWED,
+            "small" => TOO_LARGE,
+            _ => 0,
+        });
+        broker.make(&["refused", "small"]);
+        broker
     }
 
-    impl Broker {
-        fn start() -> Broker {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let (topics, batches) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<Mutex<Vec<u8>>>::default());
-            let broker = Broker { address: address.to_string(), topics: topics.clone(), batches: batches.clone() };
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    let (topics, batches) = (topics.clone(), batches.clone());
-                    thread::spawn(move || while serve(&stream, address.port(), &topics, &batches).is_ok() {});
-                }
-            });
-            broker
-        }
-
-        fn make(&self, topic: &str) {
-            lock(&self.topics).insert(topic.to_owned());
-        }
-
-        fn until(&self, values: &[&str]) {
-            let end = Instant::now() + PATIENCE;
-            for value in values {
-                while !lock(&self.batches).windows(value.len()).any(|part| part == value.as_bytes()) {
-                    assert!(Instant::now() < end, "{value} did not come");
-                    thread::sleep(Duration::from_millis(5));
-                }
-            }
-        }
-    }
-
-    fn serve(
-        mut stream: &TcpStream,
-        port: u16,
-        topics: &Mutex<HashSet<String>>,
-        batches: &Mutex<Vec<u8>>,
-    ) -> io::Result<()> {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let mut request = vec![0; u32::from_be_bytes(length) as usize];
-        stream.read_exact(&mut request)?;
-        let mut reader = Reader::new(&request);
-        let mut read = || -> Result<_, proto_kafka::Malformed> {
-            let (api, _, correlation) = (reader.i16()?, reader.i16()?, reader.i32()?);
-            reader.text()?;
-            let topic = match api {
-                3 => reader.list(Reader::text)?.into_iter().flatten().next().unwrap_or_default(),
-                0 => {
-                    reader.take(12)?;
-                    reader.text()?.unwrap_or_default()
-                }
-                _ => String::new(),
-            };
-            Ok((api, correlation, topic))
-        };
-        let (api, correlation, topic) = read().map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
-        let mut answer = Vec::new();
-        answer.put_i32(0);
-        answer.put_i32(correlation);
-        match api {
-            18 => {
-                answer.put_i16(0);
-                answer.put_i32(2);
-                [3, 0, 5, 0, 3, 7].into_iter().for_each(|number| answer.put_i16(number));
-            }
-            3 => {
-                let there = matches!(topic.as_str(), "refused" | "small") || lock(topics).contains(&topic);
-                answer.put_i32(0);
-                answer.put_i32(1);
-                answer.put_i32(7);
-                answer.put_text(Some("127.0.0.1"));
-                answer.put_i32(port.into());
-                answer.put_text(None);
-                answer.put_text(None);
-                answer.put_i32(7);
-                answer.put_i32(1);
-                answer.put_i16(if there { 0 } else { 3 });
-                answer.put_text(Some(&topic));
-                answer.put_i8(0);
-                answer.put_i32(there.into());
-                if there {
-                    answer.put_i16(0);
-                    [0, 7, 0, 0, 0].into_iter().for_each(|number| answer.put_i32(number));
-                }
-            }
-            _ => {
-                answer.put_i32(1);
-                answer.put_text(Some(&topic));
-                answer.put_i32(1);
-                answer.put_i32(0);
-                answer.put_i16(match topic.as_str() {
-                    "refused" => 29,
-                    "small" => 10,
-                    _ => 0,
-                });
-                (0..3).for_each(|_| answer.put_i64(0));
-                answer.put_i32(0);
-                lock(batches).extend(&request);
-            }
-        }
-        let length = (answer.len() - 4) as i32;
-        answer[..4].copy_from_slice(&length.to_be_bytes());
-        stream.write_all(&answer)
+    fn start(broker: &Broker, directory: Option<&Path>) -> Producer {
+        Producer::start(&[broker.address()], &Access::default(), directory.map(Path::to_owned))
     }
 }

@@ -1,19 +1,23 @@
 //! As much of Kafka's protocol as a producer speaks: which versions there are, who leads which partition, and records handed over.
 //!
 //! No sockets and no clock: requests are written into bytes, answers are read from them. Versions are those that brokers from 0.11 to
-//! 4 all have ([`Api`]). Reading order: [`requests`], [`batch`] (records as brokers keep them), [`wire`].
+//! 4 all have ([`Api`]); users are proved to those from 1.0 on. Reading order: [`requests`], [`batch`] (records as brokers keep them),
+//! [`scram`] (a password proved that is not told), [`wire`].
 #![forbid(unsafe_code)]
 
 pub mod batch;
 pub mod crc32c;
 pub mod requests;
+pub mod scram;
 pub mod wire;
 
 pub use batch::{Record, encode as encode_batch};
 pub use requests::{
-    Api, Broker, Metadata, Partition, Produced, Topic, Versions, metadata_request, produce_request, read_metadata,
+    Api, Authenticated, Broker, Metadata, Partition, Produced, Topic, Versions, authenticate_request,
+    handshake_request, metadata_request, produce_request, read_authenticated, read_handshake, read_metadata,
     read_produced, read_versions, versions_request,
 };
+pub use scram::Scram;
 pub use wire::Malformed;
 
 /// An error code of a broker's in words.
@@ -35,9 +39,12 @@ pub fn describe(code: i16) -> &'static str {
         29 => "not allowed to write to the topic",
         31 => "not allowed in the cluster",
         32 => "the broker takes no record of this time",
+        33 => "the broker does not prove users this way",
+        34 => "a request that has no place there: the broker wants a user first, or none",
         35 => "the version of the request is not known",
         44 => "the policy of the cluster forbids it",
         56 => "the broker's disk has failed",
+        58 => "the user or its password is not right",
         87 => "the record is invalid",
         _ => "an error that this producer does not know",
     }

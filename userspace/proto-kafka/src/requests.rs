@@ -9,6 +9,9 @@ pub enum Api {
     Produce,
     Metadata,
     Versions,
+    /// How a user is proved. 1 is the first after which that goes in requests of its own.
+    SaslHandshake,
+    SaslAuthenticate,
 }
 
 impl Api {
@@ -17,6 +20,8 @@ impl Api {
             Api::Produce => 0,
             Api::Metadata => 3,
             Api::Versions => 18,
+            Api::SaslHandshake => 17,
+            Api::SaslAuthenticate => 36,
         }
     }
 
@@ -25,6 +30,8 @@ impl Api {
             Api::Produce => (3, 7),
             Api::Metadata => (1, 5),
             Api::Versions => (0, 0),
+            Api::SaslHandshake => (1, 1),
+            Api::SaslAuthenticate => (0, 1),
         }
     }
 }
@@ -69,6 +76,42 @@ pub fn read_versions(answer: &[u8]) -> Result<Versions, Malformed> {
         return Err(Malformed("the broker does not tell its versions"));
     }
     reader.list(|r| Ok((r.i16()?, r.i16()?, r.i16()?))).map(Versions)
+}
+
+/// Says how a user will be proved.
+pub fn handshake_request(version: i16, correlation: i32, mechanism: &str) -> Vec<u8> {
+    request(Api::SaslHandshake, version, correlation, |out| out.put_text(Some(mechanism)))
+}
+
+/// An error code, and the ways that the broker takes.
+pub fn read_handshake(answer: &[u8]) -> Result<(i16, Vec<String>), Malformed> {
+    let mut reader = Reader::new(answer);
+    let error = reader.i16()?;
+    Ok((error, reader.list(|r| Ok(r.text()?.unwrap_or_default()))?))
+}
+
+/// What a broker says to a step of a proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    pub error: i16,
+    pub why: Option<String>,
+    pub token: Vec<u8>,
+}
+
+/// A step of a proof.
+pub fn authenticate_request(version: i16, correlation: i32, token: &[u8]) -> Vec<u8> {
+    request(Api::SaslAuthenticate, version, correlation, |out| {
+        out.put_i32(token.len() as i32);
+        out.extend(token);
+    })
+}
+
+pub fn read_authenticated(answer: &[u8]) -> Result<Authenticated, Malformed> {
+    let mut reader = Reader::new(answer);
+    let (error, why) = (reader.i16()?, reader.text()?);
+    let length = usize::try_from(reader.i32()?.max(0)).unwrap_or(0);
+    // How long it holds, which later versions tell, is found out when it no longer does.
+    Ok(Authenticated { error, why, token: reader.take(length)?.to_vec() })
 }
 
 /// Who is where.
@@ -241,6 +284,7 @@ mod tests {
         #[test]
         fn any_answer_is_read_or_refused(bytes: Vec<u8>, version in 1i16..6) {
             let _ = (read_versions(&bytes), read_metadata(version, &bytes), read_produced(version + 2, &bytes));
+            let _ = (read_handshake(&bytes), read_authenticated(&bytes));
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{Sent, Sink, TIMEOUT};
 use crate::frame::Line;
-use base_model::KafkaSinkSpec;
+use base_model::{KafkaSinkSpec, MtlsSpec};
 use bytes::Bytes;
-use edge_kafka::{Chain, Producer, Record, SendError};
+use edge_kafka::{Access, Chain, Producer, Record, SendError};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -16,9 +16,13 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    pub fn new(spec: &KafkaSinkSpec) -> KafkaSink {
+    /// The error says which certificate cannot be used.
+    pub fn new(spec: &KafkaSinkSpec) -> Result<KafkaSink, String> {
+        let access = Access::new(spec.mtls.as_ref(), spec.sasl.as_ref());
+        let access = access.map_err(|error| format!("mtls.{}: {}", MtlsSpec::field_of(error.part), error.text))?;
         let shown = format!("{} of {}", spec.topic, spec.brokers.join(", "));
-        KafkaSink { producer: Producer::of(&spec.brokers), topic: spec.topic.as_str().into(), shown }
+        let producer = Producer::of(&spec.brokers, &access);
+        Ok(KafkaSink { producer, topic: spec.topic.as_str().into(), shown })
     }
 }
 
@@ -101,91 +105,26 @@ fn why(error: &SendError) -> String {
 mod tests {
     use super::*;
     use crate::frame::Kind;
-    use proto_kafka::wire::{Reader, Write as _};
-    use std::io::{self, Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::sync::Mutex;
+    use base_testing::kafka::{Broker, TOO_LARGE};
 
     /// One that stopped the others for ever: they are a chain.
     #[test]
     fn a_line_that_is_too_large_for_the_broker_stops_no_others() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let taken = Arc::<Mutex<Vec<String>>>::default();
-        let takes = taken.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let takes = takes.clone();
-                std::thread::spawn(move || while serve(&stream, port, &takes).is_ok() {});
-            }
+        let broker = Broker::that(|_, values| {
+            let large = values.iter().any(|value| value.starts_with(b"large"));
+            if large { TOO_LARGE } else { 0 }
         });
-        let brokers = vec![format!("127.0.0.1:{port}")];
-        let mut sink = KafkaSink::new(&KafkaSinkSpec { brokers, topic: "t".to_owned() });
+        let spec = KafkaSinkSpec { brokers: vec![broker.address()], topic: "t".to_owned(), ..KafkaSinkSpec::default() };
+        let mut sink = KafkaSink::new(&spec).unwrap();
         let mut send = |texts: &[&str]| {
             let line = |text: &&str| Line { kind: Kind::Access, at: 1, text: text.as_bytes().into() };
             sink.send(&texts.iter().map(line).collect::<Vec<_>>(), &|| None)
         };
         let sent = send(&["line-1", "line-2", "large", "line-3", "large", "line-4"]);
         assert!(matches!(&sent, Sent::Except(2, why) if why.contains("larger than the broker takes")), "{sent:?}");
-        assert_eq!(
-            *taken.lock().unwrap(),
-            ["line-1", "line-2", "line-3", "line-4"],
-            "each of them once, in their order"
-        );
+        assert_eq!(broker.values(), ["line-1", "line-2", "line-3", "line-4"], "each of them once, in their order");
         let sent = send(&["large"]);
         assert!(matches!(&sent, Sent::Except(1, _)), "{sent:?}");
         assert!(matches!(send(&["line-5"]), Sent::Taken));
-    }
-
-    /// A broker of one topic that takes no line which says `large`.
-    fn serve(mut stream: &TcpStream, port: u16, taken: &Mutex<Vec<String>>) -> io::Result<()> {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let mut request = vec![0; u32::from_be_bytes(length) as usize];
-        stream.read_exact(&mut request)?;
-        let mut reader = Reader::new(&request);
-        let head = (reader.i16(), reader.i16(), reader.i32());
-        let (Ok(api), _, Ok(correlation)) = head else { return Err(io::ErrorKind::InvalidData.into()) };
-        let mut answer = Vec::new();
-        answer.put_i32(0);
-        answer.put_i32(correlation);
-        match api {
-            18 => {
-                answer.put_i16(0);
-                answer.put_i32(2);
-                [3, 0, 5, 0, 3, 7].into_iter().for_each(|number| answer.put_i16(number));
-            }
-            3 => {
-                [0, 1, 7].into_iter().for_each(|number| answer.put_i32(number));
-                answer.put_text(Some("127.0.0.1"));
-                answer.put_i32(port.into());
-                answer.put_text(None);
-                answer.put_text(None);
-                [7, 1].into_iter().for_each(|number| answer.put_i32(number));
-                answer.put_i16(0);
-                answer.put_text(Some("t"));
-                answer.put_i8(0);
-                answer.put_i32(1);
-                answer.put_i16(0);
-                [0, 7, 0, 0, 0].into_iter().for_each(|number| answer.put_i32(number));
-            }
-            _ => {
-                let text = String::from_utf8_lossy(&request);
-                let large = text.contains("large");
-                if !large {
-                    let lines = text.match_indices("line-").map(|(at, _)| text[at..at + 6].to_owned());
-                    taken.lock().unwrap().extend(lines);
-                }
-                answer.put_i32(1);
-                answer.put_text(Some("t"));
-                [1, 0].into_iter().for_each(|number| answer.put_i32(number));
-                answer.put_i16(if large { 10 } else { 0 });
-                (0..3).for_each(|_| answer.put_i64(0));
-                answer.put_i32(0);
-            }
-        }
-        let length = (answer.len() - 4) as i32;
-        answer[..4].copy_from_slice(&length.to_be_bytes());
-        stream.write_all(&answer)
     }
 }

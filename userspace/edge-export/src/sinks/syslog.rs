@@ -1,22 +1,25 @@
-//! A syslog server: messages of RFC 5424 in packets (RFC 5426), over TCP after their lengths (RFC 6587 section 3.4.1), or over a Unix
-//! socket.
+//! A syslog server: messages of RFC 5424 in packets (RFC 5426), over TCP after their lengths (RFC 6587 section 3.4.1), within TLS or
+//! not (RFC 5425), or over a Unix socket.
 //!
 //! Nobody there says what has arrived. Of packets is counted what is heard of them: where nobody listens, they are sent again, to the
 //! host's next address, and what was heard too late for that is counted as unheard. Over a connection, a batch counts as taken when
 //! the connection is still there a moment after it. What was sent last is remembered: where the connection breaks otherwise than by a
 //! server that has read everything and closed it, that is sent again to the next one, so that a server that hangs and is killed loses
-//! nothing that is remembered.
+//! nothing that is remembered. Within TLS a server says that it closes (RFC 5425 section 4.4); one that goes without that was killed.
 
 use super::{Sent, Sink, TIMEOUT, severity, word};
 use crate::frame::Line;
 use crate::packets::Packets;
-use base_model::SyslogSinkSpec;
 use base_model::log_sink::FACILITIES;
+use base_model::{MtlsSpec, SyslogSinkSpec};
 use base_text::time::write_time;
+use base_tls::BlockingTls;
+use edge_upstream::Identity;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Bytes of a message in one packet, at most (RFC 5426 section 3.2: what all receivers should take); longer ones are cut.
@@ -35,6 +38,8 @@ pub struct SyslogSink {
     who: String,
     /// Where it takes packets of UDP.
     packets: Option<Packets>,
+    /// Where it takes TLS.
+    identity: Option<Arc<Identity>>,
     way: Option<Way>,
     /// Batches as they were sent over a connection, the newest last, and their bytes.
     recent: VecDeque<Vec<u8>>,
@@ -45,24 +50,29 @@ pub struct SyslogSink {
 enum Way {
     Local(UnixDatagram),
     Tcp(TcpStream),
+    Tls(Box<BlockingTls>),
     LocalStream(UnixStream),
 }
 
 impl SyslogSink {
-    pub fn new(spec: &SyslogSinkSpec, machine: &str) -> SyslogSink {
+    /// The error says which certificate cannot be used.
+    pub fn new(spec: &SyslogSinkSpec, machine: &str) -> Result<SyslogSink, String> {
+        let identity = spec.address.starts_with("tls://").then(|| Identity::shared(spec.mtls.as_ref())).transpose();
+        let identity = identity.map_err(|error| format!("mtls.{}: {}", MtlsSpec::field_of(error.part), error.text))?;
         let given = FACILITIES.iter().position(|name| *name == spec.facility);
         let app = if spec.app_name.is_empty() { "weir" } else { &spec.app_name };
         let printable: String = machine.chars().filter(|c| ('!'..='~').contains(c)).take(255).collect();
         let host = if printable.is_empty() { "-".to_owned() } else { printable };
-        SyslogSink {
+        Ok(SyslogSink {
             address: spec.address.clone(),
             facility: given.unwrap_or(LOCAL0) as u8,
             who: format!("{host} {app} {}", std::process::id()),
             packets: udp_place(&spec.address).map(Packets::new),
+            identity,
             way: None,
             recent: VecDeque::new(),
             recent_bytes: 0,
-        }
+        })
     }
 
     /// A message (RFC 5424 section 6).
@@ -88,11 +98,11 @@ impl SyslogSink {
     fn try_send(&mut self, lines: &[Line]) -> io::Result<()> {
         let (mut way, fresh) = match self.way.take().map(|mut way| (way.is_there(), way)) {
             Some((Ok(()), way)) => (way, false),
-            Some((Err(error), _)) => {
-                self.broke(&error);
-                (connect(&self.address)?, true)
+            Some((Err(error), way)) => {
+                self.broke(&way, &error);
+                (self.connect()?, true)
             }
-            None => (connect(&self.address)?, true),
+            None => (self.connect()?, true),
         };
         let mut text = Vec::new();
         match &mut way {
@@ -114,7 +124,7 @@ impl SyslogSink {
                 let again = self.recent.iter().filter(|_| fresh);
                 let sent = again.chain([&text]).try_for_each(|text| stream.write_all(text));
                 if let Err(error) = sent.and_then(|()| stream.settle()) {
-                    self.broke(&error);
+                    self.broke(&way, &error);
                     return Err(error);
                 }
                 self.remember(text);
@@ -124,10 +134,37 @@ impl SyslogSink {
         Ok(())
     }
 
+    fn connect(&self) -> io::Result<Way> {
+        let (scheme, place) = self.address.split_once("://").unwrap_or(("tcp", &self.address));
+        if scheme == "unix" {
+            return local(place);
+        }
+        let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
+        for at in place.to_socket_addrs()? {
+            match stream(at) {
+                Ok(stream) => return self.over(stream, place),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// What is spoken over a connection to this place.
+    fn over(&self, stream: TcpStream, place: &str) -> io::Result<Way> {
+        let Some(identity) = &self.identity else { return Ok(Way::Tcp(stream)) };
+        let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        match identity.tls.connect_blocking(stream, host, TIMEOUT) {
+            Ok(tls) => Ok(Way::Tls(Box::new(tls))),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
+    }
+
     /// A connection is over. What a server had not read when it went is reset; one that closes what it has read to the end, and is not
     /// written to again, has nothing to be sent twice.
-    fn broke(&mut self, error: &io::Error) {
-        if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe) {
+    fn broke(&mut self, way: &Way, error: &io::Error) {
+        let is_tls = matches!(way, Way::Tls(_));
+        if error.kind() == ErrorKind::UnexpectedEof || !is_tls && error.kind() == ErrorKind::BrokenPipe {
             self.recent.clear();
             self.recent_bytes = 0;
         }
@@ -151,6 +188,7 @@ impl Way {
     fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
         match self {
             Way::Tcp(stream) => stream.write_all(text),
+            Way::Tls(stream) => stream.write_all(text).and_then(|()| stream.flush()),
             Way::LocalStream(stream) => stream.write_all(text),
             Way::Local(_) => Ok(()),
         }
@@ -161,6 +199,17 @@ impl Way {
         let mut unread = [0; 512];
         let read = match self {
             Way::Tcp(stream) => stream.read(&mut unread),
+            Way::Tls(stream) => match stream.read(&mut unread) {
+                // It said that it closes, and does so in good order if there is nothing it had not read.
+                Ok(0) => {
+                    stream.socket().set_nonblocking(false)?;
+                    stream.socket().read(&mut unread).map_err(|_| ErrorKind::ConnectionReset.into())
+                }
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    Err(io::Error::new(ErrorKind::ConnectionAborted, "it went without saying that it closes"))
+                }
+                read => read,
+            },
             Way::LocalStream(stream) => stream.read(&mut unread),
             Way::Local(_) => return Ok(()),
         };
@@ -175,6 +224,7 @@ impl Way {
     fn is_there(&mut self) -> io::Result<()> {
         let block = |way: &Way, block: bool| match way {
             Way::Tcp(stream) => stream.set_nonblocking(!block),
+            Way::Tls(stream) => stream.socket().set_nonblocking(!block),
             Way::LocalStream(stream) => stream.set_nonblocking(!block),
             Way::Local(_) => Ok(()),
         };
@@ -191,38 +241,27 @@ fn udp_place(address: &str) -> Option<&str> {
     (scheme == "udp").then_some(place)
 }
 
-fn connect(address: &str) -> io::Result<Way> {
-    let (scheme, place) = address.split_once("://").unwrap_or(("tcp", address));
-    if scheme == "unix" {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(TIMEOUT))?;
-        return match socket.connect(place) {
-            Ok(()) => Ok(Way::Local(socket)),
-            // It takes streams and no packets.
-            Err(error) if error.raw_os_error() == Some(PROTOTYPE) => {
-                let stream = UnixStream::connect(place)?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                stream.set_read_timeout(Some(SETTLE))?;
-                Ok(Way::LocalStream(stream))
-            }
-            Err(error) => Err(error),
-        };
-    }
-    let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
-    for at in place.to_socket_addrs()? {
-        match stream(at) {
-            Ok(way) => return Ok(way),
-            Err(error) => last = error,
+fn local(place: &str) -> io::Result<Way> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    match socket.connect(place) {
+        Ok(()) => Ok(Way::Local(socket)),
+        // It takes streams and no packets.
+        Err(error) if error.raw_os_error() == Some(PROTOTYPE) => {
+            let stream = UnixStream::connect(place)?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            stream.set_read_timeout(Some(SETTLE))?;
+            Ok(Way::LocalStream(stream))
         }
+        Err(error) => Err(error),
     }
-    Err(last)
 }
 
-fn stream(at: SocketAddr) -> io::Result<Way> {
+fn stream(at: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&at, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.set_read_timeout(Some(SETTLE))?;
-    Ok(Way::Tcp(stream))
+    Ok(stream)
 }
 
 /// `EPROTOTYPE`: the socket is of another kind.
@@ -247,16 +286,20 @@ impl Sink for SyslogSink {
 }
 
 #[cfg(test)]
+#[path = "../../../base-tls/tests/support/std_server.rs"]
+mod std_server;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::Kind;
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{Shutdown, TcpListener, UdpSocket};
     use std::thread;
 
     fn sink(address: &str) -> SyslogSink {
-        let spec =
-            SyslogSinkSpec { address: address.to_owned(), facility: "local4".to_owned(), app_name: "edge".to_owned() };
-        SyslogSink::new(&spec, "edge 1")
+        let (address, facility, app_name) = (address.to_owned(), "local4".to_owned(), "edge".to_owned());
+        let spec = SyslogSinkSpec { address, facility, app_name, ..SyslogSinkSpec::default() };
+        SyslogSink::new(&spec, "edge 1").unwrap()
     }
 
     fn lines(kinds: &[Kind]) -> Vec<Line> {
@@ -346,6 +389,57 @@ mod tests {
         while !matches!(tcp.send(&all[3..], &|| None), Sent::Taken) {}
         read(&mut listener.accept().unwrap().0, &[3]);
         assert!(tcp.recent_bytes < 200);
+    }
+
+    /// It may have read what its socket had and lost it: only one that says that it closes, and has left nothing unread, has everything.
+    #[test]
+    fn within_tls_only_a_server_that_says_that_it_closes_is_sent_nothing_twice() {
+        let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let frame = |number: usize| {
+            let text = head(166, "access") + &format!("line {number}");
+            format!("{} {text}", text.len())
+        };
+        let (first, second) = (frame(0), frame(1));
+        let read = |stream: &mut std_server::Served, length: usize| {
+            let mut frame = vec![0; length];
+            stream.read_exact(&mut frame).unwrap();
+            String::from_utf8(frame).unwrap()
+        };
+        type End = fn(std_server::Served);
+        let says_so: End = |mut stream| {
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+        };
+        let is_killed: End = |stream| stream.sock.shutdown(Shutdown::Both).unwrap();
+        for (end, expected) in [(says_so, second.clone()), (is_killed, first.clone() + &second)] {
+            let (go, told) = std::sync::mpsc::channel();
+            let length = first.len();
+            let serve = |talk: Box<dyn FnOnce(std_server::Served) -> String + Send>| {
+                std_server::serve((&chain, &key), &rustls::version::TLS13, None, talk)
+            };
+            let (port, server) = serve(Box::new(move |mut stream| {
+                let taken = read(&mut stream, length);
+                told.recv().unwrap();
+                end(stream);
+                taken
+            }));
+            let mtls = MtlsSpec { root_cert_base64: chain.clone(), ..MtlsSpec::default() };
+            let (facility, app_name) = ("local4".to_owned(), "edge".to_owned());
+            let address = format!("tls://127.0.0.1:{port}");
+            let spec = SyslogSinkSpec { address, facility, app_name, mtls: Some(mtls) };
+            let mut tls = SyslogSink::new(&spec, "edge 1").unwrap();
+            let all = lines(&[Kind::Access, Kind::Access]);
+            assert!(matches!(tls.send(&all[..1], &|| None), Sent::Taken));
+            go.send(()).unwrap();
+            assert_eq!(server.join().unwrap(), first);
+            let length = expected.len();
+            let (port, server) = serve(Box::new(move |mut stream| read(&mut stream, length)));
+            tls.address = format!("tls://127.0.0.1:{port}");
+            // Here, too, the server goes when it has what it wants: whether it is there a moment later is nobody's business.
+            let _ = tls.send(&all[1..], &|| None);
+            assert_eq!(server.join().unwrap(), expected);
+        }
     }
 
     #[test]
