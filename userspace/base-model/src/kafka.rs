@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http_server::Secret;
 use crate::problem::{Findings, Problem, at};
+use crate::proxy::MtlsSpec;
 
 /// A user of Kafka's, and the password that is proved to brokers (SASL).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,8 +48,8 @@ impl SaslMechanism {
 }
 
 impl SaslSpec {
-    /// `has_tls`: nobody on the way can read what is said.
-    pub fn validate(&self, path: &str, has_tls: bool, findings: &mut Findings) {
+    /// `mtls`: TLS with the brokers it is said to.
+    pub fn validate(&self, path: &str, mtls: Option<&MtlsSpec>, findings: &mut Findings) {
         for (field, value) in [("username", &self.username), ("password", &self.password)] {
             if value.is_empty() {
                 findings.problem(Problem::new(at(path, field), "missing").advice("brokers know users by both"));
@@ -57,8 +58,14 @@ impl SaslSpec {
                 findings.problem(Problem::new(at(path, field), "has control characters").accepted("text without them"));
             }
         }
-        if self.mechanism == SaslMechanism::Plain && !has_tls {
-            let told = "the password goes to brokers as plain text: give mtls, or use SCRAM-SHA-512";
+        let told = match mtls {
+            None => "the password goes to brokers as plain text: give mtls, or use SCRAM-SHA-512",
+            Some(mtls) if mtls.insecure_skip_verify => {
+                "insecureSkipVerify tells the password to whoever answers: give rootCertBase64, or use SCRAM-SHA-512"
+            }
+            Some(_) => return,
+        };
+        if self.mechanism == SaslMechanism::Plain {
             findings.warn(at(path, "mechanism"), told);
         }
     }

@@ -233,7 +233,7 @@ impl LogSinkSpec {
             }
             check_mtls(kafka.mtls.as_ref(), true, &path, findings);
             if let Some(sasl) = &kafka.sasl {
-                sasl.validate(&at(&path, "sasl"), kafka.mtls.is_some(), findings);
+                sasl.validate(&at(&path, "sasl"), kafka.mtls.as_ref(), findings);
             }
         }
     }
@@ -334,10 +334,17 @@ mod tests {
         );
         check("{kafka: {brokers: ['k:9093'], topic: t, mtls: {keyBase64: x}}}", &["kafka.mtls"], &[]);
         check("{kafka: {brokers: ['k:9092'], topic: t, sasl: {username: u, password: p}}}", &[], &[]);
+        let trusting = "mtls: {insecureSkipVerify: true}, sasl: {mechanism: PLAIN, username: u, password: p}";
+        check(&format!("{{kafka: {{brokers: ['k:9093'], topic: t, {trusting}}}}}"), &[], &["kafka.sasl.mechanism"]);
         check(
-            "{kafka: {brokers: ['k:9092'], topic: t, sasl: {mechanism: PLAIN}}}",
-            &["kafka.sasl.username", "kafka.sasl.password"],
+            "{kafka: {brokers: ['k:9092'], topic: t, sasl: {mechanism: PLAIN, username: u, password: p}}}",
+            &[],
             &["kafka.sasl.mechanism"],
+        );
+        check(
+            "{kafka: {brokers: ['k:9092'], topic: t, sasl: {username: '', password: \"a\\nb\"}}}",
+            &["kafka.sasl.username", "kafka.sasl.password"],
+            &[],
         );
         check(
             "{kafka: {brokers: ['k:9092'], topic: t, sasl: {mechanism: GSSAPI, username: u, password: p}}}",

@@ -147,7 +147,7 @@ impl Spec for KafkaSpec {
             }
         }
         if let Some(sasl) = &self.sasl {
-            sasl.validate(&at(path, "sasl"), self.mtls.is_some(), findings);
+            sasl.validate(&at(path, "sasl"), self.mtls.as_ref(), findings);
         }
     }
 }

@@ -8,7 +8,7 @@ use proto_kafka::{
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 /// How long connecting, and an answer, may take.
@@ -199,24 +199,27 @@ impl Connection {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for place in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&place, CONNECT) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(ANSWER))?;
-                    stream.set_write_timeout(Some(ANSWER))?;
-                    let stream = access.over(stream, host, ANSWER)?;
-                    let mut connection = Connection { stream, versions: Versions::default(), correlation: 0 };
-                    let answer = connection.ask(versions_request)?;
-                    connection.versions = read_versions(&answer).map_err(malformed)?;
-                    if let Some(proof) = access.proof() {
-                        connection.prove(&proof)?;
-                    }
-                    return Ok(connection);
-                }
+            match Connection::at(place, host, access) {
+                Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    fn at(place: SocketAddr, host: &str, access: &Access) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&place, CONNECT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let stream = access.over(stream, host, ANSWER)?;
+        let mut connection = Connection { stream, versions: Versions::default(), correlation: 0 };
+        let answer = connection.ask(versions_request)?;
+        connection.versions = read_versions(&answer).map_err(malformed)?;
+        if let Some(proof) = access.proof() {
+            connection.prove(&proof)?;
+        }
+        Ok(connection)
     }
 
     /// Brokers take nothing more from whom they do not believe.

@@ -225,8 +225,8 @@ impl Drop for Producer {
     }
 }
 
-/// Of the directory of these brokers' records, which one user's are not mixed with another's in: it is not whoever finds them that they
-/// are sent as.
+/// Of the directory of these brokers' records. Those of a user who proves a password are not sent as another; certificates are renewed, and
+/// do not count.
 fn name(brokers: &[String], user: Option<&str>) -> String {
     let clean = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
     let shown: String = brokers.join("+").chars().map(clean).take(80).collect();
@@ -290,9 +290,13 @@ impl<'a> Sending<'a> {
         sending
     }
 
-    /// Takes what processes that have ended have left.
+    /// Takes what processes that have ended have left; a user's takes what nobody's have, too: brokers that begin to want a user are why
+    /// records waited.
     fn adopt(&mut self, directory: &Path) {
         self.looked = Instant::now();
+        if self.shared.access.user().is_some() {
+            self.older.extend(places::left(&directory.with_file_name(name(&self.shared.brokers, None))));
+        }
         self.older.extend(places::left(directory));
     }
 
@@ -750,6 +754,34 @@ mod tests {
         };
         assert!(matches!(send("small"), Err(SendError::Unfit(why)) if why.contains("larger than the broker takes")));
         assert!(matches!(send("refused"), Err(SendError::Failed(why)) if why.contains("not allowed")));
+    }
+
+    /// They were never sent, and nobody was told: brokers began to want a user, and the document was given one.
+    #[test]
+    fn what_waits_is_sent_when_there_is_a_user_and_as_no_other() {
+        let (directory, broker) = (tempfile::tempdir().unwrap(), broker());
+        broker.make(&["t"]);
+        let brokers = [broker.address()];
+        let place = |user: Option<&str>| directory.path().join(name(&brokers, user));
+        let left = |user: Option<&str>, value: &str| {
+            let mut spool: edge_spool::Spool<Record> = places::free(&place(user), SPOOL_BYTES).unwrap();
+            assert_eq!(spool.append(&[record("t", value)], true).unwrap(), 1);
+        };
+        left(None, "nobody's");
+        left(Some("edge"), "edge's");
+        left(Some("other"), "other's");
+        let found = |user: Option<&str>| {
+            let sasl = user.map(|user| base_model::SaslSpec { username: user.to_owned(), ..Default::default() });
+            let access = Access::new(None, sasl.as_ref()).unwrap();
+            let (brokers, directory) = (brokers.to_vec(), Some(place(user)));
+            let shared = Shared { brokers, access, directory, state: Mutex::default(), changed: Condvar::new() };
+            let mut sending = Sending::new(&shared);
+            let spools = sending.older.iter_mut().chain(&mut sending.spool);
+            let records = spools.flat_map(|spool| spool.peek(1 << 20).unwrap().kept);
+            records.map(|record| String::from_utf8(record.value.to_vec()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Some("edge")), ["nobody's", "edge's"]);
+        assert_eq!(found(None), ["nobody's"]);
     }
 
     #[test]

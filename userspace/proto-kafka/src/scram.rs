@@ -74,6 +74,10 @@ impl<'a> Scram<'a> {
         let (Some(nonce), Some(salt), Some(turns)) = (field("r="), field("s="), field("i=")) else {
             return Err(NOT_SCRAM);
         };
+        // What it demands beside that may not be passed over (RFC 5802 section 5.1).
+        if field("m=").is_some() {
+            return Err("it demands an extension of SCRAM that is not known here");
+        }
         if !nonce.starts_with(self.nonce) || nonce.len() == self.nonce.len() {
             return Err("its challenge is for somebody else");
         }
@@ -97,6 +101,9 @@ impl<'a> Scram<'a> {
     /// Whether the server knows the password, too.
     pub fn finish(&self, end: &[u8]) -> Result<(), &'static str> {
         let end = std::str::from_utf8(end).map_err(|_| NOT_SCRAM)?;
+        if end.starts_with("e=") {
+            return Err("it does not take the proof");
+        }
         let proof = end.split(',').find_map(|field| field.strip_prefix("v=")).ok_or(NOT_SCRAM)?;
         let proof = STANDARD.decode(proof).map_err(|_| NOT_SCRAM)?;
         match self.expected.as_ref() {
@@ -143,6 +150,7 @@ mod tests {
         for challenge in [
             "",
             "e=other-error",
+            &format!("m=x,{CHALLENGE}"),
             "r=else,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
             &CHALLENGE.replace("%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", ""),
             &CHALLENGE.replace("i=4096", "i=4095"),

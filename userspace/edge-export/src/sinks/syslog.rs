@@ -28,6 +28,9 @@ const PACKET_MOST: usize = 8 * 1024;
 /// How long a connection is watched after a batch.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// What a server has read from its socket it may not have dealt with for so long. Many close connections that are idle without a word.
+const READ_LONGEST: Duration = Duration::from_secs(60);
+
 /// Bytes sent over a connection last that are remembered: about what the buffers of both ends hold.
 const RECENT_MOST: usize = 4 << 20;
 
@@ -41,8 +44,8 @@ pub struct SyslogSink {
     /// Where it takes TLS.
     identity: Option<Arc<Identity>>,
     way: Option<Way>,
-    /// Batches as they were sent over a connection, the newest last, and their bytes.
-    recent: VecDeque<Vec<u8>>,
+    /// Batches as they were sent over a connection and when, the newest last, and their bytes.
+    recent: VecDeque<(Instant, Vec<u8>)>,
     recent_bytes: usize,
 }
 
@@ -121,7 +124,7 @@ impl SyslogSink {
                     text.extend(format!("{} ", message.len()).as_bytes());
                     text.append(&mut message);
                 }
-                let again = self.recent.iter().filter(|_| fresh);
+                let again = self.recent.iter().map(|(_, text)| text).filter(|_| fresh);
                 let sent = again.chain([&text]).try_for_each(|text| stream.write_all(text));
                 if let Err(error) = sent.and_then(|()| stream.settle()) {
                     self.broke(&way, &error);
@@ -141,8 +144,8 @@ impl SyslogSink {
         }
         let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
         for at in place.to_socket_addrs()? {
-            match stream(at) {
-                Ok(stream) => return self.over(stream, place),
+            match stream(at).and_then(|stream| self.over(stream, place)) {
+                Ok(way) => return Ok(way),
                 Err(error) => last = error,
             }
         }
@@ -160,21 +163,26 @@ impl SyslogSink {
         }
     }
 
-    /// A connection is over. What a server had not read when it went is reset; one that closes what it has read to the end, and is not
-    /// written to again, has nothing to be sent twice.
+    /// A connection is over. What a server had not read when it went is reset, and sent again; one that closes what it has read to the
+    /// end, and is not written to again, has nothing to be sent twice. Within TLS that is one that says so; of another, what it may have
+    /// read and lost is sent again.
     fn broke(&mut self, way: &Way, error: &io::Error) {
         let is_tls = matches!(way, Way::Tls(_));
-        if error.kind() == ErrorKind::UnexpectedEof || !is_tls && error.kind() == ErrorKind::BrokenPipe {
-            self.recent.clear();
-            self.recent_bytes = 0;
-        }
+        let forgets = |sent: &Instant| match error.kind() {
+            ErrorKind::UnexpectedEof => true,
+            ErrorKind::BrokenPipe => !is_tls,
+            ErrorKind::ConnectionAborted => is_tls && sent.elapsed() > READ_LONGEST,
+            _ => false,
+        };
+        self.recent.retain(|(sent, _)| !forgets(sent));
+        self.recent_bytes = self.recent.iter().map(|(_, text)| text.len()).sum();
     }
 
     fn remember(&mut self, text: Vec<u8>) {
         self.recent_bytes += text.len();
-        self.recent.push_back(text);
+        self.recent.push_back((Instant::now(), text));
         while self.recent_bytes > RECENT_MOST
-            && let Some(oldest) = self.recent.pop_front()
+            && let Some((_, oldest)) = self.recent.pop_front()
         {
             self.recent_bytes -= oldest.len();
         }
@@ -440,6 +448,28 @@ mod tests {
             let _ = tls.send(&all[1..], &|| None);
             assert_eq!(server.join().unwrap(), expected);
         }
+    }
+
+    /// A quiet edge sent the lines of a day again each time that its idle connection was closed.
+    #[test]
+    fn what_was_read_long_ago_is_not_sent_again() {
+        let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let (port, server) = std_server::serve((&chain, &key), &rustls::version::TLS13, None, |mut stream| {
+            stream.read(&mut [0]).unwrap_or_default()
+        });
+        let mtls = Some(MtlsSpec { root_cert_base64: chain, ..MtlsSpec::default() });
+        let spec = SyslogSinkSpec { address: format!("tls://127.0.0.1:{port}"), mtls, ..SyslogSinkSpec::default() };
+        let mut tls = SyslogSink::new(&spec, "edge 1").unwrap();
+        let way = tls.connect().unwrap();
+        let long_ago = Instant::now().checked_sub(2 * READ_LONGEST).unwrap();
+        tls.recent = VecDeque::from([(long_ago, vec![0; 3]), (Instant::now(), vec![0; 2])]);
+        tls.broke(&way, &ErrorKind::ConnectionReset.into());
+        assert_eq!(tls.recent.len(), 2, "it had not read them");
+        tls.broke(&way, &ErrorKind::ConnectionAborted.into());
+        assert_eq!((tls.recent.len(), tls.recent_bytes), (1, 2));
+        drop(way);
+        server.join().unwrap();
     }
 
     #[test]
