@@ -24,7 +24,17 @@ fn main() -> ExitCode {
 fn examine(object: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     let kernel = Kernel::load_object(Options { pin_dir: None, ..Options::default() }, object)?;
     println!("{:<16}{:>14}{:>14}{:>22}", "program", "instructions", "machine code", "examined by verifier");
-    for hook in [Hook::XdpSteer, Hook::XdpFragment, Hook::XdpCapture, Hook::XdpSyn, Hook::SkLookup, Hook::SkReuseport] {
+    let hooks = [
+        Hook::XdpSteer,
+        Hook::XdpFragment,
+        Hook::XdpCapture,
+        Hook::XdpSyn,
+        Hook::XdpBackend,
+        Hook::XdpDeliver,
+        Hook::SkLookup,
+        Hook::SkReuseport,
+    ];
+    for hook in hooks {
         let Some(program) = kernel.program(hook) else { continue };
         let facts = sys::program_facts(program)?;
         println!(

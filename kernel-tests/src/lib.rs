@@ -2,6 +2,7 @@
 //!
 //! Everything here needs root and the BPF object. [`ready`] says so in the test's output when one is missing.
 
+pub mod decapsulation;
 pub mod model;
 pub mod mutation;
 pub mod namespace;

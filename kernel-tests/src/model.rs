@@ -53,6 +53,8 @@ pub struct Model {
     began: Instant,
     /// Where first fragments went.
     pub ways: RefCell<HashMap<FragmentKey, (FragmentWay, Instant)>>,
+    /// Whose backends are remembered, by the names of connections.
+    pub flows: RefCell<HashMap<u64, u32>>,
     /// The daemon takes fragments that come too early.
     pub holds: bool,
 }
@@ -67,19 +69,15 @@ impl Model {
         let room = world::sizes().machines + 1;
         let mut array = vec![Machine::default(); 2 * room as usize];
         for machine in machines {
-            array[(room + u32::from(machine.index)) as usize] = Machine {
-                address: machine.address.into(),
-                flags: Machine::PRESENT | if machine.own { Machine::OWN } else { 0 },
-                next_hop: machine.next_hop.unwrap_or_default(),
-                reserved: [0; 6],
-            };
+            let own = [world::address(world::OWN).into(), world::own_v6().into()];
+            array[(room + u32::from(machine.index)) as usize] = machine.element(own, None);
         }
         let services = gather(vips, |id| id).expect("the world is consistent");
         Model {
             switch: Switch::new(1, 1),
             senders: machines
                 .iter()
-                .filter(|machine| !machine.own)
+                .filter(|machine| !machine.own && machine.backend.is_none())
                 .map(|machine| (SenderKey { address: machine.address.into(), generation: 1 }, machine.index))
                 .collect(),
             settings: Settings {
@@ -118,6 +116,7 @@ impl Model {
             buckets: RefCell::default(),
             began: Instant::now(),
             ways: RefCell::default(),
+            flows: RefCell::default(),
             holds: false,
         }
     }
@@ -259,6 +258,22 @@ impl Tables for Model {
     }
 
     fn hold(&self, _: &Part) -> bool {
+        self.holds
+    }
+
+    fn flow(&self, name: u64) -> u32 {
+        self.flows.borrow().get(&name).copied().unwrap_or(0)
+    }
+
+    fn keep_flow(&self, name: u64, remembered: u32) {
+        self.flows.borrow_mut().insert(name, remembered);
+    }
+
+    fn may_keep_flow(&self, _: &Live<'_>) -> bool {
+        true
+    }
+
+    fn send_in_parts(&self, _: Part) -> bool {
         self.holds
     }
 

@@ -161,6 +161,39 @@ pub struct Tunnel {
     pub inner: Vec<u8>,
 }
 
+/// IP in IP that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bare {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub class: u8,
+    /// Of IPv6.
+    pub label: u32,
+    /// The packet inside.
+    pub inner: Vec<u8>,
+}
+
+/// Reads a frame that must be an untagged packet in one IP header, correct in every field (RFC 2003, RFC 2473, RFC 4213).
+pub fn read_bare(frame: &[u8]) -> Bare {
+    let packet = &frame[14..];
+    let (v4, header) = (frame[12..14] == [0x08, 0x00], if frame[12..14] == [0x08, 0x00] { 20 } else { 40 });
+    let inner = packet[header..].to_vec();
+    let protocol = if inner[0] >> 4 == 4 { 4 } else { 41 };
+    let length = usize::from(u16::from_be_bytes(if v4 { [packet[2], packet[3]] } else { [packet[4], packet[5]] }));
+    assert_eq!(length, if v4 { packet.len() } else { inner.len() });
+    if v4 {
+        assert_eq!(checksum(&packet[..20]), 0, "outer checksum");
+        assert_eq!((packet[0], packet[8], packet[9], &packet[6..8]), (0x45, 64, protocol, &[0x40, 0][..]));
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+        return Bare { source: address(12), destination: address(16), class: packet[1], label: 0, inner };
+    }
+    assert_eq!((packet[0] >> 4, packet[6], packet[7]), (6, protocol, 64));
+    let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+    let first = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]);
+    let (class, label) = ((first >> 20) as u8, first & 0xf_ffff);
+    Bare { source: address(8), destination: address(24), class, label, inner }
+}
+
 /// Reads a frame that must be a tunnel of ours, correct in every field.
 pub fn read_tunnel(frame: &[u8]) -> Tunnel {
     let tag = if frame[12..14] == [0x81, 0] { 4 } else { 0 };

@@ -3,7 +3,8 @@
 //! one of them is wrong.
 //!
 //! It shares words with the programs (`abi::Reason`, and what `edge_kernel::apply` is given), and nothing that decides. What it does not
-//! foretell: the source port of a tunnel, only its range; limits that are reached.
+//! foretell: the source port of a tunnel, or the source address and the flow label of one to a backend, only their range; limits that
+//! are reached.
 //!
 //! Reading order: this file is the road; `read` takes packets apart, `write` makes them, `spread` is the hash.
 
@@ -11,6 +12,7 @@ mod read;
 mod spread;
 mod write;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -72,6 +74,8 @@ pub struct Witness {
     pub router_of: fn(IpAddr) -> Option<[u8; 6]>,
     /// Where first fragments went; the kernel remembers 16,384 of them.
     ways: HashMap<Datagram, Option<Fate>>,
+    /// Who got the connections that began in slots which had others before; the kernel remembers 65,536 of them.
+    flows: RefCell<HashMap<(SocketAddr, SocketAddr), u16>>,
 }
 
 /// What all fragments of a datagram have in common.
@@ -106,6 +110,8 @@ enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Fate {
     to: u16,
+    /// As to a backend: without what machines of ours tell each other.
+    bare: bool,
     past: Past,
     reason: Reason,
 }
@@ -158,6 +164,7 @@ impl Witness {
             syn_cookie: None,
             router_of: |_| None,
             ways: HashMap::new(),
+            flows: RefCell::default(),
         }
     }
 
@@ -176,7 +183,8 @@ impl Witness {
         if header.destination == own
             && let Some(tunnel) = read::tunnel(frame, &header)?
         {
-            let known = |machine: &Machine| !machine.own && machine.address == header.source;
+            let known =
+                |machine: &Machine| !machine.own && machine.backend.is_none() && machine.address == header.source;
             if !self.machines.values().any(known) {
                 return Err(Reason::GueSenderUnknown);
             }
@@ -311,6 +319,16 @@ impl Witness {
     fn fate(&self, road: &Road<'_>, vip: &Vip, flow: &Flow, kind: Kind, arrived: bool) -> Result<Fate, Reason> {
         let (own, past) = (self.own, &road.past);
         let owners = self.owners(vip, flow);
+        if vip.backends {
+            let to = self.backend(owners, flow, kind);
+            let reason = match kind {
+                _ if to == 0 => return Err(Reason::SlotEmpty),
+                _ if road.part => Reason::FragmentForwarded,
+                Kind::Error => Reason::IcmpErrorForwarded,
+                _ => Reason::Forwarded,
+            };
+            return Ok(Fate { to, bare: true, past: Past::NONE, reason });
+        }
         let belongs = flow.protocol == TCP && kind != Kind::Opens;
         // Nobody takes new flows: what belongs to a connection goes to who took them last.
         let owner = if owners[0] == 0 && belongs { owners[1] } else { owners[0] };
@@ -332,7 +350,7 @@ impl Witness {
                 Kind::Error => Reason::IcmpErrorForwarded,
                 _ => Reason::Forwarded,
             };
-            return Ok(Fate { to: owner, past: Past { hops: past.hops + 1, ..Past::NONE }, reason });
+            return Ok(Fate { to: owner, bare: false, past: Past { hops: past.hops + 1, ..Past::NONE }, reason });
         }
         // Somebody else may hold it: who had the slot before, whoever a machine behind us has found, or who is the owner by our table.
         let alone = owners == [own, 0, 0, 0] && past.claim <= Claim::Nothing;
@@ -345,7 +363,7 @@ impl Witness {
             let served = if opens { !lapsed && (!young || self.listeners.contains(&flow.vip)) } else { !lapsed };
             let Some(to) = stands_in.filter(|_| !served) else { return Err(local) };
             let past = Past { hops: past.hops + 1, claim: Claim::Nothing, at: 0, asked: past.and(own) };
-            return Ok(Fate { to, past, reason: Reason::StoodIn });
+            return Ok(Fate { to, bare: false, past, reason: Reason::StoodIn });
         }
         if !others && !young && !lapsed {
             return Err(local);
@@ -375,20 +393,51 @@ impl Witness {
         };
         let reason = if arrived { Reason::SecondChanceRelayed } else { Reason::SecondChance };
         if let Some(to) = next {
-            return Ok(Fate { to, past: Past { hops: past.hops + 1, claim, at, asked: past.and(own) }, reason });
+            return Ok(Fate {
+                to,
+                bare: false,
+                past: Past { hops: past.hops + 1, claim, at, asked: past.and(own) },
+                reason,
+            });
         }
         if past.claim > Claim::Nothing && past.claim >= mine {
             let to = past.asked[usize::from(past.at)];
             if to == 0 {
                 return Err(local);
             }
-            return Ok(Fate { to, past: Past { hops: 6, claim: past.claim, at: 0, asked: past.and(own) }, reason });
+            return Ok(Fate {
+                to,
+                bare: false,
+                past: Past { hops: 6, claim: past.claim, at: 0, asked: past.and(own) },
+                reason,
+            });
         }
         Err(match mine > Claim::Nothing {
             true => local,
             false if road.past.hops > 0 => Reason::DecapsulatedOrphan,
             false => Reason::LocalOrphan,
         })
+    }
+
+    /// Who gets a packet where nobody passes anything on: of a slot with others before, what is not remembered is the last one's. Datagrams
+    /// go to who takes new flows. Remembered is what would go elsewhere otherwise, now or when who takes new ones has what is not.
+    fn backend(&self, owners: [u16; 4], flow: &Flow, kind: Kind) -> u16 {
+        let [now, .., rest] = owners;
+        if flow.protocol != TCP || owners[1..] == [0; 3] {
+            return now;
+        }
+        let mut flows = self.flows.borrow_mut();
+        let name = (flow.client, flow.vip);
+        let known = flows.get(&name).copied();
+        let to = match known {
+            _ if kind == Kind::Opens => now,
+            Some(known) if owners.contains(&known) => known,
+            _ => rest,
+        };
+        if to != 0 && kind != Kind::Error && known != Some(to) && (known.is_some() || rest != now) {
+            flows.insert(name, to);
+        }
+        to
     }
 
     /// Who takes a flow where nobody serves it: the owner of another slot, 40,503 further on, or of the next of those, up to the sixteenth.
@@ -414,14 +463,19 @@ impl Witness {
             return Ok(road.stays(Reason::PortNotServed));
         };
         let owners = self.owners(meeting, &portless);
-        let place = if owners[0] == 0 { owners[1] } else { owners[0] };
+        let place = match owners {
+            // What is on its way to a server meets wherever it comes in.
+            _ if meeting.backends => own,
+            [0, before, ..] => before,
+            [now, ..] => now,
+        };
         let meets = place == own && past.asked[0] == 0;
         if !meets && past.hops == 0 {
             if place == 0 {
                 return Ok(road.ends(Reason::SlotEmpty));
             }
             let past = Past { hops: 1, ..Past::NONE };
-            return self.send(road, Fate { to: place, past, reason: Reason::FragmentForwarded });
+            return self.send(road, Fate { to: place, bare: false, past, reason: Reason::FragmentForwarded });
         }
         let local = if past.hops > 0 { Reason::Decapsulated } else { Reason::FragmentLocal };
         let datagram = (header.source, header.destination, upper.protocol, part.id);
@@ -433,11 +487,12 @@ impl Witness {
                 None if self.holds => Ok(road.ends(Reason::FragmentHeld)),
                 None => Ok(road.ends(Reason::FragmentEarly)),
                 Some(None) => Ok(road.ends(local)),
+                Some(Some(way)) if way.to == 0 => Ok(road.ends(Reason::SlotEmpty)),
                 Some(Some(way)) => {
                     let hops = way.past.hops.max(past.hops + 1);
                     let asked = if way.past.claim == Claim::Unasked { [0; 4] } else { [own, 0, 0, 0] };
                     let past = Past { hops, asked, ..way.past };
-                    self.send(road, Fate { to: way.to, past, reason: Reason::FragmentForwarded })
+                    self.send(road, Fate { past, reason: Reason::FragmentForwarded, ..*way })
                 }
             };
         }
@@ -447,7 +502,8 @@ impl Witness {
             return Ok(road.stays(Reason::PortNotServed));
         };
         let fate = self.fate(road, vip, &flow, kind, past.hops > 0 && !meets);
-        self.ways.insert(datagram, fate.ok());
+        let nobody = Fate { to: 0, bare: true, past: Past::NONE, reason: Reason::SlotEmpty };
+        self.ways.insert(datagram, fate.ok().or((vip.backends && fate == Err(Reason::SlotEmpty)).then_some(nobody)));
         match fate {
             Ok(fate) => self.send(road, fate),
             Err(reason) => Ok(road.ends(reason)),
@@ -455,12 +511,22 @@ impl Witness {
     }
 
     fn send(&self, road: &Road<'_>, fate: Fate) -> Result<Judgement, Reason> {
-        let Some(machine) = self.machines.get(&fate.to) else { return Ok(road.ends(Reason::MachineUnknown)) };
+        // No server that does not run Weir hears what machines tell each other, whoever says that it has the connection.
+        let fit = |machine: &&Machine| machine.backend.is_some() == fate.bare;
+        let Some(machine) = self.machines.get(&fate.to).filter(fit) else {
+            return Ok(road.ends(Reason::MachineUnknown));
+        };
         let header = &road.header;
-        // IP, UDP, and 20 bytes of GUE.
-        let around = if machine.address.is_ipv4() { 20 + 8 + 20 } else { 40 + 8 + 20 };
+        // IP, UDP, and 20 bytes of GUE; around what goes to a backend IP alone.
+        let between = if machine.backend.is_some() { 0 } else { 8 + 20 };
+        let around = between + if machine.address.is_ipv4() { 20 } else { 40 };
         let fits = self.mtu - around;
         if header.length > fits {
+            // What nobody may be told of, and may be divided, the daemon sends to a backend in parts.
+            let goes_in_parts = machine.backend.is_some() && !road.error && road.past.hops == 0;
+            if goes_in_parts && (road.part || header.may_be_divided()) {
+                return Ok(road.ends(if self.holds { Reason::TooBigHeld } else { Reason::TooBigDropped }));
+            }
             // RFC 1122 section 3.2.2, RFC 4443 section 2.4: no error about an error or a part. RFC 1191 section 3: only who asks not to
             // have packets taken apart listens. What came through a tunnel has fitted one.
             let silent =
@@ -472,8 +538,10 @@ impl Witness {
             return Ok(Judgement { reason: Reason::TooBigAnswered, machine: 0, frame });
         }
         let own = if machine.address.is_ipv4() { IpAddr::V4(self.own_v4) } else { IpAddr::V6(self.own_v6) };
+        let sources = machine.backend.and_then(|backend| backend.sources);
         let around = Around {
-            from: own,
+            from: sources.map_or(own, |sources| sources.address),
+            bare: machine.backend.is_some(),
             to: machine.address,
             next_hop: machine.next_hop,
             past: fate.past,
@@ -513,16 +581,47 @@ pub fn same(a: &[u8], b: &[u8], reason: Reason) -> bool {
     if !tunnelled {
         return a == b;
     }
-    let port = |frame: &[u8]| {
-        let link = read::link(frame).ok()?;
-        let at = link.length + if link.kind == read::IPV4 { 20 } else { 40 };
-        (frame.get(at)? >= &0xc0).then_some(at)
-    };
-    let without = |frame: &[u8]| {
-        let at = port(frame)?;
-        let mut frame = frame.to_vec();
-        frame[at..at + 2].fill(0);
-        Some(frame)
-    };
-    matches!((without(a), without(b)), (Some(a), Some(b)) if a == b)
+    matches!((foretold(a), foretold(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// A frame with a tunnel around it without what is not foretold of that; none where it is not as it should be.
+fn foretold(frame: &[u8]) -> Option<Vec<u8>> {
+    const RANGE_V4: [u8; 2] = [10, 99];
+    const RANGE_V6: [u8; 8] = [0xfd, 0, 0, 0x99, 0, 0, 0, 0];
+    let link = read::link(frame).ok()?;
+    let (ip, v4) = (link.length, link.kind == read::IPV4);
+    let mut frame = frame.to_vec();
+    let protocol = *frame.get(ip + if v4 { 9 } else { 6 })?;
+    match (protocol, v4) {
+        (UDP, _) => {
+            let at = ip + if v4 { 20 } else { 40 };
+            if *frame.get(at)? < 0xc0 {
+                return None;
+            }
+            frame[at..at + 2].fill(0);
+        }
+        (4 | 41, true) => {
+            if crate::packet::checksum(frame.get(ip..ip + 20)?) != 0 {
+                return None;
+            }
+            if frame[ip + 12..ip + 14] == RANGE_V4 {
+                // 10.99.128.0/17.
+                if frame[ip + 14] < 128 {
+                    return None;
+                }
+                frame[ip + 14..ip + 16].fill(0);
+                frame[ip + 10..ip + 12].fill(0);
+            }
+        }
+        (4 | 41, false) => {
+            // The flow label.
+            frame[ip + 1] &= 0xf0;
+            frame[ip + 2..ip + 4].fill(0);
+            if frame[ip + 8..ip + 16] == RANGE_V6 {
+                frame[ip + 20..ip + 24].fill(0);
+            }
+        }
+        _ => return None,
+    }
+    Some(frame)
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use abi::Slot;
 use abi::limit::Rate;
 use abi::limits::SLOTS;
-use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Prefix, Protocol, Sizes, SourceLimit, Vip, VipLimits};
+use edge_kernel::{
+    Backend, Hash, Kernel, KernelError, Machine, Options, Prefix, Protocol, Sizes, SourceLimit, Vip, VipLimits,
+};
 
 /// This machine, two others over IPv4, one over IPv6.
 pub const OWN: u16 = 1;
@@ -16,6 +18,11 @@ pub const THIRD: u16 = 3;
 pub const OVER_V6: u16 = 4;
 /// On the link: frames go to its MAC.
 pub const NEAR: u16 = 5;
+/// Servers that do not run Weir, the second over IPv6; packets for the last two come from ranges of addresses.
+pub const BACKEND: u16 = 6;
+pub const BACKEND_V6: u16 = 7;
+pub const BACKEND_FROM: u16 = 8;
+pub const BACKEND_FROM_V6: u16 = 9;
 /// Indices nobody has.
 pub const GONE: u16 = 60;
 pub const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
@@ -45,10 +52,14 @@ pub enum Fixture {
     Wide,
     /// A longer one in it, spread.
     Narrow,
+    /// Over four backends.
+    Backends,
+    /// One backend; another has what began before, and a third some of what began between.
+    BackendsMoved,
 }
 
 impl Fixture {
-    pub const ALL: [Fixture; 16] = [
+    pub const ALL: [Fixture; 18] = [
         Fixture::Elsewhere,
         Fixture::Here,
         Fixture::HereBefore,
@@ -65,6 +76,8 @@ impl Fixture {
         Fixture::NobodyNow,
         Fixture::Wide,
         Fixture::Narrow,
+        Fixture::Backends,
+        Fixture::BackendsMoved,
     ];
 
     /// Of a prefix one of its addresses.
@@ -114,7 +127,7 @@ fn first(of: IpAddr, bits: u8) -> Prefix {
 
 pub fn address(machine: u16) -> IpAddr {
     match machine {
-        OVER_V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, machine]),
+        OVER_V6 | BACKEND_V6 | BACKEND_FROM_V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, machine]),
         _ => IpAddr::from([203, 0, 113, machine as u8]),
     }
 }
@@ -132,12 +145,18 @@ pub fn client(v4: bool, n: u16) -> SocketAddr {
 }
 
 pub fn machines() -> Vec<Machine> {
-    [OWN, OTHER, THIRD, OVER_V6, NEAR]
+    let from = |machine| match machine {
+        BACKEND_FROM => Some(Prefix { address: IpAddr::from([10, 99, 128, 0]), bits: 17 }),
+        BACKEND_FROM_V6 => Some(Prefix { address: IpAddr::from([0xfd00, 0x99, 0, 0, 0, 0, 0, 0]), bits: 64 }),
+        _ => None,
+    };
+    [OWN, OTHER, THIRD, OVER_V6, NEAR, BACKEND, BACKEND_V6, BACKEND_FROM, BACKEND_FROM_V6]
         .map(|index| Machine {
             index,
             name: format!("m{index}"),
             address: address(index),
             next_hop: (index == NEAR).then_some(NEAR_MAC),
+            backend: (index >= BACKEND).then(|| Backend { sources: from(index) }),
             own: index == OWN,
         })
         .to_vec()
@@ -173,10 +192,16 @@ pub fn vips() -> Vec<Vip> {
                 Fixture::HereLong => uniform([OWN, OTHER, OVER_V6, THIRD]),
                 Fixture::NobodyNow => uniform([0, OWN, 0, 0]),
                 Fixture::ElsewhereNear => uniform([NEAR, 0, 0, 0]),
+                Fixture::BackendsMoved => uniform([BACKEND, BACKEND_FROM, 0, BACKEND_V6]),
+                Fixture::Backends => {
+                    let turn = [BACKEND, BACKEND_V6, BACKEND_FROM, BACKEND_FROM_V6];
+                    (0..SLOTS).map(|slot| Slot::of(turn[slot as usize % 4])).collect()
+                }
                 _ => spread.clone(),
             },
             limits: if fixture == Fixture::SpreadSource { never_reached() } else { VipLimits::default() },
             earlier: None,
+            backends: matches!(fixture, Fixture::Backends | Fixture::BackendsMoved),
         })
         .to_vec()
 }
@@ -202,7 +227,7 @@ pub fn set_cookies(kernel: &mut Kernel) {
 }
 
 pub fn sizes() -> Sizes {
-    Sizes { tables: 32, vips: 16, machines: 63 }
+    Sizes { tables: 32, vips: 18, machines: 63 }
 }
 
 /// The programs with this world in their maps, attached to nothing.

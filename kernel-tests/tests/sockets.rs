@@ -59,8 +59,10 @@ fn load() -> Result<Kernel, KernelError> {
         slots: slots.clone(),
         limits: edge_kernel::VipLimits::default(),
         earlier: None,
+        backends: false,
     };
-    let own = Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, own: true };
+    let own =
+        Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, backend: None, own: true };
     let any = [ip("198.51.100.2"), ip("2001:db8:51::2")];
     let by_prefix =
         [Prefix { address: ip("198.51.100.64"), bits: 26 }, Prefix { address: ip("2001:db8:51::1:0"), bits: 112 }];

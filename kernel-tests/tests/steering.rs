@@ -125,6 +125,7 @@ impl Edge {
                 name: format!("e{index}"),
                 address: if over_v6 { edge_v6(index) } else { edge_v4(index) },
                 next_hop: None,
+                backend: None,
                 own: index == self.index,
             })
             .collect();
@@ -139,6 +140,7 @@ impl Edge {
             slots,
             limits: edge_kernel::VipLimits::default(),
             earlier: None,
+            backends: false,
         };
         let kernel = self.kernel.as_mut().unwrap();
         world::set_cookies(kernel);
@@ -388,6 +390,7 @@ fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
             name: format!("m{index}"),
             address: [192, 0, 2, index as u8].into(),
             next_hop: None,
+            backend: None,
             own: index == 1,
         })
         .collect();
@@ -404,6 +407,7 @@ fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
                 slots: vec![abi::Slot::of(*owner); abi::limits::SLOTS as usize].into(),
                 limits: edge_kernel::VipLimits::default(),
                 earlier: None,
+                backends: false,
             })
             .collect();
         let applied = kernel.apply(&machines, &vips).unwrap_or_else(|e| panic!("{e}"));
@@ -621,8 +625,9 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
         slots: world::uniform([1, 0, 0, 0]),
         limits: edge_kernel::VipLimits::default(),
         earlier: None,
+        backends: false,
     };
-    let own = Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
+    let own = Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, backend: None, own: true };
     let kernel = edge.kernel.as_mut().unwrap();
     let mut steer = |vips: &[Vip]| edge.namespace.enter(|| kernel.steer(std::slice::from_ref(&own), vips).unwrap());
     // Two of them share an address and have 40 ports together; the id of the last is beyond the room.
@@ -667,6 +672,7 @@ fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
         slots: world::uniform([owner, 0, 0, 0]),
         limits: edge_kernel::VipLimits::default(),
         earlier: None,
+        backends: false,
     };
     let wide = vip(1, ["198.51.101.0/25", "2001:db8:52::/64"], 2);
     let narrow = vip(2, ["198.51.101.16/28", "2001:db8:52:0:1::/80"], 3);
@@ -677,6 +683,7 @@ fn prefixes_are_served_address_by_address_and_the_longest_one_counts() {
             name: format!("e{index}"),
             address: edge_v4(index),
             next_hop: None,
+            backend: None,
             own: index == own,
         };
         (1..=3).map(machine).collect()
@@ -799,7 +806,7 @@ fn steering_that_fails_keeps_the_routes_it_needs() {
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     let edge = &mut fleet.edges[0];
     let kernel = edge.kernel.as_mut().unwrap();
-    let own = || Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
+    let own = || Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, backend: None, own: true };
     // The deletion of the virtual IP together with machines that cannot be.
     let failed = edge.namespace.enter(|| kernel.steer(&[own(), own()], &[]).is_err());
     assert!(failed);
@@ -1089,6 +1096,7 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
                 name: format!("e{index}"),
                 address: at(index),
                 next_hop: None,
+                backend: None,
                 own: index == edge.index,
             };
             let machines = [1, 2].map(machine);
@@ -1102,6 +1110,7 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
                 slots: world::uniform([2, 0, 0, 0]),
                 limits: edge_kernel::VipLimits::default(),
                 earlier: None,
+                backends: false,
             };
             let kernel = edge.kernel.as_mut().unwrap();
             world::set_cookies(kernel);
@@ -1208,6 +1217,7 @@ fn connections_survive_that_something_else_chooses_their_machine() {
                 name: format!("e{index}"),
                 address: edge_v4(index),
                 next_hop: None,
+                backend: None,
                 own: index == edge.index,
             };
             let vip = Vip {
@@ -1220,6 +1230,7 @@ fn connections_survive_that_something_else_chooses_their_machine() {
                 slots: slots.clone(),
                 limits: edge_kernel::VipLimits::default(),
                 earlier: earlier.clone(),
+                backends: false,
             };
             let kernel = edge.kernel.as_mut().unwrap();
             world::set_cookies(kernel);

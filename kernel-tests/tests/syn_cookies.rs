@@ -325,6 +325,7 @@ fn guarded(addresses: &[IpAddr], owner: u16, cookies: Option<Rate>) -> Vip {
         slots: world::uniform([owner, 0, 0, 0]),
         limits: VipLimits { cookies, ..VipLimits::default() },
         earlier: None,
+        backends: false,
     }
 }
 
@@ -359,7 +360,8 @@ fn a_flood_of_syns_keeps_no_client_out() {
             return;
         }
         let vips = VIP.map(|vip| vip.parse::<SocketAddr>().expect("an address").ip()).to_vec();
-        let own = Machine { index: OWN, name: "e".into(), address: ip("10.1.1.2"), next_hop: None, own: true };
+        let own =
+            Machine { index: OWN, name: "e".into(), address: ip("10.1.1.2"), next_hop: None, backend: None, own: true };
         let vip = guarded(&vips, OWN, Some(Rate::new(20, 4)));
         edge.enter(|| {
             kernel.apply(&[own], &[vip]).unwrap_or_else(|e| panic!("{e}"));
@@ -498,6 +500,7 @@ fn syns_that_another_machine_sent_on_are_answered_by_who_serves_them() {
                 name: format!("e{index}"),
                 address: address(index),
                 next_hop: None,
+                backend: None,
                 own: index == edge,
             };
             let vip = guarded(&vips, 2, cookies);

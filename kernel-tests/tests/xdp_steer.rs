@@ -12,7 +12,10 @@ use kernel_tests::model::Model;
 use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
 use kernel_tests::ready;
 use kernel_tests::witness::{self, Witness};
-use kernel_tests::world::{self, Fixture, GONE, NEAR, NEAR_MAC, OTHER, OVER_V6, OWN, THIRD, client};
+use kernel_tests::world::{
+    self, BACKEND, BACKEND_FROM, BACKEND_FROM_V6, BACKEND_V6, Fixture, GONE, NEAR, NEAR_MAC, OTHER, OVER_V6, OWN,
+    THIRD, client,
+};
 
 /// Both implementations over the same world, and the second opinion where it can tell: it does not foretell limits.
 struct Both {
@@ -423,8 +426,15 @@ fn a_trace_says_what_the_program_does_and_counts_nothing() {
                 let (reason, bytes) = both.run(&frame);
                 assert_eq!(trace.reason, reason, "{:?}", flow.destination);
                 reasons.insert(reason.name());
-                let tunnel = (reason.verdict() == Verdict::Transmit).then(|| packet::read_tunnel(&bytes));
-                assert_eq!(trace.tunnel.map(|t| (t.to, t.hops)), tunnel.map(|t| (t.destination, t.hops)));
+                let bare = |bytes| (packet::read_bare(bytes).destination, 1);
+                let ours = |bytes| {
+                    let tunnel = packet::read_tunnel(bytes);
+                    (tunnel.destination, tunnel.hops)
+                };
+                let sent = (reason.verdict() == Verdict::Transmit)
+                    .then(|| if trace.machine >= BACKEND { bare(&bytes) } else { ours(&bytes) });
+                assert_eq!(trace.tunnel.map(|t| (t.to, t.hops)), sent);
+                assert!(trace.tunnel.is_none_or(|t| t.backend == (trace.machine >= BACKEND)));
                 assert_eq!(trace.tunnel.and_then(|t| t.next_hop).is_some(), trace.machine == NEAR);
                 assert_eq!(trace.slot.is_some(), !matches!(reason, Reason::PortNotServed | Reason::AccessDenied));
             }
@@ -1351,11 +1361,13 @@ const EXAMINED_BY: &str = "6.18.";
 /// with and without its call; `xdp_fragment` by a twentieth with the bound on tunnels of first fragments. What watches for floods of SYNs
 /// is looked at when all is decided, on the one road that packets take that stay, and added nothing; so did virtual IPs by prefix, which
 /// `xdp_fragment` has 3 % more for.
-const EXAMINED: [(Hook, u32); 6] = [
+const EXAMINED: [(Hook, u32); 8] = [
     (Hook::XdpSteer, 55_006),
     (Hook::XdpFragment, 37_895),
     (Hook::XdpCapture, 29_268),
     (Hook::XdpSyn, 42_509),
+    (Hook::XdpBackend, 9_589),
+    (Hook::XdpDeliver, 5_597),
     (Hook::SkLookup, 3_178),
     (Hook::SkReuseport, 57),
 ];
@@ -1382,6 +1394,283 @@ fn the_verifier_examines_no_more_than_it_did() {
             facts.name
         );
     }
+}
+
+/// The four of [`Fixture::Backends`].
+const BACKENDS: [u16; 4] = [BACKEND, BACKEND_V6, BACKEND_FROM, BACKEND_FROM_V6];
+
+impl Both {
+    /// Sent as IP in IP, and to whom.
+    #[track_caller]
+    fn sent_bare(&self, frame: &[u8], reason: Reason) -> (u16, packet::Bare) {
+        let (found, bytes) = self.run(frame);
+        assert_eq!(found, reason);
+        assert_eq!((&bytes[..6], &bytes[6..12]), (&FROM[..], &TO[..]), "link addresses");
+        let bare = packet::read_bare(&bytes);
+        assert_eq!(bare.inner, inner(frame), "as it came");
+        let to = BACKENDS.into_iter().find(|backend| world::address(*backend) == bare.destination);
+        (to.expect("a backend"), bare)
+    }
+}
+
+#[test]
+fn backends_get_ip_in_ip() {
+    if !ready("backends_get_ip_in_ip") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        let mut sources = std::collections::BTreeMap::<u16, std::collections::BTreeSet<IpAddr>>::new();
+        let mut labels = std::collections::BTreeSet::new();
+        for n in 0..200 {
+            let mut to = std::collections::BTreeSet::new();
+            // A connection has one backend and one source, datagrams of the same ends have theirs.
+            for frame in [SYN, ACK, ACK].map(|flags| packet::tcp(client(v4, n), Fixture::Backends.at(v4, 80), flags, 9))
+            {
+                let (backend, bare) = both.sent_bare(&frame, Reason::Forwarded);
+                to.insert((backend, bare.source, bare.label));
+            }
+            assert_eq!(to.len(), 1, "{to:?}");
+            let udp = packet::udp(client(v4, n), Fixture::Backends.at(v4, 8000), b"datagram");
+            to.extend(Some(both.sent_bare(&udp, Reason::Forwarded)).map(|(to, bare)| (to, bare.source, bare.label)));
+            for (backend, source, label) in to {
+                sources.entry(backend).or_default().insert(source);
+                if world::address(backend).is_ipv6() {
+                    labels.insert(label);
+                }
+            }
+        }
+        assert!(labels.len() > 100, "flows have labels of their own: {}", labels.len());
+        assert_eq!(sources.keys().copied().collect::<Vec<_>>(), BACKENDS, "each has a share");
+        assert_eq!(sources[&BACKEND], [world::address(OWN)].into());
+        assert_eq!(sources[&BACKEND_V6], [world::own_v6()].into());
+        for (backend, from) in [(BACKEND_FROM, "10.99.128.0"), (BACKEND_FROM_V6, "fd00:99::")] {
+            assert!(sources[&backend].len() > 50, "each flow has a source of its own");
+            let bits = if backend == BACKEND_FROM { 17 } else { 64 };
+            let range = edge_kernel::Prefix { address: from.parse().expect("an address"), bits };
+            assert!(sources[&backend].iter().all(|source| range.has(*source)), "{:?}", sources[&backend]);
+        }
+        // DSCP and ECN go along, and a tag stays in front.
+        let segment = packet::tcp_header(40_000, 80, ACK);
+        let frame = packet::ip(client(v4, 1).ip(), Fixture::Backends.at(v4, 0).ip(), 6, 0x8d, &segment);
+        assert_eq!(both.sent_bare(&frame, Reason::Forwarded).1.class, 0x8d);
+        assert_eq!(both.run(&packet::tagged(&frame)).0, Reason::Forwarded);
+        // What other machines have sent here goes on, however far it came.
+        for hops in [1, HOPS_MAX, 15] {
+            let tunnel = packet::tunnel(world::address(OTHER), world::address(OWN), hops, &frame);
+            let (reason, bytes) = both.run(&tunnel);
+            assert_eq!((reason, packet::read_bare(&bytes).inner), (Reason::Forwarded, inner(&frame).to_vec()));
+        }
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::Backends.at(v4, 81), SYN, 0), Reason::PortNotServed);
+        // Nobody may say that he is a backend, and send what machines do.
+        if v4 {
+            both.dropped(
+                &packet::tunnel(world::address(BACKEND), world::address(OWN), 1, &frame),
+                Reason::GueSenderUnknown,
+            );
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_way_to_a_backend_is_answered_with_what_does() {
+    if !ready("what_does_not_fit_the_way_to_a_backend_is_answered_with_what_does") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        let headers = if v4 { 40 } else { 60 };
+        let mut seen = std::collections::BTreeSet::new();
+        for n in 0..40 {
+            let sized = |size: usize| packet::tcp(client(v4, n), Fixture::Backends.at(v4, 80), ACK, size - headers);
+            let (backend, _) = both.sent_bare(&sized(1460), Reason::Forwarded);
+            let fits = if world::address(backend).is_ipv4() { 1480 } else { 1460 };
+            assert_eq!(both.sent_bare(&sized(fits), Reason::Forwarded).0, backend);
+            let (reason, bytes) = both.run(&sized(fits + 1));
+            assert_eq!(reason, Reason::TooBigAnswered);
+            let told = if v4 { 14 + 20 + 6 } else { 14 + 40 + 6 };
+            assert_eq!(usize::from(u16::from_be_bytes([bytes[told], bytes[told + 1]])), fits);
+            seen.insert(backend);
+        }
+        assert_eq!(seen.len(), BACKENDS.len());
+        // An error of a router about what a backend has sent.
+        for protocol in [6, 17] {
+            let error = icmp_error(v4, Fixture::Backends, 8, protocol);
+            let (backend, _) = both.sent_bare(&error, Reason::IcmpErrorForwarded);
+            let of = match protocol {
+                6 => packet::tcp(client(v4, 1), Fixture::Backends.at(v4, 80), ACK, 0),
+                _ => packet::udp(client(v4, 1), Fixture::Backends.at(v4, 80), b"x"),
+            };
+            assert_eq!(both.sent_bare(&of, Reason::Forwarded).0, backend);
+        }
+    }
+}
+
+#[test]
+fn fragments_for_a_backend_follow_the_first_where_they_come_in() {
+    if !ready("fragments_for_a_backend_follow_the_first_where_they_come_in") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        let mut backends = std::collections::BTreeSet::new();
+        for n in 0..20 {
+            for whole in [
+                packet::tcp(client(v4, n), Fixture::Backends.at(v4, 80), ACK, 200),
+                packet::udp(client(v4, n), Fixture::Backends.at(v4, 80), &[7; 200]),
+            ] {
+                let (owner, _) = both.sent_bare(&whole, Reason::Forwarded);
+                let parts = packet::fragments(&whole, 64, 100 + n);
+                both.dropped(&parts[1], Reason::FragmentEarly);
+                for part in &parts {
+                    assert_eq!(both.sent_bare(part, Reason::FragmentForwarded).0, owner);
+                }
+                backends.insert(owner);
+            }
+        }
+        assert_eq!(backends.len(), BACKENDS.len());
+    }
+}
+
+#[test]
+fn connections_stay_with_the_backend_they_began_at() {
+    if !ready("connections_stay_with_the_backend_they_began_at") {
+        return;
+    }
+    let mut both = Both::new();
+    *both.witness.get_mut() = None;
+    // One slot's story, of every slot: 6 drains and 8 takes its new ones, then 8 drains and 7 does, 6 is back, and 8 dies.
+    let story: [[u16; 4]; 6] = [
+        [BACKEND, 0, 0, 0],
+        [BACKEND_FROM, 0, 0, BACKEND],
+        // So long ago that what has not spoken since is over.
+        [BACKEND_FROM, BACKEND, 0, BACKEND_FROM],
+        [BACKEND_V6, BACKEND, 0, BACKEND_FROM],
+        [BACKEND, BACKEND_V6, 0, BACKEND_FROM],
+        [BACKEND, BACKEND_V6, 0, BACKEND],
+    ];
+    let mut vips = world::vips();
+    let mut held: Vec<(u16, bool, u16)> = Vec::new();
+    for (step, owners) in (0u16..).zip(story) {
+        for vip in vips.iter_mut().filter(|vip| vip.id == Fixture::BackendsMoved as u16) {
+            vip.slots = world::uniform(owners);
+        }
+        both.kernel.apply(&world::machines(), &vips).expect("applied");
+        let went = |n: u16, v4: bool, flags| {
+            let frame = packet::tcp(client(v4, n), Fixture::BackendsMoved.at(v4, 80), flags, 5);
+            let program = both.kernel.program(Hook::XdpSteer).expect("loaded");
+            let bare = packet::read_bare(&sys::test_run(program, &frame, 1).expect("test run").packet);
+            BACKENDS.into_iter().find(|backend| world::address(*backend) == bare.destination).expect("a backend")
+        };
+        let alive = |backend: &u16| owners.contains(backend);
+        for (n, v4, backend) in held.iter().filter(|(.., backend)| alive(backend)) {
+            assert_eq!(went(*n, *v4, ACK), *backend, "step {step}: a connection of {n}");
+            // A trace says so too.
+            let at = |address: IpAddr, port| std::net::SocketAddr::new(address, port);
+            let vip = Fixture::BackendsMoved.at(*v4, 80);
+            let flow =
+                Flow { protocol: Protocol::Tcp, source: client(*v4, *n), destination: at(vip.ip(), 80), opens: false };
+            let trace = both.kernel.trace(&flow).expect("a trace");
+            let tunnel = trace.tunnel.expect("a tunnel");
+            assert_eq!((trace.machine, tunnel.backend, tunnel.to), (*backend, true, world::address(*backend)));
+        }
+        for v4 in [true, false] {
+            for n in step * 50..(step + 1) * 50 {
+                assert_eq!([SYN, ACK].map(|flags| went(n, v4, flags)), [owners[0]; 2], "step {step}");
+                held.push((n, v4, owners[0]));
+            }
+        }
+    }
+    // Settled: all that is left is one's.
+    assert_eq!(held.len(), 600);
+}
+
+impl Both {
+    /// Makes these the owners of every slot of a virtual IP, for the programs alone.
+    fn backends_own(&mut self, slots: std::sync::Arc<[abi::Slot]>) {
+        let mut vips = world::vips();
+        for vip in vips.iter_mut().filter(|vip| vip.id == Fixture::BackendsMoved as u16) {
+            vip.slots = slots.clone();
+        }
+        self.kernel.apply(&world::machines(), &vips).expect("applied");
+    }
+
+    /// Whom the programs send a packet to; none: they drop it.
+    fn goes_to(&self, frame: &[u8]) -> Option<u16> {
+        let program = self.kernel.program(Hook::XdpSteer).expect("loaded");
+        let ran = sys::test_run(program, frame, 1).expect("test run");
+        if ran.verdict == 1 {
+            return None;
+        }
+        let to = packet::read_bare(&ran.packet).destination;
+        BACKENDS.into_iter().find(|backend| world::address(*backend) == to)
+    }
+}
+
+#[test]
+fn fragments_go_where_the_first_went_or_nowhere() {
+    if !ready("fragments_go_where_the_first_went_or_nowhere") {
+        return;
+    }
+    let mut both = Both::new();
+    // Every other slot is nobody's.
+    let slots = (0..abi::limits::SLOTS).map(|slot| abi::Slot::of(if slot % 2 == 0 { 0 } else { BACKEND }));
+    both.backends_own(slots.collect());
+    for v4 in [true, false] {
+        let mut ends = std::collections::BTreeSet::new();
+        for n in 0..60 {
+            let whole = packet::udp(client(v4, n), Fixture::BackendsMoved.at(v4, 80), &[7; 200]);
+            let parts = packet::fragments(&whole, 64, 300 + n);
+            let first = both.goes_to(&parts[0]);
+            assert_eq!(first, both.goes_to(&whole));
+            for later in &parts[1..] {
+                assert_eq!(both.goes_to(later), first, "{n}: with no ports there is nothing that chooses another slot");
+            }
+            ends.insert(first);
+        }
+        assert_eq!(ends.len(), 2, "{ends:?}");
+    }
+}
+
+#[test]
+fn connections_are_remembered_within_bounds_and_no_longer_than_their_backend() {
+    if !ready("connections_are_remembered_within_bounds_and_no_longer_than_their_backend") {
+        return;
+    }
+    let mut both = Both::new();
+    let numbered = |n: u32, flags| {
+        let from = IpAddr::from([100, 64, (n >> 8) as u8, n as u8]);
+        let port = 1_024 + (n >> 16) as u16;
+        packet::tcp(std::net::SocketAddr::new(from, port), Fixture::BackendsMoved.at(true, 80), flags, 0)
+    };
+    both.backends_own(world::uniform([BACKEND_FROM, 0, 0, BACKEND]));
+    assert_eq!([SYN, ACK].map(|flags| both.goes_to(&numbered(0, flags))), [Some(BACKEND_FROM); 2]);
+    assert_eq!(both.goes_to(&numbered(1, ACK)), Some(BACKEND));
+    let counts = both.kernel.flow_counts();
+    assert_eq!((counts.present, counts.remembered, counts.refused), (2, 2, 0));
+    // With the backend what it had is forgotten: its number may be another's, and the client's port a new connection's.
+    both.backends_own(world::uniform([BACKEND, 0, 0, 0]));
+    assert_eq!(both.kernel.flow_counts().present, 0);
+    both.backends_own(world::uniform([BACKEND_FROM, 0, 0, BACKEND]));
+    assert_eq!(both.goes_to(&numbered(0, ACK)), Some(BACKEND));
+
+    // A flood of SYNs. What comes too fast is somebody's all the same: who had the slot before, then and later.
+    let refused = (2..4_000_000).find(|n| both.goes_to(&numbered(*n, SYN)) == Some(BACKEND));
+    let refused = refused.expect("one that came too fast");
+    assert_eq!(both.goes_to(&numbered(refused, ACK)), Some(BACKEND));
+    let mut next = refused + 1;
+    while both.kernel.flow_counts().forgotten == 0 {
+        assert!(next < 40_000_000, "{:?}", both.kernel.flow_counts());
+        for n in next..next + 10_000 {
+            both.goes_to(&numbered(n, SYN));
+        }
+        next += 10_000;
+    }
+    let counts = both.kernel.flow_counts();
+    assert!(counts.present <= 65_536 && counts.refused > 0, "{counts:?}");
+    both.backends_own(world::uniform([BACKEND_FROM, 0, 0, 0]));
+    let after = both.kernel.flow_counts();
+    assert_eq!((after.present, after.forgotten), (0, counts.forgotten), "what is taken out is not driven out");
 }
 
 #[test]
@@ -1424,6 +1713,10 @@ fn what_a_second_opinion_found() {
     for hops in [HOPS_MAX, HOPS_MAX + 1, 15] {
         assert_eq!(after(hops, &goes_on), Reason::Decapsulated, "{hops} tunnels");
     }
+    // A tunnel that says that a backend has its connection was sent on to it, with the cluster's cookie.
+    let ack = packet::tcp(client(true, 7), Fixture::Empty.at(true, 80), ACK, 0);
+    let claimed = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(5, 3, 2), &ack);
+    both.dropped(&packet::asked(&claimed, &[60, THIRD, BACKEND, 60]), Reason::MachineUnknown);
     // The claim of a machine that is forgotten with the next question was given to another.
     let ack = packet::tcp(client(true, 1), Fixture::HereLong.at(true, 80), ACK, 0);
     let tunnel = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(4, gue::held::CLOSING, 3), &ack);

@@ -26,7 +26,8 @@ pub struct FragmentWay {
     pub packed: u32,
 }
 
-/// What `xdp_steer` has found out about a fragment when it leaves it to `xdp_fragment`: the element of PART.
+/// What `xdp_steer` has found out about a fragment when it leaves it to `xdp_fragment`, or about a packet for backends when it leaves that
+/// to `xdp_backend`: the element of PART.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Part {
@@ -45,11 +46,19 @@ pub struct Part {
     /// Bytes of the packet.
     pub length: u32,
     pub class: u32,
-    /// 1: it is not the first.
+    /// 1: it is not the first; [`Part::WHOLE`]: it is for backends, and nothing behind its IP header has been read.
     pub later: u32,
 }
 
-/// What the daemon gets of a fragment that came too early, in front of its frame: see HELD.
+impl Part {
+    pub const WHOLE: u32 = 2;
+    /// Of what the daemon gets: it is for a backend, does not fit one tunnel, and may travel in several. The addresses of its key are
+    /// those of the tunnel, and the protocol is what a tunnel carries.
+    pub const LONG: u32 = 4;
+}
+
+/// What the daemon gets of a fragment that came too early, or of a packet that is too long ([`Part::LONG`]), in front of its frame: see
+/// HELD.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HeldFragment {

@@ -38,11 +38,14 @@ pub const FLAGS: u16 = 0x0001;
 /// Tells our private bytes from anybody else's.
 pub const MAGIC: u8 = 0x57;
 
+/// The UDP header and this one.
+pub const WITH_UDP: usize = 8 + LENGTH;
+
 /// What an outer IPv4, UDP and GUE header add to a packet.
-pub const OVERHEAD_V4: usize = 20 + 8 + LENGTH;
+pub const OVERHEAD_V4: usize = 20 + WITH_UDP;
 
 /// The same over IPv6.
-pub const OVERHEAD_V6: usize = 40 + 8 + LENGTH;
+pub const OVERHEAD_V6: usize = 40 + WITH_UDP;
 
 /// The byte with the count of tunnels, the best claim of all machines that were asked, and whose it is: see [`Asked::at`].
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! and the sizes of the maps with their reasons. No code that decides anything.
 //!
 //! Reading order: `limits`, `address`, `vip`, `slot`, `machine`, `config`, `access`, `limit`, `listener`, `fragment`,
-//! `syn`, `way`, `reason`, `counter`, `capture`, `gue`.
+//! `delivery`, `syn`, `way`, `reason`, `counter`, `capture`, `gue`.
 //!
 //! Every type here consists of integers and byte arrays, has no padding the compiler could leave uninitialised and
 //! accepts every bit pattern, so either side may copy it as bytes. Change a layout and [`limits::LAYOUT_VERSION`] together:
@@ -17,6 +17,7 @@ pub mod address;
 pub mod capture;
 pub mod config;
 pub mod counter;
+pub mod delivery;
 pub mod fragment;
 pub mod gue;
 pub mod limit;
@@ -33,6 +34,7 @@ pub use address::Address;
 pub use capture::{Capture, Captured};
 pub use config::{Config, Settings, Switch};
 pub use counter::Counter;
+pub use delivery::Delivery;
 pub use fragment::{FragmentKey, FragmentWay, HeldFragment, Part};
 pub use limit::{Limit, SourceKey};
 pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};

@@ -1,7 +1,9 @@
 //! How much of everything there can be, who fills it, and why that many.
 
+use crate::limit::Rate;
+
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -53,6 +55,15 @@ pub const ACCESS_PREFIXES_MAX: u32 = 2 * 1_048_576;
 
 /// Sources whose new connections are counted, of all virtual IPs together, the longest unused forgotten first: 6 MB.
 pub const SOURCES_MAX: u32 = 65_536;
+
+/// Connections whose backend is remembered because their slot has had another, of all virtual IPs together, the longest unused forgotten
+/// first: 7 MB. Touched by packets of such slots only.
+pub const FLOWS_MAX: u32 = 65_536;
+
+/// How many of them are remembered anew in a second, and at once: a flood of segments drives no connection out of FLOWS that has spoken
+/// within the last twelve seconds. What comes faster goes where packets go of which nothing is remembered, and so do all packets of its
+/// connection.
+pub const FLOWS_RATE: Rate = Rate::new(4_096, 16_384);
 
 /// Entries of WAYS: the routes of the interfaces that packets arrive on. A machine with more (one that has the whole table of the
 /// Internet) is told that its ways are not known.

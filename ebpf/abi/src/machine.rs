@@ -1,4 +1,4 @@
-//! The machines that slots point at.
+//! The machines that slots point at, and servers that do not run Weir.
 
 use crate::Address;
 
@@ -6,13 +6,18 @@ use crate::Address;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
-    /// Where GUE for this machine is sent.
+    /// Where packets for this machine are sent.
     pub address: Address,
-    /// Bits of [`Machine::PRESENT`] and [`Machine::OWN`].
+    /// Of a backend: where they are sent from, the first address of a range, of the family of `address`.
+    pub source: Address,
+    /// Bits of [`Machine::PRESENT`] and the others.
     pub flags: u32,
     /// Destination MAC of frames sent to it; all zero: answer to the MAC the frame came from, i.e. through the router.
     pub next_hop: [u8; 6],
     pub reserved: [u8; 6],
+    /// Of a backend: which bits of the last word of `source` differ from connection to connection, as they lie in memory.
+    pub spread: u32,
+    pub reserved_too: u32,
 }
 
 /// Key of the map SENDERS: an address that GUE of a machine of ours comes from. Its value is the machine's index. Both generations
@@ -30,6 +35,8 @@ impl Machine {
     pub const PRESENT: u32 = 1;
     /// It is the one this program runs on.
     pub const OWN: u32 = 2;
+    /// It does not run Weir: it takes IP in IP (RFC 2003, RFC 2473, RFC 4213), answers clients itself, and passes nothing on.
+    pub const BACKEND: u32 = 4;
 
     #[inline(always)]
     pub const fn is_present(&self) -> bool {
@@ -40,6 +47,17 @@ impl Machine {
     pub const fn is_own(&self) -> bool {
         self.flags & Self::OWN != 0
     }
+
+    /// It is there, and takes tunnels with the cluster's cookie, which nobody else is to hear: whatever a packet says of who claims it.
+    #[inline(always)]
+    pub const fn takes_gue(&self) -> bool {
+        self.flags & (Self::PRESENT | Self::BACKEND) == Self::PRESENT
+    }
+
+    #[inline(always)]
+    pub const fn is_backend(&self) -> bool {
+        self.flags & Self::BACKEND != 0
+    }
 }
 
-const _: () = assert!(size_of::<Machine>() == 32 && size_of::<SenderKey>() == 20);
+const _: () = assert!(size_of::<Machine>() == 56 && size_of::<SenderKey>() == 20);

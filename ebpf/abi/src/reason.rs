@@ -124,6 +124,9 @@ reasons! {
     SynCookieSent = 41, "syn_cookie_sent", Transmit;
     /// Of no connection and without a SYN cookie of this machine, while more come than its virtual IP takes without.
     SynCookieWrong = 42, "syn_cookie_wrong", Drop;
+    /// For a backend, would not fit the interface once encapsulated, and is nothing one may answer: the daemon sends it there in several
+    /// tunnels.
+    TooBigHeld = 43, "too_big_held", Drop;
 }
 
 const _: () = {

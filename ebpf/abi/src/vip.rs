@@ -33,6 +33,8 @@ pub struct VipAddress {
     pub services: [Service; SERVICES_MAX],
     /// How many of `services` are filled.
     pub count: u32,
+    /// 1: the slots of all of them name backends, see [`Service::BACKENDS`].
+    pub backends: u32,
 }
 
 /// One port, one range of ports, or (0 to 65535) any port of an address, for one protocol.
@@ -148,7 +150,7 @@ impl Before {
 }
 
 impl VipAddress {
-    pub const EMPTY: VipAddress = VipAddress { services: [Service::NONE; SERVICES_MAX], count: 0 };
+    pub const EMPTY: VipAddress = VipAddress { services: [Service::NONE; SERVICES_MAX], count: 0, backends: 0 };
 }
 
 impl Service {
@@ -158,6 +160,8 @@ impl Service {
     pub const LIMITED: u8 = 2;
     /// What comes too fast is answered with SYN cookies: likewise.
     pub const COOKIES: u8 = 4;
+    /// Its slots name backends: see [`crate::Machine::BACKEND`].
+    pub const BACKENDS: u8 = 8;
 
     pub const NONE: Service = Service {
         port_first: 0,
@@ -195,7 +199,7 @@ const _: () = assert!(size_of::<Service>() == 5 * size_of::<u16>() + 2 * size_of
 const _: () = assert!(size_of::<VipKey>() == 20 && size_of::<VipPlace>() == 24 && align_of::<VipPlace>() == 4);
 const _: () = assert!(size_of::<Before>() == 2 * size_of::<Counts>() + 8 && size_of::<Before>() == 64);
 const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
-const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);
+const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 8);
 
 #[cfg(test)]
 mod tests {

@@ -24,10 +24,19 @@ pub fn read(frame: &impl Frame, sent: bool, reason: u8, forget: impl Fn(usize) -
     let outer = if kind == IPV4 { HEADER_V4 } else { HEADER_V6 };
     let mut hops = 0;
     if sent {
-        let Some(w) = frame.window::<{ UDP_HEADER + LENGTH }>(at + outer) else { return none };
-        kind = if w.u8(UDP_HEADER + 1) == INNER_V4 { IPV4 } else { IPV6 };
-        hops = abi::gue::hops(w.u8(UDP_HEADER + 4)) as u32;
-        at += outer + UDP_HEADER + LENGTH;
+        let Some(w) = frame.window::<HEADER_V4>(at) else { return none };
+        let carried = if kind == IPV4 { w.u8(9) } else { w.u8(6) };
+        at = forget(at + outer);
+        let carried = if carried == UDP {
+            let Some(w) = frame.window::<{ UDP_HEADER + LENGTH }>(at) else { return none };
+            hops = abi::gue::hops(w.u8(UDP_HEADER + 4)) as u32;
+            at += UDP_HEADER + LENGTH;
+            w.u8(UDP_HEADER + 1)
+        } else {
+            // To a backend.
+            carried
+        };
+        kind = if forget((carried == INNER_V4) as usize) != 0 { IPV4 } else { IPV6 };
     } else if reason == Reason::TooBigAnswered as u8 {
         // What did not fit lies behind the header of the message.
         at += outer + icmp::HEADER;

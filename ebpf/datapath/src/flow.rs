@@ -45,6 +45,19 @@ impl Flow {
         (finish(h) >> 32) as u32
     }
 
+    /// What the connection is remembered by: another one has the same by chance alone, once in 2^64.
+    #[inline(always)]
+    pub fn name(&self, seed: u32) -> u64 {
+        let (s, d) = (&self.source.0, &self.destination.0);
+        let mut h = START ^ seed as u64;
+        h = fold(h, word(s[0], s[1]));
+        h = fold(h, word(s[2], s[3]));
+        h = fold(h, word(d[0], d[1]));
+        h = fold(h, word(d[2], d[3]));
+        h = fold(h, (self.source_port as u64) << 32 | (self.destination_port as u64) << 8 | self.protocol as u64);
+        finish(h)
+    }
+
     /// Different for different connections whatever counts for the slot, so that the receiver's queues share the work.
     #[inline(always)]
     pub fn entropy(&self) -> u32 {

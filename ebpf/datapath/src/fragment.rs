@@ -4,7 +4,7 @@
 
 use abi::gue::{Asked, held, held_of, hops, pack};
 use abi::limits::HOPS_MAX;
-use abi::{FragmentWay, Part, Reason, Slot, Switch, VipAddress};
+use abi::{Delivery, FragmentWay, Part, Reason, Service, Slot, Switch, VipAddress};
 
 use crate::ethernet::Ethernet;
 use crate::flow::Flow;
@@ -41,7 +41,10 @@ impl<T: Tables> Road<'_, T> {
             destination_port: 0,
         };
         let entropy = flow.entropy();
-        let Some((vip, meet)) = self.meeting_place(address, &flow) else { return Ok(self.stay(Reason::PortNotServed)) };
+        let Some((first, meet)) = self.meeting_place(address, &flow) else {
+            return Ok(self.stay(Reason::PortNotServed));
+        };
+        let vip = first.vip;
         let ends = |reason| Ok(Outcome { vip, ..nobody(reason) });
         // Nobody was asked for it yet, so it is on its way to where they meet, or there.
         let meets = meet == own && self.asked.at(0) == 0;
@@ -61,6 +64,14 @@ impl<T: Tables> Road<'_, T> {
             let Some(way) = self.tables.way(part) else {
                 return ends(if self.tables.hold(part) { Reason::FragmentHeld } else { Reason::FragmentEarly });
             };
+            if way.packed == Delivery::BARE {
+                if way.machine == 0 {
+                    // As the first one: without its ports there is nothing that chooses another.
+                    return ends(Reason::SlotEmpty);
+                }
+                let delivery = self.delivery(*part, &flow, first, Delivery::PART, way.machine);
+                return Ok(self.tables.deliver(frame, delivery));
+            }
             if way.machine == 0 {
                 return ends(local);
             }
@@ -83,6 +94,10 @@ impl<T: Tables> Road<'_, T> {
                 self.tables.remember(part, FragmentWay::default());
                 return Ok(Outcome { vip: service.vip, ..nobody(reason) });
             }
+            if service.flags & Service::BACKENDS != 0 {
+                let what = kind.0 as u32 | Delivery::PART | Delivery::FIRST;
+                return Ok(self.tables.deliver(frame, self.delivery(*part, &flow, service, what, 0)));
+            }
             let plan = self.choose::<false>(&flow, service, kind, 0, self.hops > 0 && !meets);
             let (machine, packed) = (plan.to as u32, plan.packed as u32);
             self.tables.remember(part, FragmentWay { at_ns: 0, machine, packed });
@@ -91,9 +106,10 @@ impl<T: Tables> Road<'_, T> {
         self.send::<false>(frame, plan, entropy)
     }
 
-    /// The machine where all fragments of the datagram meet, 0 for nobody, and whose counters those are that tell no port.
+    /// The machine where all fragments of the datagram meet, 0 for nobody, and whose those are that tell no port. On their way to a backend
+    /// they meet where they come in: routers send those of a datagram one way.
     #[inline(always)]
-    fn meeting_place(&self, address: &VipAddress, portless: &Flow) -> Option<(u16, u16)> {
+    fn meeting_place<'v>(&self, address: &'v VipAddress, portless: &Flow) -> Option<(&'v Service, u16)> {
         let mut i = 0;
         loop {
             if i as u32 >= address.count {
@@ -107,8 +123,11 @@ impl<T: Tables> Road<'_, T> {
         let service = address.services.get(self.tables.forget(i))?;
         let number = Slot::number(portless.hash(&service.counts, self.live.settings.seed));
         let slot = self.tables.slot(service.table, number);
-        let meet = if slot.current() == 0 { slot.previous() } else { slot.current() };
-        Some((service.vip, self.tables.forget(meet as usize) as u16))
+        let mut meet = if slot.current() == 0 { slot.previous() } else { slot.current() };
+        if service.flags & Service::BACKENDS != 0 {
+            meet = self.live.settings.own as u16;
+        }
+        Some((service, self.tables.forget(meet as usize) as u16))
     }
 
     /// The ports of the first one, and what it is to its connection.

@@ -4,6 +4,7 @@ use abi::gue::{Asked, FLAGS, LENGTH, LENGTH_BITS, MAGIC, OVERHEAD_V4, OVERHEAD_V
 use abi::{Machine, Reason, SenderKey, Settings};
 
 use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
+use crate::icmp::write_addresses_v6;
 use crate::ip::{HEADER_V4, HEADER_V6, Ip, UDP};
 use crate::{Frame, Live, Tables, Window};
 
@@ -130,40 +131,52 @@ pub fn wrap(
         }
         let Some(w) = frame.window::<OVERHEAD_V4>(link.length) else { return Err(Reason::HeadroomMissing) };
         let length = (HEADER_V4 + datagram) as u16;
-        w.put_u8(0, 0x45);
-        w.put_u8(1, wrap.class);
-        w.put_u16(2, length);
-        // Never fragmented (RFC 6864 section 4.1: the identification then means nothing).
-        w.put_u16(4, 0);
-        w.put_u16(6, DO_NOT_FRAGMENT);
-        w.put_u8(8, TTL);
-        w.put_u8(9, UDP);
-        w.put_u16_raw(10, checksum_v4(wrap.class, length, UDP, own.v4_raw(), destination.v4_raw()));
-        w.put_u32_raw(12, own.v4_raw());
-        w.put_u32_raw(16, destination.v4_raw());
+        write_outer_v4(w, wrap.class, length, UDP, own.v4_raw(), destination.v4_raw());
         write_udp_gue(w, HEADER_V4, datagram, settings.cookie, wrap);
     } else {
         if !frame.push_head(OVERHEAD_V6) || !link.write(frame, IPV6, send) {
             return Err(Reason::HeadroomMissing);
         }
         let Some(w) = frame.window::<OVERHEAD_V6>(link.length) else { return Err(Reason::HeadroomMissing) };
-        w.put_u16(0, 0x6000 | (wrap.class as u16) << 4);
-        w.put_u16(2, 0);
-        w.put_u16(4, datagram as u16);
-        w.put_u8(6, UDP);
-        w.put_u8(7, TTL);
-        let (s, d) = (&own.0, &destination.0);
-        w.put_u32_raw(8, s[0]);
-        w.put_u32_raw(12, s[1]);
-        w.put_u32_raw(16, s[2]);
-        w.put_u32_raw(20, s[3]);
-        w.put_u32_raw(24, d[0]);
-        w.put_u32_raw(28, d[1]);
-        w.put_u32_raw(32, d[2]);
-        w.put_u32_raw(36, d[3]);
+        write_outer_v6(w, wrap.class, 0, datagram as u16, UDP, &own.0, &destination.0);
         write_udp_gue(w, HEADER_V6, datagram, settings.cookie, wrap);
     }
     Ok(())
+}
+
+/// The header around a packet: `length` is of both together.
+#[inline(always)]
+pub fn write_outer_v4(w: impl Window, class: u8, length: u16, protocol: u8, source: u32, destination: u32) {
+    w.put_u8(0, 0x45);
+    w.put_u8(1, class);
+    w.put_u16(2, length);
+    // Never fragmented (RFC 6864 section 4.1: the identification then means nothing).
+    w.put_u16(4, 0);
+    w.put_u16(6, DO_NOT_FRAGMENT);
+    w.put_u8(8, TTL);
+    w.put_u8(9, protocol);
+    w.put_u16_raw(10, checksum_v4(class, length, protocol, source, destination));
+    w.put_u32_raw(12, source);
+    w.put_u32_raw(16, destination);
+}
+
+/// The same with IPv6: `length` is of what is carried, and of `label` the last 20 bits count.
+#[inline(always)]
+pub fn write_outer_v6(
+    w: impl Window,
+    class: u8,
+    label: u32,
+    length: u16,
+    protocol: u8,
+    source: &[u32; 4],
+    destination: &[u32; 4],
+) {
+    w.put_u16(0, 0x6000 | (class as u16) << 4 | (label >> 16) as u16 & 0x0f);
+    w.put_u16(2, label as u16);
+    w.put_u16(4, length);
+    w.put_u8(6, protocol);
+    w.put_u8(7, TTL);
+    write_addresses_v6(w, source, destination);
 }
 
 #[inline(always)]
@@ -210,5 +223,5 @@ pub const TTL: u8 = 64;
 pub const DO_NOT_FRAGMENT: u16 = 0x4000;
 
 const UDP_HEADER: usize = 8;
-const PROTOCOL_IPV4: u8 = 4;
-const PROTOCOL_IPV6: u8 = 41;
+pub const PROTOCOL_IPV4: u8 = 4;
+pub const PROTOCOL_IPV6: u8 = 41;

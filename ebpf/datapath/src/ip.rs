@@ -85,7 +85,7 @@ impl Ip {
         })
     }
 
-    /// Of a fragment whose header was read before.
+    /// Of a packet whose header was read before.
     #[inline(always)]
     pub fn of(part: &Part) -> Ip {
         Ip {
@@ -96,7 +96,7 @@ impl Ip {
             protocol: part.key.protocol as u8,
             class: part.class as u8,
             length: part.length as usize,
-            first: 0,
+            first: 0x45,
             fragment: 0,
         }
     }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod backend;
 pub mod capture;
 pub mod fragment;
 pub mod frame;

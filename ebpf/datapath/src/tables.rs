@@ -3,16 +3,17 @@
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use abi::limits::FLOWS_RATE;
 use abi::{
-    AccessKey, Address, Before, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot, SourceKey,
-    Switch, Syn, VipAddress, VipKey, VipPlace,
+    AccessKey, Address, Before, Delivery, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot,
+    SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace,
 };
 
 use crate::owners::{self, Decision, Question};
 use crate::steer::watched;
 use crate::syn::{Offer, Segment, Way};
 use crate::{Frame, Outcome};
-use crate::{admission, fragment, syn};
+use crate::{admission, backend, fragment, syn};
 
 pub trait Tables {
     /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
@@ -169,13 +170,44 @@ pub trait Tables {
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
 
-    /// [`fragment::steer`]; in BPF a program by itself, and this does not return.
+    /// [`fragment::steer`], or [`backend::steer`] as the part says; in BPF programs by themselves, and this does not return.
     #[inline(always)]
-    fn fragment(&self, frame: &mut impl Frame, part: Part) -> Outcome
+    fn leave(&self, frame: &mut impl Frame, part: Part) -> Outcome
     where
         Self: Sized,
     {
+        if part.later >= Part::WHOLE {
+            return backend::steer(frame, self, &part);
+        }
         fragment::steer(frame, self, &part)
+    }
+
+    /// [`backend::deliver`]; in BPF a program by itself, and this does not return.
+    #[inline(always)]
+    fn deliver(&self, frame: &mut impl Frame, delivery: Delivery) -> Outcome
+    where
+        Self: Sized,
+    {
+        backend::deliver(frame, self, &delivery)
+    }
+
+    /// Who has a connection, by its [`crate::flow::Flow::name`], as [`abi::delivery::remembered`] has it; 0: nobody is remembered.
+    fn flow(&self, name: u64) -> u32;
+
+    /// Remembers it.
+    fn keep_flow(&self, name: u64, remembered: u32);
+
+    /// Whether one more may be remembered now of which nothing was; counts it, and those for which there is no room.
+    #[inline(always)]
+    fn may_keep_flow(&self, live: &Live<'_>) -> bool {
+        // Behind the buckets of the virtual IPs.
+        let first = 2 * live.settings.vips;
+        let Some(bucket) = self.vip_bucket(first) else { return false };
+        let may = admission::take(&bucket, self.now_ns(), FLOWS_RATE);
+        if let Some(count) = self.vip_bucket(first + 2 - may as u32) {
+            count.add(1);
+        }
+        may
     }
 
     /// Where the first fragment of the datagram went from here; none when it has not come by, or is forgotten.
@@ -186,6 +218,9 @@ pub trait Tables {
 
     /// Gives the daemon a fragment to keep until the first of its datagram is here. False when nobody takes it.
     fn hold(&self, part: &Part) -> bool;
+
+    /// Gives it a packet to send on in several tunnels, likewise: see [`Part::LONG`].
+    fn send_in_parts(&self, part: Part) -> bool;
 
     /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
     /// only a listener is found and the packet answers a SYN cookie of this machine, that is a connection: [`NEW_SYN_RECV`].

@@ -198,6 +198,16 @@ impl Tables for World {
         false
     }
 
+    fn flow(&self, _: u64) -> u32 {
+        0
+    }
+
+    fn keep_flow(&self, _: u64, _: u32) {}
+
+    fn send_in_parts(&self, _: Part) -> bool {
+        true
+    }
+
     fn tcp_state(&self, _: &Question) -> u32 {
         self.state
     }

@@ -13,15 +13,17 @@
 //! | ACCESS_BLOCKS | hash | first 24 bits of an IPv4 address → states of the 256 | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | ACCESS_PREFIXES | trie | AccessKey → DENY or ALLOW | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | LIMITS | array, mapped | generation × vips + vip → Limit | 2 × vips at load | userspace, as VIPS | xdp_steer, xdp_fragment | none |
-//! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket | 2 × vips at load | xdp_steer, xdp_fragment | the same | none |
+//! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket; behind them the bucket of FLOWS, and what was and was not remembered there | 2 × vips + 3 at load | xdp_steer, xdp_fragment, xdp_backend, xdp_deliver | the same, userspace | none |
 //! | SOURCES | LRU hash | SourceKey → bucket | 65,536 | xdp_steer, xdp_fragment | the same | longest unused |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
-//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture, 2 → xdp_syn | 3 | userspace | xdp_steer, xdp_fragment | none |
+//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture, 2 → xdp_syn, 3 → xdp_backend, 4 → xdp_deliver | 5 | userspace | xdp_steer, xdp_fragment, xdp_backend | none |
 //! | SYN | array per CPU | 0 → Syn | 1 | xdp_steer, for xdp_syn | xdp_syn | none |
-//! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment | xdp_fragment | none |
+//! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment and xdp_backend | these; xdp_deliver, for HELD | none |
 //! | FRAGMENTS | LRU hash | FragmentKey → FragmentWay | 16,384 | xdp_fragment | xdp_fragment, userspace | longest unused |
+//! | DELIVERY | array per CPU | 0 → Delivery | 1 | xdp_backend, xdp_fragment, for xdp_deliver | xdp_deliver | none |
+//! | FLOWS | LRU hash | `Flow::name` → vip and backend | 65,536 | xdp_deliver; userspace takes out | xdp_deliver, userspace | longest unused |
 //! | CAPTURED | array per CPU | 0 → Captured | 1 | xdp_steer, xdp_fragment, for xdp_capture | xdp_capture | none |
 //! | CAPTURES | array, mapped | capture → Capture | 4 | userspace; buckets and counts xdp_capture | xdp_capture, userspace | none |
 //! | SEEN | perf events | Captured and the frame | one ring per CPU | xdp_capture | userspace | what does not fit |
@@ -41,12 +43,12 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEvent
 use abi::access::{AccessBlock, WORDS};
 use abi::capture::CAPTURES_MAX;
 use abi::limits::{
-    ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX,
-    SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX, WAYS_MAX,
+    ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FLOWS_MAX, FRAGMENTS_MAX, LISTENERS_MAX,
+    MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX, WAYS_MAX,
 };
 use abi::{
-    Before, Capture, Captured, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit,
-    ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
+    Before, Capture, Captured, Config, Counter, Delivery, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment,
+    Limit, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
 };
 use datapath::owners::Question;
 
@@ -109,12 +111,14 @@ pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ROADS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+pub static ROADS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 
 /// Elements of ROADS.
 pub const FRAGMENT_ROAD: u32 = 0;
 pub const CAPTURE_ROAD: u32 = 1;
 pub const SYN_ROAD: u32 = 2;
+pub const BACKEND_ROAD: u32 = 3;
+pub const DELIVER_ROAD: u32 = 4;
 
 #[map]
 pub static SYN: PerCpuArray<Syn> = PerCpuArray::with_max_entries(1, 0);
@@ -124,6 +128,12 @@ pub static PART: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0)
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentWay> = LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+
+#[map]
+pub static DELIVERY: PerCpuArray<Delivery> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static FLOWS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 
 #[map]
 pub static CAPTURED: PerCpuArray<Captured> = PerCpuArray::with_max_entries(1, 0);

@@ -11,8 +11,8 @@ use abi::access::{block_of, place_in_block};
 use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
-    AccessKey, Address, Before, Config, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey, Settings,
-    Slot, SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace, WayKey,
+    AccessKey, Address, Before, Config, Delivery, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey,
+    Settings, Slot, SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace, WayKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::steer::watched;
@@ -25,8 +25,9 @@ use crate::cookie::{answers, cookie, offer, way};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
-    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES,
-    PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIP_PREFIXES, VIPS, WAYS, switch,
+    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BACKEND_ROAD, BEFORE, BUCKETS, CONFIG, DELIVER_ROAD, DELIVERY, FLOWS,
+    FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD,
+    VIP_PREFIXES, VIPS, WAYS, switch,
 };
 use crate::sender::sender;
 
@@ -56,17 +57,46 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn fragment(&self, _: &mut impl Frame, part: Part) -> Outcome {
+    fn leave(&self, _: &mut impl Frame, part: Part) -> Outcome {
         if let Some(held) = PART.get_ptr_mut(0) {
             // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile; the program that is called is of the
             // same kind.
             unsafe {
                 (&raw mut (*held).part).write(Part { arrived: self.arrived as u32, ..part });
-                let _ = ROADS.tail_call(&XdpContext::new(self.context), FRAGMENT_ROAD);
+                let _ = ROADS.tail_call(
+                    &XdpContext::new(self.context),
+                    FRAGMENT_ROAD + BACKEND_ROAD * (part.later / Part::WHOLE),
+                );
             }
         }
         // There is no program: userspace puts it there before this one runs.
         Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0, hops: 0, watched: watched::NOT }
+    }
+
+    #[inline(always)]
+    fn deliver(&self, _: &mut impl Frame, delivery: Delivery) -> Outcome {
+        if let Some(place) = DELIVERY.get_ptr_mut(0) {
+            // SAFETY: as in `leave`.
+            unsafe {
+                // What `xdp_fragment` leaves has it from there.
+                let arrived = delivery.part.arrived | self.arrived as u32;
+                place.write(Delivery { part: Part { arrived, ..delivery.part }, ..delivery });
+                let _ = ROADS.tail_call(&XdpContext::new(self.context), DELIVER_ROAD);
+            }
+        }
+        // There is no program, as in `leave`.
+        Outcome { reason: Reason::MachineUnknown, vip: 0, machine: 0, hops: 0, watched: watched::NOT }
+    }
+
+    #[inline(always)]
+    fn flow(&self, name: u64) -> u32 {
+        // SAFETY: one whose element is used anew while it is read is another's, and is compared with those of its slot.
+        unsafe { FLOWS.get(&name) }.map_or(0, |remembered| *remembered)
+    }
+
+    #[inline(always)]
+    fn keep_flow(&self, name: u64, remembered: u32) {
+        let _ = FLOWS.insert(&name, remembered, 0);
     }
 
     #[inline(always)]
@@ -86,6 +116,15 @@ impl Tables for Maps {
         let _ = FRAGMENTS.insert(&part.key, FragmentWay { at_ns, ..way }, 0);
     }
 
+    #[inline(always)]
+    fn send_in_parts(&self, part: Part) -> bool {
+        let Some(held) = PART.get_ptr_mut(0) else { return false };
+        // SAFETY: an element of this CPU's, on which no other XDP program runs meanwhile.
+        unsafe { (&raw mut (*held).part).write(part) };
+        self.hold(&part)
+    }
+
+    /// The part lies in PART already.
     #[inline(always)]
     fn hold(&self, _: &Part) -> bool {
         let Some(held) = PART.get_ptr_mut(0) else { return false };
@@ -223,7 +262,7 @@ impl Tables for Maps {
             && let Some(place) = SYN.get_ptr_mut(0)
         {
             let Outcome { reason, vip, hops, .. } = outcome;
-            // SAFETY: as in `fragment`.
+            // SAFETY: as in `leave`.
             unsafe {
                 place.write(Syn {
                     switch: live.switch.0,

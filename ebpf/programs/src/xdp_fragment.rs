@@ -3,7 +3,7 @@
 //! - **Hook**: XDP, by tail call
 //! - **Attaches to**: element 0 of ROADS
 //! - **Reads**: PART; CONFIG, VIPS, VIP_PREFIXES, SLOTS, MACHINES, LIMITS, FRAGMENTS, QUESTION; the kernel's TCP sockets
-//! - **Writes**: FRAGMENTS, HELD, BUCKETS, SOURCES, COUNTERS, STEERED, QUESTION, CAPTURED; the packet
+//! - **Writes**: FRAGMENTS, DELIVERY, HELD, BUCKETS, SOURCES, COUNTERS, STEERED, QUESTION, CAPTURED; the packet
 //! - **Verdicts**: as `xdp_steer`
 //! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)
 //! - **Stack/insn budget**: 512 bytes; 38,000 instructions examined

@@ -9,6 +9,8 @@ use crate::packet::{checksum, icmp};
 pub struct Around {
     pub from: IpAddr,
     pub to: IpAddr,
+    /// RFC 2003, RFC 2473 and RFC 4213: nothing between the two IP headers.
+    pub bare: bool,
     /// None: back to the router the packet came from.
     pub next_hop: Option<[u8; 6]>,
     pub past: Past,
@@ -33,6 +35,11 @@ pub fn tunnel(frame: &[u8], link: &Link, header: &Header, around: &Around) -> Ve
     udp.extend([0, 0]);
     udp.extend(gue);
 
+    let carries = if header.v4 { 4 } else { 41 };
+    let protocol = if around.bare { carries } else { 17 };
+    if around.bare {
+        udp.clear();
+    }
     let length = udp.len() + header.length;
     let mut ip = Vec::new();
     match (around.from, around.to) {
@@ -40,7 +47,7 @@ pub fn tunnel(frame: &[u8], link: &Link, header: &Header, around: &Around) -> Ve
             ip.extend([0x45, header.class]);
             ip.extend((20 + length as u16).to_be_bytes());
             // RFC 6864: what is never divided needs no identification.
-            ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+            ip.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
             ip.extend([from.octets(), to.octets()].concat());
             let sum = checksum(&ip);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -48,7 +55,7 @@ pub fn tunnel(frame: &[u8], link: &Link, header: &Header, around: &Around) -> Ve
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             ip.extend((6u32 << 28 | u32::from(header.class) << 20).to_be_bytes());
             ip.extend((length as u16).to_be_bytes());
-            ip.extend([17, 64]);
+            ip.extend([protocol, 64]);
             ip.extend([from.octets(), to.octets()].concat());
         }
         _ => panic!("both addresses of one family"),

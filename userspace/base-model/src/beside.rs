@@ -16,7 +16,7 @@ use crate::ip_filter::Cidr;
 use crate::kinds;
 use crate::object::{Listening, Object, Spec};
 use crate::pool_servers::pool_servers;
-use crate::problem::{Findings, Problem, nth};
+use crate::problem::{Findings, Problem, at, nth};
 use crate::room::Room;
 use crate::service_registry::{ServiceRegistrySpec, services_of};
 use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
@@ -51,6 +51,8 @@ pub struct Outline {
     pub claim: Option<Claim>,
     /// Of an AccessList.
     pub prefixes: usize,
+    /// Of a VirtualIP.
+    pub backends: usize,
     /// Addresses of the servers of its pools.
     pub servers: BTreeSet<IpAddr>,
 }
@@ -134,6 +136,10 @@ impl Outline {
                 Spec::AccessList(list) => list.prefixes(),
                 _ => 0,
             },
+            backends: match &object.spec {
+                Spec::VirtualIp(vip) => vip.backends.len(),
+                _ => 0,
+            },
             servers: servers_of(&object.document.spec),
         }
     }
@@ -158,12 +164,15 @@ impl Outline {
         };
         let listed = |name| field(fields, name).and_then(Value::as_array).map_or(0, Vec::len);
         let prefixes = if kind == "AccessList" { listed("deny") + listed("allow") } else { 0 };
-        Some(Outline { name, kind, claim, prefixes, servers: servers_of(document) })
+        let backends = if kind == "VirtualIP" { listed("backends") } else { 0 };
+        Some(Outline { name, kind, claim, prefixes, backends, servers: servers_of(document) })
     }
 }
 
 fn servers_of(document: &Value) -> BTreeSet<IpAddr> {
-    pool_servers(document).into_iter().map(|(address, ..)| address).collect()
+    let backends = document.as_object().and_then(|fields| field(fields, "backends")?.as_array()).into_iter().flatten();
+    let address = |backend: &Value| field(backend.as_object()?, "address")?.as_str()?.parse::<IpAddr>().ok();
+    pool_servers(document).into_iter().map(|(address, ..)| address).chain(backends.filter_map(address)).collect()
 }
 
 /// How many routes of a stored server lead to the pipeline.
@@ -343,7 +352,12 @@ impl<'o> Beside<'o> {
                 }
             }
             self.room.check(&changed.document.name, &claim, &mut findings);
+            self.room.check_backends(&Outline::of(changed), &mut findings);
+            self.check_sharers(&Outline::of(changed), &claim, &mut findings);
             self.check_prefixes(&changed.document.name, &claim, &mut findings);
+            if let Spec::VirtualIp(vip) = &changed.spec {
+                self.check_backends(&changed.document.name, vip, &claim, &mut findings);
+            }
         }
         self.check_servers(&changed.document.spec, &mut findings);
         let (kind, name) = (changed.spec.kind(), changed.document.name.as_str());
@@ -382,6 +396,57 @@ impl<'o> Beside<'o> {
             findings.warn("serviceRegistry", text);
         }
         findings
+    }
+
+    /// Whoever shares an address has machines there as well, or backends as well: packets are told apart by their address.
+    fn check_sharers(&self, changed: &Outline, claim: &Claim, findings: &mut Findings) {
+        if claim.door != Door::VirtualIp {
+            return;
+        }
+        for (i, address) in claim.addresses.iter().enumerate() {
+            let sharers = self.claims.vips.get(address).into_iter().flatten().map(|(other, _)| *other);
+            let mut others = sharers.filter(|other| *other != changed.name);
+            if let Some(other) = others.find(|other| self.room.has_backends(other) != (changed.backends > 0)) {
+                let (theirs, own) =
+                    if changed.backends > 0 { ("machines", "backends") } else { ("backends", "machines") };
+                let message = format!("VirtualIP {other} has {theirs} at this address, and this one {own}");
+                let problem = Problem::new(nth("addresses", i), message).text(&address.to_string());
+                findings.problem(problem.advice("take another address for one of the two"));
+            }
+        }
+    }
+
+    /// What is sent to a backend must not come to an edge again, and what comes from its sources is nobody's.
+    fn check_backends(&self, name: &str, vip: &VirtualIpSpec, claim: &Claim, findings: &mut Findings) {
+        let other = |meets: &dyn Fn(&Cidr) -> bool| {
+            let of = self.claims.vips.iter().filter(|(prefix, _)| meets(prefix));
+            let of = of.flat_map(|(prefix, of)| of.iter().map(move |(other, _)| (*other, *prefix)));
+            of.filter(|(other, _)| *other != name).min_by_key(|(other, prefix)| (*other, prefix.length()))
+        };
+        for (i, backend) in vip.backends.iter().enumerate() {
+            let Ok(address) = backend.address.parse::<IpAddr>() else { continue };
+            if let Some((other, prefix)) = other(&|prefix| prefix.contains(address)) {
+                let lies = if prefix.is_address() { "an address".to_owned() } else { format!("lies in {prefix}") };
+                let message = format!("{lies} of VirtualIP {other}: packets would never leave the edges");
+                let problem = Problem::new(at(&nth("backends", i), "address"), message).text(&backend.address);
+                findings.problem(problem.advice("give the server's own address"));
+            }
+        }
+        for (i, prefix) in claim.addresses.iter().enumerate().filter(|(_, prefix)| prefix.is_address()) {
+            if let Some(other) = self.room.backend_of(prefix.first(), name) {
+                let message =
+                    format!("is a backend's of VirtualIP {other}: packets for that would never leave the edges");
+                let problem = Problem::new(nth("addresses", i), message).text(&prefix.to_string());
+                findings.problem(problem.advice(format!("take another address, or change {other} first")));
+            }
+        }
+        for (field, range) in vip.backend_sources.iter().flat_map(|sources| sources.ranges()) {
+            if let Some((other, prefix)) = other(&|prefix| range.meets(prefix)) {
+                let message = format!("has addresses of VirtualIP {other} in it, {prefix}");
+                let problem = Problem::new(at("backendSources", field), message).text(&range.to_string());
+                findings.problem(problem.advice("take a prefix of addresses that are nobody's"));
+            }
+        }
     }
 
     /// A prefix is a local route of every edge: who connects to an address of it there meets the edge itself. One that was there before
@@ -496,6 +561,46 @@ mod tests {
         let six = (vip("a", "2001:db8::/32", 80), vip("b", "2001:db8:1::/48", 80));
         let inside = "addresses[0]: VirtualIP a has 2001:db8::/32 around it: 2001:db8:1::/48 goes by this VirtualIP alone, with its ports alone";
         check(&[&six.0, &six.1], "", &[inside]);
+    }
+
+    #[test]
+    fn a_backend_is_at_no_address_of_a_virtual_ip() {
+        let vip = |name: &str, rest: &str| format!("name: {name}\nkind: VirtualIP\nports: [80]\n{rest}");
+        let direct = vip("direct", "addresses: [198.51.100.1]\nbackends: [{address: 10.0.0.1}, {address: 10.0.0.2}]");
+        check(&[&vip("b", "addresses: [198.51.100.2]"), &direct], "", &[]);
+        let lies = "backends[1].address = \"10.0.0.2\": an address of VirtualIP b: packets would never leave the edges; give the \
+                    server's own address";
+        check(&[&vip("b", "addresses: [10.0.0.2]"), &direct], lies, &[]);
+        let other = vip("c", "addresses: [10.0.0.2]\nbackends: [{address: 10.0.0.9}]");
+        let is = "addresses[0] = \"10.0.0.2\": is a backend's of VirtualIP direct: packets for that would never leave the edges; take another \
+                  address, or change direct first";
+        check(&[&direct, &other], is, &[]);
+        check(&[&direct, &vip("c", "addresses: [10.0.0.2]")], is, &[]);
+        // By prefix, both ways.
+        let lies = "backends[0].address = \"10.0.0.1\": lies in 10.0.0.0/24 of VirtualIP b: packets would never leave the edges; give the \
+                    server's own address\nbackends[1].address = \"10.0.0.2\": lies in 10.0.0.0/24 of VirtualIP b: packets would never leave \
+                    the edges; give the server's own address";
+        check(&[&vip("b", "addresses: [10.0.0.0/24]"), &direct], lies, &[]);
+        let around = "addresses[0] = \"10.0.0.0/24\": has 10.0.0.1 in it, a server of VirtualIP direct: the edges would connect to themselves; \
+                      take a prefix without it, or list 10.0.0.1 too if it is an address of this VirtualIP";
+        check(&[&direct, &vip("b", "addresses: [10.0.0.0/24]")], around, &[]);
+        // Two of them with one server, and one that is written anew.
+        check(&[&direct, &vip("c", "addresses: [198.51.100.3]\nbackends: [{address: 10.0.0.2}]")], "", &[]);
+        check(&[&direct, &direct], "", &[]);
+        let sources = vip(
+            "c",
+            "addresses: [198.51.100.3]\nbackends: [{address: 10.0.0.2}]\nbackendSources: {ipv4: 198.51.100.0/30}",
+        );
+        let has = "backendSources.ipv4 = \"198.51.100.0/30\": has addresses of this VirtualIP in it, 198.51.100.3; take a prefix of \
+                   addresses that are nobody's";
+        let sources_of = |yaml: &str| match Object::read(&parse_document(yaml).unwrap(), &Kinds) {
+            Ok(_) => String::new(),
+            Err(problems) => render(&problems),
+        };
+        assert_eq!(sources_of(&sources), has);
+        let has = "backendSources.ipv4 = \"198.51.100.0/30\": has addresses of VirtualIP direct in it, 198.51.100.1; take a prefix of \
+                   addresses that are nobody's";
+        check(&[&direct, &sources.replace("[198.51.100.3]", "[198.51.101.3]")], has, &[]);
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Cidr {
         self.length == self.width()
     }
 
+    /// Whether there is an address in both.
+    pub fn meets(&self, other: &Cidr) -> bool {
+        self.contains(other.first()) || other.contains(self.first())
+    }
+
     /// An IPv4 address written as IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();

@@ -123,7 +123,8 @@ pub use tracing::{
 pub use udp_proxy::UdpProxySpec;
 pub use v1::{Translation, translate_v1};
 pub use virtual_ip::{
-    ConnectionRateSpec, HashMode, LimitPrefixLength, MachineSpec, MachineState, PortRange, PortsSpec, Protocol,
-    SourceRateSpec, VIRTUAL_IPS, VipLimitsSpec, VirtualIpSpec,
+    BACKENDS_MAX, BackendCheckSpec, BackendCheckType, BackendSourcesSpec, BackendSpec, ConnectionRateSpec, HashMode,
+    LimitPrefixLength, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, SourceRateSpec, VIRTUAL_IPS,
+    VipLimitsSpec, VirtualIpSpec,
 };
 pub use words::{HttpCode, UrlName};

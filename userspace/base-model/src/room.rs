@@ -3,12 +3,13 @@
 //! What is beyond the room is refused when it is new, and only told of when it was there before: it must be possible to drain,
 //! shrink and delete whatever is stored.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 
 use crate::beside::{Claim, Door, Outline};
 use crate::ip_filter::Cidr;
 use crate::problem::{Findings, Problem, nth};
-use crate::virtual_ip::{ADDRESSES_MAX, SERVICES_MAX};
+use crate::virtual_ip::{ADDRESSES_MAX, BACKENDS_MAX, SERVICES_MAX};
 
 pub(crate) struct Room<'o> {
     /// VirtualIPs there is room for.
@@ -17,17 +18,52 @@ pub(crate) struct Room<'o> {
     pub(crate) replaced: HashMap<&'o str, &'o Outline>,
     /// VirtualIPs in the order they were seen: those that are stored come first.
     vips: Vec<(&'o str, &'o Claim)>,
+    /// Of each VirtualIP, and their addresses.
+    backends: HashMap<&'o str, usize>,
+    backends_at: BTreeMap<IpAddr, BTreeSet<&'o str>>,
 }
 
 impl<'o> Room<'o> {
     pub(crate) fn new(vips_max: usize) -> Room<'o> {
-        Room { vips_max, replaced: HashMap::new(), vips: Vec::new() }
+        Room {
+            vips_max,
+            replaced: HashMap::new(),
+            vips: Vec::new(),
+            backends: HashMap::new(),
+            backends_at: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn take(&mut self, outline: &'o Outline) {
         if let Some(claim) = outline.claim.as_ref().filter(|claim| claim.door == Door::VirtualIp) {
             self.vips.push((&outline.name, claim));
+            self.backends.insert(&outline.name, outline.backends);
+            for address in &outline.servers {
+                self.backends_at.entry(*address).or_default().insert(&outline.name);
+            }
         }
+    }
+
+    pub(crate) fn has_backends(&self, vip: &str) -> bool {
+        self.backends.get(vip).is_some_and(|count| *count > 0)
+    }
+
+    /// Another VirtualIP of which that is a backend's address.
+    pub(crate) fn backend_of(&self, address: IpAddr, name: &str) -> Option<&'o str> {
+        self.backends_at.get(&address)?.iter().find(|vip| **vip != name).copied()
+    }
+
+    /// Alone they were counted when the document was read.
+    pub(crate) fn check_backends(&self, changed: &Outline, findings: &mut Findings) {
+        let others: usize =
+            self.backends.iter().filter(|(other, _)| **other != changed.name).map(|(_, count)| count).sum();
+        if others == 0 || changed.backends == 0 || others + changed.backends <= BACKENDS_MAX {
+            return;
+        }
+        let before = self.replaced.get(changed.name.as_str()).map_or(0, |outline| outline.backends);
+        let message = format!("{} backends of all VirtualIPs together", others + changed.backends);
+        let problem = Problem::new("backends", message).accepted(format!("at most {BACKENDS_MAX}"));
+        tell(changed.backends > before, problem.advice("take out backends that are not needed"), findings);
     }
 
     pub(crate) fn check(&self, name: &str, claim: &Claim, findings: &mut Findings) {

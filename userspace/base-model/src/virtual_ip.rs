@@ -26,6 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::document::check_name;
+use crate::duration::GoDuration;
 use crate::ip_filter::Cidr;
 use crate::problem::{Findings, Problem, at, nth};
 use crate::repeats::repeats;
@@ -51,6 +52,18 @@ pub struct VirtualIpSpec {
     /// Machines that own flows. Default: every edge of the cluster, weight 1, active.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<MachineSpec>,
+    /// Servers that own flows in the place of machines, do not run Weir, and answer clients themselves: see BackendSpec.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendSpec>,
+    /// How backends are asked whether they are well. Default: with a TCP connection each 5s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_check: Option<BackendCheckSpec>,
+    /// Where packets for backends come from. Default: from the address of the machine that sends them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_sources: Option<BackendSourcesSpec>,
+    /// How long backends that take no new connections keep those they have: that drain, fail their checks or were left out. Also how long
+    /// connections may be silent when another backend takes their slot's new ones. 1s or longer. Default 5m.
+    pub drain_timeout: GoDuration,
     /// How fast TCP connections may begin. Default: as fast as they come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<VipLimitsSpec>,
@@ -138,6 +151,10 @@ impl Default for VirtualIpSpec {
             hash: HashMode::FiveTuple,
             source_prefix_length: SourcePrefixLength::default(),
             machines: Vec::new(),
+            backends: Vec::new(),
+            backend_check: None,
+            backend_sources: None,
+            drain_timeout: GoDuration::from_secs(300),
             limits: None,
         }
     }
@@ -222,6 +239,116 @@ impl Default for MachineSpec {
     fn default() -> Self {
         Self { name: String::new(), weight: 1, state: MachineState::Active }
     }
+}
+
+/// A server that does not run Weir. Whichever edge gets a packet of its flows sends it there as IP in IP (IPv4 or IPv6 in IPv4 or IPv6, as
+/// the addresses are), the packet itself unchanged, and the server answers the client from the VirtualIP's address without an edge in
+/// between. So it needs a tunnel device for what comes (`ip link add … type ipip external`, or ip6tnl or sit), the VirtualIP's addresses on
+/// `lo`, and segments that fit with 20 bytes more around them, 40 over IPv6 (`advmss`); edges tell clients whose packets do not fit.
+/// Maglev spreads flows by weights as over machines. Connections stay with their backend when others come or go, and with one that drains or
+/// fails for `drainTimeout`, while the edge they began at lives and is the one that routers send them to: an edge remembers 65536 of those
+/// whose slot another has taken, which have to speak once within `drainTimeout` after that. Datagrams go to who takes new flows. A
+/// change of `hash`, or from machines to backends, moves connections like new ones. An edge leaves backends out that have an address of a
+/// family it has none of, or that of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["address"]))]
+pub struct BackendSpec {
+    /// What it is called in metrics and by `weirctl trace`. Default: its address. Shares of flows follow from names.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Where packets are sent: an IPv4 or IPv6 address that is no VirtualIP.
+    pub address: String,
+    /// Its share of new flows against the others', 1 to 1000. Default 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// Whether it takes new flows. One that drains keeps its connections for `drainTimeout`. Default active.
+    pub state: MachineState,
+}
+
+impl Default for BackendSpec {
+    fn default() -> Self {
+        Self { name: String::new(), address: String::new(), weight: 1, state: MachineState::Active }
+    }
+}
+
+impl BackendSpec {
+    /// What it is called.
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() { &self.address } else { &self.name }
+    }
+}
+
+/// How backends are asked whether they are well: each edge asks for itself, with a connection to the VirtualIP's first address that goes
+/// the way of the packets, as IP in IP to the backend and straight back. So it fails where the server takes no tunnels, has no such address
+/// or answers another way. One that fails takes no new flows at that edge; where all fail, all do. Of a VirtualIP without TCP a server that
+/// refuses the connection is well too: it has the address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendCheckSpec {
+    /// `tcp` (a connection) or `http` (an answer over one). Default tcp.
+    #[serde(rename = "type")]
+    pub type_: BackendCheckType,
+    /// Port of the VirtualIP that is asked. Default: the first of `ports`; where those are `any`, 80.
+    pub port: u16,
+    /// Time between two checks of a backend, 1s or longer. Default 5s.
+    pub interval: GoDuration,
+    /// How long a check may take, 10ms to 1m. Default 2s.
+    pub timeout: GoDuration,
+    /// Failures in a row after which a backend takes no new flows; 1 or more. The first check of one decides by itself. Default 3.
+    #[schemars(range(min = 1))]
+    pub fails: u32,
+    /// Successes in a row after which it takes some again; 1 or more. Default 2.
+    #[schemars(range(min = 1))]
+    pub passes: u32,
+    /// Path and query that `http` asks for. Default /.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uri: String,
+    /// Host that `http` asks for. Default: the VirtualIP's address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// Ranges of status codes that are well, both ends included. Default [[200, 399]].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub status_codes: Vec<[u16; 2]>,
+}
+
+impl Default for BackendCheckSpec {
+    fn default() -> Self {
+        Self {
+            type_: BackendCheckType::Tcp,
+            port: 0,
+            interval: GoDuration::from_secs(5),
+            timeout: GoDuration::from_secs(2),
+            fails: 3,
+            passes: 2,
+            uri: String::new(),
+            host: String::new(),
+            status_codes: Vec::new(),
+        }
+    }
+}
+
+/// What a check of a backend speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendCheckType {
+    #[default]
+    Tcp,
+    Http,
+}
+
+/// Addresses that packets for backends are sent from, one for each flow, so that the queues of a server's network card share the work: many
+/// look at addresses alone where packets are IP in IP. They must be nobody's, and what checks where packets come from (uRPF in routers,
+/// rp_filter of servers) must expect them from the edges.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendSourcesSpec {
+    /// A prefix of IPv4 addresses, /8 to /32, such as 10.99.0.0/16. Default: the edge's own address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ipv4: String,
+    /// A prefix of IPv6 addresses, /16 to /128; of a long one the last 32 bits differ. Default: the edge's own address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ipv6: String,
 }
 
 /// Whether a machine takes new flows and keeps its own.
@@ -406,6 +533,7 @@ impl VirtualIpSpec {
             findings.warn(at(path, "sourcePrefixLength"), "has no effect: only hash sourcePrefix looks at it");
         }
         self.validate_machines(&at(path, "machines"), findings);
+        self.validate_backends(path, findings);
         if let Some(limits) = &self.limits {
             let path = at(path, "limits");
             if *limits == VipLimitsSpec::default() {
@@ -460,6 +588,207 @@ impl VirtualIpSpec {
         if !self.machines.is_empty() && self.machines.iter().all(|machine| machine.state != MachineState::Active) {
             findings.warn(path, "no machine is active: new flows have nowhere to go");
         }
+    }
+}
+
+impl VirtualIpSpec {
+    fn validate_backends(&self, path: &str, findings: &mut Findings) {
+        let place = at(path, "backends");
+        if self.backends.is_empty() {
+            let unused = [
+                ("backendCheck", self.backend_check.is_some()),
+                ("backendSources", self.backend_sources.is_some()),
+                ("drainTimeout", self.drain_timeout != VirtualIpSpec::default().drain_timeout),
+            ];
+            for (field, _) in unused.iter().filter(|(_, given)| *given) {
+                findings.warn(at(path, field), "has no effect: there are no backends");
+            }
+        } else if !self.machines.is_empty() {
+            let problem = Problem::new(&place, "given beside machines");
+            findings.problem(problem.advice("give the one or the other: flows go to machines or to backends"));
+        }
+        if self.backends.len() > BACKENDS_MAX {
+            let problem = Problem::new(&place, format!("{} backends", self.backends.len()));
+            findings.problem(problem.accepted(format!("at most {BACKENDS_MAX} of all VirtualIPs together")));
+        }
+        let names: HashSet<usize> =
+            repeats(self.backends.iter().map(BackendSpec::label)).map(|(later, _)| later).collect();
+        // However it is written.
+        let address = |backend: &BackendSpec| {
+            let ip = backend.address.parse::<IpAddr>();
+            ip.map_or_else(|_| backend.address.clone(), |ip| ip.to_string())
+        };
+        let addresses: HashSet<usize> = repeats(self.backends.iter().map(address)).map(|(later, _)| later).collect();
+        for (i, backend) in self.backends.iter().enumerate() {
+            let place = nth(&place, i);
+            if !backend.name.is_empty()
+                && let Some(problem) = check_name(&backend.name, &at(&place, "name"))
+            {
+                findings.problem(problem);
+            }
+            let text = backend.address.as_str();
+            let wrong = |what: String| Problem::new(at(&place, "address"), what).text(text);
+            match text.parse::<IpAddr>() {
+                Err(_) => {
+                    let advice = "write an address such as 10.0.1.11 or 2001:db8:1::11, without prefix and port";
+                    findings.problem(wrong("not an IP address".to_owned()).advice(advice));
+                }
+                Ok(ip) if check_prefix(text, ip.into()).is_err() => {
+                    findings.problem(
+                        wrong("no address that packets can be sent to".to_owned()).accepted("a unicast address"),
+                    );
+                }
+                Ok(ip) if self.prefixes().any(|prefix| prefix.contains(ip)) => {
+                    let problem = wrong("an address of this VirtualIP: packets would never leave the edges".to_owned());
+                    findings.problem(problem.advice("give the server's own address"));
+                }
+                Ok(_) => {}
+            }
+            let twice = [(addresses.contains(&i), "address", text), (names.contains(&i), "name", backend.label())];
+            if let Some((_, field, text)) = twice.into_iter().find(|(twice, ..)| *twice) {
+                findings.problem(Problem::new(at(&place, field), "given twice").text(text).advice("remove one"));
+            }
+            if !(1..=WEIGHT_MAX).contains(&backend.weight) {
+                let problem = Problem::new(at(&place, "weight"), "out of range").value(&backend.weight.into());
+                findings.problem(
+                    problem.accepted(format!("1 to {WEIGHT_MAX}")).advice("use state: draining or down for none"),
+                );
+            }
+        }
+        if !self.backends.is_empty() && self.backends.iter().all(|backend| backend.state != MachineState::Active) {
+            findings.warn(&place, "no backend is active: new flows have nowhere to go");
+        }
+        if !self.backends.is_empty() && self.limits.as_ref().is_some_and(|limits| limits.syn_cookies.is_some()) {
+            let told = "has no effect: connections of backends are answered by them, and so are SYN cookies made there";
+            findings.warn(at(&at(path, "limits"), "synCookies"), told);
+        }
+        if self.drain_timeout.nanos() < NANOS {
+            let problem = Problem::new(at(path, "drainTimeout"), "too short");
+            findings.problem(problem.text(&self.drain_timeout.to_string()).accepted("1s or longer"));
+        }
+        if let Some(check) = &self.backend_check {
+            check.validate(&self.ports, &at(path, "backendCheck"), findings);
+        }
+        if let Some(sources) = &self.backend_sources {
+            let path = at(path, "backendSources");
+            sources.validate(&path, findings);
+            self.validate_sources(sources, &path, findings);
+        }
+    }
+
+    /// What comes from there is to be nobody's: answers and errors to a virtual IP or a backend would be taken for others.
+    fn validate_sources(&self, sources: &BackendSourcesSpec, path: &str, findings: &mut Findings) {
+        let backends = self.backends.iter().filter_map(|backend| backend.address.parse::<IpAddr>().ok());
+        let backends: Vec<IpAddr> = backends.collect();
+        for (field, range) in sources.ranges() {
+            let inside = backends
+                .iter()
+                .find(|address| range.contains(**address))
+                .map(|address| format!("has backend {address} in it"));
+            let own = self.prefixes().find(|prefix| range.meets(prefix));
+            let own = own.map(|prefix| format!("has addresses of this VirtualIP in it, {prefix}"));
+            if let Some(message) = inside.or(own) {
+                let problem = Problem::new(at(path, field), message).text(&range.to_string());
+                findings.problem(problem.advice("take a prefix of addresses that are nobody's"));
+            }
+        }
+    }
+
+    /// The port that backends are asked at.
+    pub fn checked_port(&self) -> u16 {
+        let port = self.backend_check.as_ref().map_or(0, |check| check.port);
+        match &self.ports {
+            _ if port != 0 => port,
+            PortsSpec::List(ranges) => ranges.first().map_or(80, |range| range.low),
+            PortsSpec::Any => 80,
+        }
+    }
+}
+
+impl BackendCheckSpec {
+    fn validate(&self, ports: &PortsSpec, path: &str, findings: &mut Findings) {
+        if self.port != 0 && !ports.contains(self.port) {
+            findings.warn(at(path, "port"), format!("{} is none of the VirtualIP's ports", self.port));
+        }
+        let durations = [
+            ("interval", self.interval, NANOS, i64::MAX, "1s or longer"),
+            ("timeout", self.timeout, NANOS / 100, 60 * NANOS, "10ms to 1m"),
+        ];
+        for (field, given, least, most, accepted) in durations {
+            if !(least..=most).contains(&given.nanos()) {
+                let problem = Problem::new(at(path, field), "out of range").text(&given.to_string());
+                findings.problem(problem.accepted(accepted));
+            }
+        }
+        for (field, text) in [("uri", &self.uri), ("host", &self.host)] {
+            if text.len() > TEXT_MAX || text.bytes().any(|byte| !(0x21..0x7f).contains(&byte)) {
+                let problem =
+                    Problem::new(at(path, field), "nothing that can stand in the head of a request").text(text);
+                findings.problem(problem.accepted(format!("at most {TEXT_MAX} letters of ASCII without blanks")));
+            }
+        }
+        if !self.uri.is_empty() && !self.uri.starts_with('/') {
+            findings.problem(Problem::new(at(path, "uri"), "does not begin with /").text(&self.uri));
+        }
+        for (i, [low, high]) in self.status_codes.iter().enumerate() {
+            if !(100..=599).contains(low) || !(100..=599).contains(high) || low > high {
+                let problem = Problem::new(nth(&at(path, "statusCodes"), i), "not a range of status codes");
+                findings.problem(problem.text(&format!("{low}-{high}")).accepted("[low, high] from 100 to 599"));
+            }
+        }
+        let of_http = [
+            ("uri", !self.uri.is_empty()),
+            ("host", !self.host.is_empty()),
+            ("statusCodes", !self.status_codes.is_empty()),
+        ];
+        for (field, _) in of_http.iter().filter(|(_, given)| *given && self.type_ == BackendCheckType::Tcp) {
+            findings.warn(at(path, field), "has no effect: only type http looks at it");
+        }
+    }
+
+    /// Whether an answer of this status is one of a server that is well.
+    pub fn accepts(&self, status: u16) -> bool {
+        let usual = [[200, 399]];
+        let ranges = if self.status_codes.is_empty() { &usual[..] } else { &self.status_codes };
+        ranges.iter().any(|[low, high]| (*low..=*high).contains(&status))
+    }
+}
+
+impl BackendSourcesSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        for (field, text, v4) in [("ipv4", &self.ipv4, true), ("ipv6", &self.ipv6, false)] {
+            let place = at(path, field);
+            if text.is_empty() {
+                continue;
+            }
+            match text.parse::<Cidr>().map_err(|_| not_a_prefix(text)).and_then(|prefix| check_prefix(text, prefix)) {
+                Err((message, told)) => {
+                    let problem = Problem::new(&place, message).text(text);
+                    findings.problem(match told {
+                        Told::Advice(what) => problem.advice(what),
+                        Told::Accepted(what) => problem.accepted(what),
+                    });
+                }
+                Ok(prefix) if prefix.address().is_ipv4() != v4 => {
+                    let accepted = if v4 { "a prefix of IPv4 addresses" } else { "a prefix of IPv6 addresses" };
+                    findings.problem(Problem::new(&place, "of the other family").text(text).accepted(accepted));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Those that can be read.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (&'static str, Cidr)> {
+        [("ipv4", true), ("ipv6", false)].into_iter().filter_map(|(field, v4)| {
+            let range = self.of(v4).filter(|range| range.address().is_ipv4() == v4)?;
+            Some((field, range))
+        })
+    }
+
+    /// The prefix for backends of a family.
+    pub fn of(&self, v4: bool) -> Option<Cidr> {
+        (if v4 { &self.ipv4 } else { &self.ipv6 }).parse().ok()
     }
 }
 
@@ -520,6 +849,11 @@ pub const VIRTUAL_IPS: usize = 64;
 pub const ADDRESSES_MAX: usize = 4_096;
 /// The kernel looks through the ports of an address one by one, per protocol; see `SERVICES_MAX` of ebpf/abi.
 pub const SERVICES_MAX: usize = 32;
+/// Most backends of all VirtualIPs together: the kernel plane numbers them as it does machines, of which there may be as many.
+pub const BACKENDS_MAX: usize = 127;
+const NANOS: i64 = 1_000_000_000;
+/// Of what a check says of itself.
+const TEXT_MAX: usize = 512;
 /// Beyond it the smallest share is less than a slot per machine pair.
 const WEIGHT_MAX: u32 = 1000;
 
@@ -562,6 +896,73 @@ machines:
         for hash in ["sourceIP", "sourcePrefix", "destinationPort"] {
             check(&format!("{{addresses: [1.2.3.4], ports: any, hash: {hash}}}"), &[], &[]);
         }
+    }
+
+    #[test]
+    fn backends_and_what_they_are_refused_for() {
+        check(
+            "{addresses: [203.0.113.10], ports: [80], backends: [{name: web-1, address: 10.0.1.11, weight: 2}, {address: '2001:db8:1::11', state: draining}], backendCheck: {type: http, uri: '/up?x=1', host: a.example, statusCodes: [[200, 204]]}, backendSources: {ipv4: 10.99.0.0/16, ipv6: 'fd00:99::/64'}, drainTimeout: 10m}",
+            &[],
+            &[],
+        );
+        check(
+            "{addresses: [203.0.113.0/28], backends: [{address: 10.0.1.11, weight: 0}, {}]}",
+            &[
+                "backends[0].weight = 0: out of range; accepted: 1 to 1000",
+                "backends[1].address: missing; give it: Where packets are sent: an IPv4 or IPv6 address that is no VirtualIP",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [203.0.113.0/28], machines: [{name: a}], backends: [{address: 10.0.1.11}, {address: 10.0.1.11}, {name: x, address: 'a:80'}, {name: x, address: 203.0.113.7}, {address: 224.0.0.1}]}",
+            &[
+                "backends: given beside machines; give the one or the other: flows go to machines or to backends",
+                "backends[1].address = \"10.0.1.11\": given twice; remove one",
+                "backends[2].address = \"a:80\": not an IP address; write an address such as 10.0.1.11 or 2001:db8:1::11, without prefix and port",
+                "backends[3].address = \"203.0.113.7\": an address of this VirtualIP: packets would never leave the edges; give the server's own address",
+                "backends[3].name = \"x\": given twice; remove one",
+                "backends[4].address = \"224.0.0.1\": no address that packets can be sent to; accepted: a unicast address",
+            ],
+            &[],
+        );
+        // However it is written, an address is one, and sources are others'.
+        check(
+            "{addresses: [203.0.113.10], ports: [80], backends: [{address: '2001:db8::b'}, {address: '2001:DB8:0::b'}], backendSources: {ipv6: '2001:db8::/64'}}",
+            &[
+                "backends[1].address = \"2001:DB8:0::b\": given twice; remove one",
+                "backendSources.ipv6 = \"2001:db8::/64\": has backend 2001:db8::b in it; take a prefix of addresses that are nobody's",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [203.0.113.10], ports: [80], backends: [{address: 10.0.1.11, state: down}], drainTimeout: 10ms, backendCheck: {port: 81, interval: 0s, timeout: 2m, uri: x, host: 'a b', statusCodes: [[99, 200]]}, backendSources: {ipv4: 'fd00:99::/64', ipv6: 10.99.0.1/16}, limits: {synCookies: {perSecond: 5}}}",
+            &[
+                "drainTimeout = \"10ms\": too short; accepted: 1s or longer",
+                "backendCheck.interval = \"0s\": out of range; accepted: 1s or longer",
+                "backendCheck.timeout = \"2m0s\": out of range; accepted: 10ms to 1m",
+                "backendCheck.host = \"a b\": nothing that can stand in the head of a request; accepted: at most 512 letters of ASCII without blanks",
+                "backendCheck.uri = \"x\": does not begin with /",
+                "backendCheck.statusCodes[0] = \"99-200\": not a range of status codes; accepted: [low, high] from 100 to 599",
+                "backendSources.ipv4 = \"fd00:99::/64\": of the other family; accepted: a prefix of IPv4 addresses",
+                "backendSources.ipv6 = \"10.99.0.1/16\": bits behind the prefix are not zero; write 10.99.0.0/16 for all of it, or 10.99.0.1 for the address",
+            ],
+            &[
+                "backends: no backend is active: new flows have nowhere to go",
+                "limits.synCookies: has no effect: connections of backends are answered by them, and so are SYN cookies made there",
+                "backendCheck.port: 81 is none of the VirtualIP's ports",
+                "backendCheck.uri: has no effect: only type http looks at it",
+                "backendCheck.host: has no effect: only type http looks at it",
+                "backendCheck.statusCodes: has no effect: only type http looks at it",
+            ],
+        );
+        check(
+            "{addresses: [203.0.113.10], backendCheck: {}, drainTimeout: 1m}",
+            &[],
+            &[
+                "backendCheck: has no effect: there are no backends",
+                "drainTimeout: has no effect: there are no backends",
+            ],
+        );
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
                 kind: if document.kind == LEGACY_PIPELINE { "Pipeline".to_owned() } else { document.kind.clone() },
                 claim: None,
                 prefixes: 0,
+                backends: 0,
                 servers: BTreeSet::new(),
             }),
         }

@@ -41,7 +41,8 @@ fn told(trace: &Value) -> String {
     line("verdict", format!("{}: {}", word(trace, "verdict"), word(trace, "reason")));
     if let Some(to) = trace["to"].as_str() {
         let by = trace["nextHop"].as_str().map_or("by the router".to_owned(), |mac| format!("on the link, at {mac}"));
-        line("goes to", format!("{to} ({}), {by}, tunnel {}", word(trace, "address"), trace["hop"]));
+        let how = if trace["backend"] == true { "as IP in IP".to_owned() } else { format!("tunnel {}", trace["hop"]) };
+        line("goes to", format!("{to} ({}), {by}, {how}", word(trace, "address")));
     }
     lines.join("\n")
 }
@@ -68,6 +69,9 @@ mod tests {
             "goes to    edge-2 (10.0.0.2), by the router, tunnel 1",
         ];
         assert_eq!(told(&trace), wanted.join("\n"));
+        let mut to_backend = trace.clone();
+        (to_backend["to"], to_backend["backend"]) = (json!("web-1"), json!(true));
+        assert!(told(&to_backend).ends_with("goes to    web-1 (10.0.0.2), by the router, as IP in IP"));
         let none = json!({"flow": "f", "machine": "m", "verdict": "pass", "reason": "not_vip"});
         assert_eq!(told(&none), "flow       f\ncomes to   m\nVirtualIP  none\nverdict    pass: not_vip");
     }

@@ -466,7 +466,7 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
 }
 
 /// Where a VirtualIP takes a prefix with an address of a member in it, that it had not before: the edges would not reach that member
-/// any more.
+/// any more. Or a member for a backend.
 fn members_inside(document: &Value, stored: Option<&Value>, members: &Members) -> Vec<String> {
     let listed = |document: &Value| document.get("addresses").and_then(Value::as_array).cloned().unwrap_or_default();
     if document.get("kind").and_then(Value::as_str) != Some("VirtualIP") {
@@ -483,6 +483,20 @@ fn members_inside(document: &Value, stored: Option<&Value>, members: &Members) -
         .flat_map(|member| addresses_of(member).into_iter().map(|address| (address, member.name.as_str())))
         .collect();
     let mut problems = Vec::new();
+    // A member takes what members send each other, and nobody's IP in IP. One that was there before joined later, and edges leave it out.
+    let backends = |document: &Value| -> Vec<IpAddr> {
+        let listed = document.get("backends").and_then(Value::as_array).into_iter().flatten();
+        listed.filter_map(|backend| backend.get("address")?.as_str()?.parse().ok()).collect()
+    };
+    let kept = stored.map(backends).unwrap_or_default();
+    for (i, address) in backends(document).iter().enumerate().filter(|(_, address)| !kept.contains(address)) {
+        if let Some((_, member)) = known.iter().find(|(of, _)| of == address) {
+            problems.push(format!(
+                "backends[{i}].address = \"{address}\": the address of member {member}, which runs Weir; list it in machines, or give the \
+                 server's own address"
+            ));
+        }
+    }
     for (i, text) in listed(document).iter().enumerate().filter(|(_, text)| !before.contains(text)) {
         let prefix = text.as_str().and_then(|text| text.parse::<Cidr>().ok()).filter(|prefix| !prefix.is_address());
         let inside = prefix.and_then(|prefix| known.iter().find(|(address, _)| prefix.contains(*address)));

@@ -340,18 +340,17 @@ impl Action {
 
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
-        let by_prefix = match self {
-            Action::Put { entries, .. } | Action::PutGenerated { puts: entries, .. } => {
-                entries.iter().any(has_prefixes)
-            }
-            Action::Succeed { objects, .. } => objects.iter().any(has_prefixes),
-            Action::Restore { backup, .. } => backup.objects.values().any(by_prefix),
-            _ => false,
+        let newest = |entries: &[Entry]| entries.iter().map(entry_level).max();
+        let written = match self {
+            Action::Put { entries, .. } | Action::PutGenerated { puts: entries, .. } => newest(entries),
+            Action::Succeed { objects, .. } => newest(objects),
+            Action::Restore { backup, .. } => backup.objects.values().map(document_level).max(),
+            _ => None,
         };
-        self.level_beside_prefixes().max(if by_prefix { PREFIXES_LEVEL } else { FIRST_LEVEL })
+        self.level_beside_documents().max(written.unwrap_or(FIRST_LEVEL))
     }
 
-    fn level_beside_prefixes(&self) -> u32 {
+    fn level_beside_documents(&self) -> u32 {
         let new = match self {
             Action::PutMembers { .. } => return PUTS_MEMBERS,
             Action::PutGenerated { keys, .. } if !keys.is_empty() => return RULES_LEVEL,
@@ -473,15 +472,25 @@ fn is_for_namespaces(token: &Token) -> bool {
     token.grants.iter().any(|grant| !grant.namespaces.is_empty())
 }
 
-fn has_prefixes(entry: &Entry) -> bool {
-    std::iter::once(&entry.document).chain(&entry.generated).any(by_prefix)
+fn entry_level(entry: &Entry) -> u32 {
+    std::iter::once(&entry.document).chain(&entry.generated).map(document_level).max().unwrap_or(FIRST_LEVEL)
 }
 
-/// It is a virtual IP with a prefix, by what is written: members of a lower level pass over an address with a slash, `/32` as well.
-fn by_prefix(document: &Document) -> bool {
+/// Of a virtual IP, by what is written: members of a lower level pass over an address with a slash, `/32` as well, and take one with
+/// backends for one of all machines.
+fn document_level(document: &Document) -> u32 {
+    if document.get("kind").and_then(Value::as_str) != Some("VirtualIP") {
+        return FIRST_LEVEL;
+    }
     let slashed = |address: &Value| address.as_str().is_some_and(|text| text.contains('/'));
-    document.get("kind").and_then(Value::as_str) == Some("VirtualIP")
-        && document.get("addresses").and_then(Value::as_array).is_some_and(|addresses| addresses.iter().any(slashed))
+    let list = |field| document.get(field).and_then(Value::as_array).filter(|list| !list.is_empty());
+    if list("backends").is_some() {
+        BACKENDS_LEVEL
+    } else if list("addresses").is_some_and(|addresses| addresses.iter().any(slashed)) {
+        PREFIXES_LEVEL
+    } else {
+        FIRST_LEVEL
+    }
 }
 
 fn is_made_elsewhere(document: &Document) -> bool {
@@ -508,8 +517,9 @@ pub(crate) const EACH_FOR_ITSELF: u32 = 13;
 pub(crate) const SHORT_ANSWERS_LEVEL: u32 = 13;
 
 /// The last level that changed how what members that do not vote are told is to be read: one that knows less would serve something else.
-/// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone, of 14 that servers have rules beside their documents.
-pub const TOLD_LEVEL: u32 = RULES_LEVEL;
+/// Of 12 are the keys of objects, of 13 that a token may be for some namespaces alone, of 14 that servers have rules beside their documents,
+/// of 15 backends of virtual IPs, whose packets an edge of less would send to machines.
+pub const TOLD_LEVEL: u32 = BACKENDS_LEVEL;
 
 /// Rules of servers may stand beside their documents from here on, and be written with what they lead to: see [`control_api::RULES`].
 pub const RULES_LEVEL: u32 = 14;
@@ -519,6 +529,9 @@ const GRANTS_LEVEL: u32 = 13;
 
 /// The addresses of virtual IPs may be prefixes from here on. Builds that do not know them claim 13 already.
 const PREFIXES_LEVEL: u32 = 14;
+
+/// Virtual IPs may have backends from here on.
+const BACKENDS_LEVEL: u32 = 15;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;

@@ -593,6 +593,26 @@ fn virtual_ips_by_prefix_wait_for_members_that_know_them() {
 }
 
 #[test]
+fn backends_of_virtual_ips_wait_for_members_that_know_them() {
+    let vip = json!({"name": "v", "kind": "VirtualIP", "addresses": ["203.0.113.1"], "ports": [80], "backends": [{"address": "10.0.0.1"}]});
+    let put = Action::Put { mode: PutMode::Upsert, entries: vec![entry(vip.clone())] };
+    assert_eq!(put.level(), 15, "an older edge would send its packets to machines");
+    let none = json!({"name": "v", "kind": "VirtualIP", "addresses": ["203.0.113.1"], "ports": [80], "backends": []});
+    assert_eq!(Action::Put { mode: PutMode::Upsert, entries: vec![entry(none)] }.level(), 2);
+    let kept =
+        Action::Succeed { cluster_id: "old".into(), version: 9, objects: vec![entry(vip.clone())], replaces: false };
+    assert_eq!(kept.level(), 15, "kept by an edge");
+    let made = json!({"name": "m", "kind": "MockNamespacer", "port": 80});
+    let made = Action::Put { mode: PutMode::Upsert, entries: vec![Entry::new(made.into(), vec![vip.into()])] };
+    assert_eq!(made.level(), 15, "generated");
+    let mut world = World::default();
+    world.act(put).answer.unwrap();
+    let backup = Action::Restore { backup: Box::new(world.state.view.clone()), since: None };
+    assert_eq!(backup.level(), 15);
+    assert_eq!(TOLD_LEVEL, 15, "a member that does not vote serves nothing else in its place either");
+}
+
+#[test]
 fn what_is_generated_into_a_namespace_has_its_ports() {
     let mut world = World::default();
     let generated = |port: u16| {

@@ -52,6 +52,8 @@ pub struct Agent {
     /// What was kept when an earlier state was offered, until an operator has spoken.
     fork: Option<Fork>,
     failures: Failures,
+    /// Of those, what steering has told.
+    steering_told: Vec<String>,
     certificates: CertificateEnds,
     tickets: Option<InstallTickets>,
     reminded: Instant,
@@ -79,6 +81,7 @@ impl Agent {
             kept,
             current: Desired::default(),
             failures: Failures::default(),
+            steering_told: Vec::new(),
             certificates: CertificateEnds::default(),
             tickets: None,
             reminded: Instant::now(),
@@ -208,6 +211,7 @@ impl Agent {
             if self.steer.as_mut().is_some_and(|steer| steer.follow(&self.current)) {
                 self.steer(&self.current.clone());
             }
+            self.report_steering();
         }
         for (place, done) in sections::retry() {
             self.report(&place, done);
@@ -366,13 +370,20 @@ impl Agent {
             self.apply_access(desired);
         }
         let Some(steer) = &mut self.steer else { return };
-        let before: Vec<String> = steer.failures().keys().cloned().collect();
         steer.apply(desired, &self.traffic);
+        self.report_steering();
+    }
+
+    /// Among the failures, what steering says now in the place of what it said before.
+    fn report_steering(&mut self) {
+        let Some(steer) = &self.steer else { return };
+        let told = steer.failures();
         let mut failures = lock(&self.failures);
-        for name in before.iter().filter(|name| !steer.failures().contains_key(*name)) {
+        for name in self.steering_told.iter().filter(|name| !told.contains_key(*name)) {
             failures.remove(name);
         }
-        failures.extend(steer.failures().iter().map(|(name, why)| (name.clone(), why.clone())));
+        self.steering_told = told.keys().cloned().collect();
+        failures.extend(told);
     }
 
     fn apply_object(&self, name: &str, document: &Value) -> Result<(), String> {

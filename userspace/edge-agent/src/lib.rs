@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod backends;
 mod capture;
 mod certificates;
 pub mod desired;

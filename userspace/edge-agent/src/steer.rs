@@ -1,12 +1,13 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
+use crate::backends::{Around, BackendRow, Backends};
 use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
 use crate::lease::HeldLease;
 use crate::strays::Strays;
 use aws_lc_rs::hmac;
 use base_model::{AccessListSpec, Cidr, HashMode, HashRule, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
 use edge_kernel::abi::limit::Rate;
-use edge_kernel::{AccessPrefix, Kernel, ListenerId, Prefix, Slot, SourceLimit, VipLimits};
+use edge_kernel::{AccessPrefix, Kernel, ListenerId, Prefix, Slot, SourceLimit, VipLimits, has_others};
 use edge_l4::maglev::Candidate;
 use edge_l4::steering;
 use edge_listeners::Traffic;
@@ -29,6 +30,8 @@ pub struct Plane {
     pub vips: BTreeMap<u16, String>,
     /// Names of machines by their index.
     pub machines: BTreeMap<u16, String>,
+    /// Servers that do not run Weir, by virtual IP.
+    pub backends: Vec<BackendRow>,
     /// Virtual IPs that packets are steered by.
     pub installed: u64,
     /// Virtual IPs there are documents of, and that are not steered as those say.
@@ -56,6 +59,7 @@ pub struct Steer {
     looked: Instant,
     /// The machines `slots` were built for.
     known: Arc<BTreeMap<String, Machine>>,
+    backends: Backends,
     /// By server and protocol.
     listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
     failures: BTreeMap<String, String>,
@@ -112,6 +116,7 @@ impl Steer {
             own: own.to_owned(),
             vips: BTreeMap::new(),
             machines: BTreeMap::new(),
+            backends: Vec::new(),
             installed: 0,
             left_out: 0,
             failed_total: 0,
@@ -127,6 +132,7 @@ impl Steer {
             looks: BTreeMap::new(),
             looked: Instant::now(),
             known: Arc::default(),
+            backends: Backends::default(),
             listeners: BTreeMap::new(),
             failures: BTreeMap::new(),
             unsteered: BTreeSet::new(),
@@ -215,7 +221,9 @@ impl Steer {
         let mut plane = lock(&self.plane);
         let own_v4 = plane.kernel.own_addresses().iter().any(IpAddr::is_ipv4);
         let address = |m: &Machine| m.v4.filter(|_| own_v4).map(IpAddr::V4).or(m.v6.map(IpAddr::V6));
-        let others: Vec<IpAddr> = others.filter_map(address).collect();
+        let backends = self.backends.machines().into_iter().map(|backend| backend.address);
+        let others: Vec<IpAddr> = others.filter_map(address).chain(backends).collect();
+        plane.backends = self.backends.rows();
         let followed = plane.kernel.follow(&others);
         drop(plane);
         for told in followed.told {
@@ -224,7 +232,7 @@ impl Steer {
         if followed.news {
             self.applied = None;
         }
-        followed.news
+        followed.news || self.backends.has_news()
     }
 
     /// Compares, and tells the kernel what is new. What failed is in [`Steer::failures`] and tried again with the next call.
@@ -239,9 +247,12 @@ impl Steer {
             return;
         }
         let ids = ids(&specs, desired);
+        let backends = self.backends.machines();
         let mut plane = lock(&self.plane);
+        plane.backends = self.backends.rows();
         plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
+        plane.machines.extend(backends.into_iter().map(|backend| (backend.index, backend.name)));
         plane.kernel.set_seed(wanted.seed);
         plane.kernel.set_others(wanted.others.clone());
         plane.kernel.set_cookies(wanted.cookies.current, wanted.cookies.others);
@@ -257,7 +268,7 @@ impl Steer {
                     left_out = applied.left_out.len(),
                     "steering switched"
                 );
-                if wanted.cookies.current.is_none() && wanted.machines.len() > 1 && !wanted.vips.is_empty() {
+                if wanted.cookies.current.is_none() && has_others(&wanted.machines) && !wanted.vips.is_empty() {
                     tracing::warn!(
                         "machines take no packets from each other: the cluster has no keys to know them by, because peers talk in \
                          the clear; give every member the same --cluster-secret-file, or https:// peer URLs"
@@ -293,6 +304,9 @@ impl Steer {
                     }
                 }
                 plane.installed = (wanted.vips.len() - applied.left_out.len()) as u64;
+                if applied.kept.is_empty() {
+                    self.backends.in_force();
+                }
                 // Those that kept what they had are tried again: tables may be free by then.
                 self.applied = applied.kept.is_empty().then_some(wanted);
                 self.in_force = true;
@@ -314,9 +328,13 @@ impl Steer {
         self.failures = failures;
     }
 
-    /// What could not be done, by VirtualIP.
-    pub fn failures(&self) -> &BTreeMap<String, String> {
-        &self.failures
+    /// What could not be done, and which backends are not well, by VirtualIP.
+    pub fn failures(&self) -> BTreeMap<String, String> {
+        let mut all = self.failures.clone();
+        for (name, told) in self.backends.told() {
+            all.entry(name).and_modify(|before| *before = format!("{before}; {told}")).or_insert(told);
+        }
+        all
     }
 
     /// Looks whether this machine still holds connections in slots that are others' by now, where that matters to anybody. What it is
@@ -392,25 +410,37 @@ impl Steer {
                 index: machine.id,
                 name: machine.name.clone(),
                 address: address?,
-                next_hop: None,
+                next_hop: None, backend: None,
                 own: machine.name == self.own,
             })
         });
-        let machines: Vec<_> = machines.collect();
+        let mut machines: Vec<_> = machines.collect();
+        let both = |machine: &Machine| {
+            [machine.v4.map(IpAddr::V4), machine.v6.map(IpAddr::V6)].map(|ip| Some((ip?, machine.name.clone())))
+        };
+        let others: Vec<(IpAddr, String)> = desired.machines.values().flat_map(both).flatten().collect();
+        let around = Around {
+            own: both(own).into_iter().flatten().map(|(ip, _)| ip).collect(),
+            room,
+            members: desired.machines.values().map(|machine| machine.id).collect(),
+            machines: others.iter().cloned().collect(),
+        };
+        self.backends.follow(specs, &around);
         let ids = ids(specs, desired);
         let vips = specs.iter().map(|(name, spec)| {
             let slots = slots_of(&mut self.slots, name, desired, &machines, room);
-            vip(name, ids.get(name).copied().unwrap_or_default(), spec, slots)
+            let vip = vip(name, ids.get(name).copied().unwrap_or_default(), spec, slots);
+            match self.backends.slots(name) {
+                Some(slots) => edge_kernel::Vip { slots, earlier: None, backends: true, ..vip },
+                None => vip,
+            }
         });
         let mut vips: Vec<_> = vips.collect();
+        machines.extend(self.backends.machines());
         vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
         self.slots.retain(|name, _| specs.contains_key(name));
         let seeds = desired.steering.values().filter_map(|s| s.steps.last()?.hash.as_ref()).map(|hash| hash.seed);
         let seed = seeds.max().unwrap_or(0);
-        let both = |machine: &Machine| {
-            [machine.v4.map(IpAddr::V4), machine.v6.map(IpAddr::V6)].map(|ip| Some((ip?, machine.name.clone())))
-        };
-        let others = desired.machines.values().flat_map(both).flatten().collect();
         Some(Wanted { machines, vips, others, cookies: Cookies::of(&desired.tickets), seed })
     }
 
@@ -644,6 +674,7 @@ fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Slots) -> edge_kernel::
             seed: rule.map_or(0, |rule| rule.seed),
             slots,
         }),
+        backends: false,
         slots: slots.slots,
     }
 }
@@ -715,6 +746,7 @@ mod tests {
                 name: format!("m{id}"),
                 address: IpAddr::from([10, 0, 0, *id as u8]),
                 next_hop: None,
+                backend: None,
                 own: *id == 1,
             })
             .collect();
@@ -784,6 +816,7 @@ mod tests {
             name: format!("m{index}"),
             address: IpAddr::from([10, 0, 0, index as u8]),
             next_hop: None,
+            backend: None,
             own: index == 1,
         };
         let mut known = BTreeMap::new();
@@ -824,6 +857,7 @@ mod tests {
                 name: format!("m{index}"),
                 address: IpAddr::from([10, 0, 0, index as u8]),
                 next_hop: None,
+                backend: None,
                 own: index == 1,
             })
             .collect();
@@ -874,6 +908,7 @@ mod tests {
         assert!(!of(held_back.into(), table).is_done(1, &[]));
     }
     /// Names and weights of machines are in its slots.
+    /// What `backends`, `backendCheck`, `backendSources` and `drainTimeout` do is shown beside `Backends`.
     #[test]
     fn every_field_of_a_virtual_ip_reaches_the_kernel() {
         let written = "{addresses: [192.0.2.1], ports: [80], protocols: [TCP], hash: sourcePrefix, sourcePrefixLength: {ipv4: 24, \

@@ -80,7 +80,8 @@ impl Strays {
     ) -> Option<Strays> {
         let number = machine_number(&own.name);
         let mut others = BTreeMap::new();
-        for machine in machines.iter().filter(|machine| !machine.own) {
+        // A server that does not run Weir has no connections of ours, and is not to hear the cluster's secret.
+        for machine in machines.iter().filter(|machine| !machine.own && machine.backend.is_none()) {
             let taken = machine_number(&machine.name);
             // Of two with one number neither is found from elsewhere but the one that joined first.
             if taken != number {
@@ -139,7 +140,7 @@ mod tests {
 
     fn machine(id: u16, name: &str, own: bool) -> edge_kernel::Machine {
         let address = IpAddr::from([127, 0, 0, id as u8]);
-        edge_kernel::Machine { index: id, name: name.to_owned(), address, next_hop: None, own }
+        edge_kernel::Machine { index: id, name: name.to_owned(), address, next_hop: None, own, backend: None }
     }
 
     fn own() -> Machine {
@@ -167,6 +168,16 @@ mod tests {
         let (length, from) = there.recv_from(&mut bytes).unwrap();
         assert_eq!(from.ip(), Ipv4Addr::LOCALHOST);
         assert!(bytes[..length].ends_with(b"datagram") && bytes[8..12] == [0, 0, 0, 7]);
+    }
+
+    #[test]
+    fn backends_are_sent_nothing() {
+        let web = edge_kernel::Machine { backend: Some(edge_kernel::Backend::default()), ..machine(3, "web-1", false) };
+        let all = [machine(1, "edge-1", true), web];
+        assert!(Strays::over(1, &own(), &all, NonZeroU32::MIN).is_none(), "nobody else runs Weir");
+        let all = [all, [machine(2, "edge-2", false), machine(4, "edge-4", false)]].concat();
+        let ways = Strays::over(1, &own(), &all, NonZeroU32::MIN).unwrap();
+        assert!(!ways.leads_to(machine_number("web-1")) && ways.leads_to(machine_number("edge-2")));
     }
 
     #[test]

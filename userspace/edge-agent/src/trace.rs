@@ -34,6 +34,7 @@ impl Plane {
             "address": found.tunnel.map(|tunnel| tunnel.to.to_string()),
             "hop": found.tunnel.map(|tunnel| tunnel.hops),
             "nextHop": found.tunnel.and_then(|tunnel| tunnel.next_hop).map(mac),
+            "backend": found.tunnel.map(|tunnel| tunnel.backend),
             "epoch": found.epoch,
         }))
     }

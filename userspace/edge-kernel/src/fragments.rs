@@ -1,5 +1,6 @@
 //! Fragments that came before the first of their datagram. Only the first one tells whose they are, and a program in the kernel cannot
-//! wait for it; so it gives them to this thread, which puts each on the road again when the first has passed.
+//! wait for it; so it gives them to this thread, which puts each on the road again when the first has passed. By the same rings come packets
+//! that are too long for a tunnel: see `long`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,10 +10,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use abi::{FragmentKey, FragmentWay, HeldFragment};
+use abi::{FragmentKey, FragmentWay, HeldFragment, Part};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
 
+use crate::long::{self, Long, LongPackets};
 use crate::sys;
 
 /// What became of fragments that came too early, since the process began.
@@ -22,13 +24,14 @@ pub struct EarlyFragments {
     pub followed: u64,
     /// The first did not come in time.
     pub given_up: u64,
-    /// There was no room for them.
+    /// There was no room for them, in the rings (where packets that are too long for a tunnel want some as well) or among those that wait.
     pub refused: u64,
 }
 
 /// The thread; it ends with the value.
 pub(crate) struct Early {
     counts: Arc<Counts>,
+    long: Arc<long::Counts>,
     interface: Arc<AtomicU32>,
     stop: OwnedFd,
     thread: Option<JoinHandle<()>>,
@@ -56,19 +59,29 @@ impl Early {
             buffers.push(array.open(cpu, Some(RING_PAGES)).map_err(io::Error::other)?);
         }
         let stop = event()?;
-        let (stopped, counts) = (stop.try_clone()?, Arc::<Counts>::default());
+        let (stopped, counts, long) = (stop.try_clone()?, Arc::<Counts>::default(), Arc::<long::Counts>::default());
         let interface = Arc::new(AtomicU32::new(interface));
-        let mut road =
-            Road { ways, program, interface: interface.clone(), waiting: VecDeque::new(), counts: counts.clone() };
+        let mut road = Road {
+            ways,
+            program,
+            interface: interface.clone(),
+            waiting: VecDeque::new(),
+            counts: counts.clone(),
+            long: Long::new(long.clone()),
+        };
         let thread = std::thread::Builder::new().name("fragments".into()).spawn(move || {
             road.run(&mut buffers, stopped.as_fd());
         })?;
-        Ok(Early { counts, interface, stop, thread: Some(thread) })
+        Ok(Early { counts, long, interface, stop, thread: Some(thread) })
     }
 
     /// The interface was made anew.
     pub(crate) fn come_from(&self, interface: u32) {
         self.interface.store(interface, Ordering::Relaxed);
+    }
+
+    pub(crate) fn long_packets(&self) -> LongPackets {
+        self.long.read()
     }
 
     pub(crate) fn counts(&self) -> EarlyFragments {
@@ -96,6 +109,7 @@ struct Road {
     /// Oldest first.
     waiting: VecDeque<Waiting>,
     counts: Arc<Counts>,
+    long: Long,
 }
 
 impl Road {
@@ -123,6 +137,10 @@ impl Road {
 
     fn take(&mut self, sample: &[u8]) {
         let Some((held, frame)) = read(sample) else { return };
+        if held.part.later == Part::LONG {
+            self.long.take(&held.part, frame);
+            return;
+        }
         if self.waiting.len() == WAITING_MAX {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             return;

@@ -31,9 +31,11 @@ use crate::access::KnownAccess;
 use crate::capture::Captures;
 use crate::cookies;
 use crate::error::{KernelError, Warning};
+use crate::flows::FlowsKnown;
 use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
+use crate::long::LongPackets;
 use crate::map::MappedArray;
 use crate::older;
 use crate::prefix::Prefix;
@@ -122,6 +124,9 @@ pub struct Kernel {
     pub(crate) ways: KnownWays,
     pub(crate) by_prefix: ByPrefix,
     fragments: OwnedFd,
+    pub(crate) flows: OwnedFd,
+    pub(crate) flows_known: FlowsKnown,
+    pub(crate) buckets: OwnedFd,
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
     pub(crate) early: Option<Early>,
@@ -153,6 +158,10 @@ pub enum Hook {
     XdpCapture,
     /// What `XdpSteer` leaves packets to while connections begin too fast.
     XdpSyn,
+    /// What `XdpSteer` leaves packets to that are for servers without Weir.
+    XdpBackend,
+    /// What it and `XdpFragment` leave them to then.
+    XdpDeliver,
     SkLookup,
     SkReuseport,
 }
@@ -287,6 +296,7 @@ impl Kernel {
         self.live_tables.clear();
         self.known_access = None;
         self.ways.forget();
+        self.forget_flows();
         self.inherit()
     }
 
@@ -356,6 +366,9 @@ impl Kernel {
             ways: KnownWays::default(),
             by_prefix: ByPrefix::default(),
             fragments: take("FRAGMENTS")?,
+            flows: take("FLOWS")?,
+            flows_known: FlowsKnown::default(),
+            buckets: take("BUCKETS")?,
             roads: take("ROADS")?,
             early: None,
             services: BTreeMap::new(),
@@ -447,7 +460,13 @@ impl Kernel {
 
     /// Our programs that others call where `xdp_steer` looks for them, which takes ours and those of an earlier process alike.
     fn lay_roads(&self) -> Result<(), KernelError> {
-        for (place, hook) in [(0u32, Hook::XdpFragment), (1, Hook::XdpCapture), (2, Hook::XdpSyn)] {
+        for (place, hook) in [
+            (0u32, Hook::XdpFragment),
+            (1, Hook::XdpCapture),
+            (2, Hook::XdpSyn),
+            (3, Hook::XdpBackend),
+            (4, Hook::XdpDeliver),
+        ] {
             let Some(program) = self.programs.get(&hook).map(|program| program.as_raw_fd() as u32) else { continue };
             sys::map_update(self.roads.as_fd(), &place, &program)
                 .map_err(|e| KernelError::system("cannot put the programs that others call into their places", e))?;
@@ -473,6 +492,11 @@ impl Kernel {
     /// What became of fragments that came before the first of their datagram.
     pub fn early_fragments(&self) -> EarlyFragments {
         self.early.as_ref().map(Early::counts).unwrap_or_default()
+    }
+
+    /// What became of packets for backends that were too long for one tunnel.
+    pub fn long_packets(&self) -> LongPackets {
+        self.early.as_ref().map(Early::long_packets).unwrap_or_default()
     }
 
     /// Attaches sk_lookup to the calling thread's network namespace. [`Kernel::load`] does so when it attaches XDP anywhere.
@@ -604,7 +628,7 @@ fn load_object(
         .map_max_entries("MACHINES", 2 * machines)
         .map_max_entries("BEFORE", 2 * vips)
         .map_max_entries("LIMITS", 2 * vips)
-        .map_max_entries("BUCKETS", 2 * vips)
+        .map_max_entries("BUCKETS", 2 * vips + 3)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);
     if let Some(dir) = map_dir {
@@ -634,7 +658,7 @@ fn load_object(
                     }
                 }
             }
-            Hook::XdpSteer | Hook::XdpFragment => {
+            Hook::XdpSteer | Hook::XdpFragment | Hook::XdpBackend | Hook::XdpDeliver => {
                 let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
                 xdp.load().and_then(|()| xdp.fd()).map_err(|e| failed(&e))?
             }
@@ -877,6 +901,8 @@ const MAPS: &[&str] = &[
     // Shared by programs of this process and an earlier one while one takes over, as PART is.
     "CAPTURED",
     "SYN",
+    "DELIVERY",
+    "FLOWS",
     "SLOTS",
     "MACHINES",
     "BEFORE",
@@ -900,6 +926,8 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("xdp_fragment", Hook::XdpFragment),
     ("xdp_capture", Hook::XdpCapture),
     ("xdp_syn", Hook::XdpSyn),
+    ("xdp_backend", Hook::XdpBackend),
+    ("xdp_deliver", Hook::XdpDeliver),
     ("pick_listener", Hook::SkLookup),
     ("pick_worker", Hook::SkReuseport),
 ];

@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments`, `capture`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -20,17 +20,21 @@ mod connections;
 mod cookies;
 mod counters;
 mod error;
+mod flows;
 mod follow;
 mod fragments;
 mod interface;
 mod kernel;
+mod knock;
 mod lease;
+mod long;
 mod map;
 mod neighbours;
 mod netlink;
 mod older;
 mod prefix;
 mod probe;
+mod raw;
 mod routes;
 mod services;
 mod sockets;
@@ -51,15 +55,18 @@ pub use capture::{
 pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
+pub use flows::FlowCounts;
 pub use follow::Followed;
 pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
+pub use knock::{Knock, Unanswered, knock};
 pub use lease::Lease;
+pub use long::LongPackets;
 pub use prefix::Prefix;
 pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;
-pub use steering::{Applied, Earlier, Hash, Machine, Protocol, SourceLimit, Vip, VipLimits};
+pub use steering::{Applied, Backend, Earlier, Hash, Machine, Protocol, SourceLimit, Vip, VipLimits, has_others};
 pub use trace::{Flow, Trace, Tunnel};
 pub use veth::pass_everything;
 

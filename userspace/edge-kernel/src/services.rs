@@ -21,6 +21,11 @@ impl Services {
             let known = self.0.get(&ip.key(0));
             fresh += usize::from(known.is_none());
             let mut services = known.map(|(_, services)| services.clone()).unwrap_or_default();
+            if services.iter().any(|service| (service.flags & Service::BACKENDS != 0) != vip.backends) {
+                return Err(format!(
+                    "{ip}: one virtual IP has machines there, and one backends; give one of them another address"
+                ));
+            }
             add_services(&mut services, vip, table, ip)?;
             if services.len() > SERVICES_MAX {
                 return Err(format!(
@@ -52,6 +57,7 @@ impl Services {
             services.sort_by_key(|s| (s.port_last - s.port_first, s.port_first, s.protocol));
             let mut value = VipAddress { count: services.len() as u32, ..VipAddress::EMPTY };
             value.services[..services.len()].copy_from_slice(&services);
+            value.backends = u32::from(services.iter().any(|service| service.flags & Service::BACKENDS != 0));
             value
         };
         self.0.into_iter().map(|(key, (_, services))| (key, sorted(services))).collect()
@@ -112,7 +118,8 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: Prefix) 
                 protocol: protocol.number(),
                 flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 }
                     | if vip.limits.all.is_some() || vip.limits.source.is_some() { Service::LIMITED } else { 0 }
-                    | if vip.limits.cookies.is_some() { Service::COOKIES } else { 0 },
+                    | if vip.limits.cookies.is_some() { Service::COOKIES } else { 0 }
+                    | if vip.backends { Service::BACKENDS } else { 0 },
                 vip: vip.id,
                 table,
                 reserved_too: 0,
@@ -165,6 +172,7 @@ mod tests {
             slots: vec![abi::Slot::of(1); SLOTS as usize].into(),
             limits: crate::VipLimits::default(),
             earlier: None,
+            backends: false,
         }
     }
 

@@ -33,6 +33,43 @@ pub struct Machine {
     pub next_hop: Option<[u8; 6]>,
     /// It is this machine.
     pub own: bool,
+    /// It does not run Weir, and takes IP in IP.
+    pub backend: Option<Backend>,
+}
+
+/// How a server is reached that does not run Weir, and answers clients itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Backend {
+    /// Addresses of the family of its own that packets for it are sent from, chosen by their flow; none: this machine's. Whoever checks where
+    /// packets come from must know that these do from here.
+    pub sources: Option<Prefix>,
+}
+
+/// Whether any of them is another machine that runs Weir: servers that do not send nothing back.
+pub fn has_others(machines: &[Machine]) -> bool {
+    machines.iter().any(|machine| !machine.own && machine.backend.is_none())
+}
+
+impl Machine {
+    /// As the programs have it. `own`: this machine's addresses, IPv4 and IPv6; `next_hop`: what the neighbours say.
+    pub fn element(&self, own: [Address; 2], next_hop: Option<[u8; 6]>) -> abi::Machine {
+        let address = Address::from(self.address);
+        let (mut source, mut spread, mut flags) = (Address::UNSPECIFIED, 0, abi::Machine::PRESENT);
+        if self.own {
+            flags |= abi::Machine::OWN;
+        }
+        if let Some(Backend { sources }) = self.backend {
+            flags |= abi::Machine::BACKEND;
+            source = if address.is_v4() { own[0] } else { own[1] };
+            if let Some(prefix) = sources {
+                source = prefix.address.into();
+                let free = if address.is_v4() { 32 } else { 128 } - u32::from(prefix.bits);
+                spread = u32::MAX.checked_shr(32u32.saturating_sub(free)).unwrap_or(0).to_be();
+            }
+        }
+        let next_hop = self.next_hop.or(next_hop).unwrap_or_default();
+        abi::Machine { address, source, flags, next_hop, reserved: [0; 6], spread, reserved_too: 0 }
+    }
 }
 
 /// A virtual IP as the kernel sees it.
@@ -55,6 +92,8 @@ pub struct Vip {
     pub limits: VipLimits,
     /// For connections that began when the flows were spread by something else.
     pub earlier: Option<Earlier>,
+    /// Its slots name backends, as `edge_l4::backends` has them.
+    pub backends: bool,
 }
 
 /// How the flows of a virtual IP were spread before: what nobody holds by its slots now is looked for by these.
@@ -256,7 +295,10 @@ impl Kernel {
             self.live_tables.entry(placed.table).or_default().insert(*vip);
         }
         applied.epoch = self.switch_to(standby);
-        self.ways.wanted = machines.len() > 1 && vips.iter().any(|vip| vip.limits.cookies.is_some());
+        self.ways.wanted = has_others(machines) && vips.iter().any(|vip| vip.limits.cookies.is_some());
+        if applied.kept.is_empty() {
+            self.sweep_flows(&vips);
+        }
         self.services = services;
         self.complete_take_over()?;
         Ok((applied, addresses))
@@ -448,7 +490,7 @@ impl Kernel {
         let failed = |e| KernelError::system("cannot write the machines that may send", e);
         let senders: BTreeMap<[u32; 4], u32> = machines
             .iter()
-            .filter(|machine| !machine.own)
+            .filter(|machine| !machine.own && machine.backend.is_none())
             .map(|machine| (Address::from(machine.address).0, machine.index.into()))
             .collect();
         let known: Vec<SenderKey> = sys::map_keys(self.senders.as_fd()).map_err(failed)?;
@@ -469,16 +511,8 @@ impl Kernel {
             self.machines.write(first + index, abi::Machine::default());
         }
         for machine in machines {
-            let own = if machine.own { abi::Machine::OWN } else { 0 };
-            let value = abi::Machine {
-                address: machine.address.into(),
-                flags: abi::Machine::PRESENT | own,
-                next_hop: machine
-                    .next_hop
-                    .or_else(|| self.next_hops.get(&machine.address).copied())
-                    .unwrap_or_default(),
-                reserved: [0; 6],
-            };
+            let own = [self.settings.own_v4, self.settings.own_v6];
+            let value = machine.element(own, self.next_hops.get(&machine.address).copied());
             self.machines.write(first + usize::from(machine.index), value);
         }
     }
@@ -630,4 +664,24 @@ fn check_slots(slots: &[Slot]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{} slots were given; a table has {SLOTS}", slots.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_are_no_machines_that_anything_is_told_to() {
+        let machine = |index: u16, own, backend| Machine {
+            index,
+            name: format!("m{index}"),
+            address: IpAddr::from([10, 0, 0, index as u8]),
+            next_hop: None,
+            own,
+            backend,
+        };
+        let (own, web) = (machine(1, true, None), machine(255, false, Some(Backend::default())));
+        assert!(!has_others(&[own.clone(), web.clone()]));
+        assert!(has_others(&[own, web, machine(2, false, None)]));
+    }
 }

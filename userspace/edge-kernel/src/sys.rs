@@ -287,6 +287,40 @@ pub fn map_keys<K: Plain>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
     }
 }
 
+/// All entries of a hash map. Others may write it meanwhile: what is there from beginning to end is found, and this ends.
+pub fn map_entries<K: Plain, V: Plain>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    // No list of one hash is nearly as long.
+    const AT_ONCE: usize = 4_096;
+    let mut found = Vec::new();
+    // SAFETY: plain types may be all zeros.
+    let mut keys: Vec<K> = (0..AT_ONCE).map(|_| unsafe { zeroed() }).collect();
+    // SAFETY: as above.
+    let mut values: Vec<V> = (0..AT_ONCE).map(|_| unsafe { zeroed() }).collect();
+    let (mut from, mut next, mut is_first) = (0u64, 0u64, true);
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if is_first { 0 } else { &raw const from as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map: map.as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        // SAFETY: as in `map_update`; the kernel writes at most `count` keys and values, and where it stopped.
+        let ended = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(_) => false,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) => return Err(e),
+        };
+        found.extend(keys.iter().copied().zip(values.iter().copied()).take(attr.count as usize));
+        if ended {
+            return Ok(found);
+        }
+        (from, is_first) = (next, false);
+    }
+}
+
 /// Writes many entries of a map in one call.
 pub fn map_update_batch<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
     assert_eq!(keys.len(), values.len());
@@ -341,6 +375,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;

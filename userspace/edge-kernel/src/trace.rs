@@ -58,6 +58,8 @@ pub struct Tunnel {
     pub hops: u8,
     /// `None`: back to where the packet came from.
     pub next_hop: Option<[u8; 6]>,
+    /// To a server that does not run Weir: IP in IP.
+    pub backend: bool,
 }
 
 impl Kernel {
@@ -108,7 +110,10 @@ impl Kernel {
             // Behind the Ethernet, the outer and the UDP header and four bytes of GUE's.
             let packed = bytes.get(14 + outer + 8 + 4).copied().unwrap_or_default();
             let next_hop = Some(machine.next_hop).filter(|mac| *mac != [0; 6]);
-            Tunnel { to: machine.address.ip(), hops: gue::hops(packed), next_hop }
+            let backend = machine.is_backend();
+            // To a backend there is no GUE, and no way back.
+            let hops = if backend { 1 } else { gue::hops(packed) };
+            Tunnel { to: machine.address.ip(), hops, next_hop, backend }
         });
         Ok(Trace {
             reason: outcome.reason,
@@ -267,6 +272,21 @@ impl Tables for LiveTables<'_> {
 
     fn hold(&self, _: &Part) -> bool {
         false
+    }
+
+    fn flow(&self, name: u64) -> u32 {
+        let known: Option<u32> = sys::map_lookup(self.kernel.flows.as_fd(), &name).unwrap_or_default();
+        known.unwrap_or_default()
+    }
+
+    fn keep_flow(&self, _: u64, _: u32) {}
+
+    fn may_keep_flow(&self, _: &Live<'_>) -> bool {
+        true
+    }
+
+    fn send_in_parts(&self, _: Part) -> bool {
+        true
     }
 
     fn tcp_state(&self, _: &Question) -> u32 {

@@ -17,6 +17,7 @@ use edge_agent::CertificateEnds;
 use edge_agent::keeper::KeptState;
 use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -524,6 +525,17 @@ pub fn memory(telemetry: &Arc<Telemetry>) -> impl Fn(&mut Encoder) + Send + Sync
     }
 }
 
+/// With one row for each virtual IP and machine: a backend that has another address has another number, and the name it had.
+fn added(rows: impl Iterator<Item = SteeredCounters>) -> Vec<SteeredCounters> {
+    let mut sums: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    for SteeredCounters { vip, machine, packets, bytes } in rows {
+        let sum = sums.entry((vip, machine)).or_default();
+        *sum = (sum.0 + packets, sum.1 + bytes);
+    }
+    let row = |((vip, machine), (packets, bytes))| SteeredCounters { vip, machine, packets, bytes };
+    sums.into_iter().map(row).collect()
+}
+
 /// Adds what the kernel's programs counted. The plane is only borrowed: its owner takes it down at the end with `--detach`.
 pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'static {
     let plane = Arc::downgrade(plane);
@@ -546,17 +558,18 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
                 bytes: c.bytes,
             })
             .collect();
-        let steered: Vec<SteeredCounters> = counters
-            .steered
-            .iter()
-            .map(|c| SteeredCounters {
-                vip: vip(c.vip),
-                machine: plane.machines.get(&c.machine).cloned().unwrap_or_else(|| format!("#{}", c.machine)),
-                packets: c.packets,
-                bytes: c.bytes,
-            })
-            .collect();
-        families::xdp(encoder, &fates, &steered);
+        let steered = counters.steered.iter().map(|c| SteeredCounters {
+            vip: vip(c.vip),
+            machine: plane.machines.get(&c.machine).cloned().unwrap_or_else(|| format!("#{}", c.machine)),
+            packets: c.packets,
+            bytes: c.bytes,
+        });
+        families::xdp(encoder, &fates, &added(steered));
+        let help = "Backends of virtual IPs by whether they answer this machine's checks (1) or not (0).";
+        for row in &plane.backends {
+            let labels = [("vip", row.vip.as_str()), ("backend", row.backend.as_str())];
+            encoder.gauge("weir_backend_up", help, &labels, f64::from(u8::from(row.well)));
+        }
         let help = "Virtual IPs by whether packets are steered as their documents say (installed) or not (left_out; the status of the object says why).";
         for (state, count) in [("installed", plane.installed), ("left_out", plane.left_out)] {
             encoder.gauge("weir_steering_virtual_ips", help, &[("state", state)], count as f64);
@@ -569,6 +582,20 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
         for (outcome, count) in [("followed", followed), ("given_up", given_up), ("refused", refused)] {
             encoder.counter("weir_early_fragments_total", help, &[("outcome", outcome)], count as f64);
         }
+        let edge_kernel::FlowCounts { present, remembered, refused, forgotten } = plane.kernel.flow_counts();
+        let help = "Connections whose backend is remembered, because another takes the new ones of their slot.";
+        encoder.gauge("weir_backend_flows", help, &[], present as f64);
+        let help = "Connections to backends in slots that have changed hands: those that were remembered with their backend, began too \
+                    fast for it and went to the backend before (refused), or were driven out by others (forgotten) and are cut.";
+        for (outcome, count) in [("remembered", remembered), ("refused", refused), ("forgotten", forgotten)] {
+            encoder.counter("weir_backend_flows_total", help, &[("outcome", outcome)], count as f64);
+        }
+        let edge_kernel::LongPackets { sent, refused, failed } = plane.kernel.long_packets();
+        let help = "Packets too long for one tunnel to their backend: sent in several, not sent because they came too fast (refused), \
+                    or not taken by the kernel (failed).";
+        for (outcome, count) in [("sent", sent), ("refused", refused), ("failed", failed)] {
+            encoder.counter("weir_backend_long_packets_total", help, &[("outcome", outcome)], count as f64);
+        }
         let counts = plane.kernel.capture_counts();
         encoder.gauge("weir_captures", "Captures of packets that are open.", &[], counts.open as f64);
         encoder.counter("weir_capture_packets_total", "Packets that captures have shown.", &[], counts.shown as f64);
@@ -577,5 +604,25 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
         for (reason, count) in [("rate", counts.too_fast), ("room", counts.no_room)] {
             encoder.counter("weir_capture_missed_total", help, &[("reason", reason)], count as f64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_with_two_numbers_has_one_row() {
+        let row = |vip: &str, machine: &str, packets| SteeredCounters {
+            vip: vip.to_owned(),
+            machine: machine.to_owned(),
+            packets,
+            bytes: 10 * packets,
+        };
+        let rows = [row("shop", "web-1", 3), row("mail", "web-1", 1), row("shop", "web-2", 2), row("shop", "web-1", 4)];
+        assert_eq!(
+            added(rows.into_iter()),
+            [row("mail", "web-1", 1), row("shop", "web-1", 7), row("shop", "web-2", 2)]
+        );
     }
 }

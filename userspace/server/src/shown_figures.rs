@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Families that are shown; a name that ends in `_` stands for all that begin so.
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 15] = [
     "weir_worker_busy_ratio",
     "weir_worker_connections",
     "weir_worker_requests_total",
@@ -15,6 +15,7 @@ const FAMILIES: [&str; 14] = [
     "weir_room_",
     "weir_lottery_",
     "weir_steered_total",
+    "weir_backend_up",
     "weir_steering_virtual_ips",
     "weir_taps",
     "process_resident_memory_bytes",

@@ -14,6 +14,7 @@ mod aggregation;
 mod attacks;
 mod authentication;
 mod auto_cert;
+mod backends;
 mod bad_input;
 mod browser;
 mod caches;

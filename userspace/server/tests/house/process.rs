@@ -282,6 +282,13 @@ fn systemd_hears_that_all_of_it_turns() {
 fn the_unit_is_one_that_systemd_takes() {
     let Some(analyze) = crate::world::program("systemd-analyze") else { return };
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/systemd/weir.service");
+    // What checks of backends hear by.
+    assert!(
+        std::fs::read_to_string(unit)
+            .unwrap()
+            .lines()
+            .any(|line| line.starts_with("RestrictAddressFamilies=") && line.ends_with(" AF_PACKET"))
+    );
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("weir.service");
     fs::write(&path, fs::read_to_string(unit).unwrap().replace("/usr/local/bin/weir", "/bin/true")).unwrap();
