@@ -185,10 +185,18 @@ fn shown(looked: &Looked, counters: &mut Counters) -> Value {
             let steered = members.iter().flat_map(|member| series(member, "weir_steered_total"));
             let is_its = |labels: &Value| labels["vip"] == name && labels["machine"] == at;
             let packets: f64 = steered.filter(|(labels, _)| is_its(labels)).map(|(_, value)| value).sum();
+            // Each machine asks backends for itself.
+            let asked = members.iter().flat_map(|member| series(member, "weir_backend_up"));
+            let answers = asked.filter(|(labels, _)| labels["vip"] == name && labels["backend"] == at);
+            let answers: Vec<bool> = answers.map(|(_, up)| up > 0.0).collect();
+            let state = match answers.iter().filter(|up| !**up).count() {
+                0 => machine["state"].clone(),
+                down => format!("{}, unwell at {down} of {}", text_of(&machine["state"]), answers.len()).into(),
+            };
             vips.push(json!({
                 "name": name,
                 "machine": at,
-                "state": machine["state"],
+                "state": state,
                 "slots": machine["slots"],
                 "share": machine["share"],
                 "perSecond": counters.rate(format!("vip {name} {at}"), packets, looked.at),
@@ -419,6 +427,24 @@ mod tests {
             let found = text.contains(wanted) || wanted == "0.375" && text.contains("37.5%");
             assert!(found, "{wanted}: {text}");
         }
+    }
+
+    #[test]
+    fn backends_that_some_machines_find_unwell_are_told() {
+        let (mut counters, now) = (Counters::default(), Instant::now());
+        let mut looked = looked(1, now);
+        let up = |of: [u8; 2]| json!([[{"vip": "shop", "backend": "web-1"}, of[0]], [{"vip": "shop", "backend": "web-2"}, of[1]]]);
+        looked.overview["members"] = json!([
+            {"name": "m1", "figures": {"weir_backend_up": up([1, 1])}},
+            {"name": "m2", "figures": {"weir_backend_up": up([1, 0])}},
+        ]);
+        let backend = |name: &str| json!({"name": name, "state": "active", "slots": 1, "share": 0.5, "backend": true});
+        looked.overview["vips"] = json!([{"name": "shop", "machines": [backend("web-1"), backend("web-2")]}]);
+        let shown = shown(&looked, &mut counters);
+        assert_eq!(
+            (&shown["vips"][0]["state"], &shown["vips"][1]["state"]),
+            (&json!("active"), &json!("active, unwell at 1 of 2"))
+        );
     }
 
     #[test]

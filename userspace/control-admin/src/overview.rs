@@ -103,6 +103,9 @@ fn vip(name: &str, document: Option<&Value>, steering: &Steering, members: &Memb
     machines.extend(
         draining.map(|id| json!({"name": called(*id), "state": "draining", "weight": 0, "share": 0.0, "slots": 0})),
     );
+    if let Some(backends) = document.and_then(|document| document.get("backends")?.as_array()) {
+        machines = backends_of(backends);
+    }
     let addresses = document.and_then(|document| document.get("addresses")).cloned().unwrap_or_else(|| json!([]));
     json!({
         "name": name,
@@ -111,6 +114,26 @@ fn vip(name: &str, document: Option<&Value>, steering: &Steering, members: &Memb
         "generationsKept": steering.generations.len(),
         "machines": machines,
     })
+}
+
+/// Those of a virtual IP over backends, by its document: each edge leaves out what it finds unwell.
+fn backends_of(backends: &[Value]) -> Vec<Value> {
+    let text = |backend: &Value, field: &str| backend.get(field).and_then(Value::as_str).map(str::to_owned);
+    let state = |backend: &Value| text(backend, "state").unwrap_or_else(|| "active".to_owned());
+    let weight = |backend: &Value| match backend.get("weight").map_or(Some(1), Value::as_u64) {
+        Some(weight) if state(backend) == "active" => weight,
+        _ => 0,
+    };
+    let sum: u64 = backends.iter().map(weight).sum();
+    let row = |backend: &Value| {
+        let share = if sum == 0 { 0.0 } else { weight(backend) as f64 / sum as f64 };
+        let name = text(backend, "name").or_else(|| text(backend, "address")).unwrap_or_default();
+        json!({
+            "name": name, "state": state(backend), "weight": weight(backend), "share": share,
+            "slots": (share * SLOTS).round() as u64, "backend": true,
+        })
+    };
+    backends.iter().map(row).collect()
 }
 
 /// Of the Maglev table of a virtual IP; by weight each machine has its share of them, to within a few.
@@ -142,5 +165,28 @@ mod tests {
         };
         assert_eq!([row(0), row(1), row(2)], [("a", "active", 49_153), ("b", "active", 16_384), ("c", "draining", 0)]);
         assert_eq!(shown["addresses"], json!(["192.0.2.1"]));
+    }
+
+    #[test]
+    fn a_virtual_ip_over_backends_shows_these() {
+        let document = json!({"addresses": ["192.0.2.1"], "backends": [
+            {"name": "web-1", "address": "10.0.0.1", "weight": 3}, {"address": "10.0.0.2"},
+            {"name": "web-3", "address": "10.0.0.3", "state": "draining"},
+        ]});
+        let machines = vec![Eligible { member: 1, weight: 1 }];
+        let steering = Steering {
+            generations: vec![Generation { number: 1, machines, ..Generation::default() }],
+            ..Steering::default()
+        };
+        let shown = vip("direct", Some(&document), &steering, &Members::default());
+        let row = |at: usize| {
+            let backend = &shown["machines"][at];
+            (backend["name"].as_str().unwrap(), backend["state"].as_str().unwrap(), backend["slots"].as_u64().unwrap())
+        };
+        assert_eq!(
+            [row(0), row(1), row(2)],
+            [("web-1", "active", 49_153), ("10.0.0.2", "active", 16_384), ("web-3", "draining", 0)]
+        );
+        assert_eq!(shown["machines"].as_array().map(Vec::len), Some(3));
     }
 }
