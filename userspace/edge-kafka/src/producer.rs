@@ -302,10 +302,16 @@ impl<'a> Sending<'a> {
 
     fn run(mut self) {
         loop {
-            let (waited_for, others, ended) = self.next();
-            let (cut_off, waited_for) = waited_for.into_iter().partition(Queued::is_cut_off);
+            let (queued, ended) = self.next();
+            let (cut_off, queued) = queued.into_iter().partition(Queued::is_cut_off);
             self.cut_off(cut_off);
-            for waiting in self.together(waited_for) {
+            // All in the order in which they came, as long as there is nothing that they would overtake.
+            let is_in_order = !self.is_behind() && self.is_due();
+            let queued = if is_in_order { self.together(queued) } else { queued };
+            let (waited_for, others): (Vec<Queued>, Vec<Queued>) =
+                queued.into_iter().partition(|queued| queued.done.is_some());
+            let waited_for = if is_in_order { waited_for } else { self.together(waited_for) };
+            for waiting in waited_for {
                 if waiting.is_cut_off() {
                     self.cut_off(vec![waiting]);
                     continue;
@@ -330,7 +336,7 @@ impl<'a> Sending<'a> {
             if self.is_due() || ended {
                 self.replay();
             }
-            self.take(others);
+            self.take(others.into_iter().map(|queued| queued.record).collect());
             // Last: what is read from the disk may be for a topic that is not there, and has to be back on it at the end.
             self.look_aside(ended);
             if ended && lock(&self.shared.state).queue.is_empty() {
@@ -345,21 +351,25 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Sends records somebody waits for, many at a time as far as brokers take them; those that are left are for one by one.
-    fn together(&mut self, mut waiting: Vec<Queued>) -> Vec<Queued> {
-        if waiting.len() > 1 && waiting.iter().all(|queued| queued.since.elapsed() <= TURN_MAX) {
-            let records: Vec<Record> = waiting.iter().map(|queued| queued.record.clone()).collect();
-            let (count, _) = self.deliver(&records);
-            let rest = waiting.split_off(count.min(waiting.len()));
-            for queued in std::mem::replace(&mut waiting, rest) {
-                self.answer(queued, Ok(()));
+    /// Sends records many at a time as far as brokers take them; those that are left are for one by one.
+    fn together(&mut self, mut queued: Vec<Queued>) -> Vec<Queued> {
+        let is_late = |one: &Queued| one.done.is_some() && one.since.elapsed() > TURN_MAX;
+        if queued.iter().any(|one| one.done.is_some()) && queued.len() > 1 && !queued.iter().any(is_late) {
+            let records: Vec<Record> = queued.iter().map(|one| one.record.clone()).collect();
+            let (count, sent) = self.deliver(&records);
+            if sent.is_ok() && !self.is_behind() {
+                self.again = None;
+            }
+            let rest = queued.split_off(count.min(queued.len()));
+            for one in std::mem::replace(&mut queued, rest) {
+                self.answer(one, Ok(()));
             }
         }
-        waiting
+        queued
     }
 
-    /// What was handed over since, in its order: records somebody waits for, and others.
-    fn next(&mut self) -> (Vec<Queued>, Vec<Record>, bool) {
+    /// What was handed over since, in its order, and whether that is the end.
+    fn next(&mut self) -> (Vec<Queued>, bool) {
         let mut state = lock(&self.shared.state);
         while state.queue.is_empty() && !state.ended {
             let behind = self.is_behind();
@@ -378,18 +388,15 @@ impl<'a> Sending<'a> {
                 break;
             }
         }
-        let (mut waited_for, mut others, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut queued, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES
-            && let Some(queued) = state.queue.pop_front()
+            && let Some(one) = state.queue.pop_front()
         {
-            bytes += queued.record.bytes();
-            match queued.done {
-                Some(_) => waited_for.push(queued),
-                None => others.push(queued.record),
-            }
+            bytes += one.record.bytes();
+            queued.push(one);
         }
         state.bytes = state.bytes.saturating_sub(bytes);
-        (waited_for, others, state.ended)
+        (queued, state.ended)
     }
 
     /// Something is on disk.
@@ -740,6 +747,30 @@ mod tests {
         let again = Chain::default();
         assert!(send("value-1", &again) && send("value-2", &again));
         broker.until(&["value-1", "value-2"]);
+    }
+
+    /// A device may be written about by both kinds, and what is later about it has to be later there.
+    #[test]
+    fn what_is_waited_for_overtakes_nothing_that_came_before_it() {
+        let broker = broker();
+        broker.make(&["t"]);
+        let (told, heard) = std::sync::mpsc::channel();
+        let queued = |number: usize| Queued {
+            record: record("t", &format!("value-{number}")),
+            done: (number % 2 == 1).then(|| {
+                let told = told.clone();
+                Box::new(move |sent: Result<(), SendError>| told.send((number, sent)).unwrap()) as Done
+            }),
+            chain: None,
+            since: Instant::now(),
+        };
+        let queue = (0..6).map(queued).collect();
+        let state = Mutex::new(State { queue, bytes: 0, ended: true });
+        let (brokers, access) = (vec![broker.address()], Access::default());
+        let shared = Shared { brokers, access, directory: None, state, changed: Condvar::new() };
+        Sending::new(&shared).run();
+        assert_eq!(broker.values(), (0..6).map(|number| format!("value-{number}")).collect::<Vec<_>>());
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, Ok(())), (3, Ok(())), (5, Ok(()))]);
     }
 
     /// Another try does as little for a record that is too large, and may do for one that nobody may write as yet.
