@@ -344,10 +344,11 @@ mod tests {
 
         fn happen(&mut self, event: Event) {
             match event {
-                // A slot has room for three that drain.
+                // A slot has room for three that drain and have not said that they are done.
                 Event::Drain(id) => {
-                    let busy = |id: &u16| self.connections.iter().any(|(_, holder)| holder == id);
-                    let draining = self.draining.iter().filter(|id| !self.down.contains(id) && busy(id)).count();
+                    let slots = self.slots();
+                    let is_held = |id: &u16| slots.iter().any(|slot| slot.owners().contains(id));
+                    let draining = self.draining.iter().filter(|id| !self.down.contains(id) && is_held(id)).count();
                     if draining < 3 {
                         self.draining.insert(id);
                     }
