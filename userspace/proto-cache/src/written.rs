@@ -114,7 +114,7 @@ fn time(from: &mut &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::{Times, keep_for};
+    use crate::rules::{Rules, Times};
     use proto_http::{Request, Response};
 
     fn kept() -> (Request, Kept) {
@@ -132,7 +132,7 @@ mod tests {
         }
         let now = Instant::now();
         let times = Times { asked: now, received: now, unix_seconds: 784_111_777 };
-        let kept = keep_for(Duration::from_secs(60), &request, &response, &times).unwrap();
+        let kept = Rules::default().keep(&request, &response, &times).unwrap();
         (request, kept)
     }
 
