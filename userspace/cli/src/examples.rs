@@ -107,6 +107,7 @@ pub const MORE: &[Recipe] = &[
     more("aggregation", include_str!("../../../deploy/examples/aggregation.yaml")),
     more("blue-green", include_str!("../../../deploy/examples/blue-green.yaml")),
     more("canary", include_str!("../../../deploy/examples/canary.yaml")),
+    more("direct-return", include_str!("../../../deploy/examples/direct-return.yaml")),
 ];
 
 const fn more(name: &'static str, text: &'static str) -> Recipe {
