@@ -351,21 +351,42 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Sends records many at a time as far as brokers take them; those that are left are for one by one.
-    fn together(&mut self, mut queued: Vec<Queued>) -> Vec<Queued> {
+    /// Sends records many at a time, in their order, as far as brokers take them; those that are left are for one by one.
+    fn together(&mut self, queued: Vec<Queued>) -> Vec<Queued> {
         let is_late = |one: &Queued| one.done.is_some() && one.since.elapsed() > TURN_MAX;
-        if queued.iter().any(|one| one.done.is_some()) && queued.len() > 1 && !queued.iter().any(is_late) {
-            let records: Vec<Record> = queued.iter().map(|one| one.record.clone()).collect();
-            let (count, sent) = self.deliver(&records);
-            if sent.is_ok() && !self.is_behind() {
-                self.again = None;
-            }
-            let rest = queued.split_off(count.min(queued.len()));
-            for one in std::mem::replace(&mut queued, rest) {
-                self.answer(one, Ok(()));
+        if queued.len() < 2 || queued.iter().all(|one| one.done.is_none()) || queued.iter().any(is_late) {
+            return queued;
+        }
+        let records: Vec<Record> = queued.iter().map(|one| one.record.clone()).collect();
+        let mut left = queued.into_iter();
+        loop {
+            let (count, sent) = self.deliver(&records[records.len() - left.len()..]);
+            left.by_ref().take(count).for_each(|one| self.answer(one, Ok(())));
+            match sent {
+                Ok(()) if self.is_behind() => break,
+                Ok(()) => {
+                    self.again = None;
+                    break;
+                }
+                Err(failure) if failure.passing && !failure.no_topic => break,
+                // Its own fault, or its topic's: those behind it go on. What follows in a chain does not.
+                Err(failure) => match left.as_slice().first().is_some_and(|first| first.chain.is_none()) {
+                    true => left.by_ref().take(1).for_each(|first| self.leave_out(first, failure.clone())),
+                    false => break,
+                },
             }
         }
-        queued
+        left.collect()
+    }
+
+    /// Others go on without this one.
+    fn leave_out(&mut self, queued: Queued, failure: Failure) {
+        if failure.no_topic {
+            return self.set_aside(queued, failure);
+        }
+        // One more time would not help: it is at fault, or its topic.
+        self.answer(queued, Err(failure));
+        self.alone = self.alone.saturating_sub(1);
     }
 
     /// What was handed over since, in its order, and whether that is the end.
@@ -469,16 +490,10 @@ impl<'a> Sending<'a> {
     /// Goes on without the first of these records where it is that one's fault; the failure where it is not.
     fn part<'r>(&mut self, records: &'r [Record], failure: Failure) -> Result<&'r [Record], Failure> {
         let Some((first, after)) = records.split_first() else { return Ok(records) };
-        if failure.no_topic {
-            let queued = Queued { record: first.clone(), done: None, chain: None, since: Instant::now() };
-            self.set_aside(queued, failure);
-        } else if failure.passing {
+        if failure.passing && !failure.no_topic {
             return Err(failure);
-        } else {
-            // One more time would not help: it is at fault, or its topic.
-            self.refuse(&failure, 1);
-            self.alone = self.alone.saturating_sub(1);
         }
+        self.leave_out(Queued { record: first.clone(), done: None, chain: None, since: Instant::now() }, failure);
         Ok(after)
     }
 
@@ -756,7 +771,7 @@ mod tests {
         broker.make(&["t"]);
         let (told, heard) = std::sync::mpsc::channel();
         let queued = |number: usize| Queued {
-            record: record("t", &format!("value-{number}")),
+            record: record(if number == 0 { "refused" } else { "t" }, &format!("value-{number}")),
             done: (number % 2 == 1).then(|| {
                 let told = told.clone();
                 Box::new(move |sent: Result<(), SendError>| told.send((number, sent)).unwrap()) as Done
@@ -769,7 +784,8 @@ mod tests {
         let (brokers, access) = (vec![broker.address()], Access::default());
         let shared = Shared { brokers, access, directory: None, state, changed: Condvar::new() };
         Sending::new(&shared).run();
-        assert_eq!(broker.values(), (0..6).map(|number| format!("value-{number}")).collect::<Vec<_>>());
+        // The first is refused, which changes nothing for those behind it.
+        assert_eq!(broker.values(), (1..6).map(|number| format!("value-{number}")).collect::<Vec<_>>());
         assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, Ok(())), (3, Ok(())), (5, Ok(()))]);
     }
 
