@@ -27,7 +27,8 @@ pub struct SignSpec {
     /// Concerns signatures in queries. Without effect here: the signature stands in fields.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_hoisting: Option<HeaderHoistingSpec>,
-    /// Fields that are not signed, beside those that the way to a backend may change (`User-Agent`, `X-Forwarded-For` and its like).
+    /// Fields that are not signed, beside those that the way to a backend may change (`User-Agent`, `X-Forwarded-For`, `CDN-Loop`, `X-Request-Deadline`
+    /// and their like).
     pub ignored_headers: Vec<String>,
     /// `UNSIGNED-PAYLOAD` stands for the body's digest. Default false: the body is read into memory, but for one that is longer than 4 MiB of
     /// a server with `clientMaxBodySize: -1`, which is not signed.
@@ -182,8 +183,21 @@ impl Signer {
 }
 
 /// Beginnings of the names of fields that proxies add and change.
-const CHANGED: [&str; 9] =
-    ["authorization", "user-agent", "x-forwarded-", "forwarded", "via", "traceparent", "tracestate", "b3", "x-b3-"];
+const CHANGED: [&str; 13] = [
+    "authorization",
+    "user-agent",
+    "x-forwarded-",
+    "forwarded",
+    "via",
+    "cdn-loop",
+    "early-data",
+    "x-request-deadline",
+    "grpc-timeout",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-",
+];
 
 /// `20060102T150405Z`.
 fn time_text(now: i64) -> String {
@@ -205,9 +219,15 @@ mod tests {
         let mut request = Request::default();
         request.set_target(target.as_bytes()).unwrap();
         request.authority = "h.test".to_owned();
-        for (name, value) in
-            [("X-A", "  1   2 "), ("x-a", "3"), ("User-Agent", "u"), ("Connection", "close"), ("X-No", "n")]
-        {
+        for (name, value) in [
+            ("X-A", "  1   2 "),
+            ("x-a", "3"),
+            ("User-Agent", "u"),
+            ("Connection", "close"),
+            ("X-No", "n"),
+            ("CDN-Loop", "weir-1"),
+            ("X-Request-Deadline", "100"),
+        ] {
             request.headers.add(name, value);
         }
         request
@@ -247,6 +267,9 @@ mod tests {
                 signed.headers.set("User-Agent", "other");
                 signed.headers.set("X-No", "other");
                 signed.headers.add("X-Forwarded-For", "192.0.2.1");
+                signed.headers.add("CDN-Loop", "weir-1");
+                signed.headers.add("Early-Data", "1");
+                signed.headers.set("X-Request-Deadline", "80");
                 assert_eq!(right(&signed, Some(b"body")), Ok(()));
                 signed.headers.set("X-A", "other");
                 assert_eq!(right(&signed, Some(b"body")), Err(SignatureError::Wrong));
