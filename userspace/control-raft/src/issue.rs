@@ -61,11 +61,33 @@ impl Place {
         TlsFiles { chain: file(CERTIFICATE), key: file(KEY), authorities: Some(file(AUTHORITY)), strangers: true }
     }
 
+    /// What this member asks for its first certificate with, its key and the request: the same until it has one, also after another start,
+    /// so that the cluster knows who asks again.
+    pub fn asking(&self) -> Result<(KeyPair, String), String> {
+        let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", self.directory.display());
+        let key = fs::read_to_string(self.path(ASKING_KEY)).ok().and_then(|key| KeyPair::from_pem(&key).ok());
+        if let (Some(key), Ok(asking)) = (key, fs::read_to_string(self.path(ASKING))) {
+            return Ok((key, asking));
+        }
+        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let asking = request(&key).map_err(|e| failed(&e))?;
+        let written = self.write(ASKING_KEY, &key.serialize_pem()).and_then(|()| self.write(ASKING, &asking));
+        written.map_err(|e| failed(&e))?;
+        Ok((key, asking))
+    }
+
     /// The certificate comes last: until it is there the member has not settled.
     pub fn settle(&self, key: &str, authority: &str, certificate: &str) -> io::Result<()> {
         self.write(KEY, key)?;
         self.write(AUTHORITY, authority)?;
-        self.write(CERTIFICATE, certificate)
+        self.write(CERTIFICATE, certificate)?;
+        for asked in [ASKING, ASKING_KEY] {
+            match fs::remove_file(self.path(asked)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// A new certificate for the key that is there.
@@ -276,6 +298,8 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
 const END: &str = "-----END CERTIFICATE-----";
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
+const ASKING: &str = "joining.csr";
+const ASKING_KEY: &str = "joining.key";
 const AUTHORITY: &str = "authority.pem";
 const SEAL: &str = "seal";
 /// The authority's key, sealed.
@@ -302,6 +326,26 @@ mod tests {
         changed[40] ^= 1;
         assert_eq!(one.open(std::str::from_utf8(&changed).unwrap()), None);
         assert!(one.open("").is_none() && one.open("zz").is_none() && one.open("abc").is_none());
+    }
+
+    #[test]
+    fn a_member_asks_as_the_same_until_it_has_a_certificate() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::new(directory.path());
+        let (key, asked) = place.asking().unwrap();
+        let (again, repeated) = Place::new(directory.path()).asking().unwrap();
+        assert_eq!((key.serialize_pem(), &asked), (again.serialize_pem(), &repeated));
+        // It was written down in part, as far as one can tell.
+        fs::write(directory.path().join("peer/joining.key"), "-----BEGIN").unwrap();
+        let (key, other) = place.asking().unwrap();
+        assert_ne!(asked, other);
+        assert!(CertificateSigningRequestParams::from_pem(&other).is_ok());
+        place.settle(&key.serialize_pem(), "authority", "certificate").unwrap();
+        let left = fs::read_dir(directory.path().join("peer")).unwrap().flatten().map(|file| file.file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["authority.pem", "cert.pem", "key.pem"], "nothing is left of how it asked");
+        assert_ne!(place.asking().unwrap().1, other);
     }
 
     #[test]

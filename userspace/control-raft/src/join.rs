@@ -15,7 +15,7 @@ use base_text::{duration, quoted};
 use control_api::client::Client;
 use control_api::tls::{ClientTrust, Pem};
 use control_api::{MemberRole, Refusal};
-use control_state::{Action, Authority, JoinToken};
+use control_state::{Action, Authority, JoinToken, SPENDERS_LEVEL, Spender};
 use hyper::Method;
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
@@ -131,6 +131,13 @@ pub(crate) struct JoinCall {
     proof: String,
 }
 
+impl JoinCall {
+    /// Who asks, and that it is this request: the proof is of all that it says.
+    fn spender(&self) -> Spender {
+        Spender { name: self.name.clone(), request: hex(digest(&SHA256, self.proof.as_bytes()).as_ref()) }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct JoinAnswer {
     certificate: String,
@@ -229,13 +236,12 @@ fn hosts(config: &Config) -> Vec<String> {
 async fn join(config: &Config, place: &Place, token: &str) -> Result<(), StartError> {
     let token = Token::read(token).map_err(|why| StartError::new(StartErrorKind::Config, format!("--join: {why}")))?;
     let failed = |e: &dyn std::fmt::Display| StartError::new(StartErrorKind::Data, e.to_string());
-    let key = KeyPair::generate().map_err(|e| failed(&e))?;
     let url = own_url(config).ok_or_else(|| {
         let advice =
             "--join: the others have to reach this member: give --initial-advertise-peer-urls https://HOST:PORT";
         StartError::new(StartErrorKind::Config, advice)
     })?;
-    let request = issue::request(&key).map_err(|e| failed(&e))?;
+    let (key, request) = place.asking().map_err(|e| failed(&e))?;
     let parts = proof_parts(&token.i, &config.name, config.role, &url, &request);
     let proof = sign_with(token.s.as_bytes(), &parts.each_ref().map(|part| part.as_bytes()));
     let (id, name, role) = (token.i.clone(), config.name.clone(), config.role);
@@ -419,9 +425,9 @@ impl Inner {
             return Err(Refusal::unavailable("this member issues no certificates"));
         };
         let at = seconds(SystemTime::now());
-        let token = authority.tokens.get(&call.id).filter(|token| token.expires > at);
-        let secret =
-            token.and_then(|token| seal.open(&token.sealed_secret)).ok_or_else(|| Refusal::invalid(unknown))?;
+        let by = call.spender();
+        let secret = authority.secret_for(&call.id, &by, at);
+        let secret = secret.and_then(|sealed| seal.open(sealed)).ok_or_else(|| Refusal::invalid(unknown))?;
         let parts = proof_parts(&call.id, &call.name, call.role, &call.url, &call.request);
         if !signed_with(&secret, &parts.each_ref().map(|part| part.as_bytes()), call.proof.as_bytes()) {
             return Err(Refusal::invalid(unknown));
@@ -459,8 +465,10 @@ impl Inner {
             SystemTime::now(),
         );
         let certificate = certificate.map_err(Refusal::invalid)?;
-        // The certificate is handed out only when nobody else can have come with the token.
-        self.propose(Action::SpendToken { id: call.id, at }).await?;
+        // The certificate is handed out only when nobody else can have come with the token. Whoever asked before and heard nothing has the
+        // next one for the same key.
+        let by = (state.level() >= SPENDERS_LEVEL).then_some(by);
+        self.propose(Action::SpendToken { id: call.id, at, by }).await?;
         let primary =
             |name: &String| state.view.members.get(name).map(|member| (name.clone(), member.peer_url.clone()));
         let mut primaries: BTreeMap<String, String> = self.voters().iter().filter_map(primary).collect();

@@ -1,16 +1,18 @@
 //! A cluster that issues its members' certificates itself: how one is founded, who comes in, and who does not.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use control_api::client::Client;
 use control_api::tls::ClientTrust;
 use control_api::{MemberRole, RefusalKind};
 use control_raft::{Bound, Config, Control, Issued, StartError, StartErrorKind};
-use control_state::{Action, Entry, PutMode};
+use control_state::{Action, Entry, LEVEL, PutMode};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -73,6 +75,54 @@ fn who_cannot_be_asked_at_once_is_asked_again() {
         let two = comes.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
         assert!(eventually(|| two.control.state().view.objects.contains_key("a")));
     });
+}
+
+/// The token is spent by then: whoever asks again, in this life or the next, is the one that it was spent for.
+#[test]
+fn whose_answer_was_lost_asks_again_and_gets_it() {
+    for starts_anew in [false, true] {
+        let world = World::new();
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", door.local_addr().unwrap());
+        let one = world.start_with("n1", None, |config| config.advertise_peer_url = Some(url.clone()));
+        assert!(eventually(|| one.control.state().level() == LEVEL));
+        let token = one.token(Duration::from_secs(600));
+        // What is said once the token is spent reaches nobody: for the first time, or as long as whoever asks lives.
+        let (lost, opens) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let is_lost = {
+            let (control, lost, opens) = (one.control.clone(), lost.clone(), opens.clone());
+            move || {
+                let spent = control.state().authority().tokens.is_empty() && !opens.load(Ordering::SeqCst);
+                spent && (lost.fetch_add(1, Ordering::SeqCst) == 0 || starts_anew)
+            }
+        };
+        relays(door, world.listeners.lock().unwrap()["n1"].local_addr().unwrap(), is_lost);
+        if starts_anew {
+            let comes = Control::start(world.config("n2", "n2", Some(token.clone())));
+            let runtime = Runtime::new().unwrap();
+            runtime.block_on(async {
+                let twice = async {
+                    while lost.load(Ordering::SeqCst) < 2 {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                };
+                tokio::select! {
+                    came = comes => panic!("no answer has reached it: {:?}", came.map(drop)),
+                    () = twice => {}
+                }
+            });
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            opens.store(true, Ordering::SeqCst);
+            let error = world.try_start_at("other", "n2", Some(token.clone()), |_| {}).err().expect("must refuse");
+            assert!(error.message.contains("it was used"), "another machine of its name: {error}");
+        }
+        let two = world.try_start("n2", Some(token.clone()), |_| {}).unwrap_or_else(|error| panic!("{error}"));
+        assert!(lost.load(Ordering::SeqCst) > 0);
+        two.puts("a");
+        assert!(eventually(|| one.control.metrics().voters.len() == 2));
+        let error = world.try_start("n3", Some(token), |_| {}).err().expect("must refuse");
+        assert!(error.message.contains("it was used"), "{error}");
+    }
 }
 
 #[test]
@@ -388,6 +438,19 @@ impl World {
         token: Option<String>,
         change: impl FnOnce(&mut Config),
     ) -> Result<Node, StartError> {
+        let mut config = self.config(place, name, token);
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        match runtime.block_on(Control::start(config)) {
+            Ok(control) => Ok(Node { control, runtime: Some(runtime) }),
+            Err(error) => {
+                runtime.shutdown_timeout(Duration::from_millis(500));
+                Err(error)
+            }
+        }
+    }
+
+    fn config(&self, place: &str, name: &str, token: Option<String>) -> Config {
         let directory: PathBuf = self.directory.path().join(place);
         let mut config = Config::single(name, directory);
         config.cluster_name = "test".into();
@@ -398,15 +461,7 @@ impl World {
         drop(listeners);
         config.listen_peer_urls = Vec::new();
         config.issued = Some(Issued::new(token));
-        change(&mut config);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        match runtime.block_on(Control::start(config)) {
-            Ok(control) => Ok(Node { control, runtime: Some(runtime) }),
-            Err(error) => {
-                runtime.shutdown_timeout(Duration::from_millis(500));
-                Err(error)
-            }
-        }
+        config
     }
 }
 
@@ -444,6 +499,30 @@ impl Node {
     fn kill(mut self) {
         self.runtime.take().unwrap().shutdown_timeout(Duration::from_millis(500));
     }
+}
+
+/// Hands on what comes in at a door, and ends a connection instead of handing on an answer that `is_lost`.
+fn relays(door: TcpListener, to: SocketAddr, is_lost: impl Fn() -> bool + Clone + Send + 'static) {
+    std::thread::spawn(move || {
+        for client in door.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(to) else { continue };
+            let (mut asks, mut asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut asks, &mut asked);
+                let _ = asked.shutdown(Shutdown::Write);
+            });
+            let is_lost = is_lost.clone();
+            std::thread::spawn(move || {
+                let (mut client, mut server, mut piece) = (client, server, [0; 16 << 10]);
+                while let Ok(count @ 1..) = server.read(&mut piece) {
+                    if is_lost() || client.write_all(&piece[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
+            });
+        }
+    });
 }
 
 /// What is sure to come does, however busy the machine is.

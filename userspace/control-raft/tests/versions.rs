@@ -118,7 +118,7 @@ fn an_edge_that_would_take_what_it_is_told_for_something_else_is_told_nothing() 
         let _ = one.propose(Action::RemoveMember { name: "old".into() });
         one.control.state().level() == LEVEL
     }));
-    let new = edge("new", TOLD_LEVEL);
+    let new = edge("new", LEVEL);
     let _ = one.propose(Action::RemoveMember { name: "old".into() });
     assert!(
         eventually(|| old.control.trouble().is_some_and(|told| told.contains("install the version"))),

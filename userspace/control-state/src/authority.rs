@@ -19,6 +19,9 @@ pub struct Authority {
     pub sealed_key: String,
     /// By id.
     pub tokens: BTreeMap<String, JoinToken>,
+    /// Those that somebody has come with a moment ago, by id: whose answer was lost asks again, and gets it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub spent: BTreeMap<String, SpentToken>,
     /// By name of the member that was removed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<String, Revoked>,
@@ -88,6 +91,25 @@ pub struct JoinToken {
     pub expires: u64,
 }
 
+/// A token that let a member in, kept for whoever came with it and for nobody else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpentToken {
+    pub sealed_secret: String,
+    pub by: Spender,
+    /// Seconds since 1970.
+    pub until: u64,
+}
+
+/// Who comes with a token, and with which request: one that is repeated is the same to the letter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spender {
+    pub name: String,
+    /// What only this request has.
+    pub request: String,
+}
+
 impl State {
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
@@ -119,6 +141,13 @@ impl Authority {
         }
     }
 
+    /// The sealed secret of a token that this request may come with: one that waits, or that the same request has come with already.
+    pub fn secret_for(&self, id: &str, by: &Spender, at: u64) -> Option<&str> {
+        let waits = self.tokens.get(id).filter(|token| token.expires > at).map(|token| &*token.sealed_secret);
+        let spent = || self.spent.get(id).filter(|spent| spent.until > at && spent.by == *by);
+        waits.or_else(|| spent().map(|spent| &*spent.sealed_secret))
+    }
+
     /// Whether a certificate for this name that was issued at `version` is good for nothing any more.
     pub fn has_revoked(&self, name: &str, version: u64) -> bool {
         self.revoked.get(name).is_some_and(|revoked| version < revoked.version)
@@ -126,7 +155,10 @@ impl Authority {
 }
 
 pub(crate) fn revoke(state: &mut State, name: String, revoked: Revoked, at: u64) {
-    let all = &mut Arc::make_mut(&mut state.authority).revoked;
+    let authority = Arc::make_mut(&mut state.authority);
+    // Who was removed is answered no more: the answer is a certificate.
+    authority.spent.retain(|_, spent| spent.by.name != name);
+    let all = &mut authority.revoked;
     all.retain(|_, revoked| revoked.until > at);
     if all.len() >= REVOKED_MAX {
         // Whose certificates end first.
@@ -192,10 +224,25 @@ pub(crate) fn add_token(state: &mut State, id: &str, token: &JoinToken, at: u64)
     Ok(())
 }
 
-/// Whoever comes first has it.
-pub(crate) fn spend_token(state: &mut State, id: &str, at: u64) -> Result<(), Refusal> {
-    match Arc::make_mut(&mut state.authority).tokens.remove(id) {
-        Some(token) if token.expires > at => Ok(()),
+/// Whoever comes first has it, and has it again who asks again with the same request. Members of before do not say who they are.
+pub(crate) fn spend_token(state: &mut State, id: &str, at: u64, by: Option<Spender>) -> Result<(), Refusal> {
+    let Authority { tokens, spent, .. } = Arc::make_mut(&mut state.authority);
+    spent.retain(|_, spent| spent.until > at);
+    if by.is_some() && spent.get(id).map(|spent| &spent.by) == by.as_ref() {
+        return Ok(());
+    }
+    match tokens.remove(id) {
+        Some(token) if token.expires > at => {
+            if let Some(by) = by {
+                if spent.len() >= SPENT_MAX {
+                    let first = spent.iter().min_by_key(|(_, spent)| spent.until).map(|(id, _)| id.clone());
+                    first.map(|first| spent.remove(&first));
+                }
+                let until = at.saturating_add(SPENT_KEPT_S);
+                spent.insert(id.to_owned(), SpentToken { sealed_secret: token.sealed_secret, by, until });
+            }
+            Ok(())
+        }
         _ => Err(Refusal::not_found(format!(
             "token {} is not known: it was used, has expired, or is of another cluster; make another (weirctl member token)",
             quoted(id)
@@ -207,6 +254,10 @@ pub(crate) fn spend_token(state: &mut State, id: &str, at: u64) -> Result<(), Re
 const SKEW_S: u64 = 3600;
 /// Tokens that wait for their members.
 const TOKENS_MAX: usize = 64;
+/// How long whoever has come with a token may ask again: for as long as one that was started again by hand takes.
+const SPENT_KEPT_S: u64 = 600;
+/// Those that came first have their answer by now.
+const SPENT_MAX: usize = 256;
 /// Members that were removed within the life of a certificate: more than a large cluster has in a month.
 const REVOKED_MAX: usize = 20_000;
 
@@ -296,7 +347,7 @@ mod tests {
             token: JoinToken { sealed_secret: "s".into(), expires },
             at,
         };
-        let spend = |id: &str, at: u64| Action::SpendToken { id: id.into(), at };
+        let spend = |id: &str, at: u64| Action::SpendToken { id: id.into(), at, by: None };
         act(&mut state, add("one", 100, 50)).unwrap();
         act(&mut state, add("two", 100, 50)).unwrap();
         act(&mut state, spend("one", 60)).unwrap();
@@ -309,5 +360,51 @@ mod tests {
         assert!(act(&mut state, add("more", 500, 100)).is_err());
         act(&mut state, add("later", 900, 500)).unwrap();
         assert_eq!(state.authority().tokens.len(), 1, "those that expired make room");
+    }
+
+    #[test]
+    fn whoever_has_come_with_a_token_may_ask_again_and_nobody_else() {
+        let mut state = State::default();
+        let mut turn = 0;
+        let mut act = |state: &mut State, action: Action| {
+            turn += 1;
+            state.apply(Command { request: turn, now: "t".into(), action, by: None }).answer
+        };
+        let add = |id: &str| {
+            let token = JoinToken { sealed_secret: format!("secret of {id}"), expires: 1000 };
+            Action::AddToken { id: id.into(), token, at: 0 }
+        };
+        let by = |name: &str, request: &str| Spender { name: name.into(), request: request.into() };
+        let spend = |id: &str, at: u64, by: Spender| Action::SpendToken { id: id.into(), at, by: Some(by) };
+        assert_eq!(spend("one", 0, by("n2", "a")).level(), 16);
+        act(&mut state, add("one")).unwrap();
+        act(&mut state, spend("one", 10, by("n2", "a"))).unwrap();
+        act(&mut state, spend("one", 11, by("n2", "a"))).unwrap();
+        for other in [by("n2", "b"), by("n3", "a")] {
+            assert!(act(&mut state, spend("one", 11, other.clone())).is_err());
+            assert_eq!(state.authority().secret_for("one", &other, 11), None);
+        }
+        assert_eq!(state.authority().secret_for("one", &by("n2", "a"), 11), Some("secret of one"));
+        let read: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+        assert_eq!(read.authority(), state.authority());
+        let late = 10 + SPENT_KEPT_S;
+        assert_eq!(state.authority().secret_for("one", &by("n2", "a"), late), None);
+        assert!(act(&mut state, spend("one", late, by("n2", "a"))).is_err());
+
+        // One that was removed does not come back with what it came with.
+        act(&mut state, add("two")).unwrap();
+        act(&mut state, spend("two", 20, by("n2", "a"))).unwrap();
+        let member = control_api::Member { name: "n2".into(), ..Default::default() };
+        act(&mut state, Action::PutMember { member }).unwrap();
+        act(&mut state, Action::Expel { name: "n2".into(), at: 21, until: 1000 }).unwrap();
+        assert!(act(&mut state, spend("two", 22, by("n2", "a"))).is_err());
+
+        for n in 0..SPENT_MAX as u64 + 1 {
+            let id = format!("many-{n:03}");
+            act(&mut state, add(&id)).unwrap();
+            act(&mut state, spend(&id, 30 + n / 128, by(&id, "a"))).unwrap();
+        }
+        assert_eq!(state.authority().spent.len(), SPENT_MAX);
+        assert!(!state.authority().spent.contains_key("many-000"), "the first has made room");
     }
 }

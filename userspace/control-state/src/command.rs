@@ -7,7 +7,7 @@ use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::authority::{JoinToken, Successor};
+use crate::authority::{JoinToken, Spender, Successor};
 use crate::keys::KeyPut;
 use crate::leases::Fence;
 use crate::level::{FIRST_LEVEL, strict, strict_option};
@@ -177,10 +177,12 @@ pub enum Action {
         token: JoinToken,
         at: u64,
     },
-    /// A new member has come with this one; nobody else may.
+    /// A new member has come with this one; nobody else may. It may itself, by the same request, where that is said.
     SpendToken {
         id: String,
         at: u64,
+        #[serde(default, deserialize_with = "strict_option", skip_serializing_if = "Option::is_none")]
+        by: Option<Spender>,
     },
     /// Forgets a member whose certificate the cluster issued: that one, and every one from before for its name, is good for nothing any
     /// more. `at` and `until` in seconds since 1970: when, and when the last of them has ended.
@@ -379,6 +381,7 @@ impl Action {
             Action::StageAuthority { .. } | Action::PromoteAuthority { .. } | Action::RetireAuthority { .. } => {
                 return AUTHORITIES_LEVEL;
             }
+            Action::SpendToken { by: Some(_), .. } => return SPENDERS_LEVEL,
             Action::Expel { .. } => return 5,
             Action::PutToken { token, .. } if is_for_namespaces(token) => return GRANTS_LEVEL,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
@@ -529,6 +532,9 @@ const GRANTS_LEVEL: u32 = 13;
 
 /// The addresses of virtual IPs may be prefixes from here on. Builds that do not know them claim 13 already.
 const PREFIXES_LEVEL: u32 = 14;
+
+/// Who comes with a token says so, and may ask again, from here on.
+pub const SPENDERS_LEVEL: u32 = 16;
 
 /// Virtual IPs may have backends from here on.
 const BACKENDS_LEVEL: u32 = 15;

@@ -23,8 +23,9 @@ use crate::state::State;
 /// namespaces of their own, that several members are written down at once, and law 2 of waiting rooms; 13 that an authority is followed
 /// by another, that a grant is for namespaces, that each of those members is for itself, and that what comes back fits beside what is
 /// there; 14 that rules of servers stand beside their documents, and are written together with what they lead to, and that virtual IPs go
-/// by prefix; 15 that virtual IPs have backends, servers that do not run Weir.
-pub const LEVEL: u32 = 15;
+/// by prefix; 15 that virtual IPs have backends, servers that do not run Weir; 16 that whoever has come with a token may ask
+/// again.
+pub const LEVEL: u32 = 16;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

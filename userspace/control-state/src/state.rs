@@ -329,7 +329,7 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             Ok(Vec::new())
         }
         Action::AddToken { id, token, at } => authority::add_token(next, &id, &token, at).map(|()| Vec::new()),
-        Action::SpendToken { id, at } => authority::spend_token(next, &id, at).map(|()| Vec::new()),
+        Action::SpendToken { id, at, by } => authority::spend_token(next, &id, at, by).map(|()| Vec::new()),
         Action::PutToken { mode, token } => tokens::put(view, mode, token, now),
         Action::DeleteToken { name } => tokens::delete(view, &name),
         // Not of what is published: see `apply`.
