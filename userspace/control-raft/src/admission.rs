@@ -264,6 +264,8 @@ impl Inner {
         let raft = self.leading()?;
         let known = self.publisher().state().view.members.contains_key(name);
         let votes = self.voters().iter().any(|voter| voter == name);
+        // One that is being taken in, or that has never answered, has no vote and is copied to all the same.
+        let is_copied_to = raft.metrics().borrow().membership_config.membership().get_node(&node_id(name)).is_some();
         if votes && let Err(refusal) = self.decides_without(name) {
             return Some(Err(refusal));
         }
@@ -273,7 +275,7 @@ impl Inner {
                 name = quoted(&name)
             ))));
         }
-        if votes {
+        if is_copied_to {
             match tokio::time::timeout(ADMISSION, forget(raft, node_id(name))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => return Some(Err(Refusal::unavailable(reason))),
@@ -281,7 +283,7 @@ impl Inner {
             }
         }
         self.roll.forget(name);
-        if votes && !known {
+        if is_copied_to && !known {
             let version = self.publisher().state().view.version;
             return Some(Ok(Done { version, ..Done::default() }));
         }
@@ -337,12 +339,21 @@ async fn forget(raft: &Raft, id: u64) -> Result<(), String> {
 /// long as there is little to copy: with the vote of one that nobody reaches a small group decides nothing any more.
 async fn admit(raft: &Raft, id: u64, peer: Peer) -> Result<(), String> {
     let taken_in = in_turn(|| raft.add_learner(id, peer.clone(), false)).await?.log_id;
+    // Somebody took it out again, or another one of its name is there instead: whoever was removed gets no vote afterwards.
+    let is_gone = |metrics: &RaftMetrics<u64, Peer>| {
+        let group = &metrics.membership_config;
+        group.log_id().is_some_and(|at| at >= taken_in) && group.membership().get_node(&id) != Some(&peer)
+    };
     let holds = |metrics: &RaftMetrics<u64, Peer>| {
         let copied = metrics.replication.as_ref().and_then(|copied| copied.get(&id).copied().flatten());
         copied.is_some_and(|copied| copied.index >= taken_in.index)
     };
-    let held = raft.wait(Some(ADMISSION)).metrics(holds, "a new member holds everything").await;
-    held.map_err(|_| "it does not answer at its peer URL, or not soon enough".to_owned())?;
+    let decided = |metrics: &RaftMetrics<u64, Peer>| holds(metrics) || is_gone(metrics);
+    let metrics = raft.wait(Some(ADMISSION)).metrics(decided, "a new member holds everything").await;
+    let metrics = metrics.map_err(|_| "it does not answer at its peer URL, or not soon enough".to_owned())?;
+    if is_gone(&metrics) {
+        return Err("it was removed while it was being taken in, or another member of its name was".to_owned());
+    }
     in_turn(|| raft.change_membership(ChangeMembers::AddVoterIds([id].into()), true)).await.map(drop)
 }
 

@@ -438,16 +438,23 @@ fn whoever_is_copied_to_without_a_vote_is_counted() {
         let waiting: Vec<_> = (0..MANY).map(|nth| threads.spawn(move || call(port, nth, "Admit"))).collect();
         assert!(eventually(|| node.control.metrics().learners == MANY), "{:?}", node.control.metrics());
         assert_eq!(node.control.metrics().voters, ["n1"]);
-        for nth in 0..MANY {
+        // Half of them go by themselves, the others by an operator's word.
+        for nth in 0..MANY / 2 {
             let (status, told) = call(port, nth, "Forget");
             assert!(status == 200 && told.contains("Ok"), "{status} {told}");
+        }
+        for nth in MANY / 2..MANY {
+            let name = format!("other-{nth}");
+            node.runtime.as_ref().unwrap().block_on(node.control.remove_member(&name)).unwrap();
         }
         assert!(eventually(|| node.control.metrics().learners == 0), "{:?}", node.control.metrics());
         for waits in waiting {
             let (_, told) = waits.join().unwrap();
-            assert!(!told.contains("Ok"), "{told}");
+            assert!(told.contains("removed while it was being taken in"), "{told}");
         }
     });
+    let removed = node.runtime.as_ref().unwrap().block_on(node.control.remove_member("other-1")).unwrap_err();
+    assert_eq!(removed.kind, control_api::RefusalKind::NotFound, "{removed}");
 }
 
 /// Directories and secrets of one test.
