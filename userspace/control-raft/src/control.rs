@@ -27,7 +27,7 @@ use crate::roll::Roll;
 use crate::store::Store;
 use crate::succession::AuthorityShown;
 use crate::tasks::Tasks;
-use crate::types::Raft;
+use crate::types::{Raft, settled_voters};
 use crate::upkeep;
 use crate::wire::{IdentityAnswer, Wire};
 use crate::{bounds, elections, peer};
@@ -59,6 +59,7 @@ pub struct Metrics {
     pub applied_index: u64,
     pub snapshot_index: u64,
     pub purged_index: u64,
+    /// Members that vote, and go on to do so if the group is being changed: whoever waits for one before taking another away may do that.
     pub voters: Vec<String>,
     /// Members that Raft copies to and that have no vote.
     pub learners: u64,
@@ -549,7 +550,6 @@ impl Inner {
         let config_version = self.publisher.state().view.version;
         let mut metrics = Metrics {
             config_version,
-            voters: self.voters(),
             leader_changes: self.health.leader_changes(),
             proposals_failed: self.health.proposals_failed(),
             members_without_id: self.roll.without_id(),
@@ -573,6 +573,7 @@ impl Inner {
             metrics.snapshot_index = index(raft.snapshot);
             metrics.purged_index = index(raft.purged);
             metrics.log_bytes = voter.store.bytes_after(None);
+            metrics.voters = settled_voters(raft.membership_config.membership());
             metrics.learners = raft.membership_config.membership().learner_ids().count() as u64;
             metrics.leader = raft
                 .current_leader

@@ -102,5 +102,34 @@ pub fn node_id(name: &str) -> u64 {
     hash >> 1
 }
 
+/// Names of those who vote, and who will once a change of the group that is under way is through: until then the group needs a majority of
+/// those before it too, so that with one of them gone nothing is decided although a new one is there.
+pub fn settled_voters(group: &openraft::Membership<u64, Peer>) -> Vec<String> {
+    let is_settled = |id: &u64| group.get_joint_config().iter().all(|voters| voters.contains(id));
+    let settled = group.voter_ids().filter(is_settled).filter_map(|id| group.get_node(&id));
+    settled.map(|peer| peer.name.clone()).collect()
+}
+
 /// Reading this much takes about a millisecond, which a task may take.
 const LARGE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    #[test]
+    fn who_is_only_about_to_vote_is_no_voter_yet() {
+        let peer = |name: &str| Peer { name: name.into(), url: String::new() };
+        let nodes = BTreeMap::from([(1, peer("n1")), (2, peer("n2")), (3, peer("n3")), (4, peer("n4"))]);
+        let group = |configs: &[&[u64]]| {
+            let configs = configs.iter().map(|voters| voters.iter().copied().collect::<BTreeSet<_>>()).collect();
+            settled_voters(&openraft::Membership::new(configs, nodes.clone()))
+        };
+        assert_eq!(group(&[&[1, 3]]), ["n1", "n3"]);
+        assert_eq!(group(&[&[1, 3], &[1, 2, 3]]), ["n1", "n3"], "2 comes");
+        assert_eq!(group(&[&[1, 2, 3], &[1, 2]]), ["n1", "n2"], "3 goes");
+        assert_eq!(group(&[&[1, 2, 3]]), ["n1", "n2", "n3"]);
+    }
+}
