@@ -1,12 +1,13 @@
 //! The gateways that are measured: each with one worker on the gateway's CPU, the same route, its log on.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base_testing::free_port;
 use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -189,7 +190,7 @@ impl Gateway {
         // What an earlier start left is not this one's.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let address = free_address()?;
+        let address = free_address();
         if name == "pingora" && !setup.role.pingora {
             return Err("pingora is set up for HTTP/1.1 alone; leave it out here".into());
         }
@@ -376,7 +377,7 @@ fn pingora(program: PathBuf, address: SocketAddr, setup: &Setup) -> Command {
 }
 
 fn weir(program: PathBuf, io: &str, folder: &Path) -> Result<Command, String> {
-    let (admin, peer) = (free_address()?, free_address()?);
+    let (admin, peer) = (free_address(), free_address());
     write(folder, "admin", &admin.to_string())?;
     let peer = format!("http://{peer}");
     let mut command = Command::new(program);
@@ -415,10 +416,9 @@ fn system(name: &str) -> PathBuf {
     if sbin.exists() { sbin } else { name.into() }
 }
 
-/// An address of loopback that nobody listens on right now.
-pub fn free_address() -> Result<SocketAddr, String> {
-    let bound = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    bound.map_err(|error| format!("no free port on 127.0.0.1: {error}"))
+/// An address of loopback that nobody listens on, nor a client's connection takes before whoever it is for does.
+pub fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 const START_LIMIT: Duration = Duration::from_secs(20);

@@ -631,7 +631,7 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let address = (std::net::Ipv4Addr::LOCALHOST, base_testing::free_port()).into();
         Options {
             target: Some(address),
             upstream: Some(address),

@@ -122,7 +122,7 @@ impl Stage {
         let logs = !options.no_peer_logs;
         cpu::pin(LOAD_CPU)?;
         let precedence = Precedence::take();
-        let (upstream, cpu) = (free_address()?, Some(GATEWAY_CPU));
+        let (upstream, cpu) = (free_address(), Some(GATEWAY_CPU));
         let setup = Setup { upstream, cpu, folder, logs, certificate, role: HTTP, document: None };
         Ok(Self { heard: upstream, h2: None, setup, machine, _precedence: precedence })
     }

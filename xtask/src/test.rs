@@ -8,6 +8,7 @@
 mod programs;
 mod watched;
 
+use base_testing::free_port;
 use programs::{Manner, ONE_TEST_AT_A_TIME};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -248,7 +249,7 @@ fn conformance(binaries: &Path, wanted: &[String]) -> Result<Count, String> {
         }
         tools::install(&["python3-venv"])?;
     }
-    let [api, peer] = free_ports()?;
+    let (api, peer) = (free_port(), free_port());
     let folder = std::env::temp_dir().join(format!("weir-conformance-{}", std::process::id()));
     let show = |path: &Path| path.display().to_string();
     let start = [
@@ -291,19 +292,6 @@ fn closing(line: &str) -> Option<Count> {
     let count =
         Count { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()??, shaky: Vec::new() };
     Some(count)
-}
-
-fn free_ports() -> Result<[u16; 2], String> {
-    let bound = [0, 1].map(|_| {
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| {
-            let port = listener.local_addr()?.port();
-            Ok((listener, port))
-        })
-    });
-    match bound {
-        [Ok((_, one)), Ok((_, two))] => Ok([one, two]),
-        _ => Err("no free ports on 127.0.0.1".into()),
-    }
 }
 
 #[cfg(test)]

@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn datagrams_come_back_to_who_sent_them() {
         // Straight to the upstream.
-        let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let address = (std::net::Ipv4Addr::LOCALHOST, base_testing::free_port()).into();
         let options = Options {
             target: Some(address),
             upstream: Some(address),

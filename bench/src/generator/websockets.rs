@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn messages_come_back_to_who_sent_them() {
         // Straight to the upstream.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let address = (std::net::Ipv4Addr::LOCALHOST, base_testing::free_port()).into();
         for size in [100, 1000, 70_000] {
             let options = Options {
                 target: Some(address),

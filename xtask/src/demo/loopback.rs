@@ -1,10 +1,12 @@
 //! The demo without root: one machine on loopback, and what was left out.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use base_testing::free_port;
 
 use super::{Options, documents};
 use crate::client::{backend, echoed};
@@ -21,7 +23,7 @@ pub fn run(folder: PathBuf, options: &Options) -> Result<String, String> {
     let binaries = super::binaries(options, false)?;
     let (weir, weirctl) = (binaries.join("weir"), binaries.join("weirctl"));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let [port, api, peer, one, two] = free_ports()?;
+    let [port, api, peer, one, two] = std::array::from_fn(|_| free_port());
 
     let starting = step("two backends and one weir");
     let mut daemons = Vec::new();
@@ -93,11 +95,4 @@ pub fn run(folder: PathBuf, options: &Options) -> Result<String, String> {
         daemons.into_iter().for_each(Daemon::leave);
     }
     Ok("one machine served every request; run it as root to see the fleet".into())
-}
-
-/// Ports that nobody has right now.
-fn free_ports() -> Result<[u16; 5], String> {
-    let bound: Vec<TcpListener> = (0..5).map_while(|_| TcpListener::bind("127.0.0.1:0").ok()).collect();
-    let ports: Vec<u16> = bound.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
-    ports.try_into().map_err(|_| "no free ports on 127.0.0.1".into())
 }

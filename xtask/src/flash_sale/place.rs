@@ -1,13 +1,13 @@
 //! Where the sale is: the shop, the edges, the people.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base_testing::free_port;
 use serde_json::Value;
 
 use super::goals::{Refusal, Run, goodput, percentile};
@@ -53,7 +53,8 @@ pub struct Doors {
 
 impl Place {
     pub fn new(fleet: Option<Fleet>, binaries: PathBuf, folder: PathBuf) -> Result<Place, String> {
-        let ports = free_ports()?;
+        let [api, peers, traffic, tls, shop, peer, peer_tls] = std::array::from_fn(|_| free_port());
+        let ports = Ports { api, peers, traffic, tls, shop, peer, peer_tls };
         let (shop, edges, pids) = (None, Vec::new(), Pids::default());
         let mut place = Place { shop, edges, fleet, folder, pids, binaries, ports, shops: 0 };
         // A secret for as long as the sale takes, on this machine alone.
@@ -325,18 +326,4 @@ pub fn finished(name: &'static str, child: Child, marks: Vec<(f64, String)>, wat
     let seen = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("what the buyers saw is unreadable: {error}"))?;
     Ok(Run { name, promises: false, seen, marks, watched })
-}
-
-fn free_ports() -> Result<Ports, String> {
-    let failed = |error: std::io::Error| format!("no free port on 127.0.0.1: {error}");
-    let mut listeners = Vec::new();
-    for _ in 0..7 {
-        listeners.push(TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?);
-    }
-    let mut numbers = [0; 7];
-    for (number, listener) in numbers.iter_mut().zip(&listeners) {
-        *number = listener.local_addr().map_err(failed)?.port();
-    }
-    let [api, peers, traffic, tls, shop, peer, peer_tls] = numbers;
-    Ok(Ports { api, peers, traffic, tls, shop, peer, peer_tls })
 }
