@@ -15,6 +15,7 @@ pub(crate) struct HeaderAdapt {
     del: Vec<Box<str>>,
     set: Vec<Field>,
     add: Vec<Field>,
+    host: Option<Box<str>>,
 }
 
 impl HeaderAdapt {
@@ -22,11 +23,13 @@ impl HeaderAdapt {
         let pairs = |map: &std::collections::BTreeMap<String, String>| {
             map.iter().map(|(n, v)| (n.as_str().into(), v.trim().into())).collect()
         };
-        HeaderAdapt {
-            del: spec.del.iter().map(|n| n.as_str().into()).collect(),
-            set: pairs(&spec.set),
-            add: pairs(&spec.add),
-        }
+        let del = spec.del.iter().map(|n| n.as_str().into()).collect();
+        HeaderAdapt::of_fields(del, pairs(&spec.set), pairs(&spec.add))
+    }
+
+    fn of_fields(del: Vec<Box<str>>, set: Vec<Field>, add: Vec<Field>) -> HeaderAdapt {
+        let host = set.iter().chain(&add).rev().find(|(name, _)| name.eq_ignore_ascii_case("Host"));
+        HeaderAdapt { host: host.map(|(_, host)| host.clone()), del, set, add }
     }
 
     /// Out of a template's output.
@@ -47,13 +50,12 @@ impl HeaderAdapt {
             }
             Some(_) => return Err("del is not a list".to_owned().into()),
         };
-        Ok(HeaderAdapt { del, set: pairs("set")?, add: pairs("add")? })
+        Ok(HeaderAdapt::of_fields(del, pairs("set")?, pairs("add")?))
     }
 
     /// The `Host` it sets, which is the authority to ask for and no field beside it.
     pub fn host(&self) -> Option<&str> {
-        let mut fields = self.set.iter().chain(&self.add).rev();
-        fields.find(|(name, _)| name.eq_ignore_ascii_case("Host")).map(|(_, host)| &**host)
+        self.host.as_deref()
     }
 
     pub fn apply(&self, headers: &mut Headers) {

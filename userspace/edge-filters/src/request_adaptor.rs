@@ -235,11 +235,10 @@ impl RequestAdaptor {
 
     /// Everything but the codecs. Bodies the template looks into are in memory.
     fn adapt(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        let built = match &self.template {
-            Some(template) => built::render(template, exchange)?,
-            None => Built::default(),
+        let changes = match &self.template {
+            Some(template) => Changes::of_built(&built::render(template, exchange)?)?,
+            None => Changes::default(),
         };
-        let changes = Changes::of_built(&built)?;
         let space = exchange.space();
         let request = &mut space.request;
         if let Some(method) = changes.method.as_ref().or(self.method.as_ref()) {

@@ -31,7 +31,7 @@
 
 use crate::adapt::HeaderAdapt;
 use crate::builder::{self, BUILD_ERR, TemplateText};
-use crate::built::{self, Built, BuiltError};
+use crate::built::{self, BuiltError};
 use crate::coding;
 use crate::module_doc::module_doc;
 use crate::request_adaptor::{COMPRESS_FAILED, DECOMPRESS_FAILED, check_codecs, decompress_failed, unpacked_limit};
@@ -121,12 +121,14 @@ impl ResponseAdaptor {
 
     /// Everything but the codecs. Bodies the template looks into are in memory.
     fn adapt(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        let built = match &self.template {
-            Some(template) => built::render(template, exchange)?,
-            None => Built::default(),
+        let (header, body) = match &self.template {
+            Some(template) => {
+                let built = built::render(template, exchange)?;
+                let header = built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?;
+                (header, built.text("body")?.map(|text| Body::full(text.into_owned())))
+            }
+            None => (None, None),
         };
-        let header = built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?;
-        let body = built.text("body")?.map(|text| Body::full(text.into_owned()));
         let head = coding::answers_head(exchange);
         let space = exchange.space();
         let Some(response) = &mut space.response else { return Ok(()) };

@@ -344,7 +344,10 @@ impl Headers {
     pub fn remove(&mut self, name: &str) -> bool {
         let arena = &self.arena;
         let before = self.fields.len();
-        self.fields.retain(|f| !is_spelled_alike(f.name.of(arena), name.as_bytes()));
+        // Spellings are of one length, which most other names are not.
+        let other =
+            |f: &Field| f.name.len as usize != name.len() || !is_spelled_alike(f.name.of(arena), name.as_bytes());
+        self.fields.retain(other);
         let removed = self.fields.len() != before;
         if !self.is_ruled(name.as_bytes()) {
             let name = self.store(name.as_bytes());
@@ -356,7 +359,8 @@ impl Headers {
     /// Whether a field of this name, in any spelling, was set or removed since the message was read: what its sender says of it
     /// elsewhere, in trailers, does not count.
     pub fn is_ruled(&self, name: &[u8]) -> bool {
-        self.ruled.iter().any(|ruled| is_spelled_alike(ruled.of(&self.arena), name))
+        let may_be = |ruled: &&Span| ruled.len as usize == name.len();
+        self.ruled.iter().filter(may_be).any(|ruled| is_spelled_alike(ruled.of(&self.arena), name))
     }
 
     /// Whether there is a field of this name, in any spelling.
