@@ -111,7 +111,7 @@ impl Goal {
     fn told(&self) -> String {
         let bound = match &self.peer {
             Some(peer) => format!("≤ {:.2} × {peer}", self.at_most),
-            None => format!("≤ {:.0} {}", self.at_most, self.unit),
+            None => format!("≤ {} {}", self.at_most, self.unit),
         };
         let verdict = match self.found {
             Some(found) if found <= self.at_most => format!("{found:.2}  reached"),

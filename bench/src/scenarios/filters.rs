@@ -2,6 +2,7 @@
 
 use super::Options;
 use super::extras::{Extra, filtered, measure, more, put};
+use crate::gateways::HTTP;
 use crate::report::Goal;
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -54,6 +55,11 @@ const FILTERS: &[Extra] = &[
     station!("validator-headers", "kind: Validator\n  headers: {User-Agent: {values: [lg], regexp: ^curl}}"),
 ];
 
+/// The documents with what `ten-headers` has more.
+pub(super) fn ten_headers() -> Result<String, String> {
+    ten(HTTP.ours)
+}
+
 /// Ten stations that look at heads and nothing else. Where the answer is changed it is on its way back, so they stand on both sides.
 fn ten(plain: &str) -> Result<String, String> {
     let station = |n: usize| match n % 5 {
@@ -76,7 +82,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::gateways::HTTP;
 
     #[test]
     fn each_is_put_into_the_documents_of_weir() {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::extras;
+use super::{extras, filters};
 use crate::cpu;
 use crate::gateways::{Contender, Gateway, HTTP, REFUSAL, Role, Setup, beside, free_address};
 use crate::generator;
@@ -87,8 +87,8 @@ fn count_all(options: &Options, folder: &Path) -> Result<BTreeMap<String, f64>, 
     }
     let loads: Vec<_> = REQUESTS.iter().filter(|(name, ..)| wanted(name)).map(request_load).collect();
     counted.extend(of_loads(folder, HTTP, None, loads)?);
-    for (name, extra) in EXTRAS.iter().filter(|(name, _)| wanted(name)) {
-        let document = extras::document(extra)?;
+    for (name, document) in EXTRAS.iter().filter(|(name, _)| wanted(name)) {
+        let document = document()?;
         counted.extend(of_loads(folder, HTTP, Some(document), vec![request_load(&(name, 8, 1024))])?);
     }
     let loads: Vec<_> = REFUSALS.iter().filter(|(name, ..)| wanted(name)).map(refusal_load).collect();
@@ -125,6 +125,9 @@ fn of_operation(program: &Path, operation: &str, folder: &Path) -> Result<f64, S
     };
     Ok((count(2 * TIMES)? - count(TIMES)?) / TIMES as f64)
 }
+
+/// Makes the documents of a gateway.
+type Documents = fn() -> Result<String, String>;
 
 /// What is asked, without how often.
 type Load = (&'static str, generator::Options);
@@ -256,9 +259,10 @@ impl Baseline {
 /// Requests on kept connections: name, connections, bytes of an answer.
 const REQUESTS: [(&str, usize, usize); 3] =
     [("request-1", 1, 1024), ("request-8", 8, 1024), ("request-8-16k", 8, 16 << 10)];
-/// The same on eight connections with something of `extras`: name, and what it is called there. Programs are not among them: WebAssembly
-/// does not run under callgrind.
-const EXTRAS: [(&str, &str); 1] = [("request-script", "script")];
+/// The same on eight connections with something of `extras` or `filters` in the documents. Programs are not among them: WebAssembly does
+/// not run under callgrind.
+const EXTRAS: [(&str, Documents); 2] =
+    [("request-script", || extras::document("script")), ("request-ten-headers", filters::ten_headers)];
 /// Requests that are refused, by the documents of the scenario `refusal`: name, path, status; one that is answered beside them.
 const REFUSALS: [(&str, &str, u16); 5] = [
     ("refuse-answered", "/answered/", 200),
