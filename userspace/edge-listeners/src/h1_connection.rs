@@ -41,6 +41,15 @@ enum Then {
     Joined(Box<dyn Duplex>, Vec<Box<dyn Hold>>),
 }
 
+/// What a request has left of its connection.
+pub enum Left {
+    Nothing,
+    /// It may have another request.
+    Waiting(Presence),
+    /// As [`Then::Joined`].
+    Joined(Presence, Box<dyn Duplex>, Vec<Box<dyn Hold>>),
+}
+
 /// What a connection is doing, for whoever stops the server or needs room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -194,8 +203,8 @@ impl Drop for Presence {
 pub enum Visit {
     /// Nothing is alive but the connection. `None`: it is over, or never began.
     Waiting(Option<Presence>),
-    /// A handshake, or a request, that ends with a connection that waits, or with none.
-    Busy(Boxed<'static, Option<Presence>>),
+    /// A handshake, a request, or a tunnel.
+    Busy(Boxed<'static, Left>),
 }
 
 impl Future for Visit {
@@ -216,7 +225,12 @@ impl Future for Visit {
                         _ => Visit::Waiting(None),
                     }
                 }
-                Visit::Busy(future) => Visit::Waiting(ready!(Pin::new(future).poll(cx))),
+                Visit::Busy(future) => match ready!(Pin::new(future).poll(cx)) {
+                    Left::Nothing => Visit::Waiting(None),
+                    Left::Waiting(presence) => Visit::Waiting(Some(presence)),
+                    // A tunnel lasts, and needs no room for a request.
+                    Left::Joined(presence, backend, held) => Visit::Busy(Boxed::made(|| join(presence, backend, held))),
+                },
             };
             *self = next;
         }
@@ -225,7 +239,7 @@ impl Future for Visit {
 
 /// `first` may begin HTTP/2 or, while it is short, a request of HTTP/1. Where the server takes HTTP/2 in the clear, as much is read as
 /// tells them apart.
-async fn attend_either(presence: Presence, mut first: Buf) -> Option<Presence> {
+async fn attend_either(presence: Presence, mut first: Buf) -> Left {
     let connection = &*presence.0;
     if !matches!(connection.stream, Transport::Plain(_)) || !connection.local.live().h2c {
         return attend(presence, first).await;
@@ -247,29 +261,37 @@ async fn attend_either(presence: Presence, mut first: Buf) -> Option<Presence> {
     connection.stream.unread(first);
     connection.phase.set(Phase::Idle);
     base_runtime::spawn(h2_connection::serve(presence)).detach();
-    None
+    Left::Nothing
 }
 
-/// Serves the request that begins with `first`, and gives the connection back when it may have another.
-async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
+/// Serves the request that begins with `first`.
+async fn attend(presence: Presence, first: Buf) -> Left {
     let connection = &*presence.0;
     let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
     match serve(local, connection, first).await {
         Then::Http(Next::Again) if !local.is_stopping() => {
             connection.rest();
-            return Some(presence);
+            return Left::Waiting(presence);
         }
         Then::Http(Next::Again | Next::Close) => {}
         Then::Http(Next::Linger) => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
-        Then::Joined(backend, _held) => {
+        Then::Joined(backend, held) => {
             connection.enter(Phase::Tunnel);
-            let join = Box::pin(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()));
-            if join.await == tunnel::TunnelEnd::Idle && !local.is_stopping() {
-                local.limit("tunnel_idle");
-            }
+            return Left::Joined(presence, backend, held);
         }
     }
-    None
+    Left::Nothing
+}
+
+/// Joins a client and a backend that have left HTTP; what is `held` is until that has ended.
+async fn join(presence: Presence, backend: Box<dyn Duplex>, _held: Vec<Box<dyn Hold>>) -> Left {
+    let connection = &*presence.0;
+    let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
+    let end = tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()).await;
+    if end == tunnel::TunnelEnd::Idle && !local.is_stopping() {
+        local.limit("tunnel_idle");
+    }
+    Left::Nothing
 }
 
 /// The next bytes; `None` at the end of the stream, on failure, and when the deadline passes.
@@ -418,3 +440,21 @@ pub async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
 /// What DESIGN allows an idle connection is 600 bytes; these, with two counts, and the task's header are part of them.
 const _: () = assert!(size_of::<ClientConnection>() <= 80, "a connection has grown");
 const _: () = assert!(size_of::<Visit>() <= 16, "the future of a connection's task has grown");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The room that the future of an async fn takes.
+    fn room<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// WebSockets last for hours and say little: what was needed for their request is given back when it is over.
+    #[test]
+    fn a_tunnel_has_no_room_for_a_request() {
+        let request = room(|(presence, first)| attend(presence, first));
+        let tunnel = room(|(presence, backend, held)| join(presence, backend, held));
+        assert!(tunnel <= 640 && tunnel < request / 2, "a tunnel takes {tunnel} bytes, a request {request}");
+    }
+}

@@ -7,7 +7,7 @@ use crate::Timeouts;
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
 use crate::grpc::{self, Dialect, Life};
-use crate::h1_connection::{ClientConnection, Phase, Presence, Visit};
+use crate::h1_connection::{ClientConnection, Left, Phase, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
 use crate::h3_front::H3Front;
@@ -508,13 +508,7 @@ pub fn refresh() {
 }
 
 /// Finds out who the client is before anything else is said.
-async fn introduce(
-    place: Place,
-    local: Rc<Local>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    seat: Seat,
-) -> Option<Presence> {
+async fn introduce(place: Place, local: Rc<Local>, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Left {
     let (live, patience) = (local.live(), local.timeouts().handshake);
     let said = if proxied::must_introduce(peer, &live.trusted_proxies) {
         proxied::introduced(&stream, peer, patience).await.map(|introduction| introduction.client)
@@ -522,26 +516,21 @@ async fn introduce(
         proxied::not_introduced(&stream, local.timeouts().head).await.map(|()| peer)
     };
     match (said, &live.tls) {
-        _ if local.is_stopping() => None,
+        _ if local.is_stopping() => Left::Nothing,
         (Err(bound), _) => {
             local.limit(bound);
-            None
+            Left::Nothing
         }
-        (Ok(client), _) if client != peer && local.denies(client.ip()) => None,
-        (Ok(client), None) => Some(place.pass_to(ClientConnection::book(local.clone(), stream.into(), client, seat))),
+        (Ok(client), _) if client != peer && local.denies(client.ip()) => Left::Nothing,
+        (Ok(client), None) => {
+            Left::Waiting(place.pass_to(ClientConnection::book(local.clone(), stream.into(), client, seat)))
+        }
         (Ok(client), Some(tls)) => handshake(place, local.clone(), tls.clone(), stream, client, seat).await,
     }
 }
 
 /// `None` when there is no connection to serve.
-async fn handshake(
-    place: Place,
-    local: Rc<Local>,
-    tls: Tls,
-    stream: TcpStream,
-    peer: SocketAddr,
-    seat: Seat,
-) -> Option<Presence> {
+async fn handshake(place: Place, local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Left {
     let booking = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
     let stream = match tls.server.accept(stream, local.timeouts().handshake).await {
         Ok(stream) if !local.is_stopping() => stream,
@@ -552,7 +541,7 @@ async fn handshake(
                     local.limit(error.name());
                 }
             }
-            return None;
+            return Left::Nothing;
         }
     };
     // What an established session holds it has booked itself.
@@ -562,9 +551,9 @@ async fn handshake(
     if http2 {
         // In a task of its own: this one keeps the size of a handshake.
         base_runtime::spawn(h2_connection::serve(presence)).detach();
-        return None;
+        return Left::Nothing;
     }
-    Some(presence)
+    Left::Waiting(presence)
 }
 
 impl Local {
