@@ -420,7 +420,7 @@ mod tests {
         let keeper = Keeper::start(kept.clone(), &counted);
         keeper.keep(&state(1), &state(2));
         keeper.went_live(&state(2));
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while counted.counts().version < 2 && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
@@ -502,7 +502,7 @@ mod tests {
         let change = |state: &dyn Fn(u64) -> Desired, version: u64| {
             keeper.keep(&state(version - 1), &state(version));
             keeper.went_live(&state(version));
-            let until = Instant::now() + Duration::from_secs(20);
+            let until = Instant::now() + Duration::from_secs(60);
             while counted.counts().version < version && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -531,7 +531,7 @@ mod tests {
         (32..=50).for_each(|version| change(&large, version));
         let files = || std::fs::read_dir(directory.path()).unwrap().flatten();
         let long = || files().filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>();
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while long() > 3 * JOURNAL_BYTES {
             assert!(Instant::now() < until, "{} bytes are kept", long());
             thread::sleep(Duration::from_millis(1));
@@ -573,7 +573,7 @@ mod tests {
         }
         assert!(state_of.counts().failures > 0);
         std::fs::create_dir(&place).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while kept.load().is_none_or(|desired| desired.version != 50) {
             assert!(Instant::now() < until, "not kept once the disk is back");
             thread::sleep(Duration::from_millis(20));

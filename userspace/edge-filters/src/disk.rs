@@ -72,7 +72,7 @@ mod tests {
         let (done, waits) = channel();
         look(move || done.send(()).unwrap()).unwrap();
         waits.recv().unwrap();
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while LOOKS.load(Ordering::Relaxed) > 0 {
             assert!(std::time::Instant::now() < until, "places are given back");
             thread::yield_now();

@@ -942,7 +942,7 @@ fn the_rest_of_a_request_has_an_end_of_its_own() {
         let said = house.ask(post(&[b'x'; 25]));
         assert_eq!((said.status.to_string().as_str(), said.body.as_deref()), (status, Ok(&b""[..])), "{}", said.notes);
         go.send(()).unwrap();
-        assert_eq!(hears.recv_timeout(Duration::from_secs(20)), Ok(rest), "{status}");
+        assert_eq!(hears.recv_timeout(Duration::from_secs(60)), Ok(rest), "{status}");
     }
 }
 

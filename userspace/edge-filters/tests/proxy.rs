@@ -166,14 +166,15 @@ fn answers_are_given_again_from_memory() {
     assert_eq!(count.load(Ordering::SeqCst) - before, 2, "its time is over");
 }
 
+/// A connect on this machine that is not answered within this is not answered at all: its listener's queue is full.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
 #[test]
 fn connecting_has_a_deadline_of_its_own() {
     // A listener whose queue is full: further connects are not answered.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let full: Vec<_> =
-        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok())
-            .collect();
+    let full: Vec<_> = std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, UNANSWERED).ok()).collect();
     let spec = |more: &str| format!("pools: [{{servers: [{{url: 'http://{address}'}}], {more}}}]");
     let house = House::new(1, &spec("connectTimeout: 150ms"));
     let said = house.ask(get("/"));
@@ -425,9 +426,7 @@ fn a_rolling_restart_is_seen_by_nobody() {
 fn a_connect_that_nobody_answers_goes_elsewhere() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let full: Vec<_> =
-        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok())
-            .collect();
+    let full: Vec<_> = std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, UNANSWERED).ok()).collect();
     let good = Backend::answering(OK);
     let servers = format!("servers: [{{url: 'http://{address}'}}, {{url: 'http://127.0.0.1:{}'}}]", good.port);
     let house = House::new(1, &format!("pools: [{{{servers}, connectTimeout: 150ms}}]"));

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 const RETRY: &str = "{name: r, kind: Retry, maxAttempts: 5, waitDuration: 1ms}";
@@ -56,26 +56,38 @@ fn a_second_server_is_asked_where_the_first_takes_long() {
     const LONG: u64 = 20_000;
     let ((a, asked_a), (b, asked_b)) = (slow("a", &[LONG], 200), slow("b", &[0], 200));
     let house = House::new(1, &two(&a, &b, "hedging: {delay: 30ms, percent: 100}"));
-    // They take turns: one of two begins at the slow one.
+    let hedges = || house.metric("weir_upstream_hedges_total", "");
+    // They take turns: one of two begins at the slow one. Where the machine is busy the other may seem slow as well.
     for _ in 0..4 {
         let said = house.ask(get("/"));
         assert_eq!((said.status, said.body.as_deref()), (200, Ok(&b"b"[..])));
-        assert!(said.took < Duration::from_millis(LONG), "{:?}", said.took);
     }
-    assert_eq!((asked_a.load(Ordering::SeqCst), asked_b.load(Ordering::SeqCst)), (2, 4));
-    assert_eq!(house.metric("weir_upstream_hedges_total", ""), 2);
+    let asked = || (asked_a.load(Ordering::SeqCst) + asked_b.load(Ordering::SeqCst)) as u64;
+    let doubled = hedges();
+    // What was given up before it went out is never read.
+    assert!((2..=4).contains(&doubled) && asked() <= 4 + doubled, "{doubled} of 4 were doubled, {} came", asked());
     assert_eq!(house.metric("weir_upstream_hedges_won_total", ""), 2);
-    assert_eq!(house.errors("canceled"), 2, "the slow ones were given up");
+    assert_eq!(house.errors("canceled"), doubled, "the slow ones were given up");
     // A body in memory goes out twice; what must not be done twice does not.
     let said = house.ask(Ask { method: "PUT", ..post(b"body") });
     let again = house.ask(Ask { method: "PUT", ..post(b"body") });
     assert_eq!((said.status, again.status), (200, 200));
-    assert_eq!(house.metric("weir_upstream_hedges_total", ""), 3);
-    let posts = house.metric("weir_upstream_hedges_total", "");
-    let pending = house.begin(0, post(b"x"));
-    let other = house.begin(0, post(b"x"));
-    let quick = [pending, other].iter().filter(|said| said.recv_timeout(Duration::from_millis(500)).is_ok()).count();
-    assert_eq!((quick, house.metric("weir_upstream_hedges_total", "")), (1, posts));
+    assert!(hedges() > doubled);
+    let (doubled, before) = (hedges(), asked());
+    let said = [house.begin(0, post(b"x")), house.begin(0, post(b"x"))];
+    let quick = || said.iter().filter(|said| said.try_recv().is_ok()).count();
+    let end = Instant::now() + Duration::from_secs(60);
+    while quick() == 0 {
+        assert!(Instant::now() < end, "b answers");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    while asked() < before + 2 {
+        assert!(Instant::now() < end, "a is asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Many times as long as what is doubled has to wait for.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((quick(), hedges()), (0, doubled));
 }
 
 #[test]
@@ -106,27 +118,31 @@ fn a_session_is_asked_of_its_server_alone() {
 
 #[test]
 fn a_failure_does_not_win_while_the_other_may_do_better() {
-    let ((a, _), (b, _)) = (slow("a", &[300], 200), slow("b", &[0], 503));
+    let ((a, asked_a), (b, _)) = (slow("a", &[300], 200), slow("b", &[0], 503));
     let house = House::new(1, &two(&a, &b, "hedging: {delay: 20ms, percent: 100}"));
-    let bodies: Vec<(u16, String)> = (0..2)
-        .map(|_| {
-            let said = house.ask(get("/"));
-            (said.status, String::from_utf8(said.body.unwrap()).unwrap())
-        })
-        .collect();
-    assert!(bodies.contains(&(200, "a".to_owned())), "{bodies:?}");
-    assert!(bodies.contains(&(503, "b".to_owned())), "where b was the first and quick, nothing is doubled: {bodies:?}");
-    assert_eq!(house.metric("weir_upstream_hedges_won_total", ""), 0);
+    let (mut well, mut failed, end) = (0, 0, Instant::now() + Duration::from_secs(60));
+    // Where b was the first and quick, nothing is doubled; on a busy machine it may not be quick each time.
+    while well == 0 || failed == 0 {
+        assert!(Instant::now() < end, "{well} from a, {failed} from b");
+        let said = house.ask(get("/"));
+        match (said.status, said.body.as_deref()) {
+            (200, Ok(b"a")) => well += 1,
+            (503, Ok(b"b")) => failed += 1,
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(well, asked_a.load(Ordering::SeqCst), "whatever a was asked is what it says");
+    }
 }
 
 #[test]
 fn no_more_is_doubled_than_the_document_says() {
     let ((a, _), (b, _)) = (slow("a", &[60], 200), slow("b", &[60], 200));
     let house = House::new(1, &two(&a, &b, "hedging: {delay: 5ms, percent: 10}"));
+    let began = Instant::now();
     (0..40).for_each(|_| assert_eq!(house.ask(get("/")).status, 200));
     let doubled = house.metric("weir_upstream_hedges_total", "");
     // One per second, over the ten that are looked back.
-    assert!((1..=10).contains(&doubled), "{doubled}");
+    assert!((1..=10 + began.elapsed().as_secs()).contains(&doubled), "{doubled}");
     // On a busy machine an answer may be there before the delay is over.
     let spent = house.metric("weir_limit_hits_total", "hedges\"");
     assert!((20..=40 - doubled).contains(&spent), "{spent} {doubled}");

@@ -297,7 +297,7 @@ fn bodies_that_nobody_reads(io: IoMode) {
 fn handshakes_that_are_not_finished(io: IoMode) {
     let _alone = alone();
     let backend = Backend::answering(OK);
-    let timeouts = Timeouts { handshake: Duration::from_secs(2), ..Timeouts::default() };
+    let timeouts = Timeouts { handshake: Duration::from_secs(5), ..Timeouts::default() };
     let (house, certificate) = house(io, &backend, timeouts);
     let (retries, before) = (total(Count::Retries), base_runtime::memory::booked());
     let socket = bound_socket();

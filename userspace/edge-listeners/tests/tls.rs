@@ -413,7 +413,7 @@ fn sessions_of_another_machine_are_taken_up_again(io: IoMode) {
 
 fn what_is_not_tls_is_closed_and_counted(io: IoMode) {
     let authority = Authority::new();
-    let timeouts = Timeouts { handshake: Duration::from_millis(300), ..Timeouts::default() };
+    let timeouts = Timeouts { handshake: Duration::from_secs(3), ..Timeouts::default() };
     let house = House::with_timeouts(io, &https(&[&authority.sign(&["a.test"])]), MOCK, timeouts);
     let mut plain = house.connect();
     plain.send(GET.as_bytes());

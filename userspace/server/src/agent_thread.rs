@@ -429,9 +429,9 @@ mod tests {
     }
 
     fn eventually(mut so: impl FnMut() -> bool) {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while !so() {
-            assert!(Instant::now() < until, "not so in 20 s");
+            assert!(Instant::now() < until, "not so within a minute");
             thread::sleep(Duration::from_millis(5));
         }
     }

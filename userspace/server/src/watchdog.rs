@@ -102,7 +102,7 @@ mod tests {
     fn until(done: impl Fn() -> bool) {
         let start = Instant::now();
         while !done() {
-            assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s");
+            assert!(start.elapsed() < Duration::from_secs(60), "not within a minute");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -136,7 +136,7 @@ mod tests {
         let mut becomes = |lives: bool| {
             let start = Instant::now();
             while vigil.lives() != lives {
-                assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s");
+                assert!(start.elapsed() < Duration::from_secs(60), "not within a minute");
                 std::thread::sleep(Duration::from_millis(5));
             }
         };

@@ -262,9 +262,9 @@ impl Client {
         self.came.iter().find(|(id, _)| id.dir() == Dir::Uni).map_or(&[], |(_, came)| came.as_slice())
     }
 
-    /// Goes on until it holds; false when it does not within ten seconds.
+    /// Goes on until it holds; false when it does not within a minute.
     pub fn drive(&mut self, until: impl FnMut(&mut Client) -> bool) -> bool {
-        self.drive_for(Duration::from_secs(20), until)
+        self.drive_for(Duration::from_secs(60), until)
     }
 
     pub fn drive_for(&mut self, patience: Duration, mut until: impl FnMut(&mut Client) -> bool) -> bool {

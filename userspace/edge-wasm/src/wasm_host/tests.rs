@@ -141,7 +141,7 @@ fn what_a_program_returns_is_the_result() {
 #[test]
 fn one_that_loops_or_grows_or_lies_is_ended_and_counted() {
     let spec = WasmHostSpec {
-        timeout: base_model::GoDuration::from_millis(30),
+        timeout: base_model::GoDuration::from_millis(300),
         memory_limit_mib: 8,
         max_concurrency: 1,
         ..spec(&guest())
@@ -207,7 +207,7 @@ fn hostile_programs_of_every_sort_are_ended_for_their_reason() {
                (if (i32.ne (call $order) (i32.const 48)) (then {does})) (i32.const 0))"
         );
         let spec = WasmHostSpec {
-            timeout: base_model::GoDuration::from_millis(if reason == "time" { 30 } else { 20_000 }),
+            timeout: base_model::GoDuration::from_millis(if reason == "time" { 300 } else { 20_000 }),
             memory_limit_mib: 8,
             max_concurrency: 1,
             ..spec(&module(imports, &run))
