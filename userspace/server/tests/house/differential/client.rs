@@ -92,6 +92,7 @@ pub fn exchange(lane: &Lane, bytes: &[u8], method: &str, patience: Duration) -> 
             }
             Reading::Bad(why) => {
                 outcome.malformed = Some(why);
+                wire.end();
                 break ExchangeEnd::Closed;
             }
             Reading::Partial if wire.ended => break if closing { ExchangeEnd::Waited } else { ExchangeEnd::Closed },
@@ -196,6 +197,13 @@ impl Wire {
 
     fn close_own_side(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Whatever else comes: once the gateway has closed as well, it sends nothing more of it to its backend.
+    fn end(&mut self) {
+        self.close_own_side();
+        let until = Instant::now() + LONG;
+        while !self.ended && self.receive(until) {}
     }
 
     /// More bytes, or the end; false when neither comes in time.
