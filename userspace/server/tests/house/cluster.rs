@@ -63,7 +63,7 @@ fn members_come_by_token_and_get_their_certificates_from_the_cluster() {
     eventually("all vote", || (machines[0].metric("weir_raft_voters") == Some(3.0)).then_some(()));
     // One is gone, and two decide; it comes back by the same command line.
     machines[0].kill();
-    eventually("the others go on", || machines[1].makes(&mock("later", "x")));
+    machines[1].create(&mock("later", "x"));
     machines[0].run();
     eventually("it catches up", || {
         (machines[0].try_api("GET", "/apis/v2/objects/later", "").ok()?.status == 200).then_some(())

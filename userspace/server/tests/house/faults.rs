@@ -93,13 +93,11 @@ fn a_disk_that_is_slow_holds_up_what_it_has_to_and_loses_nothing() {
     }
     let mut machines = three_of(|machine| if machine.name == "m1" { machine.program(&slow) } else { machine });
     let port = free_port();
-    // While the group chooses a leader it takes none.
-    let decided = |machine: &Machine, document: &str| eventually("a change is decided", || machine.makes(document));
-    decided(&machines[1], &mock("pl", "steady"));
-    decided(&machines[1], &server("hs", port, "pl"));
+    machines[1].create(&mock("pl", "steady"));
+    machines[1].create(&server("hs", port, "pl"));
     (0..3).for_each(|n| drop(answers(format!("{}:{port}", ADDRESSES[n]).as_str(), "/", 200)));
     for n in 0..12 {
-        decided(&machines[n % 3], &mock(&format!("w-{n}"), "x"));
+        machines[n % 3].create(&mock(&format!("w-{n}"), "x"));
     }
     let all = |machine: &Machine, count: usize| {
         eventually(&format!("{} has all that was acknowledged", machine.name), || {
@@ -111,7 +109,7 @@ fn a_disk_that_is_slow_holds_up_what_it_has_to_and_loses_nothing() {
     // Two are left, and one of them is the slow one: each change waits for it.
     machines[2].kill();
     for n in 12..16 {
-        decided(&machines[n % 2], &mock(&format!("w-{n}"), "x"));
+        machines[n % 2].create(&mock(&format!("w-{n}"), "x"));
     }
     machines[..2].iter().for_each(|machine| all(machine, 16));
     machines[2].run();

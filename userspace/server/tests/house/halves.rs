@@ -252,7 +252,7 @@ fn a_member_that_runs_and_is_removed_comes_back() {
     well(&machines[gone]);
     // It votes: with the third one gone, its voice makes the majority.
     machines[other].kill();
-    eventually("changes are decided", || machines[gone].makes(&mock("pl", "x")));
+    machines[gone].create(&mock("pl", "x"));
 }
 
 /// Bytes of the largest file a process may write, with which its log still goes on and its state does not.

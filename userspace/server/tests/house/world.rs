@@ -265,22 +265,15 @@ impl Machine {
     /// anybody waits. Then it `is_unknown` whether it was made, and asked again it may be there.
     fn decided(&self, method: &str, path: &str, document: &str, is_unknown: &mut bool) -> Answer {
         let mut last = None;
-        let decided = within(PATIENCE, || {
-            let answer = self.api(method, path, document);
-            if answer.status != 503 {
-                return Some(answer);
+        let decided = within(PATIENCE, || match self.try_api(method, &format!("/apis/v2{path}"), document) {
+            Ok(answer) if answer.status != 503 => Some(answer),
+            undecided => {
+                *is_unknown = true;
+                last = Some(undecided);
+                None
             }
-            *is_unknown = true;
-            last = Some(answer);
-            None
         });
-        decided.or(last).expect("it was asked once")
-    }
-
-    /// Whether the cluster has an object that it is asked to make: by now, or, where it could not say so, since it was asked before.
-    pub fn makes(&self, document: &str) -> Option<()> {
-        let answer = self.try_api("POST", "/apis/v2/objects", document).ok()?;
-        matches!(answer.status, 201 | 409).then_some(())
+        decided.unwrap_or_else(|| panic!("{method} {path} is not decided in {PATIENCE:?}: {last:?}"))
     }
 
     /// The value of a metric: of all its series together.
