@@ -376,12 +376,11 @@ fn a_server_that_is_well_is_asked_over_few_connections_where_it_may_be() {
         until("it is asked", || count(1) >= before + n);
     };
     let one = check(&url, "{interval: 5ms, reuseConnection: true}");
-    asked(8);
-    assert_eq!(count(0), 1, "the rest of each answer is read");
-    asked(40);
+    asked(50);
+    // Probes go on while it is counted, and each is counted behind the connection it goes over.
     let (fewest, connections, most) = (count(1), count(0), count(1));
-    assert!(connections >= fewest / 10, "each tenth connects: {connections} of {fewest}");
-    assert!(connections <= most / 10 + 2, "and no other: {connections} of {most}");
+    assert!(connections >= fewest.div_ceil(10), "each tenth connects: {connections} of {fewest}");
+    assert!(connections <= most / 10 + 1, "and no other, as the rest of each answer is read: {connections} of {most}");
     // Another question goes over the same one where nobody asks on it at that time.
     let other = check(&url, "{interval: 5ms, reuseConnection: true, uri: /b, match: {body: {value: ok}}}");
     let (before, questions) = (count(0), count(1));
@@ -393,7 +392,8 @@ fn a_server_that_is_well_is_asked_over_few_connections_where_it_may_be() {
     until("it falls", || !one.is_well());
     let (before, questions) = (count(0), count(1));
     asked(8);
-    assert!(count(0) - before + 2 >= count(1) - questions, "each has a connection of its own");
+    let (questions, connections) = (count(1) - questions, count(0) - before);
+    assert!(connections + 2 >= questions, "each of {questions} has a connection of its own: {connections}");
     well.store(true, Relaxed);
     until("it rises", || one.is_well());
     let (before, questions) = (count(0), count(1));
