@@ -112,12 +112,14 @@ fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
 }
 
 fn without_descriptors_for_pipes_bytes_come_in_buffers(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // No number is left, whatever is closed meanwhile.
     no_pipe_is_had(io, || (Vec::new(), Limit::lower_to(3)));
 }
 
 /// There are some left, which are set aside for what is no traffic.
 fn pipes_leave_the_last_descriptors_to_others(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     no_pipe_is_had(io, || {
         let open = || std::fs::File::open("/dev/null").expect("it is there");
         let mut below = vec![open()];
@@ -128,11 +130,11 @@ fn pipes_leave_the_last_descriptors_to_others(io: IoMode) {
         base_runtime::pressure::set_descriptors_aside();
         (below, limit)
     });
+    // In the same turn: the next one may lower the limit.
     base_runtime::pressure::set_descriptors_aside();
 }
 
 fn no_pipe_is_had(io: IoMode, lower: impl FnOnce() -> (Vec<std::fs::File>, Limit) + Send + 'static) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = start(io);
     let worker = runtime.workers()[0].clone();
     run_on(&runtime, 0, || async move {
