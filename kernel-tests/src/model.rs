@@ -269,7 +269,7 @@ impl Tables for Model {
         self.flows.borrow_mut().insert(name, remembered);
     }
 
-    fn may_keep_flow(&self, _: &Live<'_>) -> bool {
+    fn may_keep_flow(&self, _: &Live<'_>, _: u16) -> bool {
         true
     }
 

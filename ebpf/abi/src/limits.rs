@@ -3,7 +3,7 @@
 use crate::limit::Rate;
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 10;
+pub const LAYOUT_VERSION: u32 = 11;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -64,6 +64,9 @@ pub const FLOWS_MAX: u32 = 65_536;
 /// within the last twelve seconds. What comes faster goes where packets go of which nothing is remembered, and so do all packets of its
 /// connection.
 pub const FLOWS_RATE: Rate = Rate::new(4_096, 16_384);
+
+/// How many of them each virtual IP may have where less than half of that is left: a flood at one, or at a few, leaves the others room.
+pub const FLOWS_RATE_OF_ONE: Rate = Rate::new(256, 1_024);
 
 /// Entries of WAYS: the routes of the interfaces that packets arrive on. A machine with more (one that has the whole table of the
 /// Internet) is told that its ways are not known.

@@ -153,7 +153,7 @@ fn choose(tables: &impl Tables, live: &Live<'_>, d: &Delivery) -> u16 {
     if !holder.keeps || is_error(d) {
         return holder.to;
     }
-    if found == 0 && !tables.may_keep_flow(live) {
+    if found == 0 && !tables.may_keep_flow(live, d.vip) {
         return slot.owners()[OWNERS - 1];
     }
     tables.keep_flow(name, remembered(d.vip, holder.to));

@@ -3,7 +3,7 @@
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::limits::FLOWS_RATE;
+use abi::limits::{FLOWS_RATE, FLOWS_RATE_OF_ONE};
 use abi::{
     AccessKey, Address, Before, Delivery, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot,
     SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace,
@@ -197,13 +197,17 @@ pub trait Tables {
     /// Remembers it.
     fn keep_flow(&self, name: u64, remembered: u32);
 
-    /// Whether one more may be remembered now of which nothing was; counts it, and those for which there is no room.
+    /// Whether one more of the VIP may be remembered now of which nothing was; counts it, and those for which there is no room.
     #[inline(always)]
-    fn may_keep_flow(&self, live: &Live<'_>) -> bool {
-        // Behind the buckets of the virtual IPs.
+    fn may_keep_flow(&self, live: &Live<'_>, vip: u16) -> bool {
+        // Behind the buckets of the virtual IPs; behind it the two counts, and what each has for itself.
         let first = 2 * live.settings.vips;
         let Some(bucket) = self.vip_bucket(first) else { return false };
-        let may = admission::take(&bucket, self.now_ns(), FLOWS_RATE);
+        let now = self.now_ns();
+        let half_full = bucket.load() <= now.wrapping_add(FLOWS_RATE.burst_ns / 2);
+        let own = || self.vip_bucket(first + 3 + u32::from(vip));
+        let may = (half_full || own().is_some_and(|own| admission::take(&own, now, FLOWS_RATE_OF_ONE)))
+            && admission::take(&bucket, now, FLOWS_RATE);
         if let Some(count) = self.vip_bucket(first + 2 - may as u32) {
             count.add(1);
         }

@@ -13,7 +13,7 @@
 //! | ACCESS_BLOCKS | hash | first 24 bits of an IPv4 address → states of the 256 | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | ACCESS_PREFIXES | trie | AccessKey → DENY or ALLOW | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | LIMITS | array, mapped | generation × vips + vip → Limit | 2 × vips at load | userspace, as VIPS | xdp_steer, xdp_fragment | none |
-//! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket; behind them the bucket of FLOWS, and what was and was not remembered there | 2 × vips + 3 at load | xdp_steer, xdp_fragment, xdp_backend, xdp_deliver | the same, userspace | none |
+//! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket; behind them the bucket of FLOWS, what was and was not remembered there, and by vip its share of that | 3 × vips + 3 at load | xdp_steer, xdp_fragment, xdp_backend, xdp_deliver | the same, userspace | none |
 //! | SOURCES | LRU hash | SourceKey → bucket | 65,536 | xdp_steer, xdp_fragment | the same | longest unused |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |

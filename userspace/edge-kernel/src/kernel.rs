@@ -628,7 +628,7 @@ fn load_object(
         .map_max_entries("MACHINES", 2 * machines)
         .map_max_entries("BEFORE", 2 * vips)
         .map_max_entries("LIMITS", 2 * vips)
-        .map_max_entries("BUCKETS", 2 * vips + 3)
+        .map_max_entries("BUCKETS", 3 * vips + 3)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);
     if let Some(dir) = map_dir {

@@ -281,7 +281,7 @@ impl Tables for LiveTables<'_> {
 
     fn keep_flow(&self, _: u64, _: u32) {}
 
-    fn may_keep_flow(&self, _: &Live<'_>) -> bool {
+    fn may_keep_flow(&self, _: &Live<'_>, _: u16) -> bool {
         true
     }
 
