@@ -197,6 +197,7 @@ fn shown(looked: &Looked, counters: &mut Counters) -> Value {
                 "name": name,
                 "machine": at,
                 "state": state,
+                "addresses": vip["addresses"],
                 "slots": machine["slots"],
                 "share": machine["share"],
                 "perSecond": counters.rate(format!("vip {name} {at}"), packets, looked.at),
@@ -281,7 +282,7 @@ fn text(shown: &Value, sort: Sort, width: usize, height: usize) -> String {
         ("machines", &["MACHINE", "STATE", "SERVES", "REQ/S", "CONNECTIONS", "BUSY", "TROUBLE"][..]),
         ("servers", &["SERVER", "MACHINE", "STATE", "REQ/S", "ERRORS", "P50", "P95", "P99", "CONNECTIONS"][..]),
         ("pools", &["PIPELINE", "POOL", "MACHINE", "REQ/S", "ERRORS", "P50", "P95", "P99", "UNWELL"][..]),
-        ("vips", &["VIRTUAL IP", "MACHINE", "STATE", "SLOTS", "SHARE", "PACKETS/S"][..]),
+        ("vips", &["VIRTUAL IP", "MACHINE", "STATE", "SLOTS", "SHARE", "PACKETS/S", "ADDRESSES"][..]),
     ];
     let filled: Vec<_> = sections.iter().filter(|(key, _)| !list(&shown[*key]).is_empty()).collect();
     // A head, a blank and maybe a line that says how many more.
@@ -362,7 +363,12 @@ fn cells(section: &str, row: &Value) -> Vec<String> {
             });
             cells
         }
-        _ => vec![word("name"), word("machine"), word("state"), word("slots"), percent("share"), rate()],
+        _ => {
+            // Addresses and prefixes. The width of the screen cuts what is too long: nothing stands behind them.
+            let addresses: Vec<&str> = list(&row["addresses"]).iter().map(text_of).collect();
+            let addresses = base_text::escaped(&addresses.join(", "));
+            vec![word("name"), word("machine"), word("state"), word("slots"), percent("share"), rate(), addresses]
+        }
     }
 }
 
@@ -395,7 +401,8 @@ mod tests {
                     "figures": {"weir_worker_requests_total": [[{"worker": "0"}, count], [{"worker": "1"}, count]],
                         "weir_worker_busy_ratio": [[{"worker": "0"}, 0.5], [{"worker": "1"}, 0.25]],
                         "weir_steered_total": [[{"vip": "shop", "machine": "m1"}, 7 * count], [{"vip": "x", "machine": "m1"}, 1]]}}],
-                "vips": [{"name": "shop", "machines": [{"name": "m1", "state": "active", "slots": 65537, "share": 1}]}],
+                "vips": [{"name": "shop", "addresses": ["192.0.2.1", "198.51.100.0/28"],
+                    "machines": [{"name": "m1", "state": "active", "slots": 65537, "share": 1}]}],
             }),
             status: json!({
                 "eg-traffic-default/web/m1": {"spec": {"kind": "HTTPServer", "name": "web"}, "status": server},
@@ -421,9 +428,17 @@ mod tests {
         let third = shown(&looked(10, now + Duration::from_secs(4)), &mut counters);
         assert_eq!(third["servers"][0]["perSecond"], Value::Null);
         let text = text(&second, Sort::Rate, 200, 60);
-        for wanted in
-            ["m1        Leader   9        50.0", "0.375", "web", "3.25ms", "proxy mainPool", "1 of 2", "65537", "10.0%"]
-        {
+        for wanted in [
+            "m1        Leader   9        50.0",
+            "0.375",
+            "web",
+            "3.25ms",
+            "proxy mainPool",
+            "1 of 2",
+            "65537",
+            "10.0%",
+            "192.0.2.1, 198.51.100.0/28",
+        ] {
             let found = text.contains(wanted) || wanted == "0.375" && text.contains("37.5%");
             assert!(found, "{wanted}: {text}");
         }
