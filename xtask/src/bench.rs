@@ -37,6 +37,9 @@ pub struct Options {
     /// Length of one measurement
     #[arg(long)]
     seconds: Option<f64>,
+    /// steer: Katran beside ours, by the object that kernel-tests/src/katran.bpf.c says how to make
+    #[arg(long)]
+    katran: Option<PathBuf>,
     /// edges: how many there are
     #[arg(long, default_value_t = 10_000)]
     edges: u32,
@@ -66,6 +69,11 @@ pub fn run(options: &Options) -> Result<(), String> {
             cargo::kernel_programs()?;
             let mut command = cargo();
             command.args(["run", "--release", "--package", "kernel-tests", "--bin", "steer-bench", "--"]);
+            if let Some(object) = &options.katran {
+                command
+                    .arg("--katran")
+                    .arg(std::path::absolute(object).map_err(|error| format!("{}: {error}", object.display()))?);
+            }
             command
         }
         "micro" => micro(options)?,

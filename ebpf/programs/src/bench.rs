@@ -22,13 +22,14 @@ mod xdp_fragment;
 mod xdp_steer;
 mod xdp_syn;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
 
+use abi::Address;
 use datapath::ethernet::{Ethernet, IPV4, IPV6, Send};
-use datapath::{Frame, Window, steer};
+use datapath::{Frame, Tables, Window, steer};
 
 use crate::frame::XdpFrame;
 use crate::tables::Maps;
@@ -47,7 +48,27 @@ pub fn bench_empty(_: XdpContext) -> u32 {
     XDP_TX
 }
 
-/// What the harness costs: flow in, tunnel's room added and taken away, link header written twice.
+/// What the harness costs of packets that stay: flow in.
+#[xdp]
+pub fn bench_kept(context: XdpContext) -> u32 {
+    choose::<26, 34>(&XdpFrame::new(context.ctx));
+    XDP_PASS
+}
+
+/// What it costs to find out whose an address of IPv4 is, and nothing else.
+#[xdp]
+pub fn bench_lookup(context: XdpContext) -> u32 {
+    let frame = XdpFrame::new(context.ctx);
+    choose::<26, 34>(&frame);
+    let tables = Maps::new(context.ctx, 0);
+    let (Some(live), Some(w)) = (tables.live(), frame.window::<4>(30)) else { return XDP_DROP };
+    match tables.find_vip(Address::from_v4_raw(w.u32_raw(0)), live.switch.generation()) {
+        Some(_) => XDP_PASS,
+        None => XDP_TX,
+    }
+}
+
+/// What the harness costs of others: flow in, tunnel's room added and taken away, link header written twice.
 #[xdp]
 pub fn bench_harness(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(context.ctx);
