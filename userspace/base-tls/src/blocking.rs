@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::client::ClientConnection;
 use rustls::{Error, HandshakeKind, ProtocolVersion, StreamOwned};
 
+use crate::asked;
 use crate::client::ClientTls;
 use crate::handshake::{self, refused};
 use crate::stats::{self, Count};
@@ -18,19 +19,21 @@ use crate::stream::HandshakeError;
 /// is dropped the server is told `close_notify`, if there is room for that.
 pub struct BlockingTls(StreamOwned<ClientConnection, TcpStream>);
 
-/// In TLS 1.3 a client is done before the server has looked at its certificate. What the server says then, a ticket or that it does not
-/// like us, is waited for so long: who sends at once otherwise takes a door that is being shut for an open one.
-const VERDICT: Duration = Duration::from_secs(1);
-
 impl ClientTls {
     /// As [`ClientTls::connect`], within `limit` and without ALPN. The socket's time-outs are afterwards what they were.
+    ///
+    /// In TLS 1.3 a client is done before the server has looked at its certificate. One that has asked for it is waited for as long as
+    /// `verdict` to say what it makes of it, a ticket or that it does not like us: who sends at once takes a door that is being shut for an open
+    /// one. With nothing the caller is told by what it reads, before any answer, or when it can write no more.
     pub fn connect_blocking(
         &self,
         mut socket: TcpStream,
         server_name: &str,
         limit: Duration,
+        verdict: Option<Duration>,
     ) -> Result<BlockingTls, HandshakeError> {
         let before = timeouts(&socket).map_err(broken)?;
+        asked::forget();
         let until = Instant::now() + limit;
         let (config, name) = self.asking(server_name)?;
         let mut connection =
@@ -43,8 +46,11 @@ impl ClientTls {
             }
             say(&mut connection, &mut socket, until)?;
         }
-        if connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-            hear(&mut connection, &mut socket, until.min(Instant::now() + VERDICT))?;
+        if let Some(longest) = verdict.filter(|_| asked::was())
+            && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            && !hear(&mut connection, &mut socket, until.min(Instant::now() + longest))?
+        {
+            stats::count(Count::VerdictUnheard);
         }
         stats::count(match connection.handshake_kind() {
             Some(HandshakeKind::Resumed) => Count::ConnectedResumed,
@@ -116,22 +122,35 @@ impl BlockingTls {
     pub fn socket(&self) -> &TcpStream {
         &self.0.sock
     }
+
+    /// Why it broke: what the server said before it went is still to be read, also where writing has failed.
+    fn why(&mut self, error: io::Error) -> io::Error {
+        let StreamOwned { conn, sock } = &mut self.0;
+        if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+            while conn.read_tls(sock).is_ok_and(|bytes| bytes > 0) {
+                if let Err(said) = conn.process_new_packets() {
+                    return io::Error::new(ErrorKind::InvalidData, handshake::told(&said));
+                }
+            }
+        }
+        told(error)
+    }
 }
 
 impl Read for BlockingTls {
     /// Nothing is read at the end that a server has announced; an end without a word is [`ErrorKind::UnexpectedEof`].
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into).map_err(told)
+        self.0.read(into).map_err(|error| self.why(error))
     }
 }
 
 impl Write for BlockingTls {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(told)
+        self.0.write(bytes).map_err(|error| self.why(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(told)
+        self.0.flush().map_err(|error| self.why(error))
     }
 }
 

@@ -10,10 +10,10 @@ use base_text::quoted;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::sign::SingleCertAndKey;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::asked::Shown;
 use crate::certificate::{self, Certificate, CertificateError, Part};
 use crate::gate;
 use crate::handshake::{Incoming, refused, shake};
@@ -79,12 +79,8 @@ impl ClientTls {
             .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let mut config = match &settings.certificate {
-            None => builder.with_no_client_auth(),
-            Some(certificate) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.certified())))
-            }
-        };
+        let shown = Shown::new(settings.certificate.as_ref().map(Certificate::certified));
+        let mut config = builder.with_client_cert_resolver(Arc::new(shown));
         config.alpn_protocols = settings.alpn;
         config.enable_secret_extraction = true;
         let mut quic = config.clone();

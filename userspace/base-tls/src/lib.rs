@@ -7,10 +7,11 @@
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
 //! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
 //! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`blocking`] (the same on threads that may
-//! wait), [`certificate`], [`managed`] (certificates that come meanwhile), [`quic`], [`tickets`], `sessions` (those that may begin with
+//! wait; `asked` says whether the server wants a certificate), [`certificate`], [`managed`] (certificates that come meanwhile), [`quic`], [`tickets`], `sessions` (those that may begin with
 //! early data), [`seal`] (secrets of the cluster), [`stats`].
 #![forbid(unsafe_code)]
 
+mod asked;
 pub mod blocking;
 pub mod certificate;
 pub mod client;

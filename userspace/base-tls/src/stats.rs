@@ -45,10 +45,12 @@ pub enum Count {
     ProtocolAbuse,
     /// Sessions that could have begun with early data, forgotten because there were too many.
     EarlySessionsForgotten,
+    /// Servers that had asked for a certificate and said nothing of it for as long as they were waited for.
+    VerdictUnheard,
 }
 
 impl Count {
-    pub const ALL: [Count; 17] = [
+    pub const ALL: [Count; 18] = [
         Count::AcceptedFull,
         Count::AcceptedResumed,
         Count::ConnectedFull,
@@ -66,6 +68,7 @@ impl Count {
         Count::RenegotiationsRefused,
         Count::ProtocolAbuse,
         Count::EarlySessionsForgotten,
+        Count::VerdictUnheard,
     ];
 
     /// A name for a metric's label.
@@ -88,6 +91,7 @@ impl Count {
             Count::RenegotiationsRefused => "renegotiations_refused",
             Count::ProtocolAbuse => "protocol_abuse",
             Count::EarlySessionsForgotten => "early_sessions_forgotten",
+            Count::VerdictUnheard => "verdict_unheard",
         }
     }
 }

@@ -12,7 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base_tls::{ClientTls, HandshakeError};
+use base_tls::{BlockingTls, ClientTls, HandshakeError};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use std_server::Served;
@@ -26,11 +26,11 @@ fn serve<T: Send + 'static>(
     talk: impl FnOnce(Served) -> T + Send + 'static,
 ) -> (u16, JoinHandle<T>) {
     let own = authority.sign(&["localhost"]);
-    std_server::serve((&own.chain, &own.key), version, wants_certificate.then(|| authority.der.clone()), talk)
+    std_server::serve((&own.chain, &own.key), version, wants_certificate.then(|| authority.der.clone()), 2, talk)
 }
 
-fn connect(tls: &ClientTls, port: u16, name: &str) -> Result<base_tls::BlockingTls, HandshakeError> {
-    tls.connect_blocking(TcpStream::connect(("127.0.0.1", port)).unwrap(), name, LIMIT)
+fn connect(tls: &ClientTls, port: u16, name: &str) -> Result<BlockingTls, HandshakeError> {
+    tls.connect_blocking(TcpStream::connect(("127.0.0.1", port)).unwrap(), name, LIMIT, Some(LIMIT))
 }
 
 #[test]
@@ -97,6 +97,57 @@ fn a_server_that_does_not_like_us_is_heard_before_anything_is_sent() {
     }
 }
 
+/// Each connection to a server that sends no tickets took a second longer.
+#[test]
+fn a_server_that_has_nothing_to_say_is_not_waited_for() {
+    let authority = Authority::new("test");
+    let known = client_with(&authority, Some(authority.sign(&["edge"]).read()), &[]);
+    // It asked for no certificate, or for one that the caller hears about with the answer.
+    for (wants_certificate, verdict) in [(false, Some(FOREVER)), (true, None)] {
+        let own = authority.sign(&["localhost"]);
+        let wants = wants_certificate.then(|| authority.der.clone());
+        let (port, server) = std_server::serve((&own.chain, &own.key), &TLS13, wants, 0, |mut stream| {
+            let mut asked = [0; 5];
+            stream.read_exact(&mut asked).unwrap();
+            asked
+        });
+        let (told, heard) = std::sync::mpsc::channel();
+        let tls = known.clone();
+        std::thread::spawn(move || {
+            let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            told.send(tls.connect_blocking(socket, "localhost", FOREVER, verdict)).unwrap();
+        });
+        let mut stream = heard.recv_timeout(LIMIT).expect("it waits for nothing").unwrap();
+        stream.write_all(b"hello").and_then(|()| stream.flush()).unwrap();
+        assert_eq!(&server.join().unwrap(), b"hello");
+    }
+}
+
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+#[test]
+fn a_server_that_does_not_like_us_is_heard_by_who_did_not_wait_too() {
+    let authority = Authority::new("test");
+    for reads in [true, false] {
+        let (port, server) = serve(&authority, &TLS13, true, |mut stream| {
+            assert!(stream.read(&mut [0]).is_err());
+        });
+        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut stream = client(&authority).connect_blocking(socket, "localhost", LIMIT, None).unwrap();
+        if reads {
+            let told = stream.read(&mut [0]).unwrap_err();
+            assert!(told.to_string().contains("ertificate"), "{told}");
+        }
+        server.join().unwrap();
+        let told = loop {
+            if let Err(error) = stream.write_all(b"hello").and_then(|()| stream.flush()) {
+                break error;
+            }
+        };
+        assert!(reads || told.to_string().contains("ertificate"), "{told}");
+    }
+}
+
 #[test]
 fn whom_we_do_not_believe_is_told_nothing() {
     let (authority, other) = (Authority::new("test"), Authority::new("other"));
@@ -115,6 +166,6 @@ fn a_server_that_says_nothing_is_waited_for_so_long() {
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let authority = Authority::new("test");
-    let told = client(&authority).connect_blocking(socket, "localhost", Duration::from_millis(50)).unwrap_err();
+    let told = client(&authority).connect_blocking(socket, "localhost", Duration::from_millis(50), None).unwrap_err();
     assert!(matches!(told, HandshakeError::TimedOut), "{told}");
 }

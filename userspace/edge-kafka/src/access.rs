@@ -43,7 +43,8 @@ impl Access {
         match &self.mtls {
             None => Ok(Stream::Plain(socket)),
             Some((_, identity)) => {
-                let tls = identity.tls.connect_blocking(socket, host, limit);
+                // Nothing counts here that a broker has not answered.
+                let tls = identity.tls.connect_blocking(socket, host, limit, None);
                 tls.map(|tls| Stream::Tls(Box::new(tls))).map_err(|error| io::Error::other(error.to_string()))
             }
         }

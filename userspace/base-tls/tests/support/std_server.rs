@@ -11,12 +11,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub type Served = StreamOwned<ServerConnection, TcpStream>;
 
-/// With this certificate and key, PEM; clients have to show a certificate of `wants`, where it is given. The port, and what `talk` makes
-/// of the connection.
+/// With this certificate and key, PEM; clients have to show a certificate of `wants`, where it is given, and are sent so many tickets. The
+/// port, and what `talk` makes of the connection.
 pub fn serve<T: Send + 'static>(
     (chain, key): (&str, &str),
     version: &'static SupportedProtocolVersion,
     wants: Option<CertificateDer<'static>>,
+    tickets: usize,
     talk: impl FnOnce(Served) -> T + Send + 'static,
 ) -> (u16, JoinHandle<T>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -32,7 +33,9 @@ pub fn serve<T: Send + 'static>(
     };
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.send_tls13_tickets = tickets;
+    let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = thread::spawn(move || {

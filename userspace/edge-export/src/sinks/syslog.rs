@@ -28,6 +28,10 @@ const PACKET_MOST: usize = 8 * 1024;
 /// How long a connection is watched after a batch.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How long a server that asked for a certificate is waited for to say what it makes of ours. It answers nothing later on; one that
+/// sends no tickets costs so much for each connection.
+const VERDICT: Duration = Duration::from_secs(1);
+
 /// What a server has read from its socket it may not have dealt with for so long. Many close connections that are idle without a word.
 const READ_LONGEST: Duration = Duration::from_secs(60);
 
@@ -157,7 +161,7 @@ impl SyslogSink {
         let Some(identity) = &self.identity else { return Ok(Way::Tcp(stream)) };
         let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        match identity.tls.connect_blocking(stream, host, TIMEOUT) {
+        match identity.tls.connect_blocking(stream, host, TIMEOUT, Some(VERDICT)) {
             Ok(tls) => Ok(Way::Tls(Box::new(tls))),
             Err(error) => Err(io::Error::other(error.to_string())),
         }
@@ -424,7 +428,7 @@ mod tests {
             let (go, told) = std::sync::mpsc::channel();
             let length = first.len();
             let serve = |talk: Box<dyn FnOnce(std_server::Served) -> String + Send>| {
-                std_server::serve((&chain, &key), &rustls::version::TLS13, None, talk)
+                std_server::serve((&chain, &key), &rustls::version::TLS13, None, 2, talk)
             };
             let (port, server) = serve(Box::new(move |mut stream| {
                 let taken = read(&mut stream, length);
@@ -455,7 +459,7 @@ mod tests {
     fn what_was_read_long_ago_is_not_sent_again() {
         let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-        let (port, server) = std_server::serve((&chain, &key), &rustls::version::TLS13, None, |mut stream| {
+        let (port, server) = std_server::serve((&chain, &key), &rustls::version::TLS13, None, 2, |mut stream| {
             stream.read(&mut [0]).unwrap_or_default()
         });
         let mtls = Some(MtlsSpec { root_cert_base64: chain, ..MtlsSpec::default() });
