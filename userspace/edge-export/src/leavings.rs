@@ -15,7 +15,7 @@ pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 pub const MOST: u64 = 256 << 20;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(600);
+pub const LOOK: Duration = Duration::from_secs(600);
 
 /// Its age says when a sink went.
 const MARK: &str = "gone";
@@ -23,13 +23,14 @@ const MARK: &str = "gone";
 static THERE: AtomicU64 = AtomicU64::new(0);
 static REMOVED: AtomicU64 = AtomicU64::new(0);
 
-/// Looks after this directory, in which each sink has one of its own, for as long as the process lives.
-pub fn look_after(directory: &Path) {
+/// Looks after this directory, in which each sink has one of its own, for as long as the process lives. Not at once: when a process
+/// begins, the sinks whose lines lie there have yet to come, be that after days.
+pub fn look_after(directory: &Path, mut pause: impl FnMut() + Send + 'static) {
     let directory = directory.to_owned();
     let look = move || {
         loop {
+            pause();
             sweep(&directory, SystemTime::now(), MOST);
-            thread::sleep(LOOK);
         }
     };
     if let Err(error) = thread::Builder::new().name("log-leavings".into()).spawn(look) {
@@ -145,6 +146,27 @@ mod tests {
         let line = Line { kind: Kind::Access, at: 0, text: vec![b'x'; 1000].into() };
         assert_eq!(spool.append(&[line], false).unwrap(), 1);
         spool
+    }
+
+    /// A daemon that was away for a weekend found nothing any more.
+    #[test]
+    fn sinks_have_time_to_come_when_a_process_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(fill(directory.path(), "sink"));
+        let long_ago = SystemTime::now() - 2 * KEPT_FOR;
+        for file in fs::read_dir(directory.path().join("sink/0")).unwrap().flatten() {
+            File::options().append(true).open(file.path()).unwrap().set_modified(long_ago).unwrap();
+        }
+        let there = directory.path().join("sink/0");
+        let (told, hear) = std::sync::mpsc::channel();
+        look_after(directory.path(), move || {
+            // It ends with the test.
+            if told.send(there.exists()).is_err() {
+                thread::park();
+            }
+        });
+        assert!(hear.recv().unwrap(), "before anybody could come");
+        assert!(!hear.recv().unwrap());
     }
 
     #[test]

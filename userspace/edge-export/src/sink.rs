@@ -49,7 +49,7 @@ static WANT_EVENTS: AtomicBool = AtomicBool::new(false);
 /// Where lines wait. To be called once, before there are sinks.
 pub fn set_directory(directory: &Path) {
     if DIRECTORY.set(directory.to_owned()).is_ok() {
-        leavings::look_after(directory);
+        leavings::look_after(directory, || thread::sleep(leavings::LOOK));
     }
 }
 
