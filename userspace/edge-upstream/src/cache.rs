@@ -37,6 +37,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::Duration;
 
 /// Parts of a store; a store of fewer bytes than they are worth has fewer.
 const SHARDS: usize = 64;
@@ -49,6 +51,9 @@ const ENTRIES_OF_SHARD_LEAST: usize = 4;
 
 /// Answers kept under one key for different requests; the oldest makes room.
 const VARIANTS_MOST: usize = 32;
+
+/// Between two turns of a purge that looks at many, so that others have theirs. Workers purge URLs alone, which looks at few.
+const PURGE_PAUSE: Duration = Duration::from_micros(50);
 
 /// What an answer takes beside its head and body: the places it stands in.
 const OVERHEAD: usize = 256;
@@ -352,15 +357,23 @@ impl Store {
             removed
         });
         let mut removed = 0;
-        let shards = exact.as_ref().map_or(&self.shards[..], |key| std::slice::from_ref(self.shard(key)));
-        for shard in shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            let before = shard.sums();
-            removed += match &exact {
-                Some(key) => shard.remove_url(key),
-                None => shard.remove_all(|key, stored| purge.hits(key, &stored.kept.tags)),
-            };
-            self.account(before, shard.sums());
+        if let Some(url) = &exact {
+            removed += self.change(self.shard(url), |shard| shard.remove_url(url));
+        } else {
+            let is_meant = |key: &[u8], stored: &Stored| purge.hits(key, &stored.kept.tags);
+            for shard in &self.shards {
+                // What comes in behind it was asked for after this, or is not kept: see `keep`.
+                let mut next = Some(0);
+                while let Some(from) = next {
+                    let (gone, after) = self.change(shard, |shard| shard.remove_some(from, is_meant));
+                    removed += gone;
+                    next = after;
+                    // The lock goes to who asks for it first: who has waited is only waking up.
+                    if next.is_some() {
+                        thread::sleep(PURGE_PAUSE);
+                    }
+                }
+            }
         }
         // Most of what memory has is on the disk, too.
         let removed = removed.max(on_disk.unwrap_or(0));
@@ -382,6 +395,15 @@ impl Store {
         let evicted = shard.shrink_by(bytes.saturating_mul(2));
         self.account(before, shard.sums());
         self.stats.evicted.fetch_add(evicted as u64, Relaxed);
+    }
+
+    /// Changes a part for itself, and books what that makes of it.
+    fn change<T>(&self, shard: &RwLock<Shard>, change: impl FnOnce(&mut Shard) -> T) -> T {
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        let before = shard.sums();
+        let changed = change(&mut shard);
+        self.account(before, shard.sums());
+        changed
     }
 
     fn account(&self, before: Sums, now: Sums) {

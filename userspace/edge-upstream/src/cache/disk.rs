@@ -29,6 +29,7 @@ use proto_http::Headers;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -540,19 +541,19 @@ impl Tier {
     pub(super) fn purge(self: &Arc<Self>, purge: &Purge, url: Option<&CacheKey>) -> usize {
         // Before it is looked for: what is not known yet is none the less purged.
         let is_known = self.is_known.load(Relaxed);
-        let state = self.state();
-        let hashes: Vec<u64> = match url {
-            Some(url) => {
-                state.urls.range((url.url_hash, 0)..=(url.url_hash, u64::MAX)).map(|(_, hash)| *hash).collect()
-            }
-            None => state.places.keys().copied().collect(),
+        let (mut from, last) = match url {
+            Some(url) => (Bound::Included((url.url_hash, 0)), Bound::Included((url.url_hash, u64::MAX))),
+            None => (Bound::Unbounded, Bound::Unbounded),
         };
-        drop(state);
         let mut removed = 0;
-        for some in hashes.chunks(FEW) {
+        loop {
+            // A few at a time: workers look here, too.
             let mut state = self.state();
-            for hash in some {
-                removed += self.retain(&mut state, *hash, |place| !purge.hits(&place.key.text, &place.tags));
+            let some: Vec<(u64, u64)> = state.urls.range((from, last)).take(FEW).copied().collect();
+            let Some(at) = some.last() else { break };
+            from = Bound::Excluded(*at);
+            for (_, hash) in some {
+                removed += self.retain(&mut state, hash, |place| !purge.hits(&place.key.text, &place.tags));
             }
         }
         if (removed > 0 || !is_known) && !IS_LET_GO.load(Relaxed) {

@@ -1,3 +1,4 @@
+use super::shard::LOOKED_AT;
 use super::*;
 use base_telemetry::{Identity, Telemetry};
 use proto_cache::{Times, keep_for};
@@ -132,6 +133,68 @@ fn purges_take_what_they_name_and_what_is_on_its_way() {
     assert_eq!(purge_all(Some("p/other"), &Purge::All), 0);
     assert_eq!(store.purge(&Purge::All), 43);
     assert_eq!((store.stats.purged.load(Relaxed), held(&store)), (102, (0, 0)));
+}
+
+/// Whoever is served from the same part waits as long as a purge looks at it.
+#[test]
+fn a_purge_of_a_tag_lets_others_in_between() {
+    let store = store(8 * 1024 * 1024);
+    let many = 3 * LOOKED_AT + 7;
+    for n in 0..many {
+        let (request, kept) = kept(&[], &[("Cache-Tag", if n % 2 == 0 { "even" } else { "odd" })]);
+        store.keep(
+            &store.key(format!("http://h/{n}").into_bytes()),
+            &request.headers,
+            Stored::new(kept, Bytes::new()),
+            store.ticket(),
+        );
+    }
+    assert_eq!(held(&store).1, many);
+    let (mut looked_at, mut turns, mut next) = (0, 0, Some(0));
+    while let Some(from) = next {
+        let before = looked_at;
+        let mut look = |_: &[u8], _: &Stored| {
+            looked_at += 1;
+            false
+        };
+        next = store.shards[0].write().unwrap().remove_some(from, &mut look).1;
+        assert!(looked_at - before <= LOOKED_AT);
+        turns += 1;
+    }
+    assert_eq!((looked_at, turns), (many, 4), "each of them once");
+    // Somebody who looks meanwhile finds some of them gone and others there.
+    let is_purging = AtomicBool::new(false);
+    let purge = |tag: &str| {
+        is_purging.store(true, Relaxed);
+        let gone = store.purge(&Purge::Tag(tag.into()));
+        is_purging.store(false, Relaxed);
+        gone
+    };
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while began.elapsed() < Duration::from_secs(60) {
+                let before = is_purging.load(Relaxed);
+                let there = held(&store).1;
+                if before && is_purging.load(Relaxed) && there < many && there > many / 2 {
+                    return true;
+                }
+            }
+            false
+        });
+        while !watch.is_finished() {
+            assert_eq!(purge("even"), many.div_ceil(2));
+            for n in (0..many).step_by(2) {
+                let (request, kept) = kept(&[], &[("Cache-Tag", "even")]);
+                let key = store.key(format!("http://h/{n}").into_bytes());
+                store.keep(&key, &request.headers, Stored::new(kept, Bytes::new()), store.ticket());
+            }
+        }
+        assert!(watch.join().unwrap(), "a purge holds the lock from its beginning to its end");
+    });
+    assert_eq!(store.purge(&Purge::Tag("even".into())), many.div_ceil(2));
+    assert_eq!(store.purge(&Purge::All), many / 2);
+    assert_eq!(held(&store), (0, 0));
 }
 
 /// Every write through a Cache purges its URL: what that costs must not grow with what is kept of others.
