@@ -4,6 +4,10 @@
 //! ([`producer`]). While the brokers cannot be reached, records that nobody waits for go to a bounded place on disk (a spool of
 //! [`frame`]s) and from there to the brokers once they are back, before anything that came later; also after a restart. Each arrives at
 //! least once: a batch whose answer was lost is sent again.
+//!
+//! The client is our own, over proto-kafka. `rdkafka` is librdkafka in C, with threads and queues of its own for each client, which keep in
+//! memory alone what was taken note of and are past our bounds and our TLS; `rskafka` wants a Tokio runtime, which the workers' plane has
+//! not, and leaves to its caller what is most of this crate: partitions by key, leaders that change, order, and what waits on disk.
 #![forbid(unsafe_code)]
 
 pub mod access;
