@@ -129,7 +129,7 @@ impl House {
             request: request.into(),
             timeout: Duration::from_millis(timeout),
         };
-        self.edge.enter(|| knock(&asked)).map(|answer| String::from_utf8_lossy(&answer).into_owned())
+        self.edge.enter(|| knock(&asked)).map(|answer| String::from_utf8_lossy(&answer.text).into_owned())
     }
 }
 
@@ -316,16 +316,30 @@ fn a_backend_without_a_route_to_it_does_not_answer() {
         return;
     }
     let lonely = Namespace::new("lonely");
-    for over_v4 in [true, false] {
+    let knocks = |backend: IpAddr| {
         let asked = Knock {
-            backend: address(FIRST, over_v4),
-            source: own(over_v4),
+            backend,
+            source: own(backend.is_ipv4()),
             to: VIPS[0].parse().expect("an address"),
             from: own(true),
             request: Vec::new(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_millis(300),
         };
-        let answer = lonely.enter(|| knock(&asked));
+        lonely.enter(|| knock(&asked))
+    };
+    for over_v4 in [true, false] {
+        let answer = knocks(address(FIRST, over_v4));
         assert!(matches!(answer, Err(Unanswered::NoRoute(_))), "{answer:?}");
+        // And where routes say that nothing goes there.
+        let prefix = if over_v4 { "10.0.0.0/8" } else { "fd00::/16" };
+        for kind in ["blackhole", "prohibit", "unreachable"] {
+            lonely.ip(&["route", "add", kind, prefix]);
+            let answer = knocks(address(FIRST, over_v4));
+            let there = matches!(answer, Err(Unanswered::NoRoute(_) | Unanswered::Silent));
+            assert!(there, "{kind}: not what the backend is to blame for: {answer:?}");
+            lonely.ip(&["route", "del", kind, prefix]);
+        }
     }
+    let answer = knocks(ip("fe80::1"));
+    assert!(matches!(answer, Err(Unanswered::NoRoute(_))), "no link is named: {answer:?}");
 }

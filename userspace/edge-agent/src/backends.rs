@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub struct BackendRow {
     pub vip: String,
     pub backend: String,
-    /// It answers, or nobody has found otherwise yet.
+    /// It answers, or nobody has found otherwise yet. One that cannot be asked, and never was, is not.
     pub well: bool,
 }
 
@@ -111,6 +111,8 @@ struct Check {
 struct Health {
     /// Something was found out, be it that nothing can be.
     known: bool,
+    /// It was asked, and answered or did not.
+    heard: bool,
     unwell: bool,
     /// Answers in a row that say otherwise.
     against: u32,
@@ -123,8 +125,8 @@ impl Health {
     fn take(&mut self, answer: Result<(), String>, fails: u32, passes: u32) -> bool {
         let bad = answer.is_err();
         self.told = answer.err();
-        if !self.known {
-            (self.known, self.unwell) = (true, bad);
+        if !self.heard {
+            (self.known, self.heard, self.unwell) = (true, true, bad);
             return true;
         }
         if bad == self.unwell {
@@ -144,6 +146,26 @@ impl Health {
         self.told = Some(why);
         !std::mem::replace(&mut self.known, true)
     }
+
+    fn state(&self) -> State {
+        match (self.unwell, self.known, self.heard) {
+            (true, ..) => State::Unwell,
+            (_, false, _) => State::Unknown,
+            (_, _, true) => State::Well,
+            (_, _, false) => State::Unasked,
+        }
+    }
+}
+
+/// What new flows may be given to, best first: those of the best that there is take them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum State {
+    Well,
+    /// Its first answer is not here yet.
+    Unknown,
+    /// Nobody can say: this machine cannot ask it, and never could.
+    Unasked,
+    Unwell,
 }
 
 impl Backends {
@@ -176,13 +198,10 @@ impl Backends {
         self.ask(&specs, around);
         self.seen = self.turns.load(Ordering::Acquire);
         for (name, spec) in specs {
-            let of = |wanted: fn(&Health) -> bool| -> BTreeSet<&str> {
-                let checks = self.checks.iter().filter(|((vip, _), check)| vip == name && wanted(&check.health()));
-                checks.map(|((_, label), _)| label.as_str()).collect()
-            };
-            let (unwell, unknown) = (of(|health| health.unwell), of(|health| !health.known));
+            let checks = self.checks.iter().filter(|((vip, _), _)| vip == name);
+            let states = checks.map(|((_, label), check)| (label.as_str(), check.health().state())).collect();
             let spread = self.vips.entry(name.clone()).or_insert_with(|| Spread::new(now));
-            spread.follow(spec, listed.remove(name).unwrap_or_default(), &unwell, &unknown, now);
+            spread.follow(spec, listed.remove(name).unwrap_or_default(), &states, now);
         }
     }
 
@@ -217,15 +236,9 @@ impl Backends {
         backend: &BackendSpec,
         around: &Around,
     ) -> Result<(u16, Server), String> {
-        let address: IpAddr = backend.address.parse().map_err(|e| format!("{}: {e}", backend.address))?;
+        let address = reachable(&backend.address, &around.own)?;
         if let Some(machine) = around.machines.get(&address) {
             return Err(format!("{address} is the address of {machine}, which takes GUE: give the server's own"));
-        }
-        if !around.own.iter().any(|own| own.is_ipv4() == address.is_ipv4()) {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-            return Err(format!(
-                "its address is of {family}, and this machine has none to send from; start it with --advertise-address"
-            ));
         }
         let prefix = |prefix: Cidr| Prefix { address: prefix.first(), bits: prefix.length() };
         let sources = spec.backend_sources.as_ref().and_then(|sources| sources.of(address.is_ipv4())).map(prefix);
@@ -301,17 +314,23 @@ impl Backends {
     pub fn rows(&self) -> Vec<BackendRow> {
         let row =
             |(vip, backend): &(String, String), well| BackendRow { vip: vip.clone(), backend: backend.clone(), well };
-        let asked = self.checks.iter().map(|(key, check)| row(key, !check.health().unwell));
+        let asked = self.checks.iter().map(|(key, check)| row(key, check.health().state() < State::Unasked));
         asked.chain(self.left_out.keys().map(|key| row(key, false))).collect()
+    }
+
+    fn takes(&self, vip: &str, label: &str) -> bool {
+        self.vips.get(vip).is_some_and(|spread| {
+            let mut servers = spread.taking.iter().filter_map(|(number, _)| spread.listed.get(number));
+            servers.any(|server| server.label == label)
+        })
     }
 
     /// What people should know of those that are not well, by virtual IP.
     pub fn told(&self) -> BTreeMap<String, String> {
         let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for vip in &self.unasked {
-            let why = "its backends are not asked from here, and are taken for well: this machine has no address of the VirtualIP's family \
-                       to be answered at";
-            told.entry(vip.clone()).or_default().push(why.to_owned());
+            let why = format!("its backends are not asked from here, and are taken for well: {DEAF}");
+            told.entry(vip.clone()).or_default().push(why);
         }
         for ((vip, label), check) in &self.checks {
             let health = check.health();
@@ -325,7 +344,13 @@ impl Backends {
                 let what = if none_well { "is unwell" } else { "takes no new flows here" };
                 told.push(format!("backend {label} ({}) {what}: {why}", check.asked.backend));
             } else if health.told.as_deref().is_some_and(|why| why.starts_with(CANNOT_ASK)) {
-                told.entry(vip.clone()).or_default().push(format!("backend {label}: {why}"));
+                let then = match health.state() {
+                    State::Unasked if !self.takes(vip, label) => "takes no new flows here, where others answer",
+                    State::Unasked => "takes new flows here, as none is known to be well",
+                    _ => "is what it was when it was asked last",
+                };
+                let told = told.entry(vip.clone()).or_default();
+                told.push(format!("backend {label} ({}) {then}: {why}", check.asked.backend));
             }
         }
         for ((vip, label), why) in &self.left_out {
@@ -357,13 +382,12 @@ impl Spread {
             || self.resting.iter().any(|(number, since)| self.alive.contains(number) && over(*since))
     }
 
-    /// `listed`: those of the document with their places in it.
+    /// `listed`: those of the document with their places in it. `states`: what checks have found, by label.
     fn follow(
         &mut self,
         spec: &VirtualIpSpec,
         listed: BTreeMap<u16, (usize, Server)>,
-        unwell: &BTreeSet<&str>,
-        unknown: &BTreeSet<&str>,
+        states: &BTreeMap<&str, State>,
         now: Instant,
     ) {
         self.drain = spec.drain_timeout.duration();
@@ -373,13 +397,16 @@ impl Spread {
         self.gone.retain(|number, _| !listed.contains_key(number));
         let state = |place: usize| spec.backends[place].state;
         let active = || listed.iter().filter(|(_, (place, _))| state(*place) == MachineState::Active);
-        let any_well = active().any(|(_, (_, server))| !unwell.contains(server.label.as_str()));
-        self.none_well = !any_well && active().next().is_some();
-        let fit = || active().filter(|(_, (_, server))| !any_well || !unwell.contains(server.label.as_str()));
+        let found = |server: &Server| states.get(server.label.as_str()).copied().unwrap_or(State::Well);
+        // One whose first answer is awaited is as good as any, but for below: all may begin at the same time.
+        let rank = |server: &Server| found(server).max(State::Unknown);
+        let best = active().map(|(_, (_, server))| rank(server)).min();
+        self.none_well = best == Some(State::Unwell);
+        let fit = || active().filter(|(_, (_, server))| Some(rank(server)) == best);
         // One that comes to others waits for its first answer.
         let takes = |number: u16| self.taking.iter().any(|(taking, _)| *taking == number);
         let stays = fit().any(|(number, _)| takes(*number));
-        let waits = |number: u16, server: &Server| stays && !takes(number) && unknown.contains(server.label.as_str());
+        let waits = |number: u16, server: &Server| stays && !takes(number) && found(server) == State::Unknown;
         let taking: Vec<(u16, u32)> = fit()
             .filter(|(number, (_, server))| !waits(**number, server))
             .map(|(number, (place, _))| (*number, spec.backends[*place].weight))
@@ -441,6 +468,18 @@ impl Spread {
         self.gone.remove(&number);
         self.resting.remove(&number);
     }
+}
+
+/// An address that packets can be sent to from here.
+fn reachable(address: &str, own: &[IpAddr]) -> Result<IpAddr, String> {
+    let address: IpAddr = address.parse().map_err(|e| format!("{address}: {e}"))?;
+    if own_of(address, own).is_none() {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(format!(
+            "its address is of {family}, and this machine has none to send from; start it with --advertise-address"
+        ));
+    }
+    Ok(address)
 }
 
 /// The address of a virtual IP that is asked at, and the one that is answered.
@@ -525,8 +564,8 @@ fn ask_on(vip: &str, asked: &Asked, health: &Mutex<Health>, turns: &AtomicU64, s
                 }
             }
             answer => {
-                let answer = answer.map_err(|failed| match failed {
-                    Failed::Here(why) | Failed::There(why) => why,
+                let answer = answer.map(|_| ()).map_err(|failed| match failed {
+                    Failed::Here(why) | Failed::There(_, why) => why,
                 });
                 if known.take(answer, asked.fails, asked.passes) {
                     let why = known.told.as_deref().unwrap_or("it answers");
@@ -551,10 +590,92 @@ fn ask_on(vip: &str, asked: &Asked, health: &Mutex<Health>, turns: &AtomicU64, s
 enum Failed {
     /// This machine could not ask.
     Here(String),
-    There(String),
+    There(Trouble, String),
 }
 
-fn ask(asked: &Asked) -> Result<(), Failed> {
+/// Where a backend fails, as far as it can be told from here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// Nothing comes back.
+    Silent,
+    /// No process listens.
+    Refused,
+    /// No packet gets there.
+    NoRoute,
+    /// It answers, and not as it is to.
+    Answer,
+}
+
+/// What a look at a backend found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Looked {
+    pub vip: String,
+    pub backend: String,
+    pub address: String,
+    pub found: Found,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// It answers over the tunnel at this address and port, and asks clients for segments of up to so many bytes.
+    Well {
+        at: SocketAddr,
+        segment_max: u16,
+    },
+    Unwell {
+        at: SocketAddr,
+        trouble: Trouble,
+        why: String,
+    },
+    /// This machine cannot ask it.
+    Unasked(String),
+    /// Nothing can be sent to it from here.
+    LeftOut(String),
+}
+
+/// Asks each backend once, as the checks of a machine that sends from `own` do; those that are down are left out.
+pub fn look(specs: &BTreeMap<String, VirtualIpSpec>, own: &[IpAddr]) -> Vec<Looked> {
+    let mut wanted: Vec<(Looked, Option<Asked>)> = Vec::new();
+    for (vip, spec) in specs {
+        let mut questions: BTreeMap<String, Asked> =
+            asked(spec, own).into_iter().map(|asked| (asked.label.clone(), asked)).collect();
+        for backend in spec.backends.iter().filter(|backend| backend.state != MachineState::Down) {
+            let asked = questions.remove(backend.label());
+            let found = match (&asked, reachable(&backend.address, own)) {
+                (_, Err(why)) => Found::LeftOut(why),
+                (None, Ok(_)) => Found::Unasked(DEAF.to_owned()),
+                // If it is not asked.
+                (Some(_), Ok(_)) => Found::Unasked("no thread can be made for it".to_owned()),
+            };
+            let (vip, label, address) = (vip.clone(), backend.label().to_owned(), backend.address.clone());
+            wanted.push((Looked { vip, backend: label, address, found }, asked));
+        }
+    }
+    for some in wanted.chunks_mut(ASKED_AT_ONCE) {
+        std::thread::scope(|scope| {
+            for (looked, asked) in some {
+                let Some(asked) = asked else { continue };
+                asked.timeout = asked.timeout.min(LOOK_MAX);
+                let begun = std::thread::Builder::new().spawn_scoped(scope, move || looked.found = found(asked));
+                if let Err(error) = begun {
+                    tracing::warn!("a backend is not asked: no thread can be made: {error}");
+                }
+            }
+        });
+    }
+    wanted.into_iter().map(|(looked, _)| looked).collect()
+}
+
+fn found(asked: &Asked) -> Found {
+    match ask(asked) {
+        Ok(segment_max) => Found::Well { at: asked.to, segment_max },
+        Err(Failed::Here(why)) => Found::Unasked(why),
+        Err(Failed::There(trouble, why)) => Found::Unwell { at: asked.to, trouble, why },
+    }
+}
+
+/// Says what segments it asks for.
+fn ask(asked: &Asked) -> Result<u16, Failed> {
     let answer = knock(&Knock {
         backend: asked.backend,
         source: asked.source,
@@ -564,30 +685,44 @@ fn ask(asked: &Asked) -> Result<(), Failed> {
         timeout: asked.timeout,
     });
     if asked.may_refuse && matches!(answer, Err(Unanswered::Refused)) {
-        return Ok(());
+        return Ok(0);
     }
     let answer = answer.map_err(|unanswered| match unanswered {
-        Unanswered::Here(error) => Failed::Here(format!(
-            "{CANNOT_ASK}: {error}; checks of backends need CAP_NET_RAW, and leave for packet sockets (AF_PACKET in RestrictAddressFamilies \
-             of a systemd unit)"
-        )),
-        Unanswered::Silent => Failed::There(format!(
-            "nothing came back within {}: it takes no tunnels from here, has no {} on it, or is not there",
-            base_text::duration(asked.timeout),
-            asked.to.ip()
-        )),
-        other => Failed::There(other.to_string()),
+        Unanswered::Here(error) => {
+            let forbidden = [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::Unsupported];
+            let advice = match forbidden.contains(&error.kind()) || error.raw_os_error() == Some(EAFNOSUPPORT) {
+                true => {
+                    "; checks of backends need CAP_NET_RAW, and leave for packet sockets (AF_PACKET in RestrictAddressFamilies of a \
+                     systemd unit)"
+                }
+                false => "",
+            };
+            Failed::Here(format!("{CANNOT_ASK}: {error}{advice}"))
+        }
+        Unanswered::Silent => {
+            let why = format!(
+                "nothing came back within {}: it takes no tunnels from here, has no {} on it, or is not there",
+                base_text::duration(asked.timeout),
+                asked.to.ip()
+            );
+            Failed::There(Trouble::Silent, why)
+        }
+        Unanswered::Refused => Failed::There(Trouble::Refused, unanswered.to_string()),
+        Unanswered::NoRoute(_) => Failed::There(Trouble::NoRoute, unanswered.to_string()),
+        Unanswered::Mute | Unanswered::Ended => Failed::There(Trouble::Answer, unanswered.to_string()),
     })?;
+    let segment_max = answer.segment_max.unwrap_or(SEGMENT_USUAL);
     if asked.http.is_none() {
-        return Ok(());
+        return Ok(segment_max);
     }
-    let status = std::str::from_utf8(&answer[..answer.len().min(12)])
+    let text = answer.text.as_slice();
+    let status = std::str::from_utf8(&text[..text.len().min(12)])
         .ok()
         .and_then(|head| head.strip_prefix("HTTP/1.")?.get(2..5)?.parse::<u16>().ok());
     match status {
-        Some(status) if accepts(&asked.accepted, status) => Ok(()),
-        Some(status) => Err(Failed::There(format!("it answered with status {status}"))),
-        None => Err(Failed::There("its answer is none of HTTP/1".to_owned())),
+        Some(status) if accepts(&asked.accepted, status) => Ok(segment_max),
+        Some(status) => Err(Failed::There(Trouble::Answer, format!("it answered with status {status}"))),
+        None => Err(Failed::There(Trouble::Answer, "its answer is none of HTTP/1".to_owned())),
     }
 }
 
@@ -600,6 +735,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const CANNOT_ASK: &str = "this machine cannot ask it";
+const DEAF: &str = "this machine has no address of the VirtualIP's family to be answered at";
+/// Of who says nothing of it.
+const SEGMENT_USUAL: u16 = 536;
+/// How long [`look`] waits for one: somebody sits before it.
+const LOOK_MAX: Duration = Duration::from_secs(3);
+/// Threads of [`look`].
+const ASKED_AT_ONCE: usize = 64;
+/// Of Linux: what a unit says to a family of sockets that it does not allow.
+const EAFNOSUPPORT: i32 = 97;
 
 #[cfg(test)]
 mod tests {
@@ -648,6 +792,11 @@ mod tests {
 
         /// What checks have found.
         fn follow_with(&mut self, unwell: &[&str], unknown: &[&str], seconds: u64) -> Vec<[u16; 4]> {
+            let states = unwell.iter().map(|label| (*label, State::Unwell));
+            self.follow_states(states.chain(unknown.iter().map(|label| (*label, State::Unknown))).collect(), seconds)
+        }
+
+        fn follow_states(&mut self, states: BTreeMap<&str, State>, seconds: u64) -> Vec<[u16; 4]> {
             let spec = self.specs["v"].clone();
             let mut listed = BTreeMap::new();
             for (place, backend) in spec.backends.iter().enumerate() {
@@ -655,9 +804,8 @@ mod tests {
                 listed.insert(number, (place, server));
             }
             let now = self.began + Duration::from_secs(seconds);
-            let (unwell, unknown) = (unwell.iter().copied().collect(), unknown.iter().copied().collect());
             let spread = self.backends.vips.entry("v".to_owned()).or_insert_with(|| Spread::new(now));
-            spread.follow(&spec, listed, &unwell, &unknown, now);
+            spread.follow(&spec, listed, &states, now);
             owners(spread).keys().copied().collect()
         }
 
@@ -818,7 +966,7 @@ mod tests {
         let check = "backends: [{name: a, address: 192.0.2.9}], backendCheck: {interval: 1h, timeout: 1m, ";
         let mut backends = unasked(&specs(&format!("{check} fails: 3}}"))["v"], &around);
         let key = ("v".to_owned(), "a".to_owned());
-        let known = Health { known: true, unwell: true, against: 1, told: Some("no".to_owned()) };
+        let known = Health { known: true, heard: true, unwell: true, against: 1, told: Some("no".to_owned()) };
         *lock(&backends.checks[&key].health) = known.clone();
         let said = |backends: &Backends| {
             let Health { known, unwell, .. } = backends.checks[&key].health();
@@ -844,6 +992,58 @@ mod tests {
         assert!(health.take(Ok(()), 2, 3) && !health.unwell, "whoever waits for it hears so");
         let mut health = Health::default();
         assert!(health.cannot_ask("no".to_owned()) && !health.cannot_ask("no".to_owned()) && !health.unwell);
+        assert_eq!(health.state(), State::Unasked);
+        assert!(health.take(bad(), 2, 3) && health.state() == State::Unwell, "the first answer decides, however late");
+        assert!(!health.cannot_ask("no".to_owned()) && health.state() == State::Unwell, "it stays what it was");
+    }
+
+    #[test]
+    fn one_that_cannot_be_asked_takes_flows_only_where_none_is_known_to_be_well() {
+        let of = |pairs: &[(&'static str, State)]| pairs.iter().copied().collect::<BTreeMap<&str, State>>();
+        let mut world = World::new(BOTH);
+        // Nothing can be asked from here: all take flows, as without checks.
+        let unasked = of(&[("a", State::Unasked), ("b", State::Unasked)]);
+        assert_eq!(world.follow_states(unasked, 0).len(), 2);
+        assert_eq!(
+            world.follow_states(of(&[("a", State::Well), ("b", State::Unasked)]), 1),
+            [[255, 0, 0, 0], [255, 0, 0, 254]]
+        );
+        assert!(!world.spread().none_well);
+        // What is known to be unwell is worse than what nobody knows.
+        let world = &mut World::new(BOTH);
+        assert_eq!(world.follow_states(of(&[("a", State::Unwell), ("b", State::Unasked)]), 0), [[254, 0, 0, 0]]);
+        assert_eq!(world.follow_states(of(&[("a", State::Unwell), ("b", State::Unwell)]), 20).len(), 2);
+        assert!(world.spread().none_well);
+    }
+
+    #[test]
+    fn one_that_cannot_be_asked_is_told_of_as_such_and_is_not_up() {
+        let specs = |text: &str| BTreeMap::from([("v".to_owned(), spec(text))]);
+        let around = Around { own: vec![IpAddr::from([192, 0, 2, 77])], room: 9, ..Around::default() };
+        let text = "backends: [{name: a, address: 192.0.2.9}, {name: b, address: 192.0.2.8}], backendCheck: {interval: 1h, timeout: 1m}";
+        let mut backends = unasked(&specs(text)["v"], &around);
+        let health = |label: &str| backends.checks[&("v".to_owned(), label.to_owned())].health.clone();
+        let (a, b) = (health("a"), health("b"));
+        let rows = |backends: &Backends| backends.rows().into_iter().map(|row| row.well).collect::<Vec<bool>>();
+        assert_eq!(rows(&backends), [true, true], "nobody has found otherwise yet");
+        lock(&a).cannot_ask(format!("{CANNOT_ASK}: no"));
+        lock(&b).cannot_ask(format!("{CANNOT_ASK}: no"));
+        backends.follow(&specs(text), &around);
+        assert_eq!(rows(&backends), [false, false]);
+        let told = backends.told()["v"].clone();
+        assert!(told.contains("backend a (192.0.2.9) takes new flows here, as none is known to be well: "), "{told}");
+        lock(&b).take(Ok(()), 3, 2);
+        backends.follow(&specs(text), &around);
+        assert_eq!(rows(&backends), [false, true]);
+        let told = backends.told()["v"].clone();
+        assert!(told.contains("backend a (192.0.2.9) takes no new flows here, where others answer: "), "{told}");
+        assert!(!told.contains("backend b"), "{told}");
+        // One that was asked, and no longer can be, is what it was.
+        lock(&a).take(Ok(()), 3, 2);
+        lock(&a).cannot_ask(format!("{CANNOT_ASK}: no"));
+        backends.follow(&specs(text), &around);
+        assert_eq!(rows(&backends), [true, true]);
+        assert!(backends.told()["v"].contains("is what it was when it was asked last"), "{:?}", backends.told());
     }
 
     #[test]
@@ -921,7 +1121,7 @@ mod tests {
         let set = |backends: &Backends, label: &str, unwell: bool| {
             let told = unwell.then(|| "no".to_owned());
             *lock(&backends.checks[&("v".to_owned(), label.to_owned())].health) =
-                Health { known: true, unwell, against: 0, told };
+                Health { known: true, heard: true, unwell, against: 0, told };
         };
         // The one that drains is well, which is nothing to new flows.
         set(&backends, "a", true);

@@ -45,17 +45,26 @@ impl LastGood {
 
     /// What was kept last: the whole state, and what came after it. A damaged step, and those that build upon it, are left out.
     pub fn load(&self) -> Option<Desired> {
-        self.replay().map(|(last, _)| last)
+        self.replay(Unreadable::PutAside).map(|(last, _)| last)
     }
 
     /// The last state that is known to have gone live.
     pub fn load_last_live(&self) -> Option<Desired> {
-        self.replay().and_then(|(_, live)| live)
+        self.replay(Unreadable::PutAside).and_then(|(_, live)| live)
+    }
+
+    /// What was kept last in the directory, which may be another process's: nothing in it is touched.
+    pub fn look(directory: &Path) -> Option<Desired> {
+        let there = LastGood { path: directory.join("last-good.json"), syncs: Syncs::default() };
+        there.replay(Unreadable::Left).map(|(last, _)| last)
     }
 
     /// The last state, and the last of them that went live.
-    fn replay(&self) -> Option<(Desired, Option<Desired>)> {
-        let mut live = self.load_whole();
+    fn replay(&self, unreadable: Unreadable) -> Option<(Desired, Option<Desired>)> {
+        let mut live = match unreadable {
+            Unreadable::PutAside => self.load_whole(),
+            Unreadable::Left => fs::read(&self.path).ok().and_then(|text| format::read(&text).ok()),
+        };
         let known = live.is_some();
         let (mut state, mut taken, mut lost) = (live.clone().unwrap_or_default(), 0, 0);
         let mut before = state.clone();
@@ -83,13 +92,15 @@ impl LastGood {
                     }
                     Err(Unread::Damaged(_)) => lost += 1,
                     Err(Unread::Newer(format)) => {
-                        put_aside_newer(&path, format);
+                        if unreadable == Unreadable::PutAside {
+                            put_aside_newer(&path, format);
+                        }
                         break;
                     }
                 }
             }
         }
-        if lost > 0 {
+        if lost > 0 && unreadable == Unreadable::PutAside {
             tracing::warn!(steps = lost, "changes to the last good state were written in part only, and are left out");
         }
         (known || taken > 0).then_some((state, live))
@@ -227,6 +238,14 @@ impl LastGood {
         fs::rename(&beside, path)?;
         self.sync_directory().map(|()| bytes)
     }
+}
+
+/// What becomes of files that this program cannot read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    PutAside,
+    /// Somebody only looks.
+    Left,
 }
 
 /// What a newer program kept is not read, and not written over either: it may be needed when that program is back.

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-mod backends;
+pub mod backends;
 mod capture;
 mod certificates;
 pub mod desired;

@@ -207,7 +207,7 @@ impl Kernel {
         let interfaces: Vec<Interface> =
             options.interfaces.iter().map(|name| Interface::find(name)).collect::<Result<_, _>>()?;
         let mut warnings = Vec::new();
-        let own = own_addresses(&options, &interfaces, &mut warnings)?;
+        let own = own_addresses_of(&options, &interfaces, &mut warnings)?;
         let cpus = possible_cpus();
         let layout = options.sizes.layout(cpus);
 
@@ -759,7 +759,24 @@ fn driver_reason(error: &io::Error) -> String {
     }
 }
 
-fn own_addresses(
+/// What a machine sends to others from, and how much at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// One of each family at most.
+    pub own: Vec<IpAddr>,
+    /// Bytes of the longest packet that all the interfaces take.
+    pub mtu: u32,
+}
+
+/// What [`Kernel::load`] would find with these interfaces and addresses.
+pub fn reach(interfaces: &[String], own_addresses: &[IpAddr]) -> Result<Reach, KernelError> {
+    let interfaces: Vec<Interface> = interfaces.iter().map(|name| Interface::find(name)).collect::<Result<_, _>>()?;
+    let options = Options { own_addresses: own_addresses.to_vec(), ..Options::default() };
+    let own = own_addresses_of(&options, &interfaces, &mut Vec::new())?;
+    Ok(Reach { own, mtu: interfaces.iter().map(|interface| interface.mtu).min().unwrap_or(MTU_MAX).min(MTU_MAX) })
+}
+
+fn own_addresses_of(
     options: &Options,
     interfaces: &[Interface],
     warnings: &mut Vec<Warning>,

@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::io;
-use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -62,8 +61,17 @@ impl fmt::Display for Unanswered {
     }
 }
 
+/// What came back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    /// To the request; empty without one.
+    pub text: Vec<u8>,
+    /// The longest segment that it asks clients for; none where it does not say, which means 536 (RFC 9293 section 3.7.1).
+    pub segment_max: Option<u16>,
+}
+
 /// Connects, and with a request takes the first bytes of the answer: as many as come in one segment, [`ANSWER_LEAST`] at least.
-pub fn knock(knock: &Knock) -> Result<Vec<u8>, Unanswered> {
+pub fn knock(knock: &Knock) -> Result<Answer, Unanswered> {
     let port = next_port();
     let from = SocketAddr::new(knock.from, port);
     let ear = listen(from, knock.to).map_err(Unanswered::Here)?;
@@ -107,6 +115,7 @@ pub struct Dialogue {
     /// Of the next byte to send, and of the next to come.
     next: u32,
     expected: Option<u32>,
+    segment_max: Option<u16>,
     request: Vec<u8>,
 }
 
@@ -117,12 +126,12 @@ pub enum Heard {
     Nothing,
     /// [`Dialogue::segment`] is to be sent.
     Answer,
-    Done(Result<Vec<u8>, Unanswered>),
+    Done(Result<Answer, Unanswered>),
 }
 
 impl Dialogue {
     pub fn new(from: SocketAddr, to: SocketAddr, number: u32, request: Vec<u8>) -> Dialogue {
-        Dialogue { from, to, next: number, expected: None, request }
+        Dialogue { from, to, next: number, expected: None, segment_max: None, request }
     }
 
     fn is_connected(&self) -> bool {
@@ -157,15 +166,20 @@ impl Dialogue {
             None => {
                 self.next = self.next.wrapping_add(1);
                 self.expected = Some(segment.number.wrapping_add(1));
-                if self.request.is_empty() { Heard::Done(Ok(Vec::new())) } else { Heard::Answer }
+                self.segment_max = segment.segment_max;
+                if self.request.is_empty() { Heard::Done(Ok(self.answer(&[]))) } else { Heard::Answer }
             }
             // Its answer to the first segment came twice.
             Some(_) if segment.flags & SYN != 0 => Heard::Answer,
             Some(expected) if segment.number != expected => Heard::Nothing,
-            Some(_) if segment.data.len() >= ANSWER_LEAST => Heard::Done(Ok(segment.data.to_vec())),
+            Some(_) if segment.data.len() >= ANSWER_LEAST => Heard::Done(Ok(self.answer(segment.data))),
             Some(_) if segment.flags & (RESET | FIN) != 0 => Heard::Done(Err(Unanswered::Ended)),
             Some(_) => Heard::Nothing,
         }
+    }
+
+    fn answer(&self, text: &[u8]) -> Answer {
+        Answer { text: text.to_vec(), segment_max: self.segment_max }
     }
 
     /// Its TCP segment, if it is of this connection.
@@ -192,7 +206,13 @@ impl Dialogue {
             && (half(0)?, half(2)?) == (self.to.port(), self.from.port())
             && header >= TCP_HEADER;
         let data = tcp.get(header..)?;
-        ours.then_some(Segment { number: word(4)?, acknowledged: word(8)?, flags: *tcp.get(13)?, data })
+        ours.then_some(Segment {
+            number: word(4)?,
+            acknowledged: word(8)?,
+            flags: *tcp.get(13)?,
+            segment_max: segment_max(tcp.get(TCP_HEADER..header)?),
+            data,
+        })
     }
 
     fn packet(&self, number: u32, acknowledged: u32, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
@@ -228,7 +248,20 @@ struct Segment<'p> {
     number: u32,
     acknowledged: u32,
     flags: u8,
+    segment_max: Option<u16>,
     data: &'p [u8],
+}
+
+/// Of the options of a segment (RFC 9293 section 3.1).
+fn segment_max(mut options: &[u8]) -> Option<u16> {
+    loop {
+        match options {
+            [1, rest @ ..] => options = rest,
+            [2, 4, high, low, ..] => return Some(u16::from_be_bytes([*high, *low])),
+            [kind, length, ..] if *kind >= 2 && *length >= 2 => options = options.get(usize::from(*length)..)?,
+            _ => return None,
+        }
+    }
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -279,14 +312,8 @@ fn listen(from: SocketAddr, to: SocketAddr) -> io::Result<OwnedFd> {
     // Deaf until the filter is there.
     let socket = raw::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
     raw::filter(&socket, &filter(from, to))?;
-    // SAFETY: all zeros is a valid address.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = kind.to_be();
-    // SAFETY: the address lives through the call and has the length given.
-    let bound =
-        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
-    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+    raw::bind_to_link(&socket, kind, 0)?;
+    Ok(socket)
 }
 
 /// Segments of TCP from the virtual IP's port to this one, in classic BPF. What has IP options or extension headers is no answer.
@@ -339,8 +366,9 @@ fn send(socket: &OwnedFd, to: IpAddr, packet: &[u8]) -> Result<(), Unanswered> {
     match error.raw_os_error() {
         // What the network says of the backend is the backend's, and so is a neighbour that does not answer.
         Some(libc::EHOSTUNREACH | libc::ECONNREFUSED | libc::EPROTO | libc::ENOBUFS | libc::EHOSTDOWN) => Ok(()),
-        // A route that is gone, or says that nothing goes there: what is sent to it by the programs has no way back either.
-        Some(libc::ENETUNREACH | libc::EACCES) => Err(Unanswered::NoRoute(error)),
+        // A route that is gone, whose interface is down, or that says that nothing goes there (EINVAL is that of a black hole, and of an
+        // address that is of a link without saying which): what is sent to it by the programs has no way back either.
+        Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EACCES | libc::EINVAL) => Err(Unanswered::NoRoute(error)),
         _ => Err(Unanswered::Here(error)),
     }
 }
@@ -420,13 +448,26 @@ mod tests {
                 matches!(d.handle(&answer(&d, 900, 18, ACK, b"HTTP/1.1 200 OK")), Heard::Nothing),
                 "a hole before it"
             );
-            let Heard::Done(Ok(text)) = d.handle(&answer(&d, 701, 18, ACK, b"HTTP/1.1 200 OK")) else {
+            let Heard::Done(Ok(heard)) = d.handle(&answer(&d, 701, 18, ACK, b"HTTP/1.1 200 OK")) else {
                 panic!("no answer")
             };
-            assert_eq!(text, b"HTTP/1.1 200 OK");
+            assert_eq!((heard.text.as_slice(), heard.segment_max), (&b"HTTP/1.1 200 OK"[..], None));
             let reset = d.reset();
             assert_eq!(&reset[header + 4..header + 8], &18u32.to_be_bytes(), "behind what was sent");
         }
+    }
+
+    #[test]
+    fn the_longest_segment_is_read_among_other_options() {
+        assert_eq!(segment_max(&[2, 4, 5, 180, 4, 2, 8, 10]), Some(1460));
+        assert_eq!(segment_max(&[1, 1, 4, 2, 3, 3, 7, 2, 4, 5, 160]), Some(1440));
+        for none in [&[][..], &[0, 2, 4, 5, 180], &[2, 4, 5], &[8, 0, 2, 4, 5, 180], &[3, 1], &[8, 10, 0]] {
+            assert_eq!(segment_max(none), None, "{none:?}");
+        }
+        let mut d = dialogue(true, b"");
+        let syn = Dialogue::new(d.to, d.from, 7, Vec::new()).packet(7, 0, SYN | ACK, &[2, 4, 5, 180], &[]);
+        let Heard::Done(Ok(heard)) = d.handle(&syn) else { panic!("no answer") };
+        assert_eq!(heard.segment_max, Some(1460));
     }
 
     #[test]

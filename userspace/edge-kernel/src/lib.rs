@@ -58,8 +58,8 @@ pub use error::{KernelError, Warning};
 pub use flows::FlowCounts;
 pub use follow::Followed;
 pub use fragments::EarlyFragments;
-pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
-pub use knock::{Knock, Unanswered, knock};
+pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Reach, Sizes, reach};
+pub use knock::{Answer, Knock, Unanswered, knock};
 pub use lease::Lease;
 pub use long::LongPackets;
 pub use prefix::Prefix;
@@ -70,6 +70,7 @@ pub use steering::{Applied, Backend, Earlier, Hash, Machine, Protocol, SourceLim
 pub use trace::{Flow, Trace, Tunnel};
 pub use veth::pass_everything;
 
+pub use surroundings::unfit;
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.
 pub const fn built_in() -> bool {
     OBJECT.is_some()

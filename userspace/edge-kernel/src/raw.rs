@@ -46,6 +46,20 @@ pub(crate) fn bind(socket: &OwnedFd, to: IpAddr) -> io::Result<()> {
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Hears packets of a protocol of Ethernet; with an interface of 0 on all of them.
+pub(crate) fn bind_to_link(socket: &OwnedFd, protocol: u16, interface: u32) -> io::Result<()> {
+    // SAFETY: all zeros is a valid address; it lives through the call and has the length given.
+    unsafe {
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol.to_be();
+        address.sll_ifindex = interface as i32;
+        let length = size_of::<libc::sockaddr_ll>() as u32;
+        let bound = libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length);
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 pub(crate) fn address(ip: IpAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all zeros is a valid address, and the storage has room for one of either family.
     unsafe {

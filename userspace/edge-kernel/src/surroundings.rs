@@ -74,6 +74,15 @@ impl ByPrefix {
     }
 }
 
+/// Which of these may not be virtual IPs at this machine, and why: what [`Kernel::steer`] leaves out, but for addresses of other machines.
+pub fn unfit(prefixes: &[Prefix]) -> BTreeMap<Prefix, String> {
+    let wanted: BTreeSet<Prefix> = prefixes.iter().copied().collect();
+    if wanted.iter().all(Prefix::is_address) {
+        return BTreeMap::new();
+    }
+    choose(&wanted, &BTreeSet::new(), &Surroundings::look()).left_out
+}
+
 impl Kernel {
     /// Addresses that no prefix may have in it, and whose they are, beside those of machines given to [`Kernel::steer`], of this one
     /// and of its routers. Holds from the next [`Kernel::steer`] on.

@@ -6,6 +6,7 @@ mod certificates;
 mod doors;
 mod network;
 mod place;
+mod virtual_ips;
 
 use crate::options::{Options, Wrong};
 use base_model::Object;
@@ -97,6 +98,7 @@ fn configured(options: &Options, found: &mut Findings) {
     let runs = held == control_raft::Held::InUse;
     doors::look(options, runs, found);
     runtime.block_on(network::look(options, found));
+    virtual_ips::look(options, found);
 }
 
 /// What this machine offers to anybody.

@@ -2,6 +2,7 @@
 //! fail their checks.
 
 use crate::cluster::in_a_network;
+use crate::doctor;
 use crate::world::{Machine, eventually, program};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrV4, SocketType, ipproto, recv, sendto, socket};
 use std::net::Ipv4Addr;
@@ -33,7 +34,7 @@ fn run_in(namespace: &str, command: &[&str], envs: &[(&str, &str)]) -> Running {
 struct Backend {
     name: &'static str,
     listens: Option<Running>,
-    _decapsulates: Running,
+    decapsulates: Option<Running>,
 }
 
 const DECAPSULATES: &str = "WEIR_TEST_DECAPSULATES";
@@ -49,13 +50,17 @@ impl Backend {
         ip(&format!("-n {name} link set lo up"));
         ip(&format!("-n {name} link set eth0 up"));
         ip(&format!("-n {name} route add default via 10.0.{network}.1"));
-        let own = std::env::current_exe().unwrap();
-        let test = "backends::a_server_without_weir_takes_the_outer_header_off";
-        let decapsulates =
-            run_in(name, &[own.to_str().unwrap(), "--exact", test, "--nocapture"], &[(DECAPSULATES, "1")]);
-        let mut backend = Backend { name, listens: None, _decapsulates: decapsulates };
+        let mut backend = Backend { name, listens: None, decapsulates: None };
+        backend.decapsulate();
         backend.listen();
         backend
+    }
+
+    fn decapsulate(&mut self) {
+        let own = std::env::current_exe().unwrap();
+        let test = "backends::a_server_without_weir_takes_the_outer_header_off";
+        let command = [own.to_str().unwrap(), "--exact", test, "--nocapture"];
+        self.decapsulates = Some(run_in(self.name, &command, &[(DECAPSULATES, "1")]));
     }
 
     fn listen(&mut self) {
@@ -146,9 +151,35 @@ fn backends_are_served_left_out_while_they_fail_and_taken_back() {
         trace(4000)
     );
 
+    // What doctor says of them: they ask clients for segments that are too long for a tunnel, until their routes say otherwise.
+    let doctor =
+        |machine: &Machine| doctor::told(machine, &["--interface", "w0", "--advertise-address", "10.77.0.254"]).1;
+    let said = |text: &str, mark: &str, name: &str, part: &str| {
+        let of = |line: &&str| line.starts_with(mark) && line.contains("backend of shop") && line.contains(name);
+        assert!(text.lines().filter(of).any(|line| line.contains(part)), "{mark} {name} … {part} is not in\n{text}");
+    };
+    ip("-n web-1 route change default via 10.0.2.1 advmss 1440");
+    let told = doctor(&machine);
+    said(&told, "ok", "web-1 (10.0.2.2)", "answers over the tunnel, at 198.51.100.1:80");
+    said(&told, "warn", "web-2 (10.0.3.2)", "segments of 1460 bytes, of which 1440 fit");
+    said(&told, "warn", "web-2", "advmss 1440");
+    web[1].decapsulates = None;
+    said(&doctor(&machine), "FAIL", "web-2", "ip link add weir0 type ipip external");
+    web[1].decapsulate();
+    ip("route add blackhole 10.0.3.2/32");
+    said(&doctor(&machine), "FAIL", "web-2", "ip route get says");
+    ip("route del blackhole 10.0.3.2/32");
+    hears("web-2");
+
     // One stops: it is found out by a check that goes its packets' way, gets nothing new, and is taken back.
     web[1].listens = None;
     eventually("it is left out", || (up("web-2") == Some(0.0)).then_some(()));
+    said(
+        &doctor(&machine),
+        "FAIL",
+        "web-2",
+        "it refused the connection; start what is to listen at 198.51.100.1:80 there",
+    );
     let told = eventually("its status says why", || {
         let status = machine.json("/status/objects/shop").to_string();
         status.contains("backend web-2").then_some(status)

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// What is told with these options beside those that put it into a place of its own.
-fn told(machine: &Machine, more: &[&str]) -> (i32, String) {
+pub fn told(machine: &Machine, more: &[&str]) -> (i32, String) {
     let (home, api) = (machine.directory.to_str().unwrap(), format!("127.0.0.1:{}", machine.api));
     let url = machine.peer_url();
     let own = ["doctor", "--name", &machine.name, "--home-dir", home, "--api-addr", &api, "--listen-peer-urls", &url];

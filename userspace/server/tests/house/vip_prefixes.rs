@@ -1,6 +1,7 @@
 //! A VirtualIP by prefix: every address of it is served, the longest prefix counts, and what cannot be is said.
 
 use crate::cluster::in_a_network;
+use crate::doctor;
 use crate::world::{Machine, eventually, free_port, mock, server};
 use std::process::Command;
 
@@ -94,6 +95,18 @@ fn every_address_of_a_prefix_is_served_and_a_longer_one_counts_first() {
     assert!(why.contains("10.77.0.128/26 overlaps 10.77.0.0/24, the network on br0 of this machine"), "{why}");
     is_served("198.51.100.3", port);
     is_served("198.51.100.35", port);
+    let told = doctor::told(&machine, &["--interface", "w0", "--advertise-address", "10.77.0.254"]).1;
+    for (mark, what, part) in [
+        ("FAIL", "prefixes of near", "10.77.0.128/26 overlaps 10.77.0.0/24, the network on br0 of this machine"),
+        ("ok", "prefixes of near", "lies in 198.51.100.32/28"),
+        ("ok", "prefixes of wide", "lies in 198.51.100.0/28, 2001:db8:52::/64"),
+        ("ok", "driver", "w0: driver veth takes XDP; frames that XDP gives back arrive only while the other end"),
+        ("ok", "offloads", "w0: frames come to XDP as they arrive"),
+        ("warn", "attached", "w0: xdp_steer is attached behind the driver (generic mode)"),
+    ] {
+        let is_it = |line: &&str| line.starts_with(mark) && line.contains(what);
+        assert!(told.lines().filter(is_it).any(|line| line.contains(part)), "{mark} {what} {part} is not in\n{told}");
+    }
     // What has a member in it, or a server of a pool, is refused: here the edge would connect to itself.
     machine.create(
         "kind: Pipeline\nname: back\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - servers:\n    - url: http://10.20.5.5:8080\n",
