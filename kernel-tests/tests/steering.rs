@@ -1164,6 +1164,38 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
 }
 
 #[test]
+fn frames_that_a_driver_does_not_send_are_counted_and_told() {
+    if !ready("frames_that_a_driver_does_not_send_are_counted_and_told") {
+        return;
+    }
+    let (router, edge) = (Namespace::new("router"), Namespace::new("edge"));
+    router.join("r1", &[IpAddr::from([10, 1, 1, 1])], &edge, "e0", &[edge_v4(1)]);
+    edge.ip(&["route", "add", "default", "via", "10.1.1.1"]);
+    let options = || Options { interfaces: vec!["e0".into()], pin_dir: None, sizes: sizes(), ..Options::default() };
+    let load = || edge.enter(|| Kernel::load(options()).unwrap_or_else(|e| panic!("{e}")));
+    // Until something is told, or for as long as a test of sending takes.
+    let told = |kernel: &mut Kernel| {
+        let began = std::time::Instant::now();
+        loop {
+            let told = edge.enter(|| kernel.follow(&[])).told;
+            if !told.is_empty() || began.elapsed() > Duration::from_secs(8) {
+                return told;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    // The other end takes no frames of XDP, as it is until somebody sees to it: what is sent arrives nowhere, and nothing says so but this.
+    let mut kernel = load();
+    let first = told(&mut kernel);
+    assert!(first.iter().any(|told| told.contains("do not arrive: the router 10.1.1.1 answers")), "{first:?}");
+    assert!(first.iter().all(|told| told.contains("gro on")), "what to do about it: {first:?}");
+    drop(kernel);
+    router.take_frames("r1");
+    let mut kernel = load();
+    assert_eq!(told(&mut kernel), Vec::<String>::new());
+}
+
+#[test]
 fn an_interface_that_is_made_anew_and_another_mtu_are_followed() {
     if !ready("an_interface_that_is_made_anew_and_another_mtu_are_followed") {
         return;

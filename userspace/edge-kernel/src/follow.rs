@@ -53,6 +53,7 @@ impl Kernel {
         self.follow_neighbours(machines, &mut followed);
         self.follow_ways(&mut followed);
         self.follow_surroundings(&mut followed);
+        self.follow_losses(&mut followed);
         followed.next_hops = self.next_hops.len();
         followed
     }

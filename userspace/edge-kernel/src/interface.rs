@@ -97,21 +97,52 @@ pub(crate) fn receive_queues(name: &str) -> Option<u32> {
         combined: u32,
     }
     const ETHTOOL_GCHANNELS: u32 = 0x3c;
-    const SIOCETHTOOL: libc::c_ulong = 0x8946;
-    let socket = socket().ok()?;
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, most: [0; 4], rx: 0, tx: 0, other: 0, combined: 0 };
-    // SAFETY: all zeros is a valid ifreq; it and what it points to live through the call.
+    // SAFETY: the structure of its command.
+    unsafe { ethtool(name, (&raw mut channels).cast()) }.ok()?;
+    Some(channels.rx + channels.combined).filter(|queues| *queues > 0)
+}
+
+/// Has the driver answer into what `question` points to.
+///
+/// # Safety
+/// It points to a whole structure of the command that it begins with, with room for the answer, and lives through the call.
+pub(crate) unsafe fn ethtool(name: &str, question: *mut libc::c_char) -> io::Result<()> {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    let socket = socket()?;
+    // SAFETY: all zeros is a valid ifreq; it and, as the caller says, what it points to live through the call.
     unsafe {
         let mut request: libc::ifreq = zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        request.ifr_ifru.ifru_data = question;
         if libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) < 0 {
-            return None;
+            return Err(io::Error::last_os_error());
         }
     }
-    Some(channels.rx + channels.combined).filter(|queues| *queues > 0)
+    Ok(())
+}
+
+/// Its address on an Ethernet.
+pub(crate) fn mac(name: &str) -> io::Result<[u8; 6]> {
+    let socket = socket()?;
+    // SAFETY: all zeros is a valid ifreq; it lives through the call, which fills the member that is read.
+    let address = unsafe {
+        let mut request: libc::ifreq = zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+            *to = from as libc::c_char;
+        }
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR as _, &mut request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_hwaddr
+    };
+    if address.sa_family != libc::ARPHRD_ETHER {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    let [a, b, c, d, e, f, ..] = address.sa_data.map(|byte| byte as u8);
+    Ok([a, b, c, d, e, f])
 }
 
 /// CPUs that packets of the interface are handed to beside those of its queues (receive packet steering).

@@ -36,6 +36,7 @@ use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
 use crate::long::LongPackets;
+use crate::losses::Losses;
 use crate::map::MappedArray;
 use crate::older;
 use crate::prefix::Prefix;
@@ -123,6 +124,7 @@ pub struct Kernel {
     pub(crate) ways_map: OwnedFd,
     pub(crate) ways: KnownWays,
     pub(crate) by_prefix: ByPrefix,
+    pub(crate) losses: Losses,
     fragments: OwnedFd,
     pub(crate) flows: OwnedFd,
     pub(crate) flows_known: FlowsKnown,
@@ -365,6 +367,7 @@ impl Kernel {
             ways_map: take("WAYS")?,
             ways: KnownWays::default(),
             by_prefix: ByPrefix::default(),
+            losses: Losses::default(),
             fragments: take("FRAGMENTS")?,
             flows: take("FLOWS")?,
             flows_known: FlowsKnown::default(),
@@ -455,6 +458,9 @@ impl Kernel {
         let pins = self.pins_of(&interface.name);
         let (link, generic) = self.attach_xdp(interface)?;
         self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
+        if !generic {
+            self.test_sending(interface);
+        }
         self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))
     }
 

@@ -11,15 +11,17 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `losses`, `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface` (with `ethtool`, `attached`),
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
+mod attached;
 mod capture;
 mod connections;
 mod cookies;
 mod counters;
 mod error;
+mod ethtool;
 mod flows;
 mod follow;
 mod fragments;
@@ -28,6 +30,7 @@ mod kernel;
 mod knock;
 mod lease;
 mod long;
+mod losses;
 mod map;
 mod neighbours;
 mod netlink;
@@ -67,10 +70,10 @@ pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;
 pub use steering::{Applied, Backend, Earlier, Hash, Machine, Protocol, SourceLimit, Vip, VipLimits, has_others};
+pub use surroundings::unfit;
 pub use trace::{Flow, Trace, Tunnel};
 pub use veth::pass_everything;
 
-pub use surroundings::unfit;
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.
 pub const fn built_in() -> bool {
     OBJECT.is_some()

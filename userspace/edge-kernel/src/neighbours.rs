@@ -2,7 +2,8 @@
 //! neighbours. Without it a frame goes back to where the packet came from, which is a router only if there is one between.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use crate::netlink::{NLM_F_CREATE, NLMSG_ERROR, Netlink, attribute, attributes, error_of};
 
@@ -71,6 +72,48 @@ pub(crate) fn resolve(netlink: &mut Netlink, address: IpAddr, interface: u32) ->
     netlink.change(RTM_NEWNEIGH, NLM_F_CREATE, &body)
 }
 
+/// A router that packets to anywhere go to by the interface and that does not answer; none where there is none, or all do.
+pub(crate) fn silent_router(interface: u32) -> Option<IpAddr> {
+    let mut netlink = Netlink::open().ok()?;
+    routers(&mut netlink, interface).into_iter().find(|router| !answers(&mut netlink, *router, interface))
+}
+
+/// One of IPv4 that does.
+pub(crate) fn answering_router(interface: u32) -> Option<Ipv4Addr> {
+    let mut netlink = Netlink::open().ok()?;
+    let found = routers(&mut netlink, interface).into_iter().find(|router| answers(&mut netlink, *router, interface));
+    match found? {
+        IpAddr::V4(router) => Some(router),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn routers(netlink: &mut Netlink, interface: u32) -> Vec<IpAddr> {
+    // Addresses of nobody that any table leads to a default router: one of each family.
+    let anywhere = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])];
+    anywhere
+        .into_iter()
+        .filter_map(|address| Some((address, next_hop(netlink, address).ok()??)))
+        .filter(|(address, (hop, by))| hop != address && *by == interface)
+        .map(|(_, (hop, _))| hop)
+        .collect()
+}
+
+fn answers(netlink: &mut Netlink, router: IpAddr, interface: u32) -> bool {
+    let began = Instant::now();
+    loop {
+        let known = known(netlink, interface).unwrap_or_default();
+        if known.iter().any(|(address, _)| *address == router) {
+            return true;
+        }
+        if began.elapsed() > ANSWERS_WITHIN {
+            return false;
+        }
+        let _ = resolve(netlink, router, interface);
+        std::thread::sleep(ANSWERS_WITHIN / 20);
+    }
+}
+
 /// struct ndmsg: family, padding, interface, state, flags, type.
 fn header(family: u8, interface: u32, flags: u8) -> Vec<u8> {
     let mut header = vec![family, 0, 0, 0];
@@ -95,6 +138,8 @@ pub(crate) fn read(value: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }
 
+/// The kernel asks three times, a second apart.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const HEADER: usize = 12;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;

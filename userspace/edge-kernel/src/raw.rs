@@ -60,6 +60,13 @@ pub(crate) fn bind_to_link(socket: &OwnedFd, protocol: u16, interface: u32) -> i
     }
 }
 
+/// Over the link that the socket is bound to.
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: the frame lives through the call and has the length given.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 pub(crate) fn address(ip: IpAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all zeros is a valid address, and the storage has room for one of either family.
     unsafe {

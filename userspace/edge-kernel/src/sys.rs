@@ -131,6 +131,16 @@ pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
     load_xdp(&PASS)
 }
 
+/// A loaded program by its number.
+pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    // The number, the next one, and flags.
+    let mut attr = [id, 0, 0, 0];
+    // SAFETY: the attributes of this command, which live through the call.
+    let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
+    // SAFETY: a descriptor the kernel has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Facts about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramFacts {
@@ -374,6 +384,7 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;

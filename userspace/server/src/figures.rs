@@ -570,6 +570,16 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
             let labels = [("vip", row.vip.as_str()), ("backend", row.backend.as_str())];
             encoder.gauge("weir_backend_up", help, &labels, f64::from(u8::from(row.well)));
         }
+        let help = "Interfaces that the kernel's programs are attached to: in the driver, or behind it (generic), which costs more.";
+        for attachment in plane.kernel.attachments() {
+            let mode = if attachment.generic { "generic" } else { "driver" };
+            encoder.gauge("weir_xdp_attached", help, &[("interface", &attachment.interface), ("mode", mode)], 1.0);
+        }
+        let help = "Frames that the kernel's programs sent and that the driver of the interface lost, as it counts them since the interface \
+                    was made; drivers that do not count them are left out.";
+        for (interface, lost) in plane.kernel.frames_lost() {
+            encoder.counter("weir_xdp_frames_lost_total", help, &[("interface", &interface)], lost as f64);
+        }
         let help = "Virtual IPs by whether packets are steered as their documents say (installed) or not (left_out; the status of the object says why).";
         for (state, count) in [("installed", plane.installed), ("left_out", plane.left_out)] {
             encoder.gauge("weir_steering_virtual_ips", help, &[("state", state)], count as f64);
