@@ -260,9 +260,9 @@ fn is_zero(number: &u32) -> bool {
 ///
 /// Without this block a server is left out after 5 failed connects in a row. With it, answers of 500 and more, time-outs and broken
 /// connections count as well. What is known of a server is shared by all pools that name it. One that could not be connected to is
-/// probed in the background, from 0.1 s to 2 s apart, and is back as soon as a connect (with TLS, a handshake) succeeds. One that
-/// failed what it was asked rests for `baseEjectionTime`; then, when it can be connected to, a single request tries it, and if that
-/// fails the time doubles, up to 5 min.
+/// probed in the background, from 0.1 s to 2 s apart, and is back as soon as a connect (with TLS, a handshake; over HTTP/2, a connection
+/// that its server does not end at once) succeeds. One that failed what it was asked rests for `baseEjectionTime`; then, when it can be
+/// connected to, a single request tries it, and if that fails the time doubles, up to 5 min.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutlierDetectionSpec {

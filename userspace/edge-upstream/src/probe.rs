@@ -1,14 +1,15 @@
 //! Servers that are left out are connected to in the background until they answer.
 //!
 //! One worker probes a server at a time, with pauses that grow and vary, for as long as anybody names the server. A probe is what a
-//! request would need: a TCP connect and, where TLS is spoken, a handshake; one over QUIC where HTTP/3 is; where
-//! datagrams are, an empty one, which its machine does not refuse. The process has [`MOST`] of them under way at most, however
+//! request would need: a TCP connect and, where TLS is spoken, a handshake; for HTTP/2 a connection that lives until its server has spoken;
+//! a handshake over QUIC where HTTP/3 is spoken; where datagrams are, an empty one, which its machine does not refuse. The process has [`MOST`] of them under way at most, however
 //! many servers are out: one that finds no room is counted as `upstream_probes` and waits for its next turn.
 
 use crate::connect::{connect_quic, connect_saying};
 use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::health::{Era, Health};
 use crate::random;
+use crate::sessions;
 use base_runtime::net::udp::{Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::timeout;
 use base_telemetry::Limit;
@@ -134,7 +135,10 @@ async fn connects(
     protocols: Protocols,
     introduction: &[u8],
 ) -> bool {
-    connect_saying(endpoint, identity, protocols.offered(), introduction, TIMEOUT).await.is_ok()
+    match connect_saying(endpoint, identity, protocols.offered(), introduction, TIMEOUT).await {
+        Ok(transport) => !sessions::is_of_http2(&transport, protocols) || sessions::lives(transport).await,
+        Err(_) => false,
+    }
 }
 
 async fn shakes_hands(endpoint: &Endpoint, identity: Option<&crate::Identity>) -> bool {

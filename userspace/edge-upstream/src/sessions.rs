@@ -367,8 +367,7 @@ impl Maker {
         let generation = self.endpoint.generation();
         let end = base_runtime::now() + limit;
         let transport = connect_to(&self.endpoint, self.identity.as_deref(), self.protocols, limit).await?;
-        let agreed = transport.session().map(|session| session.alpn.as_deref() == Some(b"h2"));
-        let shared = agreed.unwrap_or(self.protocols == Protocols::Http2);
+        let shared = is_of_http2(&transport, self.protocols);
         if self.protocols != Protocols::Http1 {
             Session::with_groups(|groups| groups.of(self.key).known.http1 = !shared);
         }
@@ -412,6 +411,27 @@ impl Maker {
         Session::with_groups(|groups| groups.of(self.key).known.websockets = Some(session.takes_websockets()));
         Ok(stream)
     }
+}
+
+/// Whether HTTP/2 is spoken over a new connection: it was agreed to, or is known.
+pub(crate) fn is_of_http2(transport: &Transport, protocols: Protocols) -> bool {
+    let agreed = transport.session().map(|session| session.alpn.as_deref() == Some(b"h2"));
+    agreed.unwrap_or(protocols == Protocols::Http2)
+}
+
+/// Whether a new connection is there still once its server has said its settings, or has had the time to: one that takes connections and
+/// ends them serves nobody.
+pub(crate) async fn lives(transport: Transport) -> bool {
+    let (requests, mut driver) = client::begin(transport, &ClientSettings::default());
+    let heard = poll_fn(|cx| {
+        driver.begin_turn(TURN_BYTES);
+        match driver.poll(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Pending if requests.has_settings() => Poll::Ready(true),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    base_runtime::time::timeout(SETTINGS_WITHIN, heard).await.unwrap_or(true)
 }
 
 /// Keeps a connection going until it has ended.
