@@ -4,23 +4,23 @@
 //! what comes for those connections. So does another process that takes the place of this one, over streams between the two.
 
 use crate::accept::{self, Listener, Share, wait_for_datagrams};
+use crate::datagram_sockets::{self, Held, Leaving};
 use crate::h3_connection::Door;
 use crate::http_server::{HttpServer, Local};
 use crate::server::Sockets;
 use crate::standing::{Standing, shown};
-use base_model::Protocol;
 use base_quic::{Beyond, Elders, Epochs, Group, QuicKeys};
 use base_runtime::Worker;
-use base_runtime::net::inherited::{self, Passes, SocketKind};
+use base_runtime::net::inherited::{self, Passes};
 use base_runtime::net::udp::{UdpOptions, UdpSocket};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
@@ -34,44 +34,28 @@ pub struct H3Front {
 #[derive(Default)]
 struct State {
     /// The sockets, shared out among the workers in turn.
-    standing: Standing<(Arc<Held>, Sockets)>,
+    standing: Standing<(Arc<Held<Served>>, Sockets)>,
     /// This process's ends of the streams to one that is to have the sockets, one for each.
     passes: Vec<UnixStream>,
 }
 
-/// The sockets of a front, for as long as a worker serves one of them.
-struct Held {
-    at: (String, u16),
-    /// Of the shares.
-    key: u64,
+/// Of a front whose sockets these are.
+struct Served {
     elders: Option<Elders>,
     /// What it took the sockets over from.
     before: Vec<Elders>,
-    sockets: Vec<OwnedFd>,
 }
 
-/// Of fronts that have stopped, those that stopped last behind the others.
-static LEAVING: Mutex<Vec<Weak<Held>>> = Mutex::new(Vec::new());
+static LEAVING: Leaving<Served> = Leaving::new();
 
 thread_local! {
     /// Shares that are served here, by their keys: those that were stopped too.
     static SERVED: RefCell<Vec<(u64, std::rc::Weak<Local>)>> = RefCell::default();
 }
 
-/// The sockets that a front of this process has left here, with all whose connections live on over them. They receive nothing more.
-fn take_over(address: &str, port: u16, workers: &[Worker]) -> Option<(Vec<std::net::UdpSocket>, Vec<Elders>)> {
-    let held: Vec<Arc<Held>> = {
-        let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.retain(|held| held.strong_count() > 0);
-        let here = leaving.iter().filter_map(Weak::upgrade).filter(|held| held.at.0 == address && held.at.1 == port);
-        here.collect()
-    };
-    let copy = |socket: &OwnedFd| inherited::duplicate(socket.as_raw_fd()).map(std::net::UdpSocket::from);
-    let sockets = held.last()?.sockets.iter().map(copy).collect::<io::Result<Vec<_>>>().ok()?;
-    if sockets.is_empty() {
-        return None;
-    }
-    for (worker, key) in workers.iter().flat_map(|worker| held.iter().map(move |held| (worker, held.key))) {
+/// Fronts that have stopped receive nothing more: their connections live on over what is passed on to them.
+fn let_go(workers: &[Worker], before: &[Arc<Held<Served>>]) {
+    for (worker, key) in workers.iter().flat_map(|worker| before.iter().map(move |held| (worker, held.key))) {
         worker.spawn(move || async move {
             let served =
                 SERVED.with_borrow(|served| served.iter().find(|(its, _)| *its == key).map(|(_, s)| s.clone()));
@@ -80,12 +64,11 @@ fn take_over(address: &str, port: u16, workers: &[Worker]) -> Option<(Vec<std::n
             }
         });
     }
-    Some((sockets, held.iter().filter_map(|held| held.elders.clone()).collect()))
 }
 
 /// Whether fronts that have stopped serve still: connections, or what is passed on through this process to the one before.
 pub fn is_leaving() -> bool {
-    LEAVING.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|held| held.strong_count() > 0)
+    !LEAVING.is_empty()
 }
 
 impl H3Front {
@@ -109,10 +92,7 @@ impl H3Front {
     pub fn stop(&self, workers: &[Worker]) {
         let mut state = std::mem::take(&mut *self.lock());
         if let Some((held, _)) = state.standing.take() {
-            let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
-            leaving.retain(|held| held.strong_count() > 0);
-            leaving.push(Arc::downgrade(&held));
-            drop(leaving);
+            LEAVING.push(&held);
             accept::close::<HttpServer>(workers, held.key);
         }
     }
@@ -130,8 +110,8 @@ impl H3Front {
         let mut state = self.lock();
         state.passes.clear();
         let Some((held, sockets)) = state.standing.get() else { return Ok(None) };
-        let Some(own) = &held.elders else { return Ok(None) };
-        let told = held.before.iter().fold(own.epochs(), |told, elders| told | elders.epochs()).0;
+        let Some(own) = &held.of.elders else { return Ok(None) };
+        let told = held.of.before.iter().fold(own.epochs(), |told, elders| told | elders.epochs()).0;
         let at = sockets.at;
         let pairs = sockets.descriptors.iter().map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
         let (own, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
@@ -194,52 +174,30 @@ impl H3Front {
 }
 
 /// Opens the sockets, or takes over those of a front that has stopped here, and serves them.
-fn open(server: &Arc<HttpServer>, workers: &[Worker], address: &str, port: u16) -> io::Result<(Arc<Held>, Sockets)> {
+fn open(
+    server: &Arc<HttpServer>,
+    workers: &[Worker],
+    address: &str,
+    port: u16,
+) -> io::Result<(Arc<Held<Served>>, Sockets)> {
     let options = UdpOptions { dont_fragment: true, receive_buffer: Some(RECEIVE_BUFFER), ..UdpOptions::default() };
-    let shared = UdpOptions { reuse_port: true, ..options.clone() };
-    let adopt = |socket: OwnedFd| Ok(socket.into());
-    let bound = accept::bind_each(
-        address,
-        port,
-        workers.len(),
-        SocketKind::Datagram,
-        adopt,
-        |at| options.bind(at).map(drop),
-        |at| shared.bind(at),
-    );
-    let bound = match bound {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match take_over(address, port, workers) {
-            Some((sockets, elders)) => Ok((SocketAddr::from(([0, 0, 0, 0], port)), sockets, elders)),
-            None => Err(error),
-        },
-        bound => bound.map(|(at, sockets)| (at, sockets, Vec::new())),
-    };
-    let (at, mut sockets, elders) = bound?;
-    // Of a process with more workers there are more, all of which the kernel shares out among for as long as that has them: each
-    // is served, and is a part of the group for itself.
-    sockets.truncate(Group::MOST);
-    let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
-    let key = accept::next_key();
-    let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-    let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
+    // Where there are more than workers, the kernel shares out among all for as long as the process before has them: each is served, and
+    // is a part of the group for itself.
+    let opened = datagram_sockets::open(&options, (address, port), workers.len(), Group::MOST, &LEAVING)?;
+    let_go(workers, &opened.before);
+    let before: Vec<Elders> = opened.before.iter().filter_map(|held| held.of.elders.clone()).collect();
+    let (key, at) = (accept::next_key(), opened.sockets.at);
     let keys = QuicKeys::of(server.tickets());
     let beyond = inherited::take_passes(at).map(|passes| Beyond {
         epochs: Epochs(passes.told),
         ends: passes.ends.into_iter().map(UnixStream::from).collect(),
     });
     let beyond = beyond.unwrap_or_default();
-    let endpoints = Group::endpoints(sockets.len(), &keys, server.machine(), &elders, beyond);
-    // Without copies nobody takes them over.
-    let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
-    let held = Arc::new(Held {
-        at: (address.to_owned(), at.port()),
-        key,
-        elders: endpoints.first().map(|endpoint| endpoint.elders()),
-        before: elders,
-        sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
-    });
+    let endpoints = Group::endpoints(opened.bound.len(), &keys, server.machine(), &before, beyond);
+    let served = Served { elders: endpoints.first().map(|endpoint| endpoint.elders()), before };
+    let held = Held::new((address, at.port()), key, served, &opened.bound);
     let mut parts: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
-    for (nth, part) in sockets.into_iter().zip(endpoints).enumerate() {
+    for (nth, part) in opened.bound.into_iter().zip(endpoints).enumerate() {
         parts[nth % workers.len()].push(part);
     }
     for (worker, parts) in workers.iter().zip(parts) {
@@ -267,5 +225,5 @@ fn open(server: &Arc<HttpServer>, workers: &[Worker], address: &str, port: u16) 
             }
         });
     }
-    Ok((held, listening))
+    Ok((held, opened.sockets))
 }

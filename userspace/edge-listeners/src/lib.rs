@@ -5,7 +5,7 @@
 //! [`http_server`] (one HTTPServer: its sockets on every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection),
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`],
-//! [`h3_front`] (UDP sockets), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
+//! `datagram_sockets` (of UDP, of a server that runs and of one that has stopped), [`h3_front`] (those of HTTP/3), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
 //! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`hops`] (what goes round between relays), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`acme`] (certificates that the cluster orders), [`request_id`], [`watch`] (what is remembered of single requests), [`forwarded`], [`grpc`] (answers of a GRPCServer), [`grpc_web`], [`variables`], [`timeouts`],
 //! [`pace`], `clock`, [`overload`] (what is done when the machine has too much to do).
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod access_lists;
 pub mod acme;
 pub mod client_stream;
 mod clock;
+mod datagram_sockets;
 pub mod forwarded;
 pub mod grpc;
 pub mod grpc_web;

@@ -8,8 +8,9 @@
 //! A listener that stops takes no new sessions; those it has go on for as long as they are not silent, or until another one listens at its
 //! address: it takes the sockets over, and what clients send is for it. Answers of sessions that are there still go out.
 
-use crate::accept::{bind_each, wait_for_datagrams};
+use crate::accept::wait_for_datagrams;
 use crate::clock;
+use crate::datagram_sockets::{self, Held, Leaving};
 use crate::hops::{self, Hop};
 use crate::per_ip::{IpSeat, PerIp};
 use crate::server::{Server, Sockets, not_of};
@@ -20,7 +21,6 @@ use arc_swap::ArcSwap;
 use base_model::ip_filter::{CidrSet, IpFilter};
 use base_model::{Protocol, ProxyProtocol, Spec, UdpProxySpec};
 use base_runtime::memory::{self, Booking, Kind};
-use base_runtime::net::inherited::{self, SocketKind};
 use base_runtime::net::is_own_shortage;
 use base_runtime::net::udp::{Received, Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::Deadline;
@@ -37,7 +37,6 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -107,40 +106,11 @@ pub struct UdpProxy {
 }
 
 struct Listening {
-    key: u64,
-    at: SocketAddr,
-    descriptors: Vec<RawFd>,
-    held: Arc<Held>,
+    sockets: Sockets,
+    held: Arc<Held<Weak<UdpProxy>>>,
 }
 
-/// The sockets of a listener, for as long as a worker serves one of them.
-struct Held {
-    /// As the document says.
-    at: (String, u16),
-    key: u64,
-    proxy: Weak<UdpProxy>,
-    sockets: Vec<OwnedFd>,
-}
-
-/// Of listeners that have stopped and have sessions still.
-static LEAVING: Mutex<Vec<Weak<Held>>> = Mutex::new(Vec::new());
-
-/// The sockets of a listener of this process that has stopped, and receives nothing from them any more.
-fn take_over(address: &str, port: u16) -> Option<Vec<std::net::UdpSocket>> {
-    let held = {
-        let mut leaving = lock(&LEAVING);
-        leaving.retain(|held| held.strong_count() > 0);
-        let is_there = |held: &Arc<Held>| held.at.0 == address && held.at.1 == port;
-        let at = leaving.iter().position(|held| held.upgrade().is_some_and(|held| is_there(&held)))?;
-        leaving.swap_remove(at).upgrade()?
-    };
-    let copy = |socket: &OwnedFd| inherited::duplicate(socket.as_raw_fd()).map(std::net::UdpSocket::from);
-    let sockets = held.sockets.iter().map(copy).collect::<io::Result<Vec<_>>>().ok()?;
-    if let Some(proxy) = held.proxy.upgrade() {
-        proxy.tell(held.key, Local::release);
-    }
-    Some(sockets)
-}
+static LEAVING: Leaving<Weak<UdpProxy>> = Leaving::new();
 
 impl UdpProxy {
     /// Makes the proxy and tries to listen. That the port is taken is a state, not an error.
@@ -170,64 +140,33 @@ impl UdpProxy {
             )
         };
         if let Some(Ok(listening)) = lock(&self.state).listen(&self.name, open, why) {
-            tracing::info!(server = %self.name, address = %listening.at, protocol = "UDP", "listening");
+            tracing::info!(server = %self.name, address = %listening.sockets.at, protocol = "UDP", "listening");
         }
     }
 
     fn open(self: &Arc<Self>, address: &str, port: u16) -> io::Result<Listening> {
         static KEYS: AtomicU64 = AtomicU64::new(1);
         let workers = self.shared.workers();
-        let alone = UdpOptions::default();
-        let receive_buffer = Some(RECEIVE_BYTES);
-        let shared = UdpOptions { reuse_port: true, receive_buffer, ..UdpOptions::default() };
-        let adopt = |socket: OwnedFd| Ok(std::net::UdpSocket::from(socket));
-        let bound = bind_each(
-            address,
-            port,
-            workers.len(),
-            SocketKind::Datagram,
-            adopt,
-            |at| alone.bind(at).map(drop),
-            |at| shared.bind(at),
-        );
-        let (at, mut sockets) = match bound {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let sockets = take_over(address, port).ok_or(error)?;
-                (SocketAddr::from(([0, 0, 0, 0], port)), sockets)
+        let options = UdpOptions { receive_buffer: Some(RECEIVE_BYTES), ..UdpOptions::default() };
+        let opened = datagram_sockets::open(&options, (address, port), workers.len(), workers.len(), &LEAVING)?;
+        for held in &opened.before {
+            if let Some(proxy) = held.of.upgrade() {
+                proxy.tell(held.key, Local::release);
             }
-            bound => bound?,
-        };
-        sockets.truncate(workers.len());
-        let key = KEYS.fetch_add(1, Ordering::Relaxed);
-        let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
-        // Without copies nobody takes them over.
-        let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect::<io::Result<_>>();
-        let held = Arc::new(Held {
-            at: (address.to_owned(), port),
-            key,
-            proxy: Arc::downgrade(self),
-            sockets: copies.unwrap_or_default(),
-        });
-        for (worker, socket) in workers.iter().zip(sockets) {
-            let (proxy, held) = (self.clone(), held.clone());
-            worker.spawn(move || serve(proxy, key, socket, held));
         }
-        Ok(Listening { key, at, descriptors, held })
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let held = Held::new((address, port), key, Arc::downgrade(self), &opened.bound);
+        for (worker, socket) in workers.iter().zip(opened.bound) {
+            let (proxy, held) = (self.clone(), held.clone());
+            worker.spawn(move || serve(proxy, socket, held));
+        }
+        Ok(Listening { sockets: opened.sockets, held })
     }
 
     /// Its sockets are there for another one while sessions are left.
     fn leave(&self, listening: &Listening) {
-        if !listening.held.sockets.is_empty() {
-            let mut leaving = lock(&LEAVING);
-            leaving.retain(|held| held.strong_count() > 0);
-            leaving.push(Arc::downgrade(&listening.held));
-        }
-        self.close(listening.key);
-    }
-
-    fn close(&self, key: u64) {
-        self.tell(key, Local::stop);
+        LEAVING.push(&listening.held);
+        self.tell(listening.held.key, Local::stop);
     }
 
     fn tell(&self, key: u64, what: fn(&Local)) {
@@ -286,15 +225,14 @@ impl Server for UdpProxy {
     fn release(&self) {}
 
     fn let_go(&self, heard: Sender<()>) {
-        let key = lock(&self.state).get().map(|listening| listening.key);
+        let key = lock(&self.state).get().map(|listening| listening.held.key);
         if let Some(key) = key {
             self.tell_and(key, Local::release, &heard);
         }
     }
 
     fn sockets(&self) -> Vec<Sockets> {
-        let sockets = |l: &Listening| Sockets { at: l.at, protocol: Protocol::Udp, descriptors: l.descriptors.clone() };
-        lock(&self.state).get().map(sockets).into_iter().collect()
+        lock(&self.state).get().map(|listening| listening.sockets.clone()).into_iter().collect()
     }
 
     fn connections(&self) -> usize {
@@ -378,9 +316,9 @@ struct Session {
 }
 
 /// Receives from clients until the listener has stopped and no session is left.
-async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket, _held: Arc<Held>) {
+async fn serve(proxy: Arc<UdpProxy>, socket: std::net::UdpSocket, held: Arc<Held<Weak<UdpProxy>>>) {
     wait_for_datagrams().await;
-    if lock(&proxy.state).get().is_none_or(|listening| listening.key != key) {
+    if lock(&proxy.state).get().is_none_or(|listening| listening.held.key != held.key) {
         // It was taken away meanwhile.
         return;
     }
@@ -402,7 +340,7 @@ async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket, _hel
         log: RefCell::new(log),
         worker,
     });
-    LOCALS.with_borrow_mut(|locals| locals.push((key, local.clone())));
+    LOCALS.with_borrow_mut(|locals| locals.push((held.key, local.clone())));
     loop {
         let next = poll_fn(|cx| {
             if local.closing.get() && local.sessions.borrow().is_empty() {
@@ -422,7 +360,7 @@ async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket, _hel
             Some(Err(_)) => {}
         }
     }
-    LOCALS.with_borrow_mut(|locals| locals.retain(|(k, _)| *k != key));
+    LOCALS.with_borrow_mut(|locals| locals.retain(|(key, _)| *key != held.key));
 }
 
 impl Local {
