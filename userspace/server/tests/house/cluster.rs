@@ -60,7 +60,9 @@ fn members_come_by_token_and_get_their_certificates_from_the_cluster() {
         assert!(machine.metric("weir_control_certificate_expiry_timestamp_seconds").is_some_and(|end| end > 1e9));
         assert!(!machine.log().contains(&first), "a token is in no log");
     }
-    eventually("all vote", || (machines[0].metric("weir_raft_voters") == Some(3.0)).then_some(()));
+    eventually("all know that all vote", || {
+        machines.iter().all(|machine| machine.metric("weir_raft_voters") == Some(3.0)).then_some(())
+    });
     // One is gone, and two decide; it comes back by the same command line.
     machines[0].kill();
     machines[1].create(&mock("later", "x"));

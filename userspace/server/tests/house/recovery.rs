@@ -132,7 +132,10 @@ fn one_member_is_left_of_three() {
             list.contains("recovered").then_some(())
         });
     }
-    eventually("all three vote", || (survivor.metric("weir_raft_voters")? == 3.0).then_some(()));
+    eventually("all know that all three vote", || {
+        let votes = |machine: &Machine| machine.metric("weir_raft_voters") == Some(3.0);
+        (votes(&survivor) && gone.iter().all(votes)).then_some(())
+    });
     gone[0].kill();
     survivor.update("pl", &mock("pl", "again"));
 }
