@@ -13,6 +13,8 @@ use control_kubernetes::{Key, Kind};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::telling::Went;
+
 /// Written by controllers, read by whoever asks. It outlives the member's control half.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -51,8 +53,11 @@ pub struct Entry {
     pub states: BTreeMap<(String, String), usize>,
     /// What is not well with all of it.
     pub remarks: Vec<String>,
-    /// What the API server could not be told last.
+    /// What the API server could not be told last, and is not told now.
     pub untold: Option<String>,
+    /// Why it cannot be told anything at the moment.
+    pub put_off: Option<String>,
+    pub tells: Tells,
     pub faults_total: u64,
     pub changes_total: u64,
     /// Of an AutoCertManager, which has nothing of the above but its fault.
@@ -70,6 +75,18 @@ impl Moment {
     pub fn now() -> Moment {
         Moment { read: SystemTime::now(), passed: Instant::now() }
     }
+}
+
+/// How often the API server was told a status or an event, and how that went.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tells {
+    pub told_total: u64,
+    /// It had too much to do, or did not answer: each is told again.
+    pub put_off_total: u64,
+    /// Somebody else had written to the object: what is to be told is decided anew.
+    pub superseded_total: u64,
+    /// It refused, or there was no answer for long.
+    pub failed_total: u64,
 }
 
 /// What is told of an AutoCertManager.
@@ -91,6 +108,27 @@ pub struct AutoCertFigures {
 impl Board {
     pub fn update(&self, object: &str, change: impl FnOnce(&mut Entry)) {
         change(self.lock().entry(object.to_owned()).or_default());
+    }
+
+    /// Counts what became of something that the API server was to be told.
+    pub fn tells(&self, object: &str, went: &Went) {
+        self.update(object, |entry| match went {
+            Went::Told => {
+                entry.tells.told_total += 1;
+                if entry.put_off.take().is_some() {
+                    tracing::info!(object, "the API server can be told how its objects are again");
+                }
+            }
+            Went::PutOff(why) => {
+                entry.tells.put_off_total += 1;
+                // It is tried again and again, and told once.
+                if entry.put_off.replace(why.clone()).is_none() {
+                    tracing::warn!(object, "{why}; it is told later");
+                }
+            }
+            Went::Untold(_, None) => entry.tells.superseded_total += 1,
+            Went::Untold(_, Some(_)) => entry.tells.failed_total += 1,
+        });
     }
 
     /// Clients have asked edges for these names, and there is no certificate for them. What is too much at a time is asked for again.
@@ -205,6 +243,9 @@ impl Entry {
         }
         if let Some(untold) = &self.untold {
             status["untold"] = json!(untold);
+        }
+        if let Some(put_off) = &self.put_off {
+            status["putOff"] = json!(put_off);
         }
         status
     }

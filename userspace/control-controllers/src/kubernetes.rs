@@ -36,6 +36,7 @@ use crate::host::{Cluster, Deposed};
 use crate::pause::Pause;
 use crate::service_registry::read;
 use crate::tell::{Tell, Teller};
+use crate::telling::Went;
 use crate::writes::{self, Alike, Write, whole};
 
 /// Says what a document lacks, as whoever takes it would.
@@ -132,6 +133,8 @@ struct Work<C> {
     /// Objects as they were looked at last, and the cluster's feature level then.
     seen: Option<(Arc<BTreeMap<String, Document>>, u32)>,
     teller: Teller,
+    /// When what could not be told is told again, whatever else changes.
+    tell_again: Option<Instant>,
     faults: u64,
     alive: Option<String>,
     /// What could not be written the last time.
@@ -167,10 +170,15 @@ impl<C: Cluster> Controller<C> {
         }
         drop(heard_tell);
         tasks.spawn(alive(api.clone(), tell.clone()));
-        let untold = tell.clone();
-        let (teller, telling) = Teller::new(api, move |what, why| {
+        let (untold, counted, object) = (tell.clone(), board.clone(), name.clone());
+        let (teller, telling) = Teller::new(api, move |went| {
+            counted.tells(&object, &went);
             let untold = untold.clone();
-            async move { drop(untold.send(Said::Untold(what, why)).await) }
+            async move {
+                if let Went::Untold(what, why) = went {
+                    drop(untold.send(Said::Untold(what, why)).await);
+                }
+            }
         });
         tasks.spawn(telling);
         let mut work = Work::new(self, teller);
@@ -193,7 +201,7 @@ impl<C: Cluster> Controller<C> {
                 }
                 () = tokio::time::sleep(wait) => {}
             }
-            if work.is_changed() {
+            if work.is_changed() || work.tells_again() {
                 (dirty, work.stale) = (true, true);
             }
             if !dirty || Instant::now() < not_before {
@@ -232,6 +240,7 @@ impl<C: Cluster> Work<C> {
             keeps: false,
             seen: None,
             teller,
+            tell_again: None,
             faults: 0,
             alive: None,
             unwritten: None,
@@ -271,6 +280,8 @@ impl<C: Cluster> Work<C> {
                     tracing::warn!(object = name, "{why}");
                     self.faults += 1;
                     board.update(&name, |entry| entry.untold = Some(why.clone()));
+                    // Somebody may give the right that was lacking, and nothing else would say so.
+                    self.tell_again.get_or_insert_with(|| Instant::now() + TELL_AGAIN);
                 }
                 // What was heard meanwhile may have been planned for already; what is yet to be heard is planned for then.
                 let written = |tell: &Tell| match tell {
@@ -331,6 +342,11 @@ impl<C: Cluster> Work<C> {
         changed
     }
 
+    /// Whether it is time to tell again what could not be told.
+    fn tells_again(&mut self) -> bool {
+        self.tell_again.take_if(|again| *again <= Instant::now()).is_some()
+    }
+
     /// Writes what is different. Says whether all of it is written.
     async fn act(&mut self) -> Result<bool, Deposed> {
         if !self.store.has_all(&self.controller.maker.places()) {
@@ -374,7 +390,9 @@ impl<C: Cluster> Work<C> {
         }
         self.unwritten = told.clone();
         self.report(&outcome, told.clone());
-        self.teller.tell(&self.store, &outcome);
+        if !self.teller.tell(&self.store, &outcome) {
+            self.tell_again = Some(Instant::now() + AGAIN);
+        }
         let is_over = was_unwritten && told.is_none() && !self.keeps;
         if is_over {
             // Nothing is there any more of what was made before; its services go in the next turn.
@@ -441,6 +459,8 @@ impl<C: Cluster> Work<C> {
         let states = counts.map(|((kind, grade), count)| ((kind.name().to_owned(), grade.word().to_owned()), *count));
         self.controller.board.update(&self.controller.name, |entry| {
             entry.remarks = remarks;
+            // It is told again now, or it is not to be told any more.
+            entry.untold = None;
             entry.states = states.collect();
             entry.reports = outcome.reports.clone();
         });
@@ -933,6 +953,8 @@ const REST: Duration = Duration::from_millis(20);
 const RESTS_FOR: u32 = 2;
 /// After a write that was not decided; no two writes are further apart.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After something could not be told that is not tried again by itself.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// Somebody may have restored a backup.
 const SERVERS_READ_AGAIN: Duration = Duration::from_secs(30);
 const ALIVE_ASKED: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`host`] (who runs, and when), [`board`] (what is told of them), [`service_registry`] (one kind of controller),
 //! `plan.rs` (what it writes, pure), [`kubernetes`] (another: documents made of what an API server has), [`ingress`] (of Ingresses), [`gateway`] (of the Gateway API),
-//! `writes.rs` (what of that is written, pure), [`tell`] (what the API server is told), [`auto_cert`] (certificates), [`keys`] (what is sealed), `pause.rs` (between two tries).
+//! `writes.rs` (what of that is written, pure), [`tell`] (what the API server is to be told), [`telling`] (how), [`auto_cert`] (certificates), [`keys`] (what is sealed), `pause.rs` (between two tries).
 #![forbid(unsafe_code)]
 
 pub mod auto_cert;
@@ -21,6 +21,7 @@ mod pause;
 mod plan;
 pub mod service_registry;
 pub mod tell;
+pub mod telling;
 mod writes;
 
 pub use board::Board;

@@ -1,4 +1,4 @@
-//! What the API server is told of its objects: statuses, and events where an object cannot be served as it is written.
+//! What the API server is to be told of its objects: statuses, and events where an object cannot be served as it is written.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
@@ -11,9 +11,9 @@ use control_kubernetes::ingress::Reports;
 use control_kubernetes::{Api, Key, Kind, Store};
 use imbl::ordmap::DiffItem;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use crate::kubernetes::{Outcome, warns};
+use crate::telling::{Lanes, Went};
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,17 +33,24 @@ pub enum Tell {
 }
 
 impl Tell {
-    fn place(&self) -> (Kind, Key, bool) {
+    /// The object that it is told of.
+    pub fn of(&self) -> (Kind, &Key) {
         match self {
-            Tell::Status { kind, key, .. } => (*kind, key.clone(), true),
-            Tell::Event { kind, key, .. } => (*kind, key.clone(), false),
+            Tell::Status { kind, key, .. } | Tell::Event { kind, key, .. } => (*kind, key),
         }
+    }
+
+    fn place(&self) -> (Kind, Key, bool) {
+        let (kind, key) = self.of();
+        (kind, key.clone(), matches!(self, Tell::Status { .. }))
     }
 }
 
 /// Tells each thing once.
 pub struct Teller {
-    queue: mpsc::Sender<Tell>,
+    lanes: Lanes,
+    /// There was no room for something.
+    is_full: bool,
     /// What was told last, by what it is of.
     told: HashMap<(Kind, Key, bool), u64>,
     /// Reports as they were looked at last, and those of them that there is something to be said of: of ten thousand the others are not
@@ -53,24 +60,16 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// With what does the telling, for as long as it is not dropped; `untold` hears of what could not be told, and why, where that is not
-    /// because somebody else has written to the object: then what is to be told comes anew from what is heard of it.
-    pub fn new<F, U>(api: Api, untold: F) -> (Teller, impl Future<Output = ()> + Send)
+    /// With what does the telling, for as long as it is not dropped; `went` hears what became of each thing. What somebody else has written
+    /// to meanwhile comes anew from what is heard of it.
+    pub fn new<F, U>(api: Api, went: F) -> (Teller, impl Future<Output = ()> + Send)
     where
-        F: Fn(Tell, Option<String>) -> U + Send + Sync + 'static,
-        U: Future<Output = ()> + Send,
+        F: Fn(Went) -> U + Clone + Send + Sync + 'static,
+        U: Future<Output = ()> + Send + 'static,
     {
-        let (queue, mut tells) = mpsc::channel::<Tell>(QUEUE);
-        let telling = async move {
-            while let Some(tell) = tells.recv().await {
-                if let Err(why) = send(&api, &tell).await {
-                    untold(tell, why).await;
-                }
-            }
-            std::future::pending::<()>().await;
-        };
+        let (lanes, telling) = Lanes::new(api, went);
         let (told, seen, warned) = (HashMap::new(), Reports::default(), BTreeSet::new());
-        (Teller { queue, told, seen, warned }, telling)
+        (Teller { lanes, is_full: false, told, seen, warned }, telling)
     }
 
     /// It could not be told: the next time it is tried again.
@@ -78,8 +77,9 @@ impl Teller {
         self.told.remove(&tell.place());
     }
 
-    /// What is new of it. What there is no room for now is told the next time.
-    pub fn tell(&mut self, store: &Store, outcome: &Outcome) {
+    /// What is new of it. Says whether there was room for all; the rest is told the next time.
+    pub fn tell(&mut self, store: &Store, outcome: &Outcome) -> bool {
+        self.is_full = false;
         // Once a status is as it was told, somebody who makes it another one is told again.
         self.told.retain(|(kind, key, is_status), _| match is_status {
             true => outcome.statuses.contains_key(&(*kind, key.clone())),
@@ -109,6 +109,7 @@ impl Teller {
             let event = event(*kind, object.meta(), (reason, of), &text, sum(&said));
             self.once(Tell::Event { kind: *kind, key: key.clone(), event }, &said);
         }
+        !self.is_full
     }
 
     /// Reports of which there may be something to say.
@@ -135,26 +136,14 @@ impl Teller {
 
     fn once(&mut self, tell: Tell, text: &str) {
         let (place, sum) = (tell.place(), sum(text));
-        if self.told.get(&place) != Some(&sum) && self.queue.try_send(tell).is_ok() {
+        if self.told.get(&place) == Some(&sum) {
+            return;
+        }
+        if self.lanes.offer(tell) {
             self.told.insert(place, sum);
+        } else {
+            self.is_full = true;
         }
-    }
-}
-
-async fn send(api: &Api, tell: &Tell) -> Result<(), Option<String>> {
-    let (sent, kind, key) = match tell {
-        Tell::Status { kind, key, version, status } => (api.patch_status(*kind, key, version, status).await, kind, key),
-        Tell::Event { kind, key, event } => {
-            let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
-            (api.create(&format!("/api/v1/namespaces/{namespace}/events"), event).await, kind, key)
-        }
-    };
-    match sent {
-        // It has gone meanwhile.
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) if error.is_conflict() => Err(None),
-        Err(error) => Err(Some(format!("{kind} {key} could not be told how it is: {error}"))),
-        Ok(()) => Ok(()),
     }
 }
 
@@ -178,15 +167,13 @@ fn event(
            "firstTimestamp": now, "lastTimestamp": now})
 }
 
-fn sum(text: &str) -> u64 {
-    // Of the same program every member has the same: no seed is drawn.
+/// Of the same program every member has the same: no seed is drawn.
+pub(crate) fn sum(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    what.hash(&mut hasher);
     hasher.finish()
 }
 
-/// Ten thousand objects may have something to be told at once.
-const QUEUE: usize = 32_768;
 /// Of Kubernetes.
 const MESSAGE_MAX: usize = 1000;
 const NAME_MAX: usize = 230;

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use control_api::client::Client;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -50,6 +51,8 @@ pub struct ApiError {
     pub status: u16,
     /// Who, where, what, and what to do.
     pub told: String,
+    /// How long it asks to be left alone, which is five minutes at most whatever it says.
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for ApiError {
@@ -59,6 +62,17 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
+    /// Nothing is asked of whoever comes again.
+    pub(crate) fn new(status: u16, told: String) -> ApiError {
+        ApiError { status, told, retry_after: None }
+    }
+
+    /// It has nothing to do with what was asked: there was no answer, or the API server has too much to do, or it is not there behind what
+    /// answers for it. The same may be asked again.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.status, 0 | 429 | 502 | 503 | 504) || self.status >= 500 && self.retry_after.is_some()
+    }
+
     /// What was known is too old to go on from: everything is asked for anew.
     pub fn is_gone(&self) -> bool {
         self.status == StatusCode::GONE.as_u16()
@@ -133,7 +147,7 @@ impl Api {
         let header = match &current.header {
             Some((read, header)) if read.elapsed() < TOKEN_READ_AGAIN => header.clone(),
             _ => {
-                let header = current.access.login.header().map_err(|told| ApiError { status: 0, told })?;
+                let header = current.access.login.header().map_err(|told| ApiError::new(0, told))?;
                 current.header = Some((Instant::now(), header.clone()));
                 header
             }
@@ -170,6 +184,7 @@ impl Api {
             // The token was replaced before its time.
             self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).header = None;
         }
+        let retry_after = retry_after(response.headers());
         let said = Limited::new(response.into_body(), REFUSAL_MAX).collect();
         let said = tokio::time::timeout(patience, said).await;
         let said = said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default();
@@ -179,17 +194,18 @@ impl Api {
             message => message.chars().take(MESSAGE_SHOWN).collect(),
         };
         let code = status.as_u16();
-        Err(told(code, &server, path, &format!("{code} ({text}){}", advice(code, verb, path))))
+        let error = told(code, &server, path, &format!("{code} ({text}){}", advice(code, verb, path)));
+        Err(ApiError { retry_after, ..error })
     }
 
     /// The whole answer to a request, as JSON.
-    pub async fn json(
+    pub async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         content_type: &str,
         body: impl Into<Bytes>,
-    ) -> Result<Value, ApiError> {
+    ) -> Result<T, ApiError> {
         let body = self.open(method, path, content_type, body, ANSWER).await?;
         let whole = tokio::time::timeout(WHOLE, Limited::new(body, ANSWER_MAX).collect()).await;
         let server = self.place();
@@ -211,7 +227,7 @@ impl Api {
 
     /// Whether the API server itself says that it has no version of a kind. Somebody in between who answers 404 says nothing of that.
     pub(crate) async fn lacks(&self, kind: Kind) -> Result<bool, ApiError> {
-        let groups = self.json(Method::GET, "/apis", "", Bytes::new()).await?;
+        let groups: Value = self.json(Method::GET, "/apis", "", Bytes::new()).await?;
         if groups["kind"] != "APIGroupList" {
             return Ok(false);
         }
@@ -219,7 +235,7 @@ impl Api {
         let served: Vec<Value> = groups["groups"].as_array().into_iter().flatten().flat_map(versions).collect();
         for version in kind.versions().iter().filter(|version| served.iter().any(|of| of["groupVersion"] == **version))
         {
-            let resources = self.json(Method::GET, &format!("/apis/{version}"), "", Bytes::new()).await?;
+            let resources: Value = self.json(Method::GET, &format!("/apis/{version}"), "", Bytes::new()).await?;
             let mut all = resources["resources"].as_array().into_iter().flatten();
             if resources["kind"] != "APIResourceList" || all.any(|resource| resource["name"] == kind.plural()) {
                 return Ok(false);
@@ -236,14 +252,14 @@ impl Api {
             body["metadata"] = serde_json::json!({"resourceVersion": version});
         }
         let body = body.to_string();
-        self.json(Method::PATCH, &path, "application/merge-patch+json", body).await.map(|_| ())
+        self.json(Method::PATCH, &path, "application/merge-patch+json", body).await.map(|IgnoredAny| ())
     }
 
     /// Creates an object at a path; one that is there already is as good.
     pub async fn create(&self, path: &str, object: &Value) -> Result<(), ApiError> {
         match self.json(Method::POST, path, "application/json", object.to_string()).await {
             Err(error) if error.is_conflict() => Ok(()),
-            other => other.map(|_| ()),
+            other => other.map(|IgnoredAny| ()),
         }
     }
 
@@ -278,7 +294,13 @@ fn verb(method: &Method, path: &str) -> &'static str {
 
 fn told(status: u16, server: &str, path: &str, what: &str) -> ApiError {
     let place = path.split('?').next().unwrap_or(path);
-    ApiError { status, told: format!("Kubernetes at {server}{place}: {what}") }
+    ApiError::new(status, format!("Kubernetes at {server}{place}: {what}"))
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3), which API servers write in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 fn advice(status: u16, verb: &str, path: &str) -> String {
@@ -317,6 +339,8 @@ const WHOLE: Duration = Duration::from_secs(60);
 const ALIVE: Duration = Duration::from_secs(5);
 /// Kubelets replace tokens minutes before they end.
 const TOKEN_READ_AGAIN: Duration = Duration::from_secs(10);
+/// Whoever wants to be left alone for longer is asked all the same: a slip somewhere in between would be for ever.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// A page has at most so many objects that this is far beyond it.
 const ANSWER_MAX: usize = 256 << 20;
 const REFUSAL_MAX: usize = 64 << 10;
@@ -336,5 +360,22 @@ mod tests {
         let path = "/apis/gateway.networking.k8s.io/v1/gateways?limit=5";
         assert!(advice(404, verb(&Method::GET, path), path).contains("knows no gateways: install"));
         assert!(advice(401, "list", path).contains("has not ended"));
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_was_asked_wrongly() {
+        let error = |status: u16, retry_after: Option<u64>| ApiError {
+            retry_after: retry_after.map(Duration::from_secs),
+            ..ApiError::new(status, String::new())
+        };
+        assert!([0, 429, 502, 503, 504].iter().all(|status| error(*status, None).is_passing()));
+        assert!(error(500, Some(1)).is_passing() && !error(500, None).is_passing());
+        assert!([400, 403, 404, 409, 410, 422].iter().all(|status| !error(*status, Some(1)).is_passing()));
+        let read = |text: &'static str| {
+            retry_after(&[(header::RETRY_AFTER, header::HeaderValue::from_static(text))].into_iter().collect())
+        };
+        assert_eq!((read("1"), read(" 30 ")), (Some(Duration::from_secs(1)), Some(Duration::from_secs(30))));
+        assert_eq!((read("99999999999"), read("-1"), read("soon")), (Some(RETRY_AFTER_MAX), None, None));
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

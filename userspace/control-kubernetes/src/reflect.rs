@@ -102,6 +102,7 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
             // Whether the version is good is not known: 404, and a 500 of a server whose data is another one's.
             version = None;
         }
+        let retry_after = fault.retry_after.unwrap_or_default();
         if tell.send((place.clone(), Heard::Fault(fault.told))).await.is_err() {
             return;
         }
@@ -109,7 +110,7 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
         if began.elapsed() > STEADY {
             pause = PAUSE_FIRST;
         }
-        tokio::time::sleep(jittered(pause)).await;
+        tokio::time::sleep(jittered(pause).max(retry_after)).await;
         pause = (pause * 2).min(PAUSE);
     }
 }
@@ -137,10 +138,8 @@ async fn turn(
     say(tell, place, Heard::Well).await?;
     let mut lines = Lines::default();
     let mut doubts = api.doubts();
-    let broke = |why: String| ApiError {
-        status: 0,
-        told: format!("Kubernetes at {}: the watch of {} {why}", api.place(), place.kind),
-    };
+    let broke =
+        |why: String| ApiError::new(0, format!("Kubernetes at {}: the watch of {} {why}", api.place(), place.kind));
     loop {
         // A connection that nothing comes from may be none any more: it is begun anew from where it was, which costs little.
         let heard = tokio::select! {
@@ -181,7 +180,7 @@ async fn hear(
         let said = Status::deserialize(&event.object).unwrap_or_default();
         let status = if said.code == 0 && said.reason == "Expired" { 410 } else { said.code };
         let told = format!("Kubernetes ended the watch of {}: {} ({status})", place.kind, said.message);
-        return Err(ApiError { status, told });
+        return Err(ApiError::new(status, told));
     }
     let meta = |name: &str| event.object["metadata"][name].as_str().unwrap_or_default().to_owned();
     let (at, key) = (meta("resourceVersion"), Key::new(meta("namespace"), meta("name")));
@@ -228,7 +227,7 @@ async fn list(api: &Api, place: &Place) -> Result<Listed, ApiError> {
             token => place.path(api, &format!("limit={PAGE}&continue={}", escaped(token))),
         };
         let answer = api.json(Method::GET, &path, "", Bytes::new()).await?;
-        let wrong = |what: String| ApiError { status: 0, told: format!("Kubernetes at {}: {what}", api.place()) };
+        let wrong = |what: String| ApiError::new(0, format!("Kubernetes at {}: {what}", api.place()));
         let page: Page = serde_json::from_value(answer)
             .map_err(|error| wrong(format!("its list of {} cannot be read: {error}", place.kind)))?;
         if page.metadata.resource_version.is_empty() {
@@ -250,7 +249,7 @@ async fn list(api: &Api, place: &Place) -> Result<Listed, ApiError> {
 }
 
 async fn say(tell: &mpsc::Sender<(Place, Heard)>, place: &Place, heard: Heard) -> Result<(), ApiError> {
-    let told = || ApiError { status: 0, told: "nobody listens any more".to_owned() };
+    let told = || ApiError::new(0, "nobody listens any more".to_owned());
     tell.send((place.clone(), heard)).await.map_err(|_| told())
 }
 

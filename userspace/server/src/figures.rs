@@ -120,6 +120,20 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
                             (in part or as a whole).";
                 encoder.gauge("weir_kubernetes_objects", help, &labels, *count as f64);
             }
+            if !entry.states.is_empty() {
+                let tells = entry.tells;
+                for (result, count) in [
+                    ("told", tells.told_total),
+                    ("put_off", tells.put_off_total),
+                    ("superseded", tells.superseded_total),
+                    ("failed", tells.failed_total),
+                ] {
+                    let labels = [("controller", registry.as_str()), ("result", result)];
+                    let help = "Statuses and events that the API server of Kubernetes was told, by result: told, put_off (it had too much \
+                                to do, or did not answer; told again), superseded (somebody else wrote to the object in between) or failed.";
+                    encoder.counter("weir_kubernetes_tells_total", help, &labels, count as f64);
+                }
+            }
             for (service, count) in entry.instances.iter().take(SERVICES_SHOWN) {
                 let labels = [labels[0], labels[1], ("service", service.as_str())];
                 let help = "Instances of a service that can be used, as the registry said last.";

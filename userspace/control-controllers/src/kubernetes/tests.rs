@@ -66,7 +66,7 @@ fn named(objects: &[Value], kind: Kind) -> Heard {
 
 /// Of a controller that is called `gw`, with what is told of it for as long as that is held.
 fn work(world: &World, next: &Arc<Mutex<Next>>, epoch: u64) -> (Work<World>, impl Sized + use<>) {
-    let (teller, telling) = Teller::new(Api::new("", "http://127.0.0.1:1").unwrap(), |_, _| async {});
+    let (teller, telling) = Teller::new(Api::new("", "http://127.0.0.1:1").unwrap(), |_| async {});
     let (asks, wanted) = tokio::sync::watch::channel(BTreeSet::new());
     let controller = Controller {
         cluster: world.clone(),

@@ -100,6 +100,25 @@ fn ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server() {
         (written() == json!([{"hostname": "lb.example"}, {"ip": "192.0.2.1"}])).then_some(())
     });
 
+    // An API server that has too much to do is told later, and says what is new meanwhile.
+    kube.busy(2);
+    kube.put(ingress("busy", "busy.test", &[path("/", "Prefix", "orders")]));
+    served(port, "busy.test", "/", 200, "first");
+    eventually("its status is told once that can be done", || {
+        kube.object("Ingress", "shop", "busy").filter(|object| object["status"]["loadBalancer"].is_object())
+    });
+    let tells = |result: &str| {
+        let text = machine.api("GET", "/metrics", "").body;
+        let label = format!("weir_kubernetes_tells_total{{controller=\"ing\",result=\"{result}\"}}");
+        text.lines().find_map(|line| line.strip_prefix(&label)?.trim().parse::<f64>().ok()).unwrap_or_default()
+    };
+    assert!(tells("put_off") >= 2.0, "{}", machine.api("GET", "/metrics", "").body);
+    eventually("it is counted, and nothing is put off any more", || {
+        (tells("told") >= 3.0 && status(&machine).get("putOff").is_none()).then_some(())
+    });
+    kube.delete("Ingress", "shop", "busy");
+    served(port, "busy.test", "/", 404, "");
+
     // Pods come and go without a change of any document.
     let changed = |name: &str| {
         let head = machine.api("GET", &format!("/objects/{name}?namespace=ingresscontroller/ing"), "").head;

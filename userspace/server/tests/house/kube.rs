@@ -43,6 +43,8 @@ struct State {
     /// What somebody in between answers 404 with to whoever asks for routes.
     page_of_another: Option<String>,
     page: usize,
+    /// So many statuses are not taken: it has too much to do, and says when to come again.
+    busy: usize,
 }
 
 impl Kube {
@@ -179,6 +181,11 @@ impl Kube {
         let state = self.shared.lock();
         let objects = state.objects.get(&plural(kind)).into_iter().flat_map(BTreeMap::values);
         objects.filter(|object| !object["status"][name].is_null()).count()
+    }
+
+    /// It has too much to do for the next statuses.
+    pub fn busy(&self, statuses: usize) {
+        self.shared.lock().busy = statuses;
     }
 
     pub fn pages_of(&self, page: usize) {
@@ -427,6 +434,12 @@ fn watch(stream: &mut TcpStream, shared: &Shared, life: u64, target: &Target) ->
 
 fn patch(stream: &mut TcpStream, shared: &Shared, target: &Target, change: &Value) -> std::io::Result<()> {
     let mut state = shared.lock();
+    if state.busy > 0 {
+        state.busy -= 1;
+        drop(state);
+        let refusal = json!({"kind": "Status", "code": 429, "message": "too many requests, please try again later"});
+        return answer_with(stream, 429, "Retry-After: 1\r\n", &refusal);
+    }
     let key = format!("{}/{}", target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default());
     let known = state.objects.get(&target.plural).and_then(|objects| objects.get(&key)).cloned();
     let (Some(mut object), true) = (known, target.status) else {
@@ -451,8 +464,14 @@ fn refuse(stream: &mut TcpStream, status: u16, message: &str) -> std::io::Result
 }
 
 fn answer(stream: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<()> {
+    answer_with(stream, status, "", body)
+}
+
+/// `more`: lines of the head.
+fn answer_with(stream: &mut TcpStream, status: u16, more: &str, body: &Value) -> std::io::Result<()> {
     let body = body.to_string();
+    let length = body.len();
     let head =
-        format!("HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        format!("HTTP/1.1 {status} x\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n");
     stream.write_all((head + &body).as_bytes())
 }
