@@ -166,6 +166,12 @@ struct Told {
     reports: BTreeMap<(Kind, Key), Report>,
 }
 
+impl Told {
+    fn refuse(&mut self, of: (Kind, Key), why: &str) {
+        self.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
+    }
+}
+
 /// See the module doc. `known` is what was made before of what is there, so that what is as it was is not made again.
 pub fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check, known: &mut Known) -> Plan {
     settings.name.clone_into(&mut known.name);
@@ -185,16 +191,17 @@ pub fn plan(store: &Store, settings: Settings<'_>, check: &mut dyn Check, known:
         rules: BTreeMap::new(),
         refused: BTreeSet::new(),
         unserved: Vec::new(),
+        attached_differ: false,
+        l4_differs: false,
     };
-    made.read_routes(&ours);
+    let anew = made.read_routes(&ours);
     for (_, _, places) in made.known.attached() {
         for (g, l, _) in places {
             ours[*g].listeners[*l].attached += 1;
         }
     }
     http::servers(&mut made, &ours);
-    let few = made.known.attached_to_l4();
-    l4::servers(&mut made, &ours, &few);
+    l4::servers(&mut made, &ours, anew);
     made.policies.note(&ours, made.known.attached());
     for ((g, l), why) in std::mem::take(&mut made.unserved) {
         ours[g].listeners[l].unserved = Some(why);
@@ -227,6 +234,10 @@ struct Made<'a> {
     refused: BTreeSet<String>,
     /// Gateways and listeners whose server could not be made, and why.
     unserved: Vec<((usize, usize), String)>,
+    /// Routes of what is relayed without being read are others than they were, or elsewhere.
+    attached_differ: bool,
+    /// A server of them was made anew, or is there no more.
+    l4_differs: bool,
 }
 
 impl Made<'_> {
@@ -254,7 +265,7 @@ impl Made<'_> {
                 self.servers.insert(name, document);
             }
             Err(why) => {
-                self.told.reports.entry(of).or_default().refused("spec", format!("nothing can be made of it: {why}"));
+                self.told.refuse(of, why);
                 self.rules.remove(&name);
                 self.refused.insert(name);
             }

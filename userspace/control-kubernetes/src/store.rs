@@ -26,39 +26,63 @@ pub struct Store {
     /// See [`turn_of`](Store::turn_of).
     turns: BTreeMap<Kind, u64>,
     /// What was looked for since somebody began to take note, see [`noting`](Store::noting).
-    noted: Mutex<Option<BTreeSet<(Kind, Key)>>>,
+    noted: Mutex<Option<Noted>>,
+}
+
+/// What was looked for.
+#[derive(Debug, Default)]
+struct Noted {
+    objects: BTreeSet<(Kind, Key)>,
+    /// Services whose slices were; absent: nobody asks.
+    slices: Option<BTreeSet<Key>>,
 }
 
 /// What something was made of: objects, and that there were none.
 #[derive(Debug, Default)]
-pub struct Looked(Vec<(Kind, Key, Option<Object>)>);
+pub struct Looked {
+    objects: Vec<(Kind, Key, Option<Object>)>,
+    /// By service.
+    slices: Vec<(Key, Vec<Arc<EndpointSlice>>)>,
+}
 
 impl Looked {
     /// Whether it would be made of the same now.
     pub fn holds(&self, store: &Store) -> bool {
-        self.0.iter().all(|(kind, key, then)| match (store.objects.get(kind).and_then(|all| all.get(key)), then) {
-            // Each is one place in memory for as long as it is held here.
-            (Some(now), Some(then)) => std::ptr::eq(now.meta(), then.meta()),
-            (now, then) => now.is_none() && then.is_none(),
-        })
+        let objects = self.objects.iter().all(|(kind, key, then)| {
+            match (store.objects.get(kind).and_then(|all| all.get(key)), then) {
+                // Each is one place in memory for as long as it is held here.
+                (Some(now), Some(then)) => std::ptr::eq(now.meta(), then.meta()),
+                (now, then) => now.is_none() && then.is_none(),
+            }
+        });
+        let of = |service: &Key| store.slices.get(service).map(Vec::as_slice).unwrap_or_default();
+        let are_same = |now: &[Arc<EndpointSlice>], then: &[Arc<EndpointSlice>]| {
+            now.len() == then.len() && now.iter().zip(then).all(|(now, then)| Arc::ptr_eq(now, then))
+        };
+        objects && self.slices.iter().all(|(service, then)| are_same(of(service), then))
     }
 }
 
 impl Store {
     /// Does something, and says which objects were looked for by their names meanwhile: as long as those hold, it comes to the same. What
-    /// goes by all objects of a kind, or by servers of a service, is not noted. `kinds` are those that may be looked for: whoever asks again
-    /// when one of these has turned would not hear of others.
+    /// goes by all objects of a kind is not noted, and servers of a service are where slices are among the `kinds`, which are those that may
+    /// be looked for: whoever asks again when one of these has turned would not hear of others.
     pub fn noting<T>(&self, kinds: &[Kind], does: impl FnOnce() -> T) -> (T, Looked) {
         let noted = || self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        *noted() = Some(BTreeSet::new());
+        let with_slices = kinds.contains(&Kind::EndpointSlice);
+        *noted() = Some(Noted { slices: with_slices.then(BTreeSet::new), ..Noted::default() });
         let done = does();
-        let looked = noted().take().unwrap_or_default().into_iter();
-        let found = looked.map(|(kind, key)| {
+        let Noted { objects, slices } = noted().take().unwrap_or_default();
+        let found = objects.into_iter().map(|(kind, key)| {
             debug_assert!(kinds.contains(&kind), "{kind} {key} is looked for, and nobody asks when one has changed");
             let object = self.get(kind, &key).cloned();
             (kind, key, object)
         });
-        (done, Looked(found.collect()))
+        let slices = slices.into_iter().flatten().map(|service| {
+            let slices = self.slices.get(&service).cloned().unwrap_or_default();
+            (service, slices)
+        });
+        (done, Looked { objects: found.collect(), slices: slices.collect() })
     }
 
     /// Takes note of what was heard; returns what is different now.
@@ -180,7 +204,7 @@ impl Store {
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Object> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(noted) = noted.as_mut() {
-            noted.insert((kind, key.clone()));
+            noted.objects.insert((kind, key.clone()));
         }
         self.objects.get(&kind)?.get(key)
     }
@@ -297,6 +321,11 @@ impl Store {
 
     /// The slices of a service.
     pub fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(noted) = noted.as_mut().and_then(|noted| noted.slices.as_mut()) {
+            noted.insert(service.clone());
+        }
+        drop(noted);
         self.slices.get(service).into_iter().flatten().map(Arc::as_ref)
     }
 }
@@ -377,6 +406,28 @@ pub(crate) mod tests {
         let (_, looked) = look(&store);
         store.hear(&place, Heard::Gone(Key::new("n", "a")));
         assert!(!looked.holds(&store));
+    }
+
+    #[test]
+    fn slices_hold_for_whoever_asks_for_them() {
+        let mut store = Store::default();
+        let place = everywhere(Kind::EndpointSlice);
+        store.hear(&place, Heard::Put(slice("a", "1", "s")));
+        let look = |store: &Store| {
+            let of = || store.slices(&Key::new("n", "s")).count();
+            [&[Kind::Service][..], &[Kind::EndpointSlice]].map(|kinds| store.noting(kinds, of).1)
+        };
+        let hold = |looked: &[Looked; 2], store: &Store| [looked[0].holds(store), looked[1].holds(store)];
+        let looked = look(&store);
+        store.hear(&place, Heard::Put(slice("b", "2", "t")));
+        assert_eq!(hold(&looked, &store), [true, true], "servers of others do not matter");
+        for heard in
+            [Heard::Put(slice("a", "3", "s")), Heard::Put(slice("c", "4", "s")), Heard::Gone(Key::new("n", "a"))]
+        {
+            let looked = look(&store);
+            store.hear(&place, heard);
+            assert_eq!(hold(&looked, &store), [true, false]);
+        }
     }
 
     #[test]

@@ -1,28 +1,81 @@
 //! TCPRoutes, UDPRoutes and TLSRoutes: TCPProxies and UDPProxies, whose servers stand in their documents.
+//!
+//! A server is made anew where one of its routes, its Gateway, its certificates or the servers of a service that it leads to are others than
+//! they were, and stays the very same where they are not.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::http::narrowest;
-use super::routes::Attached;
-use super::{Certificate, Made, Ours, service_of, tls};
+use super::object::Route;
+use super::routes::is_as_old;
+use super::{Certificate, Made, Ours, Told, service_of, tls};
 use crate::certificates::{self, Candidate};
 use crate::endpoints;
 use crate::kinds::Kind;
+use crate::object::Key;
+use crate::store::Looked;
 
 /// A route at a listener, and the hosts that it has there.
-type Here<'a> = (&'a Attached, &'a Vec<String>);
+#[derive(Clone)]
+pub(super) struct Here {
+    pub kind: Kind,
+    pub route: Arc<Route>,
+    pub hosts: Vec<String>,
+}
 
-pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached]) {
-    // By Gateway and listener: the routes that are there, oldest first, with their hosts.
-    let mut at: HashMap<(usize, usize), Vec<Here<'_>>> = HashMap::new();
-    for attached in attached {
-        for (g, l, hosts) in &attached.places {
-            at.entry((*g, *l)).or_default().push((attached, hosts));
-        }
+impl Here {
+    /// Whether the same would be made of it.
+    fn is_as(&self, was: &Here) -> bool {
+        let is_same = Arc::ptr_eq(&self.route.spec, &was.route.spec) && is_as_old(&was.route, &self.route);
+        is_same
+            && self.kind == was.kind
+            && self.hosts == was.hosts
+            && self.route.metadata.key() == was.route.metadata.key()
     }
+}
+
+/// By Gateway and listener: routes that are there, oldest first.
+pub(super) type Attached = HashMap<(usize, usize), Vec<Here>>;
+
+/// A server of a Gateway: its port, and whether it is one of datagrams.
+pub(super) type Port = (Key, i64, bool);
+
+/// What came of a port, for as long as that of which it was made is as it was.
+pub(super) struct KnownPort {
+    /// By listener.
+    here: Vec<(usize, Vec<Here>)>,
+    certificates: Vec<Certificate>,
+    /// Services, and their servers.
+    looked: Looked,
+    /// By name, one for each address of the Gateway.
+    servers: BTreeMap<String, Arc<Value>>,
+    refused: BTreeSet<String>,
+    unserved: Vec<((usize, usize), String)>,
+    told: Told,
+}
+
+impl KnownPort {
+    fn has(&self, here: &[(usize, Vec<Here>)]) -> bool {
+        let is_same = |(now, was): (&Vec<Here>, &Vec<Here>)| {
+            now.len() == was.len() && now.iter().zip(was).all(|(now, was)| now.is_as(was))
+        };
+        here.len() == self.here.len()
+            && here.iter().zip(&self.here).all(|((l, now), (at, was))| l == at && is_same((now, was)))
+    }
+}
+
+/// What the pools of such servers look for.
+const LOOKED_FOR: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
+
+/// `anew`: Gateways, grants or policies are others, of which nothing is kept here.
+pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], anew: bool) {
+    let store = made.store;
+    let attached = (anew || made.attached_differ).then(|| made.known.attached_to_l4());
+    let mut before = std::mem::take(&mut made.known.ports);
     for (g, one) in ours.iter().enumerate().filter(|(_, one)| one.problem.is_none()) {
         // Listeners of one port differ by their hosts.
         let mut ports: BTreeMap<(i64, bool), Vec<usize>> = BTreeMap::new();
@@ -32,57 +85,109 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             }
         }
         for ((port, udp), listeners) in ports {
-            let here = |l: &usize| at.get(&(g, *l)).into_iter().flatten().copied();
-            let first = &one.listeners[listeners[0]];
-            let tls = first.listener.protocol == "TLS";
-            // What no rule takes is of the listener for all names, or of nobody.
-            let mut heard = listeners.iter().map(|l| &one.listeners[*l]);
-            let rest = heard.find(|heard| heard.listener.hostname.is_empty()).unwrap_or(first);
-            let ends_tls = tls && !rest.is_passthrough();
-            let (mut pools, mut rules) = (Vec::new(), Vec::new());
-            if tls {
-                (pools, rules) = by_name(made, one, g, &listeners, here, ends_tls);
-            } else if let Some((attached, _)) = listeners.iter().flat_map(here).next() {
-                // Connections say nothing that a second route could be chosen by: the oldest has them, whether it can serve them or not.
-                pools.extend(pool(made, one, attached, (udp, false)));
-            }
-            if pools.is_empty() {
-                continue;
-            }
-            let kind = if udp { "UDPProxy" } else { "TCPProxy" };
-            let mut document = json!({"kind": kind, "port": port, "pools": pools});
-            if tls {
-                document["rules"] = json!(rules);
-                document["tls"] = json!(mode(ends_tls));
-            }
-            if tls && listeners.iter().any(|l| !one.listeners[*l].is_passthrough()) {
-                let (mut certs, mut keys) = (Map::new(), Map::new());
-                let all = || listeners.iter().flat_map(|l| &one.listeners[*l].certificates);
-                let holder = one.gateway.metadata.key().to_string();
-                let candidate = |(secret, pair): &Certificate| Candidate {
-                    secret: secret.clone(),
-                    names: made.check.names(secret, pair),
-                    holder: holder.clone(),
-                };
-                let candidates: Vec<Candidate> = all().map(candidate).collect();
-                let mut called = certificates::called(&candidates, |_| None);
-                if let Some(first) = candidates.first() {
-                    certificates::shown_first(&mut called, &first.secret);
+            let of: Port = (one.gateway.metadata.key(), port, udp);
+            let was = before.remove(&of);
+            let certificates = || listeners.iter().flat_map(|l| &one.listeners[*l].certificates);
+            let here: Option<Vec<(usize, Vec<Here>)>> = attached.as_ref().map(|attached| {
+                listeners.iter().map(|l| (*l, attached.get(&(g, *l)).cloned().unwrap_or_default())).collect()
+            });
+            let is_same = was.as_ref().is_some_and(|was| {
+                let has = here.as_ref().is_none_or(|here| was.has(here));
+                !anew && has && was.certificates.iter().eq(certificates()) && was.looked.holds(store)
+            });
+            let known = match was {
+                Some(was) if is_same => was,
+                was => {
+                    made.l4_differs = true;
+                    let here = here.or(was.map(|was| was.here)).unwrap_or_default();
+                    let certificates = certificates().cloned().collect();
+                    let mut known = KnownPort {
+                        here,
+                        certificates,
+                        looked: Looked::default(),
+                        servers: BTreeMap::new(),
+                        refused: BTreeSet::new(),
+                        unserved: Vec::new(),
+                        told: Told::default(),
+                    };
+                    ((), known.looked) = store.noting(&LOOKED_FOR, || made.port(ours, g, (port, udp), &mut known));
+                    known
                 }
-                for (secret, (chain, key)) in all() {
-                    let called = called.get(secret).unwrap_or(secret);
-                    certs.insert(called.clone(), json!(chain));
-                    keys.insert(called.clone(), json!(key));
-                }
-                document["certs"] = Value::Object(certs);
-                document["keys"] = Value::Object(keys);
+            };
+            made.servers.extend(known.servers.iter().map(|(name, server)| (name.clone(), server.clone())));
+            made.refused.extend(known.refused.iter().cloned());
+            made.unserved.extend(known.unserved.iter().cloned());
+            for (of, report) in &known.told.reports {
+                made.told.reports.entry(of.clone()).or_default().notes.extend(report.notes.iter().cloned());
             }
-            for address in &one.addresses {
-                let mut document = document.clone();
-                document["name"] = json!(made.server_name(if udp { "udp" } else { "tcp" }, address, port));
-                document["address"] = json!(address);
-                if let Err(why) = made.put_server(document, None, (Kind::Gateway, one.gateway.metadata.key())) {
-                    made.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
+            made.known.ports.insert(of, known);
+        }
+    }
+    made.l4_differs |= !before.is_empty();
+}
+
+impl Made<'_> {
+    /// What comes of a port, from its routes and certificates.
+    fn port(&mut self, ours: &[Ours<'_>], g: usize, (port, udp): (i64, bool), known: &mut KnownPort) {
+        let one = &ours[g];
+        let listeners: Vec<usize> = known.here.iter().map(|(l, _)| *l).collect();
+        let Some(first) = listeners.first().map(|l| &one.listeners[*l]) else { return };
+        let tls = first.listener.protocol == "TLS";
+        // What no rule takes is of the listener for all names, or of nobody.
+        let mut heard = listeners.iter().map(|l| &one.listeners[*l]);
+        let rest = heard.find(|heard| heard.listener.hostname.is_empty()).unwrap_or(first);
+        let ends_tls = tls && !rest.is_passthrough();
+        let (mut pools, mut rules) = (Vec::new(), Vec::new());
+        if tls {
+            (pools, rules) = by_name(self, one, g, known, ends_tls);
+        } else if let Some(first) = known.here.iter().flat_map(|(_, here)| here).next() {
+            // Connections say nothing that a second route could be chosen by: the oldest has them, whether it can serve them or not.
+            pools.extend(pool(self, one, first, (udp, false), &mut known.told));
+        }
+        if pools.is_empty() {
+            return;
+        }
+        let kind = if udp { "UDPProxy" } else { "TCPProxy" };
+        let mut document = json!({"kind": kind, "port": port, "pools": pools});
+        if tls {
+            document["rules"] = json!(rules);
+            document["tls"] = json!(mode(ends_tls));
+        }
+        if tls && listeners.iter().any(|l| !one.listeners[*l].is_passthrough()) {
+            let (mut certs, mut keys) = (Map::new(), Map::new());
+            let holder = one.gateway.metadata.key().to_string();
+            let candidate = |(secret, pair): &Certificate| Candidate {
+                secret: secret.clone(),
+                names: self.check.names(secret, pair),
+                holder: holder.clone(),
+            };
+            let candidates: Vec<Candidate> = known.certificates.iter().map(candidate).collect();
+            let mut called = certificates::called(&candidates, |_| None);
+            if let Some(first) = candidates.first() {
+                certificates::shown_first(&mut called, &first.secret);
+            }
+            for (secret, (chain, key)) in &known.certificates {
+                let called = called.get(secret).unwrap_or(secret);
+                certs.insert(called.clone(), json!(chain));
+                keys.insert(called.clone(), json!(key));
+            }
+            document["certs"] = Value::Object(certs);
+            document["keys"] = Value::Object(keys);
+        }
+        for address in &one.addresses {
+            let mut document = document.clone();
+            let name = self.server_name(if udp { "udp" } else { "tcp" }, address, port);
+            document["name"] = json!(name);
+            document["address"] = json!(address);
+            match self.check.check(&document) {
+                Ok(()) => {
+                    let document = self.known.same_server(&name, document);
+                    known.servers.insert(name, document);
+                }
+                Err(why) => {
+                    known.told.refuse((Kind::Gateway, one.gateway.metadata.key()), &why);
+                    known.refused.insert(name);
+                    known.unserved.extend(listeners.iter().map(|l| ((g, *l), why.clone())));
                 }
             }
         }
@@ -96,17 +201,14 @@ fn mode(ends_tls: bool) -> &'static str {
 
 /// Pools of TLSRoutes, and the rules that lead to them by the name that clients ask for: the narrowest first. `rest_ends`: TLS ends here
 /// where no rule says otherwise.
-fn by_name<'a, I>(
-    made: &mut Made<'_>,
+fn by_name(
+    made: &Made<'_>,
     one: &Ours<'_>,
     g: usize,
-    listeners: &[usize],
-    here: impl Fn(&usize) -> I,
+    known: &mut KnownPort,
     rest_ends: bool,
-) -> (Vec<Value>, Vec<Value>)
-where
-    I: Iterator<Item = Here<'a>>,
-{
+) -> (Vec<Value>, Vec<Value>) {
+    let KnownPort { here, told, .. } = known;
     let (mut pools, mut rules) = (Vec::new(), Vec::new());
     let (mut names, mut rest) = (BTreeSet::new(), false);
     let ends = |l: usize| !one.listeners[l].is_passthrough();
@@ -118,20 +220,21 @@ where
         ((host.starts_with('*'), Reverse(host.len())), rule)
     };
     let listening: Vec<(String, usize, usize)> =
-        listeners.iter().map(|l| (one.listeners[*l].listener.hostname.to_ascii_lowercase(), g, *l)).collect();
-    for l in listeners {
-        for (attached, hosts) in here(l) {
+        here.iter().map(|(l, _)| (one.listeners[*l].listener.hostname.to_ascii_lowercase(), g, *l)).collect();
+    for (l, routes) in here.iter() {
+        for attached in routes {
             // A name is of the listener for the fewest names that it is within, and of the routes of that one alone.
-            let (own, others): (Vec<&String>, Vec<&String>) = hosts
+            let (own, others): (Vec<&String>, Vec<&String>) = attached
+                .hosts
                 .iter()
                 .partition(|host| narrowest(&listening, host).is_none_or(|(_, of, at)| (*of, *at) == (g, *l)));
             let key = (attached.kind, attached.route.metadata.key());
             for host in others {
-                let told = format!(
+                let words = format!(
                     "{} is of another listener, and the routes of that listener alone are asked for it",
                     base_text::quoted(host)
                 );
-                made.told.reports.entry(key.clone()).or_default().refused("spec.hostnames", told);
+                told.reports.entry(key.clone()).or_default().refused("spec.hostnames", words);
             }
             let is_rest = own.iter().any(|host| host.is_empty());
             // The pool that no rule names has what the others have not; of two that want it the older one.
@@ -146,7 +249,7 @@ where
             // Several listeners of a port may have taken the same route.
             if names.insert(name.clone()) {
                 // One that has no servers keeps its names: nobody else gets what is meant for it.
-                let mut pool = pool(made, one, attached, (false, ends(*l))).unwrap_or_else(refusing);
+                let mut pool = pool(made, one, attached, (false, ends(*l)), told).unwrap_or_else(refusing);
                 pool["name"] = json!(name);
                 pools.push(pool);
             }
@@ -182,11 +285,17 @@ fn refusing() -> Value {
 const NONE: &str = "~none";
 
 /// The servers of a route's first rule; none where it has none. With those of a policy TLS is spoken anew where it has been ended.
-fn pool(made: &mut Made<'_>, one: &Ours<'_>, attached: &Attached, (udp, ends_tls): (bool, bool)) -> Option<Value> {
+fn pool(
+    made: &Made<'_>,
+    one: &Ours<'_>,
+    attached: &Here,
+    (udp, ends_tls): (bool, bool),
+    told: &mut Told,
+) -> Option<Value> {
     let (kind, route) = (attached.kind, &attached.route);
     if route.spec.rules.len() > 1 {
-        let told = "connections say nothing that one of several rules could be chosen by: the first has them all";
-        made.told.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", told);
+        let words = "connections say nothing that one of several rules could be chosen by: the first has them all";
+        told.reports.entry((kind, route.metadata.key())).or_default().refused("spec.rules", words);
     }
     let rule = route.spec.rules.first()?;
     let mut believed: Option<Option<Value>> = None;

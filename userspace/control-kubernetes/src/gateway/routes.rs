@@ -13,6 +13,7 @@ use control_api::compact;
 use serde_json::{Value, json};
 
 use super::http::{self, Door, KnownDoor, Led};
+use super::l4::{Attached, Here, KnownPort, Port};
 use super::object::{Listener, ParentRef, Route};
 use super::policy::Believed;
 use super::status::{Condition, changed, conditions};
@@ -32,13 +33,6 @@ const LOOKED_FOR: [Kind; 3] = [Kind::Service, Kind::FilterSpec, Kind::Namespace]
 /// A listener that takes a route: its Gateway, its place there, and the hosts that the route has of it; an empty one is any.
 pub(super) type Place = (usize, usize, Vec<String>);
 
-/// A route of what is relayed without being read.
-pub(super) struct Attached {
-    pub kind: Kind,
-    pub route: Arc<Route>,
-    pub places: Vec<Place>,
-}
-
 /// What was made before, for as long as that of which it was made is as it was.
 #[derive(Default)]
 pub struct Known {
@@ -52,6 +46,7 @@ pub struct Known {
     /// Of the [`Store`]: of what is looked for by its name, and of grants. Absent before the first time.
     turns: Option<([u64; 3], u64)>,
     pub(super) doors: BTreeMap<Door, KnownDoor>,
+    pub(super) ports: BTreeMap<Port, KnownPort>,
     pipelines: Pipelines,
     /// How many pipelines ask for a service, of those that more than one asks for.
     asked: BTreeMap<String, usize>,
@@ -162,7 +157,7 @@ impl Known {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let (made, told) = (self.pipelines.is_empty() && self.services.is_empty(), self.reports.is_empty());
-        let kept = self.asked.is_empty() && self.doors.is_empty() && self.servers.is_empty();
+        let kept = self.asked.is_empty() && self.doors.is_empty() && self.ports.is_empty() && self.servers.is_empty();
         made && told && kept && self.statuses.is_empty() && self.routes.values().all(BTreeMap::is_empty)
     }
 
@@ -172,18 +167,22 @@ impl Known {
         all.filter_map(|(kind, known)| Some((kind, &*known.route, known.takes.places.as_deref()?)))
     }
 
-    /// Those of what is relayed without being read, oldest first.
-    pub(super) fn attached_to_l4(&self) -> Vec<Attached> {
-        let mut all = Vec::new();
-        for kind in ROUTES.into_iter().filter(|kind| !is_http(*kind)) {
+    /// Those of what is relayed without being read, oldest first, by where they are.
+    pub(super) fn attached_to_l4(&self) -> Attached {
+        let mut at = Attached::new();
+        for kind in ROUTES.into_iter().filter(|kind| is_relayed(*kind)) {
             let routes = self.routes.get(&kind).into_iter().flat_map(BTreeMap::values);
-            let taken = routes.filter_map(|known| Some((&known.route, known.takes.places.as_ref()?)));
-            let mut of: Vec<Attached> =
-                taken.map(|(route, places)| Attached { kind, route: route.clone(), places: places.clone() }).collect();
-            of.sort_by(|a, b| age(&a.route).cmp(&age(&b.route)));
-            all.extend(of);
+            let mut taken: Vec<(&Arc<Route>, &Vec<Place>)> =
+                routes.filter_map(|known| Some((&known.route, known.takes.places.as_ref()?))).collect();
+            taken.sort_by(|(a, _), (b, _)| age(a).cmp(&age(b)));
+            for (route, places) in taken {
+                for (g, l, hosts) in places {
+                    let here = Here { kind, route: route.clone(), hosts: hosts.clone() };
+                    at.entry((*g, *l)).or_default().push(here);
+                }
+            }
         }
-        all
+        at
     }
 
     /// The server as it was, where it is as it was.
@@ -243,8 +242,9 @@ impl Known {
 }
 
 impl Made<'_> {
-    /// Takes note of routes that are others than they were, look at other objects, or see other Gateways.
-    pub(super) fn read_routes(&mut self, ours: &[Ours<'_>]) {
+    /// Takes note of routes that are others than they were, look at other objects, or see other Gateways. Says whether Gateways, grants or
+    /// policies are others.
+    pub(super) fn read_routes(&mut self, ours: &[Ours<'_>]) -> bool {
         let store = self.store;
         let turns = (LOOKED_FOR.map(|kind| store.turn_of(kind)), store.turn_of(Kind::ReferenceGrant));
         let before = self.known.turns.replace(turns);
@@ -282,6 +282,7 @@ impl Made<'_> {
                 }
             }
             gone.extend(known.map(|(key, _)| key.clone()));
+            self.attached_differ |= is_relayed(kind) && !(gone.is_empty() && others.is_empty());
             for key in gone {
                 self.leave(kind, key);
             }
@@ -289,6 +290,7 @@ impl Made<'_> {
                 self.enter(ours, (kind, key), route, is_judged);
             }
         }
+        moved || grants_differ || !otherwise.is_empty()
     }
 
     fn leave(&mut self, kind: Kind, key: Key) {
@@ -464,7 +466,7 @@ impl Made<'_> {
 
     /// What came of all of it.
     pub(super) fn end(self) -> Plan {
-        let Made { known, settings, told, servers, rules, refused, .. } = self;
+        let Made { known, settings, told, servers, rules, refused, attached_differ, l4_differs, .. } = self;
         let refuses =
             known.routes.values().flat_map(BTreeMap::values).any(|route| route.led.iter().any(|led| led.refuses()));
         for (status, is_asked) in [(404, !known.doors.is_empty()), (500, refuses)] {
@@ -477,14 +479,18 @@ impl Made<'_> {
         }
         let super::Told { statuses, mut reports } = told;
         // Of routes whose servers stand in documents more may be told with those.
-        for kind in ROUTES.into_iter().filter(|kind| !is_http(*kind)) {
-            let routes = known.routes.get(&kind).into_iter().flatten();
-            let all: Vec<(Key, Report)> =
-                routes.filter_map(|(key, route)| Some((key.clone(), route.takes.report.clone()?))).collect();
-            for (key, mut report) in all {
-                let of = (kind, key);
-                report.notes.extend(reports.remove(&of).into_iter().flat_map(|more| more.notes));
-                known.put_report(of, report);
+        let mut more: BTreeMap<(Kind, Key), Report> =
+            reports.extract_if(.., |(kind, _), _| is_relayed(*kind)).collect();
+        if attached_differ || l4_differs {
+            for kind in ROUTES.into_iter().filter(|kind| is_relayed(*kind)) {
+                let routes = known.routes.get(&kind).into_iter().flatten();
+                let all: Vec<(Key, Report)> =
+                    routes.filter_map(|(key, route)| Some((key.clone(), route.takes.report.clone()?))).collect();
+                for (key, mut report) in all {
+                    let of = (kind, key);
+                    report.notes.extend(more.remove(&of).into_iter().flat_map(|more| more.notes));
+                    known.put_report(of, report);
+                }
             }
         }
         let before = std::mem::replace(&mut known.told, reports.keys().cloned().collect());
@@ -529,13 +535,18 @@ fn is_http(kind: Kind) -> bool {
     matches!(kind, Kind::HttpRoute | Kind::GrpcRoute)
 }
 
+/// Whether it is a route whose requests are not.
+fn is_relayed(kind: Kind) -> bool {
+    ROUTES.contains(&kind) && !is_http(kind)
+}
+
 fn age(route: &Route) -> (&str, &str, &str) {
     let meta = &route.metadata;
     (&meta.creation_timestamp, &meta.namespace, &meta.name)
 }
 
 /// One that was created anew has another age.
-fn is_as_old(was: &Route, now: &Route) -> bool {
+pub(super) fn is_as_old(was: &Route, now: &Route) -> bool {
     was.metadata.creation_timestamp == now.metadata.creation_timestamp
 }
 

@@ -152,11 +152,24 @@ fn change(world: &mut World, (what, a, b): (usize, usize, usize)) {
             let kinds = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute];
             world.remove(kinds[(a + b) % 5], space, name);
         }
-        7 => {
+        7 | 21 => {
             let kind = [Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute][b % 3];
-            let (_, mut value) =
-                route(name, if b % 3 == 0 { &["c.test"] } else { &[] }, json!([{"backendRefs": to("s")}]));
-            value["spec"]["parentRefs"] = json!([{"name": "g", "sectionName": (["tls", "tcp", "udp"][b % 3])}]);
+            let backends = json!([
+                {"name": "s", "port": 80},
+                {"name": (["t", "none", "s"][a % 3]), "namespace": (["n", "m"][a % 2]), "port": 80, "weight": a}
+            ]);
+            let rules = json!([{"backendRefs": backends}, {"backendRefs": to("t")}]);
+            let rules: Vec<Value> = rules.as_array().unwrap().iter().take(1 + a % 2).cloned().collect();
+            let tls_hosts: [&[&str]; 3] = [&["c.test"], &["*.test", "c.test"], &[]];
+            let hosts = if b % 3 == 0 { tls_hosts[a % 3] } else { &[] };
+            let (_, mut value) = route(name, hosts, json!(rules));
+            value["metadata"]["namespace"] = json!(space);
+            value["metadata"]["creationTimestamp"] = json!(format!("2026-{}", (a + b) % 2));
+            let mut parent = json!({"name": (["g", "h"][a / 3]), "namespace": "n"});
+            if a % 2 == 0 {
+                parent["sectionName"] = json!(["tls", "tcp", "udp"][b % 3]);
+            }
+            value["spec"]["parentRefs"] = json!([parent]);
             world.put(kind, value);
         }
         8 | 9 => {
@@ -164,13 +177,14 @@ fn change(world: &mut World, (what, a, b): (usize, usize, usize)) {
             let all = json!([
                 {"name": "http", "port": 80, "protocol": "HTTP", "hostname": (["", "a.test", "*.test"][b % 3]), "allowedRoutes": {"namespaces": {"from": "All"}}},
                 {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c"}]}},
-                {"name": "tls", "port": 444, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
-                {"name": "tcp", "port": 445, "protocol": "TCP"},
+                {"name": "tls", "port": 444, "protocol": "TLS", "tls": {"mode": "Passthrough"}, "allowedRoutes": {"namespaces": {"from": "All"}}},
+                {"name": "ends", "port": 444, "protocol": "TLS", "hostname": "*.test", "tls": {"certificateRefs": [{"name": "c"}]}},
+                {"name": "tcp", "port": 445, "protocol": "TCP", "allowedRoutes": {"namespaces": {"from": "All"}}},
                 {"name": "udp", "port": 446, "protocol": "UDP"},
                 {"name": "some", "port": 81, "protocol": "HTTP", "allowedRoutes":
                     {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}}},
             ]);
-            let listeners: Vec<Value> = all.as_array().unwrap().iter().take(1 + (a + b) % 6).cloned().collect();
+            let listeners: Vec<Value> = all.as_array().unwrap().iter().take(2 + (a + 2 * b) % 6).cloned().collect();
             let (kind, mut value) = gateway(name, json!(listeners));
             if b % 4 == 0 {
                 value["spec"]["tls"] = json!({"backend": {"clientCertificateRef": {"name": "c"}}});
@@ -190,7 +204,8 @@ fn change(world: &mut World, (what, a, b): (usize, usize, usize)) {
         }
         12 => world.remove(Kind::Service, space, ["s", "t"][a % 2]),
         13 => {
-            let from = json!([{"group": GROUP, "kind": "HTTPRoute", "namespace": "n"}]);
+            let from = ["HTTPRoute", "TCPRoute", "TLSRoute"];
+            let from = from.map(|kind| json!({"group": GROUP, "kind": kind, "namespace": "n"}));
             let to = json!([{"group": "", "kind": "Service"}]);
             let grant = json!({"metadata": {"name": "x", "namespace": "m"}, "spec": {"from": from, "to": to}});
             if a % 2 == 0 {
@@ -229,8 +244,9 @@ fn change(world: &mut World, (what, a, b): (usize, usize, usize)) {
             2 => world.put(Kind::ConfigMap, authorities("ca", "").1),
             n => world.put(Kind::ConfigMap, authorities("ca", &AUTHORITIES[n]).1),
         },
+        _ if a == 5 => world.remove(Kind::EndpointSlice, "n", ["s", "t"][b % 2]),
         _ => {
-            let (kind, value) = slice("s", a);
+            let (kind, value) = slice(["s", "t"][b % 2], a);
             world.put(kind, value);
         }
     }
@@ -242,10 +258,11 @@ proptest::proptest! {
     /// Whatever changes, and in whatever order, it comes to the same as if all of it had been there from the beginning.
     #[test]
     fn what_changes_comes_to_what_would_be_made_of_it_anew(
-        changes in proptest::collection::vec((0usize..21, 0usize..6, 0usize..6), 1..40),
+        changes in proptest::collection::vec((0usize..23, 0usize..6, 0usize..6), 1..40),
         told_after in 1usize..4,
     ) {
-        let mut world = World::new([class(), service("s"), service("t"), SECRETS[0].clone()]);
+        let mut world =
+            World::new([class(), service("s"), service("t"), slice("s", 1), slice("t", 2), SECRETS[0].clone()]);
         world.put(Kind::Gateway, gateway("g", http("")).1);
         world.plan_as_anew();
         for (n, of) in changes.into_iter().enumerate() {
@@ -324,6 +341,54 @@ fn of_many_routes_the_one_that_changes_is_read_and_the_others_are_the_very_same(
     let (grown, looked_at) = world.plan_as_anew();
     assert_eq!(looked_at, 2, "the servers: what is made of the routes is as it was");
     assert_eq!((differs(&after, &grown), pipelines(&after, &grown)), (vec![], vec![]));
+}
+
+/// The same of what is relayed without being read: one port is made anew, and the others are the very same.
+#[test]
+fn of_many_ports_the_one_whose_routes_or_servers_change_is_made_anew() {
+    const MANY: usize = 50;
+    let listeners: Vec<Value> =
+        (0..MANY).map(|n| json!({"name": format!("l{n}"), "port": 1000 + n, "protocol": "TCP"})).collect();
+    let of = |n: usize, to_service: &str| {
+        let (_, mut value) = route(&format!("r{n}"), &[], json!([{"backendRefs": to(to_service)}]));
+        value["spec"]["parentRefs"] = json!([{"name": "g", "sectionName": format!("l{n}")}]);
+        (Kind::TcpRoute, value)
+    };
+    let parts = (0..MANY).flat_map(|n| {
+        let name = format!("s{n}");
+        [service(&name), slice(&name, n), of(n, &name)]
+    });
+    let mut world = World::new([class(), gateway("g", json!(listeners))].into_iter().chain(parts));
+    let differs = |was: &super::super::Plan, now: &super::super::Plan| {
+        let others = now
+            .documents
+            .iter()
+            .filter(|(name, one)| !was.documents.get(*name).is_some_and(|was| Arc::ptr_eq(was, one)));
+        others.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let (all, looked_at) = world.plan_as_anew();
+    assert_eq!((looked_at, all.documents.len()), (MANY, MANY));
+    world.tell(&all);
+    assert_eq!(world.plan_as_anew().1, 0, "their statuses were written, and nothing else");
+    // Pods of one service, and then another service: each is one port.
+    let (kind, value) = slice("s7", 200);
+    world.put(kind, value);
+    let (moved, looked_at) = world.plan_as_anew();
+    assert_eq!((looked_at, differs(&all, &moved)), (1, vec!["gw.tcp.1007".to_owned()]));
+    let (kind, value) = of(8, "s9");
+    world.put(kind, value);
+    let (led, looked_at) = world.plan_as_anew();
+    assert_eq!((looked_at, differs(&moved, &led)), (1, vec!["gw.tcp.1008".to_owned()]));
+    // A route of HTTP is nothing to them, nor are pods of nobody.
+    for ((kind, value), own) in [(route("web", &[], json!([{"backendRefs": to("s1")}])), 1), (slice("other", 1), 0)] {
+        world.put(kind, value);
+        let (same, looked_at) = world.plan_as_anew();
+        assert_eq!((looked_at, differs(&led, &same)), (own, vec![]));
+    }
+    // One goes, and its port with it.
+    world.remove(Kind::TcpRoute, "n", "r3");
+    let (left, looked_at) = world.plan_as_anew();
+    assert_eq!((looked_at, left.documents.len(), differs(&led, &left)), (0, MANY - 1, vec![]));
 }
 
 /// Figures: `cargo test -p control-kubernetes --release --lib of_ten_thousand -- --ignored --nocapture`.
