@@ -870,4 +870,4 @@ fn set_status(settings: Settings<'_>, one: &Ours<'_>, at: usize, told: &mut Told
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

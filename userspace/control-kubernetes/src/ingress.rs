@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Kind;
 use crate::endpoints::{self, ServiceName};
-use crate::object::{Ingress, IngressBackend, Key, decoded};
+use crate::object::{Ingress, IngressBackend, Key, Secret, decoded};
 use crate::report::Report;
 use crate::store::Store;
 use options::{Does, Options};
@@ -247,11 +247,10 @@ impl Parts {
 
 /// A certificate of a secret; the one that was in force where that is gone or cannot be used. Says of which, where it is a new one here.
 fn certificate(
-    store: &Store,
     ingress: &Ingress,
     name: &str,
     kept: &BTreeMap<String, (String, String)>,
-    check: &mut dyn Check,
+    usable: &mut dyn FnMut(&Key) -> Result<(String, String), String>,
     certificates: &mut BTreeMap<String, (String, String)>,
     report: &mut Report,
 ) -> Option<String> {
@@ -261,7 +260,7 @@ fn certificate(
     if name.is_empty() || certificates.contains_key(&secret) {
         return None;
     }
-    let pair = match usable_certificate(store, &key, check) {
+    let pair = match usable(&key) {
         Ok(pair) => pair,
         Err(why) => {
             let meanwhile = match kept.get(&secret) {
@@ -278,17 +277,26 @@ fn certificate(
 
 /// What a secret holds, if a server can use it.
 pub(crate) fn usable_certificate(store: &Store, key: &Key, check: &mut dyn Check) -> Result<(String, String), String> {
+    let (_, pair) = certificate_in(store, key)?;
+    is_usable(key, &pair, check)?;
+    Ok(pair)
+}
+
+/// A secret, and the certificate and key in it.
+fn certificate_in<'s>(store: &'s Store, key: &Key) -> Result<(&'s Arc<Secret>, (String, String)), String> {
     let secret = store.secret(key).ok_or_else(|| format!("secret {key} is not there"))?;
-    let (chain, private) = (decoded(&secret.data.certificate), decoded(&secret.data.key));
-    let pair = match (chain, private) {
-        (Some(chain), Some(private)) if !chain.is_empty() && !private.is_empty() => (chain, private),
-        _ => return Err(format!("secret {key} lacks tls.crt or tls.key; create it with kubectl create secret tls")),
-    };
+    match (decoded(&secret.data.certificate), decoded(&secret.data.key)) {
+        (Some(chain), Some(private)) if !chain.is_empty() && !private.is_empty() => Ok((secret, (chain, private))),
+        _ => Err(format!("secret {key} lacks tls.crt or tls.key; create it with kubectl create secret tls")),
+    }
+}
+
+/// Whether a server takes it.
+fn is_usable(key: &Key, pair: &(String, String), check: &mut dyn Check) -> Result<(), String> {
     let name = format!("certificate.{}.{}", key.namespace, key.name);
     let server = json!({"name": named(&name), "kind": "HTTPServer", "port": 1, "https": true,
                         "certs": {"it": pair.0}, "keys": {"it": pair.1}});
-    check.check(&server).map_err(|why| format!("secret {key} holds no usable certificate: {why}"))?;
-    Ok(pair)
+    check.check(&server).map_err(|why| format!("secret {key} holds no usable certificate: {why}"))
 }
 
 /// The longest first; of the same length an exact one.

@@ -463,7 +463,7 @@ fn a_gateway_with_parameters_that_nobody_knows_is_not_served() {
 }
 
 /// A secret with a certificate of its own for a host.
-fn secret(name: &str, host: &str) -> (Kind, Value) {
+pub(crate) fn secret(name: &str, host: &str) -> (Kind, Value) {
     let text = |text: String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
     let pair = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
     let data = json!({"tls.crt": text(pair.cert.pem()), "tls.key": text(pair.signing_key.serialize_pem())});

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 use super::options::{Canary, Options};
 use super::{
-    Backend, Check, Match, Parts, Plan, Rules, Settings, Site, age, certificate, is_ours, named, one_path, order, rule,
+    Backend, Check, Match, Parts, Plan, Rules, Settings, Site, age, certificate, certificate_in, is_ours, is_usable,
+    named, names_of, one_path, order, rule,
 };
 use crate::Kind;
 use crate::certificates::{self, Candidate};
 use crate::endpoints::ServiceName;
-use crate::object::{Ingress, Key};
+use crate::object::{Ingress, Key, Secret};
 use crate::report::{Note, Report};
 use crate::store::{Looked, Store};
 
@@ -48,6 +49,7 @@ const WILDCARDS: u16 = 1_000;
 
 /// What Ingresses look for by its name.
 const LOOKED_FOR: [Kind; 3] = [Kind::IngressClass, Kind::Service, Kind::Secret];
+const SECRETS: usize = 2;
 
 /// What was made before, for as long as that of which it was made is as it was.
 #[derive(Default)]
@@ -61,6 +63,7 @@ pub struct Known {
     /// Ingresses without rules that have a default backend, and the one whose it is.
     defaults: BTreeSet<Key>,
     everywhere: Option<Owner>,
+    secrets: BTreeMap<Key, KnownSecret>,
     /// What is told of certificates.
     of_certificates: BTreeMap<Key, Report>,
     /// Of the [`Store`], of what is looked for by its name; absent before the first time.
@@ -75,6 +78,13 @@ struct KnownIngress {
     parts: Option<Arc<Parts>>,
     /// Hosts whose routes a server has taken.
     taken: Vec<String>,
+}
+
+/// What was found of a secret, for as long as it is the very same: of ten thousand one is looked at that is new.
+struct KnownSecret {
+    secret: Arc<Secret>,
+    /// Names that its certificate is for, or why it cannot be used.
+    found: Result<Vec<String>, String>,
 }
 
 #[derive(Default)]
@@ -179,8 +189,9 @@ impl Made<'_> {
     /// Takes note of Ingresses that are others than they were, or look at other objects.
     fn read(&mut self) {
         let turns = LOOKED_FOR.map(|kind| self.store.turn_of(kind));
-        let again = self.known.turns.replace(turns) != Some(turns);
-        self.tls |= again;
+        let before = self.known.turns.replace(turns);
+        let again = before != Some(turns);
+        self.tls |= before.is_none_or(|before| before[SECRETS] != turns[SECRETS]);
         let (store, class) = (self.store, self.settings.class);
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         // Both are in the order of their keys.
@@ -523,15 +534,37 @@ impl Made<'_> {
         let mut all: Vec<(&Key, &KnownIngress)> = self.known.ingresses.iter().filter(has_tls).collect();
         all.sort_by(|(_, a), (_, b)| age(&a.ingress).cmp(&age(&b.ingress)));
         let kept = if all.is_empty() { BTreeMap::new() } else { kept() };
+        let (store, check) = (self.store, &mut *self.check);
+        let mut before = std::mem::take(&mut self.known.secrets);
+        let mut secrets: BTreeMap<Key, KnownSecret> = BTreeMap::new();
         let (mut pairs, mut candidates, mut holders) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut reports: BTreeMap<Key, Report> = BTreeMap::new();
         for (key, KnownIngress { ingress, .. }) in all {
             let mut report = Report::default();
             for tls in &ingress.spec.tls {
                 let name = &tls.secret_name;
-                let added = certificate(self.store, ingress, name, &kept, self.check, &mut pairs, &mut report);
+                let mut usable = |key: &Key| {
+                    let (secret, pair) = certificate_in(store, key)?;
+                    // Several Ingresses may name one that cannot be used.
+                    let known = match secrets.remove(key).or_else(|| before.remove(key)) {
+                        Some(known) if Arc::ptr_eq(&known.secret, secret) => known,
+                        _ => {
+                            let found = is_usable(key, &pair, check).map(|()| names_of(&pair.0, &pair.1));
+                            KnownSecret { secret: secret.clone(), found }
+                        }
+                    };
+                    let found = known.found.as_ref().map(|_| pair).map_err(String::clone);
+                    secrets.insert(key.clone(), known);
+                    found
+                };
+                let added = certificate(ingress, name, &kept, &mut usable, &mut pairs, &mut report);
                 if let Some(secret) = added {
-                    let names = pairs.get(&secret).map(|pair| self.check.names(&secret, pair)).unwrap_or_default();
+                    let of = secrets.get(&Key::new(&ingress.metadata.namespace, name));
+                    let names = match of.map(|known| &known.found) {
+                        Some(Ok(names)) => names.clone(),
+                        // It was in force before, and its secret has become unusable or is gone.
+                        _ => pairs.get(&secret).map(|pair| check.names(&secret, pair)).unwrap_or_default(),
+                    };
                     holders.push(key);
                     candidates.push(Candidate { secret, names, holder: key.namespace.clone() });
                 }
@@ -540,6 +573,7 @@ impl Made<'_> {
                 reports.insert(key.clone(), report);
             }
         }
+        self.known.secrets = secrets;
         let hosts = &self.known.hosts;
         let owner_of = |host: &str| hosts.get(host)?.made.owner.clone();
         // Whose a name is: of the oldest Ingress that has the host, or else the wildcard that it is within.

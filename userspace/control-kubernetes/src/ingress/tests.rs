@@ -422,6 +422,57 @@ fn an_ingress_that_changes_is_read_anew_and_no_other() {
     again(&store);
 }
 
+/// A certificate is looked at when its secret is another, and not because a service is.
+#[test]
+fn of_many_secrets_the_one_that_is_new_is_looked_at() {
+    const MANY: u32 = 20;
+    let secret = |n: u32, host: &str| crate::gateway::tests::secret(&format!("c{n}"), host);
+    let of = |n: u32, named: &str| {
+        let paths = vec![path("/", "Prefix", "s")];
+        let (kind, mut value) = ingress(&format!("i{n}"), n, json!({}), &[(&format!("h{n}.test"), paths)]);
+        value["spec"]["tls"] = json!([{"hosts": [format!("h{n}.test")], "secretName": named}]);
+        (kind, value)
+    };
+    let mut objects: Vec<(Kind, Value)> = (0..MANY).map(|n| of(n, &format!("c{n}"))).collect();
+    objects.extend((0..MANY).map(|n| secret(n, &format!("h{n}.test"))));
+    objects.extend([service("s"), of(MANY, "broken"), of(MANY + 1, "broken")]);
+    let (mut store, mut known) = (store(&objects), Known::default());
+    let mut again = |store: &Store| {
+        let mut counted = Counted::default();
+        let plan = plan(store, settings(), &BTreeMap::new, &mut counted, &mut known);
+        let fresh = super::plan(store, settings(), &BTreeMap::new, &mut Checked, &mut Known::default());
+        assert_eq!((&plan.certificates, &plan.reports), (&fresh.certificates, &fresh.reports));
+        (plan, counted.0)
+    };
+    let (before, _) = again(&store);
+    assert_eq!(before.certificates.len(), MANY as usize);
+    let mut version = 1;
+    let mut change = |store: &mut Store, (kind, mut value): (Kind, Value)| {
+        version += 1;
+        value["metadata"]["resourceVersion"] = json!(version.to_string());
+        store.hear(&everywhere(kind), Heard::Put(object(kind, value)));
+    };
+    change(&mut store, service("other"));
+    let (after, looked_at) = again(&store);
+    assert!(looked_at == 0 && Arc::ptr_eq(&before.certificates, &after.certificates), "{looked_at}");
+    change(&mut store, secret(7, "h7.test"));
+    let (renewed, looked_at) = again(&store);
+    assert!(looked_at == 1 && after.certificates["n/c7"] != renewed.certificates["n/c7"], "{looked_at}");
+    // One that two of them name, and that cannot be used, is looked at once.
+    let mut broken = secret(99, "x.test");
+    (broken.1["metadata"]["name"], broken.1["data"]["tls.key"]) = (json!("broken"), json!("bm8ga2V5"));
+    change(&mut store, broken);
+    let (told, looked_at) = again(&store);
+    assert_eq!((looked_at, told.certificates.len()), (1, MANY as usize));
+    let report = told.reports[&(Kind::Ingress, Key::new("n", "i21"))].lines().join("\n");
+    assert!(report.contains("secret n/broken holds no usable certificate"), "{report}");
+    change(&mut store, secret(8, "h8.test"));
+    assert_eq!(again(&store).1, 1);
+    store.hear(&everywhere(Kind::Secret), Heard::Gone(Key::new("n", "c3")));
+    let (gone, looked_at) = again(&store);
+    assert_eq!((looked_at, gone.certificates.len()), (0, MANY as usize - 1));
+}
+
 /// A host that changes is the only one whose rule is another: whoever takes the rest sees that it is the very same.
 #[test]
 fn of_many_hosts_the_rule_of_one_is_another_and_the_others_are_the_very_same() {
