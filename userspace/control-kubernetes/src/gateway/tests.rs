@@ -1379,3 +1379,4 @@ fn copies_go_to_each_mirror_of_a_rule() {
 }
 
 mod again;
+mod definitions;

@@ -391,6 +391,19 @@ fn of_many_ports_the_one_whose_routes_or_servers_change_is_made_anew() {
     assert_eq!((looked_at, left.documents.len(), differs(&led, &left)), (0, MANY - 1, vec![]));
 }
 
+/// Of a processor, whoever else has it meanwhile.
+fn spent() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    std::time::Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default())
+}
+
+fn timed(what: &str, world: &mut World) -> super::super::Plan {
+    let began = spent();
+    let (plan, looked_at) = world.plan();
+    println!("{what}: {:.2?}, {looked_at} documents looked at", spent() - began);
+    plan
+}
+
 /// Figures: `cargo test -p control-kubernetes --release --lib of_ten_thousand -- --ignored --nocapture`.
 #[test]
 #[ignore = "figures, which want an optimised build and a processor for themselves"]
@@ -403,17 +416,6 @@ fn of_ten_thousand_routes_a_change_costs_little() {
     let routes = (0..MANY).map(|n| of(n, "/"));
     let services = (0..MANY).map(|n| service(&format!("s{n}")));
     let mut world = World::new([class(), gateway("g", http(""))].into_iter().chain(services).chain(routes));
-    // Of a processor, whoever else has it meanwhile.
-    let spent = || {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-        std::time::Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default())
-    };
-    let timed = |what: &str, world: &mut World| {
-        let began = spent();
-        let (plan, looked_at) = world.plan();
-        println!("{what}: {:.2?}, {looked_at} documents looked at", spent() - began);
-        plan
-    };
     let plan = timed("all of them", &mut world);
     world.tell(&plan);
     timed("their statuses are written", &mut world);
@@ -429,4 +431,30 @@ fn of_ten_thousand_routes_a_change_costs_little() {
     let began = spent();
     let fresh = super::super::plan(&world.store, SETTINGS, &mut Counted::default(), &mut Known::default());
     println!("all of them anew: {:.2?}, {} pipelines", spent() - began, fresh.pipelines.len());
+}
+
+/// The same of routes that name no host: all of them are in the one rule of their listener's.
+#[test]
+#[ignore = "figures, which want an optimised build and a processor for themselves"]
+fn of_ten_thousand_routes_without_a_host_a_change_costs_their_one_rule() {
+    for many in [100, 1_000, 10_000] {
+        let of = |n: usize, to_service: usize| {
+            let rules = json!([{"matches": prefix(&format!("/p{n}")), "backendRefs": to(&format!("s{to_service}"))}]);
+            route(&format!("r{n}"), &[], rules)
+        };
+        let routes = (0..many).map(|n| of(n, n));
+        let services = (0..many).map(|n| service(&format!("s{n}")));
+        let mut world = World::new([class(), gateway("g", http(""))].into_iter().chain(services).chain(routes));
+        let plan = timed(&format!("{many} of them"), &mut world);
+        world.tell(&plan);
+        timed("their statuses are written", &mut world);
+        let (kind, value) = of(7, 8);
+        world.put(kind, value);
+        timed("another backend of one", &mut world);
+        let (kind, value) = of(many, 8);
+        world.put(kind, value);
+        let plan = timed("one more path", &mut world);
+        let rule = plan.rules["gw.http.80"].values().next().unwrap().to_string();
+        println!("their rule has {} bytes", rule.len());
+    }
 }
