@@ -112,22 +112,28 @@ impl Board {
 
     /// Counts what became of something that the API server was to be told.
     pub fn tells(&self, object: &str, went: &Went) {
-        self.update(object, |entry| match went {
-            Went::Told => {
-                entry.tells.told_total += 1;
-                if entry.put_off.take().is_some() {
-                    tracing::info!(object, "the API server can be told how its objects are again");
-                }
+        self.update(object, |entry| {
+            let is_answered = match went {
+                Went::Told | Went::Untold(_, None) => true,
+                Went::PutOff(_) => false,
+                Went::Untold(_, Some(why)) => !why.is_passing(),
+            };
+            // Whatever it says, it says something again.
+            if is_answered && entry.put_off.take().is_some() {
+                tracing::info!(object, "the API server can be told how its objects are again");
             }
-            Went::PutOff(why) => {
-                entry.tells.put_off_total += 1;
-                // It is tried again and again, and told once.
-                if entry.put_off.replace(why.clone()).is_none() {
-                    tracing::warn!(object, "{why}; it is told later");
+            match went {
+                Went::Told => entry.tells.told_total += 1,
+                Went::PutOff(why) => {
+                    entry.tells.put_off_total += 1;
+                    // It is tried again and again, and told once.
+                    if entry.put_off.replace(why.clone()).is_none() {
+                        tracing::warn!(object, "{why}; it is told later");
+                    }
                 }
+                Went::Untold(_, None) => entry.tells.superseded_total += 1,
+                Went::Untold(_, Some(_)) => entry.tells.failed_total += 1,
             }
-            Went::Untold(_, None) => entry.tells.superseded_total += 1,
-            Went::Untold(_, Some(_)) => entry.tells.failed_total += 1,
         });
     }
 
@@ -271,6 +277,26 @@ const WANTED_MAX: usize = 1024;
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn what_is_put_off_is_so_until_something_is_answered() {
+        use control_kubernetes::ApiError;
+        let board = Board::default();
+        let tell = || crate::tell::Tell::Event { kind: Kind::Ingress, key: Key::new("n", "i"), event: Value::Null };
+        let error = |status| ApiError { status, told: "no".into(), retry_after: None };
+        let is_put_off = |went: Went| {
+            board.tells("ing", &went);
+            board.entries()["ing"].put_off.is_some()
+        };
+        let busy = || Went::PutOff("429".into());
+        assert!(is_put_off(busy()) && is_put_off(Went::Untold(tell(), Some(error(503)))));
+        assert!(!is_put_off(Went::Untold(tell(), Some(error(403)))), "it has answered");
+        for answered in [Went::Told, Went::Untold(tell(), None)] {
+            assert!(is_put_off(busy()) && !is_put_off(answered));
+        }
+        let counted = Tells { told_total: 1, put_off_total: 3, superseded_total: 1, failed_total: 2 };
+        assert_eq!(board.entries()["ing"].tells, counted);
+    }
 
     #[test]
     fn a_status_is_easegresss_with_the_age_of_the_last_good_answer() {

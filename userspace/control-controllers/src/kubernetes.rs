@@ -20,7 +20,7 @@ use control_kubernetes::endpoints::{self, ServiceName};
 use control_kubernetes::ingress::{Check, Pipelines, Reports, Rules, Services, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
 use control_kubernetes::report::{Grade, Report, Statuses};
-use control_kubernetes::{Api, Key, Kind, Store};
+use control_kubernetes::{Api, ApiError, Key, Kind, Store};
 use control_registries::Wanted;
 use control_registries::record::{Instance, Record, Service, judge};
 use control_state::{
@@ -103,7 +103,7 @@ enum Said {
     Heard(Place, Heard),
     Alive(Result<(), String>),
     /// What could not be told the API server, and why, where that is a fault.
-    Untold(Tell, Option<String>),
+    Untold(Tell, Option<ApiError>),
 }
 
 /// What one controller keeps.
@@ -135,6 +135,10 @@ struct Work<C> {
     teller: Teller,
     /// When what could not be told is told again, whatever else changes.
     tell_again: Option<Instant>,
+    /// Longer each time, until something that was told is heard of.
+    tell_pause: Pause,
+    /// When it was logged last that objects of a kind could not be told, by what the API server answered.
+    warned: BTreeMap<(Kind, u16), Instant>,
     faults: u64,
     alive: Option<String>,
     /// What could not be written the last time.
@@ -241,6 +245,8 @@ impl<C: Cluster> Work<C> {
             seen: None,
             teller,
             tell_again: None,
+            tell_pause: Pause::new(TELL_AGAIN, TELL_AGAIN_AT_LAST),
+            warned: BTreeMap::new(),
             faults: 0,
             alive: None,
             unwritten: None,
@@ -277,11 +283,24 @@ impl<C: Cluster> Work<C> {
             Said::Untold(what, why) => {
                 self.teller.forget(&what);
                 if let Some(why) = &why {
-                    tracing::warn!(object = name, "{why}");
-                    self.faults += 1;
-                    board.update(&name, |entry| entry.untold = Some(why.clone()));
+                    // A right that is lacking is so for each of ten thousand, and one of them is told of.
+                    let (kind, _) = what.of();
+                    let now = Instant::now();
+                    let warned = self.warned.insert((kind, why.status), now);
+                    match warned.filter(|warned| now - *warned < WARNED_AGAIN) {
+                        Some(warned) => drop(self.warned.insert((kind, why.status), warned)),
+                        None => {
+                            tracing::warn!(
+                                object = name,
+                                "{why}; others of its kind may be untold for the same reason, and all are told again later"
+                            );
+                            self.faults += 1;
+                        }
+                    }
+                    board.update(&name, |entry| entry.untold = Some(why.told.clone()));
                     // Somebody may give the right that was lacking, and nothing else would say so.
-                    self.tell_again.get_or_insert_with(|| Instant::now() + TELL_AGAIN);
+                    let pause = &mut self.tell_pause;
+                    self.tell_again.get_or_insert_with(|| now + pause.take());
                 }
                 // What was heard meanwhile may have been planned for already; what is yet to be heard is planned for then.
                 let written = |tell: &Tell| match tell {
@@ -316,6 +335,7 @@ impl<C: Cluster> Work<C> {
             object.differs_in_status(was) && self.statuses.get(&place).is_some_and(|wanted| object.has_status(wanted));
         if told {
             self.statuses.remove(&place);
+            self.tell_pause.reset();
         }
         told
     }
@@ -953,8 +973,11 @@ const REST: Duration = Duration::from_millis(20);
 const RESTS_FOR: u32 = 2;
 /// After a write that was not decided; no two writes are further apart.
 const AGAIN: Duration = Duration::from_secs(1);
-/// After something could not be told that is not tried again by itself.
+/// After something could not be told that is not tried again by itself: the first time, and at last.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
+const TELL_AGAIN_AT_LAST: Duration = Duration::from_secs(600);
+/// Between two words in the log of the same.
+const WARNED_AGAIN: Duration = Duration::from_secs(600);
 /// Somebody may have restored a backup.
 const SERVERS_READ_AGAIN: Duration = Duration::from_secs(30);
 const ALIVE_ASKED: Duration = Duration::from_secs(5);

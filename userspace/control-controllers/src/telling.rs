@@ -25,7 +25,7 @@ pub enum Went {
     /// It is tried again, and this is why it could not be told now.
     PutOff(String),
     /// It is not tried again, and why, where that is not because somebody else has written to the object.
-    Untold(Tell, Option<String>),
+    Untold(Tell, Option<ApiError>),
 }
 
 /// Where things wait that are to be told.
@@ -79,13 +79,13 @@ async fn lane<U: Future<Output = ()>>(
                 break;
             };
             let (kind, key) = tell.of();
-            let why = format!("{kind} {key} could not be told how it is: {error}");
-            if error.is_passing() && tries < TRIES {
-                pace.waits(began, error.retry_after);
-                went(Went::PutOff(why)).await;
+            let why = ApiError { told: format!("{kind} {key} could not be told how it is: {error}"), ..error };
+            if why.is_passing() && tries < TRIES {
+                pace.waits(began, why.retry_after);
+                went(Went::PutOff(why.told)).await;
                 continue;
             }
-            let why = (!error.is_conflict()).then_some(why);
+            let why = (!why.is_conflict()).then_some(why);
             went(Went::Untold(tell, why)).await;
             break;
         }

@@ -113,7 +113,7 @@ fn lanes(api: Api, tasks: &mut JoinSet<()>) -> (Lanes, Heard) {
             Went::Told => ("told", String::new()),
             Went::PutOff(why) => ("put off", why),
             Went::Untold(_, None) => ("superseded", String::new()),
-            Went::Untold(_, Some(why)) => ("failed", why),
+            Went::Untold(_, Some(why)) => ("failed", why.told),
         });
         async {}
     });

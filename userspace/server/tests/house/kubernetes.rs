@@ -10,7 +10,7 @@ use crate::kube::plural;
 use crate::leash::Leashed;
 use crate::parts::{self, Kubernetes};
 use crate::registries::base64;
-use crate::world::{Backend, Connection, Machine, eventually, free_port};
+use crate::world::{Backend, Connection, Machine, eventually, free_port, within};
 use control_api::tls::{ClientTrust, client_config};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -111,7 +111,8 @@ impl Cluster {
             "--profiling=false",
         ]);
         self.api = Some(Leashed::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log)).unwrap());
-        eventually("the API server is ready", || {
+        // It takes three seconds, and minutes where everything else runs beside it.
+        let ready = within(Duration::from_secs(300), || {
             if let Some(status) = self.api.as_mut().and_then(|api| api.try_wait().unwrap()) {
                 let log = self.log();
                 let lines: Vec<&str> = log.lines().collect();
@@ -120,6 +121,7 @@ impl Cluster {
             let ready = self.ask("GET", "/readyz", "", "").ok()?;
             (ready.0 == 200).then_some(())
         });
+        ready.expect("the API server is ready");
     }
 
     fn kill(&mut self) {
