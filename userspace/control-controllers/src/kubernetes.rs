@@ -137,8 +137,8 @@ struct Work<C> {
     tell_again: Option<Instant>,
     /// Longer each time, until something that was told is heard of.
     tell_pause: Pause,
-    /// When it was logged last that objects of a kind could not be told, by what the API server answered.
-    warned: BTreeMap<(Kind, u16), Instant>,
+    /// When it was logged last that statuses of a kind, or events of it, could not be told, by what the API server answered.
+    warned: BTreeMap<(Kind, bool, u16), Instant>,
     faults: u64,
     alive: Option<String>,
     /// What could not be written the last time.
@@ -277,6 +277,11 @@ impl<C: Cluster> Work<C> {
                     self.faults += 1;
                     tracing::warn!(object = name, "{why}; what was known last is served on");
                 }
+                if alive.is_ok() && self.alive.is_some() && self.tell_again.is_some() {
+                    // What was handed back because nobody answered waits for nothing else.
+                    self.tell_again = Some(Instant::now());
+                    self.tell_pause.reset();
+                }
                 self.alive = alive.err();
                 false
             }
@@ -284,11 +289,11 @@ impl<C: Cluster> Work<C> {
                 self.teller.forget(&what);
                 if let Some(why) = &why {
                     // A right that is lacking is so for each of ten thousand, and one of them is told of.
-                    let (kind, _) = what.of();
+                    let of = (what.of().0, matches!(what, Tell::Status { .. }), why.status);
                     let now = Instant::now();
-                    let warned = self.warned.insert((kind, why.status), now);
+                    let warned = self.warned.insert(of, now);
                     match warned.filter(|warned| now - *warned < WARNED_AGAIN) {
-                        Some(warned) => drop(self.warned.insert((kind, why.status), warned)),
+                        Some(warned) => drop(self.warned.insert(of, warned)),
                         None => {
                             tracing::warn!(
                                 object = name,

@@ -51,7 +51,7 @@ pub struct ApiError {
     pub status: u16,
     /// Who, where, what, and what to do.
     pub told: String,
-    /// How long it asks to be left alone, which is five minutes at most whatever it says.
+    /// How long it asks to be left alone, which is half a minute at most whatever it says.
     pub retry_after: Option<Duration>,
 }
 
@@ -340,7 +340,7 @@ const ALIVE: Duration = Duration::from_secs(5);
 /// Kubelets replace tokens minutes before they end.
 const TOKEN_READ_AGAIN: Duration = Duration::from_secs(10);
 /// Whoever wants to be left alone for longer is asked all the same: a slip somewhere in between would be for ever.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// A page has at most so many objects that this is far beyond it.
 const ANSWER_MAX: usize = 256 << 20;
 const REFUSAL_MAX: usize = 64 << 10;

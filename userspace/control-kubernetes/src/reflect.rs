@@ -102,7 +102,8 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
             // Whether the version is good is not known: 404, and a 500 of a server whose data is another one's.
             version = None;
         }
-        let retry_after = fault.retry_after.unwrap_or_default();
+        // Kinds are asked for apart, and do not come back at the same moment.
+        let asked = fault.retry_after.map(|asked| asked + Duration::from_millis(random(SPREAD_MS)));
         if tell.send((place.clone(), Heard::Fault(fault.told))).await.is_err() {
             return;
         }
@@ -110,7 +111,7 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
         if began.elapsed() > STEADY {
             pause = PAUSE_FIRST;
         }
-        tokio::time::sleep(jittered(pause).max(retry_after)).await;
+        tokio::time::sleep(jittered(pause).max(asked.unwrap_or_default())).await;
         pause = (pause * 2).min(PAUSE);
     }
 }
@@ -321,6 +322,8 @@ const LINE_MAX: usize = 16 << 20;
 /// Pauses after a fault: the first, twice as long each time, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(10);
+/// After a pause that somebody asked for.
+const SPREAD_MS: u64 = 1000;
 /// After watching for so long the next fault is a first one.
 const STEADY: Duration = Duration::from_secs(10);
 /// Before a kind that the API server does not know is asked for again.

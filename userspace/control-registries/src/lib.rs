@@ -1,7 +1,8 @@
 //! Clients of service registries: what each says of its services, as it changes.
 //!
 //! A client watches and tells; it decides nothing and keeps nothing. What it is told it hands on as it was said ([`Heard`]);
-//! [`record::judge`] says what of it can be used.
+//! [`record::judge`] says what of it can be used. Nothing is registered here: of Easegress's objects the MeshController alone writes its
+//! own instances into a registry (the others are written to by whoever serves), and where that is, what writes is a part of it.
 //!
 //! Reading order: [`record`] (what is said of a service, and whether it can be), [`ask`] (a request whose answer may be anything), `each.rs`
 //! (a task for each service),

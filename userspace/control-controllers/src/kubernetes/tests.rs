@@ -185,3 +185,37 @@ async fn a_server_that_is_kept_has_its_servers() {
     assert!(work.act().await.unwrap());
     assert_eq!(known(), (0, None));
 }
+
+/// What could not be told is told again by itself: after a while, less and less often, and at once when the API server is there again.
+#[tokio::test]
+async fn what_could_not_be_told_is_told_again() {
+    let world = World::new();
+    let next = Arc::new(Mutex::new((BTreeMap::new(), &[][..], &[][..])));
+    let (mut work, _telling) = work(&world, &next, 1);
+    let refused = |work: &mut Work<World>, name: &str, status: u16| {
+        let tell = Tell::Event { kind: Kind::Ingress, key: Key::new("n", name), event: Value::Null };
+        let why = ApiError { status, told: format!("{name} is refused"), retry_after: None };
+        assert!(!work.hear(Said::Untold(tell, Some(why))));
+    };
+    assert!(work.tell_again.is_none());
+    for n in 0..100 {
+        refused(&mut work, &format!("i{n}"), 403);
+    }
+    let again = work.tell_again.unwrap();
+    assert!(!work.tells_again() && again <= Instant::now() + TELL_AGAIN);
+    assert_eq!((work.faults, work.warned.len()), (1, 1), "one of a hundred is told of");
+    work.tell_again = Some(Instant::now());
+    assert!(work.tells_again() && work.tell_again.is_none());
+    refused(&mut work, "i0", 403);
+    assert!(
+        work.tell_again.unwrap() > Instant::now() + TELL_AGAIN - Duration::from_secs(5),
+        "the second pause is longer"
+    );
+    // Nobody answered, and somebody does again.
+    refused(&mut work, "i1", 0);
+    work.hear(Said::Alive(Ok(())));
+    assert!(!work.tells_again());
+    work.hear(Said::Alive(Err("it is gone".to_owned())));
+    work.hear(Said::Alive(Ok(())));
+    assert!(work.tells_again());
+}
