@@ -66,13 +66,16 @@ fn ten_thousand_edges() {
         rows.push(json!({"name": name, "unit": unit, "median": median, "min": min, "max": max, "rounds": rounds}));
         max
     };
+    row("resident memory, before there is anybody", "MB", vec![resident_mb()]);
     let fleet = Fleet::start(count, 10.min(count / 10));
     let began = Instant::now();
     fleet.join();
     row("all have joined", "s", vec![began.elapsed().as_secs_f64()]);
+    row("resident memory, all are members", "MB", vec![resident_mb()]);
     let began = Instant::now();
     fleet.follow();
     row("all follow", "s", vec![began.elapsed().as_secs_f64()]);
+    row("resident memory, all follow", "MB", vec![resident_mb()]);
     let (mut taken, mut cores) = (Vec::new(), Vec::new());
     for n in 0..rounds {
         let (cpu, began) = (fleet.cpu(), Instant::now());

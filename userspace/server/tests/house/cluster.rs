@@ -2,6 +2,7 @@
 //! those tests say that they were skipped.
 
 use crate::world::{Connection, Machine, PATIENCE, answers, eventually, free_port, get, mock, server, within};
+use serde_json::json;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -211,6 +212,33 @@ fn what_every_edge_serves_is_told_by_any_machine() {
         let gone = members.as_array()?.iter().find(|member| member["options"]["Name"] == "s1")?.clone();
         (gone["weir"]["up"] == false && gone["weir"]["serves"].is_null()).then_some(())
     });
+}
+
+/// A cluster of later members may have sections that this weir does not know: what is told there has no effect here, and it is said.
+#[test]
+fn an_edge_says_which_section_it_does_not_know() {
+    let machine = Machine::start();
+    machine.create(&mock("pl", "x"));
+    let put = json!({"section": "meshes", "owner": "pl", "puts": [{"key": "shop", "value": {"of": "later"}}], "deletes": []});
+    let command = json!({"request": 7, "now": "2026-01-01T00:00:00Z", "action": {"putKeys": put}}).to_string();
+    let mut peers = Connection::open(&format!("127.0.0.1:{}", machine.peer)).unwrap().by_address();
+    let headers = [
+        ("x-weir-cluster", "eg-cluster-default-name"),
+        ("x-weir-from", "m2"),
+        ("content-type", "application/json"),
+    ];
+    let answer = peers.request("POST", "/raft/propose", &headers, &command).unwrap();
+    assert!(answer.status == 200 && answer.body.contains("Ok"), "{answer:?}");
+    let told = || {
+        let members = machine.json("/status/members");
+        members[0]["weir"]["serves"]["failures"]["section meshes"].as_str().map(str::to_owned)
+    };
+    let why = eventually("its status says so", told);
+    assert!(why.contains("does not know what is told here"), "{why}");
+    assert_eq!(machine.api("GET", "/healthz", "").status, 200, "it serves what it knows");
+    // With the object goes what was learned for it.
+    assert_eq!(machine.api("DELETE", "/objects/pl", "").status, 200);
+    eventually("there is nothing left to say", || told().is_none().then_some(()));
 }
 
 #[test]
