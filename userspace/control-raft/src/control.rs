@@ -573,7 +573,7 @@ impl Inner {
             metrics.snapshot_index = index(raft.snapshot);
             metrics.purged_index = index(raft.purged);
             metrics.log_bytes = voter.store.bytes_after(None);
-            metrics.voters = settled_voters(raft.membership_config.membership());
+            metrics.voters = settled_voters(&voter.store.group(), raft.membership_config.membership());
             metrics.learners = raft.membership_config.membership().learner_ids().count() as u64;
             metrics.leader = raft
                 .current_leader

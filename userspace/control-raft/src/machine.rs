@@ -54,6 +54,7 @@ impl Machine {
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.store.note_group(self.membership.membership());
         self.publisher.reset(self.state.readable());
         self.marks.restart(self.state.mark(self.applied.map_or(0, |id| id.index)));
         Ok(())
@@ -103,6 +104,7 @@ impl RaftStateMachine<Types> for Machine {
             answers.push(match entry.payload {
                 EntryPayload::Blank => None,
                 EntryPayload::Membership(membership) => {
+                    self.store.note_group(&membership);
                     self.membership = Membership::new(Some(id), membership);
                     None
                 }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
+use crate::types::{Group, LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
 
 /// What the file says about whose it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ struct Memory {
     committed: Option<LogId>,
     vote: Option<Vote>,
     identity: Option<Identity>,
+    /// Who votes, by the last change of that which was carried out since the start.
+    group: Group,
 }
 
 /// An entry and the bytes of its text.
@@ -238,6 +240,15 @@ impl Store {
     /// What this member has last promised.
     pub fn vote(&self) -> Option<Vote> {
         self.memory().vote
+    }
+
+    /// Who votes by what was carried out; nobody before anything was.
+    pub fn group(&self) -> Group {
+        self.memory().group.clone()
+    }
+
+    pub fn note_group(&self, group: &Group) {
+        self.memory().group = group.clone();
     }
 
     pub fn committed(&self) -> Option<LogId> {
@@ -604,6 +615,7 @@ fn load(database: &Database) -> Result<Memory, String> {
         committed: field::<Option<LogId>>(&meta, "committed")?.flatten(),
         vote: field(&meta, "vote")?,
         identity: field(&meta, "identity")?,
+        group: Group::default(),
     };
     if memory.identity.is_none() {
         return Err("it does not say whose it is".into());

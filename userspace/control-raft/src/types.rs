@@ -19,6 +19,7 @@ pub type LogEntry = openraft::Entry<Types>;
 pub type LogId = openraft::LogId<u64>;
 pub type Vote = openraft::Vote<u64>;
 pub type Membership = openraft::StoredMembership<u64, Peer>;
+pub type Group = openraft::Membership<u64, Peer>;
 pub type SnapshotMeta = openraft::SnapshotMeta<u64, Peer>;
 pub type StorageError = openraft::StorageError<u64>;
 
@@ -102,11 +103,13 @@ pub fn node_id(name: &str) -> u64 {
     hash >> 1
 }
 
-/// Names of those who vote, and who will once a change of the group that is under way is through: until then the group needs a majority of
-/// those before it too, so that with one of them gone nothing is decided although a new one is there.
-pub fn settled_voters(group: &openraft::Membership<u64, Peer>) -> Vec<String> {
-    let is_settled = |id: &u64| group.get_joint_config().iter().all(|voters| voters.contains(id));
-    let settled = group.voter_ids().filter(is_settled).filter_map(|id| group.get_node(&id));
+/// Names of those who vote by what this member has carried out (`decided`), and by the last that it has of a change under way (`group`):
+/// until that is decided the group may need a majority of those before it, so that with one of them gone nothing is decided although a new
+/// one is there.
+pub fn settled_voters(decided: &Group, group: &Group) -> Vec<String> {
+    let votes =
+        |id: &u64| decided.get_joint_config().iter().chain(group.get_joint_config()).all(|all| all.contains(id));
+    let settled = group.voter_ids().filter(votes).filter_map(|id| group.get_node(&id));
     settled.map(|peer| peer.name.clone()).collect()
 }
 
@@ -125,11 +128,15 @@ mod tests {
         let nodes = BTreeMap::from([(1, peer("n1")), (2, peer("n2")), (3, peer("n3")), (4, peer("n4"))]);
         let group = |configs: &[&[u64]]| {
             let configs = configs.iter().map(|voters| voters.iter().copied().collect::<BTreeSet<_>>()).collect();
-            settled_voters(&openraft::Membership::new(configs, nodes.clone()))
+            Group::new(configs, nodes.clone())
         };
-        assert_eq!(group(&[&[1, 3]]), ["n1", "n3"]);
-        assert_eq!(group(&[&[1, 3], &[1, 2, 3]]), ["n1", "n3"], "2 comes");
-        assert_eq!(group(&[&[1, 2, 3], &[1, 2]]), ["n1", "n2"], "3 goes");
-        assert_eq!(group(&[&[1, 2, 3]]), ["n1", "n2", "n3"]);
+        let (one, both, three) = (group(&[&[1, 3]]), group(&[&[1, 3], &[1, 2, 3]]), group(&[&[1, 2, 3]]));
+        assert_eq!(settled_voters(&one, &one), ["n1", "n3"]);
+        assert_eq!(settled_voters(&one, &both), ["n1", "n3"], "2 comes");
+        assert_eq!(settled_voters(&both, &both), ["n1", "n3"]);
+        assert_eq!(settled_voters(&both, &three), ["n1", "n3"], "nobody else has heard that it is through");
+        assert_eq!(settled_voters(&three, &three), ["n1", "n2", "n3"]);
+        assert_eq!(settled_voters(&three, &group(&[&[1, 2, 3], &[1, 2]])), ["n1", "n2"], "3 goes");
+        assert_eq!(settled_voters(&Group::default(), &three), ["n1", "n2", "n3"], "nothing is carried out yet");
     }
 }
