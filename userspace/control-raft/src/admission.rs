@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base_text::quoted;
-use control_api::Refusal;
-use control_state::{Answer, Done};
+use control_api::{Member, MemberRole, Refusal};
+use control_state::{Action, Answer, Done};
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, RaftMetrics};
 
@@ -218,12 +218,13 @@ impl Inner {
             return Some(Err(Refusal::conflict(old)));
         }
         let id = node_id(&admission.name);
+        let expelled = self.was_expelled(&admission.name);
         let peer = Peer { name: admission.name.clone(), url: admission.url };
         tracing::info!(member = admission.name, url = peer.url, step = %admission.step, "admission");
         let change = async {
             match admission.step {
                 AdmissionStep::Forget => forget(raft, id).await,
-                AdmissionStep::Admit => admit(raft, id, peer).await,
+                AdmissionStep::Admit => admit(raft, id, peer, &|| self.was_expelled(&admission.name) != expelled).await,
             }
         };
         Some(match tokio::time::timeout(ADMISSION, change).await {
@@ -275,6 +276,18 @@ impl Inner {
                 name = quoted(&name)
             ))));
         }
+        // What it shows is good for nothing first: until then it would ask again, and be taken in. One that has said nothing of itself yet is
+        // written down for that, because the version at which it is taken out tells its certificate from later ones of the name.
+        let mut expelled = None;
+        if self.issuing.is_some() && (known || is_copied_to || self.has_come(name)) {
+            if !known && let Err(refusal) = self.propose(Action::PutMember { member: stranger(name) }).await {
+                return Some(Err(refusal));
+            }
+            match self.propose(self.expulsion(name)).await {
+                Ok(done) => expelled = Some(done),
+                Err(refusal) => return Some(Err(refusal)),
+            }
+        }
         if is_copied_to {
             match tokio::time::timeout(ADMISSION, forget(raft, node_id(name))).await {
                 Ok(Ok(())) => {}
@@ -283,12 +296,20 @@ impl Inner {
             }
         }
         self.roll.forget(name);
+        if let Some(done) = expelled {
+            return Some(Ok(done));
+        }
         if is_copied_to && !known {
             let version = self.publisher().state().view.version;
             return Some(Ok(Done { version, ..Done::default() }));
         }
         Some(self.propose(self.expulsion(name)).await)
     }
+}
+
+/// Somebody of whom only the name is known.
+fn stranger(name: &str) -> Member {
+    Member { name: name.to_owned(), role: MemberRole::Secondary, ..Member::default() }
 }
 
 impl Inner {
@@ -337,7 +358,8 @@ async fn forget(raft: &Raft, id: u64) -> Result<(), String> {
 
 /// Takes a member in, and lets it vote once it holds what the group does. Raft would hold one for up to date that has never answered, as
 /// long as there is little to copy: with the vote of one that nobody reaches a small group decides nothing any more.
-async fn admit(raft: &Raft, id: u64, peer: Peer) -> Result<(), String> {
+/// `is_expelled`: somebody has taken it out since it asked, maybe before it was there.
+async fn admit(raft: &Raft, id: u64, peer: Peer, is_expelled: &(impl Fn() -> bool + Sync)) -> Result<(), String> {
     let taken_in = in_turn(|| raft.add_learner(id, peer.clone(), false)).await?.log_id;
     // Somebody took it out again, or another one of its name is there instead: whoever was removed gets no vote afterwards.
     let is_gone = |metrics: &RaftMetrics<u64, Peer>| {
@@ -348,10 +370,14 @@ async fn admit(raft: &Raft, id: u64, peer: Peer) -> Result<(), String> {
         let copied = metrics.replication.as_ref().and_then(|copied| copied.get(&id).copied().flatten());
         copied.is_some_and(|copied| copied.index >= taken_in.index)
     };
-    let decided = |metrics: &RaftMetrics<u64, Peer>| holds(metrics) || is_gone(metrics);
+    let decided = |metrics: &RaftMetrics<u64, Peer>| holds(metrics) || is_gone(metrics) || is_expelled();
     let metrics = raft.wait(Some(ADMISSION)).metrics(decided, "a new member holds everything").await;
     let metrics = metrics.map_err(|_| "it does not answer at its peer URL, or not soon enough".to_owned())?;
-    if is_gone(&metrics) {
+    let expelled = is_expelled();
+    if expelled {
+        forget(raft, id).await?;
+    }
+    if expelled || is_gone(&metrics) {
         return Err("it was removed while it was being taken in, or another member of its name was".to_owned());
     }
     in_turn(|| raft.change_membership(ChangeMembers::AddVoterIds([id].into()), true)).await.map(drop)

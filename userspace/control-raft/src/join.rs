@@ -266,8 +266,7 @@ async fn join(config: &Config, place: &Place, token: &str) -> Result<(), StartEr
             }
             Err(Unjoined::Refused(mut message)) => {
                 if turn > 1 {
-                    message +=
-                        " (this member has asked before and got no answer: the token may be spent for it all the same)";
+                    message += " (this member has asked before and got no answer: below feature level 16 of the cluster the token is spent for that)";
                 }
                 return Err(StartError::new(StartErrorKind::Identity, format!("--join: {at}: {message}")));
             }
@@ -417,6 +416,8 @@ impl Inner {
     }
 
     pub(crate) async fn admit_stranger(&self, call: JoinCall) -> Result<JoinAnswer, Refusal> {
+        let used_otherwise = "the token was used by a member of this name that asked otherwise: it was on another --data-dir, or had another \
+                              --cluster-role or --initial-advertise-peer-urls; start it as it was then, or make another token (weirctl member token)";
         let unknown = "the token is not known here: it was used, has expired, or is of another cluster; make another (weirctl member token)";
         let state = self.publisher().state();
         let authority = state.authority().clone();
@@ -427,7 +428,10 @@ impl Inner {
         let at = seconds(SystemTime::now());
         let by = call.spender();
         let secret = authority.secret_for(&call.id, &by, at);
-        let secret = secret.and_then(|sealed| seal.open(sealed)).ok_or_else(|| Refusal::invalid(unknown))?;
+        let Some(secret) = secret.and_then(|sealed| seal.open(sealed)) else {
+            let otherwise = authority.spent.get(&call.id).is_some_and(|spent| spent.by.name == call.name);
+            return Err(Refusal::invalid(if otherwise { used_otherwise } else { unknown }));
+        };
         let parts = proof_parts(&call.id, &call.name, call.role, &call.url, &call.request);
         if !signed_with(&secret, &parts.each_ref().map(|part| part.as_bytes()), call.proof.as_bytes()) {
             return Err(Refusal::invalid(unknown));
@@ -512,6 +516,16 @@ impl Inner {
         let now = SystemTime::now();
         // Clocks of members differ, and one that has not heard of it may issue another yet: that is of a version from before, too.
         Action::Expel { name, at: seconds(now), until: seconds(now + 2 * LIFETIME) }
+    }
+
+    /// Whether a member of this name has come by token so lately that it might come again with the same.
+    pub(crate) fn has_come(&self, name: &str) -> bool {
+        self.publisher().state().authority().spent.values().any(|spent| spent.by.name == name)
+    }
+
+    /// The version at which a member of this name was taken out last, as long as that matters.
+    pub(crate) fn was_expelled(&self, name: &str) -> Option<u64> {
+        self.publisher().state().authority().revoked.get(name).map(|revoked| revoked.version)
     }
 
     /// Why a certificate that the cluster issued is not good any more, if so.

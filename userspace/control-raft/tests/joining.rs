@@ -80,7 +80,7 @@ fn who_cannot_be_asked_at_once_is_asked_again() {
 /// The token is spent by then: whoever asks again, in this life or the next, is the one that it was spent for.
 #[test]
 fn whose_answer_was_lost_asks_again_and_gets_it() {
-    for starts_anew in [false, true] {
+    for (starts_anew, is_written_off) in [(false, false), (true, false), (true, true)] {
         let world = World::new();
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", door.local_addr().unwrap());
@@ -114,7 +114,14 @@ fn whose_answer_was_lost_asks_again_and_gets_it() {
             runtime.shutdown_timeout(Duration::from_millis(500));
             opens.store(true, Ordering::SeqCst);
             let error = world.try_start_at("other", "n2", Some(token.clone()), |_| {}).err().expect("must refuse");
-            assert!(error.message.contains("it was used"), "another machine of its name: {error}");
+            assert!(error.message.contains("asked otherwise"), "another machine of its name: {error}");
+        }
+        if is_written_off {
+            one.removes("n2");
+            let error = world.try_start("n2", Some(token), |_| {}).err().expect("must refuse");
+            assert!(error.message.contains("it was used"), "{error}");
+            assert!(!one.control.state().view.members.contains_key("n2"));
+            continue;
         }
         let two = world.try_start("n2", Some(token.clone()), |_| {}).unwrap_or_else(|error| panic!("{error}"));
         assert!(lost.load(Ordering::SeqCst) > 0);
@@ -123,6 +130,25 @@ fn whose_answer_was_lost_asks_again_and_gets_it() {
         let error = world.try_start("n3", Some(token), |_| {}).err().expect("must refuse");
         assert!(error.message.contains("it was used"), "{error}");
     }
+}
+
+/// Its certificate is good for nothing by then, so that it does not ask to be taken in once more.
+#[test]
+fn whoever_is_removed_before_it_has_a_vote_stays_out() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let token = one.token(Duration::from_secs(600));
+    let unreached = |config: &mut Config| config.advertise_peer_url = Some("https://127.0.0.1:1".into());
+    let two = world.try_start("n2", Some(token), unreached).unwrap_or_else(|error| panic!("{error}"));
+    assert!(eventually(|| one.control.metrics().learners == 1));
+    one.removes("n2");
+    let refused = || one.control.metrics().calls_refused["revoked"];
+    let seen = refused();
+    assert!(eventually(|| refused() > seen + 3), "it goes on asking");
+    assert!(eventually(|| one.control.metrics().learners == 0));
+    assert!(!one.control.state().view.members.contains_key("n2"));
+    one.puts("a");
+    assert!(!two.control.state().view.objects.contains_key("a"));
 }
 
 #[test]
@@ -469,6 +495,14 @@ impl Node {
     fn replaces_authority(&self) -> Result<(), control_api::Refusal> {
         let action = self.control.next_authority()?;
         self.runtime.as_ref().unwrap().block_on(self.control.propose(action)).map(drop)
+    }
+
+    fn removes(&self, name: &str) {
+        let remove = || self.runtime.as_ref().unwrap().block_on(self.control.remove_member(name));
+        assert!(eventually(|| match remove() {
+            Ok(_) => true,
+            Err(refusal) => refusal.kind != RefusalKind::Unavailable && panic!("{refusal}"),
+        }));
     }
 
     fn token(&self, lasts: Duration) -> String {
