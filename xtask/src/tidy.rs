@@ -4,6 +4,7 @@
 mod allowed;
 mod boards;
 mod debug;
+mod gaps;
 mod locks;
 mod readme;
 mod source;
@@ -75,6 +76,7 @@ fn problems(root: &Path) -> Vec<String> {
     problems.extend(debug::problems(root));
     problems.extend(allowed::problems(root));
     problems.extend(locks::problems(root));
+    problems.extend(gaps::problems(root));
     problems
 }
 

@@ -311,7 +311,10 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
             why: Why::Cluster,
             status: StatusCode::GONE,
             message: format!(
-                "the cluster with the id {theirs} was lost, and its member {} goes on as a cluster with the id {ours}: the caller ({from})                  belongs to the lost one and takes part in nothing any more. To make it a member of this cluster, stop it, move raft.redb out                  of its --data-dir and start it (leave the folder edge, which holds what its edge serves; weirctl last-good says what the                  cluster lacks of it)",
+                "the cluster with the id {theirs} was lost, and its member {} goes on as a cluster with the id {ours}: the caller ({from}) \
+                 belongs to the lost one and takes part in nothing any more. To make it a member of this cluster, stop it, move raft.redb out \
+                 of its --data-dir and start it (leave the folder edge, which holds what its edge serves; weirctl last-good says what the \
+                 cluster lacks of it)",
                 quoted(inner.name())
             ),
         });
