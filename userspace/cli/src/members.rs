@@ -21,14 +21,13 @@ pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<
     for member in &members {
         let options = &member["options"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let heard = member["lastHeartbeatTime"].as_str().and_then(time::parse);
         rows.push(vec![
             text(&options["Name"]),
             text(&options["ClusterRole"]),
             age(member["weir"]["startedAt"].as_str().unwrap_or_default()),
             text(&member["weir"]["state"]),
             text(&options["APIAddr"]),
-            heard.map_or_else(|| "unknown".into(), |at| format!("{} ago", time::age(at, SystemTime::now()))),
+            heard(member, SystemTime::now()),
         ]);
     }
     print(&table(&rows));
@@ -36,6 +35,13 @@ pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<
         print(&served(&members));
     }
     Ok(())
+}
+
+/// How long ago the leader heard of a member. Where nobody leads it is not known; servers of before say when the member started then.
+fn heard(member: &Value, now: SystemTime) -> String {
+    let at = member["weir"].get("heardAt").unwrap_or(&member["lastHeartbeatTime"]);
+    let at = at.as_str().and_then(time::parse);
+    at.map_or_else(|| "unknown".into(), |at| format!("{} ago", time::age(at, now)))
 }
 
 /// Whether every edge serves what the cluster has, and which does not, and why.
@@ -301,6 +307,16 @@ async fn find(server: &Server, name: Option<&str>) -> Result<Vec<Value>, String>
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_of_a_heartbeat_is_no_time() {
+        let now = time::parse("2026-01-01T00:05:00Z").unwrap();
+        let (then, started) = ("2026-01-01T00:04:57Z", "2026-01-01T00:00:00Z");
+        let member = |weir: Value| json!({"lastHeartbeatTime": started, "weir": weir});
+        assert_eq!(heard(&member(json!({"heardAt": then})), now), "3s ago");
+        assert_eq!(heard(&member(json!({"heardAt": null})), now), "unknown");
+        assert_eq!(heard(&member(json!({})), now), "5m ago", "of a server of before");
+    }
 
     #[test]
     fn whoever_is_behind_is_named_with_the_reason() {

@@ -107,7 +107,7 @@ pub fn shown(member: &Member, cluster: &str, (metrics, heard): (&Metrics, Option
         (true, true) if metrics.leader.as_ref() == Some(&member.name) => "Leader",
         (true, true) => "Follower",
     };
-    let heard = heard.map_or_else(|| member.started_at.clone(), time::rfc3339);
+    let heard = heard.map(time::rfc3339);
     let mut shown = json!({
         "options": {
             "Name": member.name,
@@ -117,7 +117,8 @@ pub fn shown(member: &Member, cluster: &str, (metrics, heard): (&Metrics, Option
             "Labels": member.labels,
             "Cluster": {"ListenPeerURLs": [member.peer_url], "InitialAdvertisePeerURLs": [member.peer_url]},
         },
-        "lastHeartbeatTime": heard,
+        // Easegress has a time here, always.
+        "lastHeartbeatTime": heard.as_ref().unwrap_or(&member.started_at),
         "weir": {
             "id": member.id,
             "instance": member.instance,
@@ -129,6 +130,7 @@ pub fn shown(member: &Member, cluster: &str, (metrics, heard): (&Metrics, Option
             "version": member.version,
             "level": member.level,
             "startedAt": member.started_at,
+            "heardAt": heard,
         },
     });
     if votes {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base_text::duration;
 use control_api::{Member, TicketKey};
 use control_state::{
     Action, AuthorityStep, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, Terms, TicketStep,
@@ -192,8 +193,8 @@ impl Duty for Lead {
             if let Action::SetMemberUp { name, .. } = change
                 && let Some(report) = inner.roll.report(name)
             {
-                let (seconds, leaving) = (report.silence(Instant::now()).as_secs_f32(), report.leaving);
-                tracing::warn!(member = name, seconds, leaving, "member is down");
+                let silent = Duration::from_millis(report.silence(Instant::now()).as_millis() as u64);
+                tracing::warn!(member = name, silent = %duration(silent), leaving = report.leaving, "member is down");
             }
         }
         let tickets = plan.tickets.and_then(|step| ticket_change(step, &inner.publisher().state()));
