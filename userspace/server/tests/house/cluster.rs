@@ -219,14 +219,12 @@ fn what_every_edge_serves_is_told_by_any_machine() {
 fn an_edge_says_which_section_it_does_not_know() {
     let machine = Machine::start();
     machine.create(&mock("pl", "x"));
-    let put = json!({"section": "meshes", "owner": "pl", "puts": [{"key": "shop", "value": {"of": "later"}}], "deletes": []});
+    let put =
+        json!({"section": "meshes", "owner": "pl", "puts": [{"key": "shop", "value": {"of": "later"}}], "deletes": []});
     let command = json!({"request": 7, "now": "2026-01-01T00:00:00Z", "action": {"putKeys": put}}).to_string();
     let mut peers = Connection::open(&format!("127.0.0.1:{}", machine.peer)).unwrap().by_address();
-    let headers = [
-        ("x-weir-cluster", "eg-cluster-default-name"),
-        ("x-weir-from", "m2"),
-        ("content-type", "application/json"),
-    ];
+    let headers =
+        [("x-weir-cluster", "eg-cluster-default-name"), ("x-weir-from", "m2"), ("content-type", "application/json")];
     let answer = peers.request("POST", "/raft/propose", &headers, &command).unwrap();
     assert!(answer.status == 200 && answer.body.contains("Ok"), "{answer:?}");
     let told = || {
