@@ -136,8 +136,8 @@ async fn several_are_told_at_once_and_of_one_object_one_after_the_other() {
     const MANY: usize = 100;
     let (server, api, mut tasks) = Server::start(0, &[]).await;
     let (lanes, mut heard) = lanes(api, &mut tasks);
-    for n in 0..3 {
-        for object in 0..MANY {
+    for object in 0..MANY {
+        for n in 0..3 {
             assert!(lanes.offer(status(&format!("i{object}"), n)));
         }
     }
