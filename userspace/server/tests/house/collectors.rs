@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Starts a program whose output goes to the end of a file.
-fn start(command: &mut Command, output: &Path) -> Leashed {
+pub fn start(command: &mut Command, output: &Path) -> Leashed {
     let log = OpenOptions::new().create(true).append(true).open(output).unwrap();
     let errors = log.try_clone().unwrap();
     Leashed::start(command.stdin(Stdio::null()).stdout(log).stderr(errors)).unwrap()
@@ -96,7 +96,7 @@ fn logged(machine: &Machine, sinks: &[(&str, Value)]) -> u16 {
 }
 
 /// Java on a busy machine, and the longest pause between two tries.
-const STARTS: Duration = Duration::from_secs(600);
+pub const STARTS: Duration = Duration::from_secs(600);
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -128,7 +128,7 @@ impl Authority {
 }
 
 /// What an exporter is told of TLS and of whom it is sent as.
-struct Guarded {
+pub struct Guarded {
     authority: Authority,
     /// Of this machine.
     own: (String, String),
@@ -174,7 +174,7 @@ impl Guarded {
     }
 
     /// Certificate, key and authority in files of a directory.
-    fn write(&self, directory: &Path) {
+    pub fn write(&self, directory: &Path) {
         let (certificate, key) = self.authority.signs("127.0.0.1", ExtendedKeyUsagePurpose::ServerAuth);
         for (name, text) in [("ca.pem", &self.authority.pem), ("cert.pem", &certificate), ("key.pem", &key)] {
             fs::write(directory.join(name), text).unwrap();

@@ -1,11 +1,10 @@
 //! The Kafka filter beside a broker of the test's own, which speaks the protocol and goes away when it is told to, and beside Kafka's own.
 
-use crate::parts;
-use crate::registries::Part;
+pub mod itself;
+
 use crate::world::{Connection, Machine, eventually, free_port, program, server};
 use base_testing::kafka::Broker;
-use std::path::Path;
-use std::process::Command;
+use itself::Kafka;
 use std::sync::Arc;
 
 fn pipeline(name: &str, broker: u16, sync: bool) -> String {
@@ -58,56 +57,12 @@ fn records_wait_on_disk_for_kafka_and_go_in_their_order() {
     kafka.stop();
 }
 
-/// A broker of Kafka's, alone, with one partition of every topic.
-fn kafka_itself(java: &Path, classes: &str, port: u16) -> Part {
-    let (java, classes, controller) = (java.to_owned(), classes.to_owned(), free_port());
-    Part::start(port, move |directory| {
-        let settings = directory.join("server.properties");
-        let logs = directory.join("logs");
-        if !settings.exists() {
-            let lines = [
-                "process.roles=broker,controller".to_owned(),
-                "node.id=1".to_owned(),
-                format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-                format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
-                "controller.listener.names=CONTROLLER".to_owned(),
-                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned(),
-                format!("log.dirs={}", logs.display()),
-                "num.partitions=1".to_owned(),
-                // It sets a file of this size aside for each topic, and the memory of the test is where it does so.
-                "log.index.size.max.bytes=65536".to_owned(),
-            ];
-            std::fs::write(&settings, lines.join("\n")).unwrap();
-            let mut format = Command::new(&java);
-            format.args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t"]);
-            let done = format.args(["AAAAAAAAQACAAAAAAAAAAQ", "-c"]).arg(&settings).output().unwrap();
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
-        }
-        let mut command = Command::new(&java);
-        command.args(["-Xmx256m", "-cp", &classes, "kafka.Kafka"]).arg(&settings);
-        command
-    })
-}
-
-/// Records as Kafka's own client reads them: key and value.
-fn consumed(java: &Path, classes: &str, port: u16, topic: &str, count: usize) -> Vec<(String, String)> {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("Consume.java");
-    std::fs::write(&program, include_str!("kafka/Consume.java")).unwrap();
-    let mut command = Command::new(java);
-    command.args(["-Xmx128m", "-cp", classes]).arg(&program).args([&port.to_string(), topic, &count.to_string()]);
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let text = String::from_utf8(done.stdout).unwrap();
-    text.lines().filter_map(|line| line.split_once('\t')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
-}
-
 #[test]
 fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
-    // The client is a program in Java's own words.
-    let Some((java, classes)) = parts::kafka().filter(|_| program("javac").is_some()) else { return };
-    let (port, sync, later) = (free_port(), free_port(), free_port());
-    let mut kafka = kafka_itself(&java, &classes, port);
+    let Some(kafka) = program("javac").and_then(|_| Kafka::new(None)) else { return };
+    let (port, sync, later) = (kafka.open, free_port(), free_port());
+    let running = kafka.start();
+    kafka.is_there();
     let mut machine = Machine::start();
     let keyed = |name: &str, sync: bool| {
         pipeline(name, port, sync).replace("  sync:", "  key: {dynamic: {header: X-Device}}\n  sync:")
@@ -130,13 +85,14 @@ fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
     let number = |n: usize| format!("late-{n}");
     (0..20).for_each(|n| assert_eq!(send(later, &number(n)).0, 202));
     assert_eq!(send(sync, "between").0, 200);
-    kafka.kill();
+    drop(running);
     (20..60).for_each(|n| assert_eq!(send(later, &number(n)).0, 202));
     eventually("they are on disk", || machine.metric("weir_kafka_spooled_total").filter(|count| *count >= 40.0));
     machine.kill();
     machine.run();
     eventually("it serves again", || (send(later, "after").0 == 202).then_some(()));
-    kafka.run();
+    let _running = kafka.start();
+    kafka.is_there();
     eventually("all is handed over", || machine.metric("weir_kafka_spool_bytes").filter(|bytes| *bytes == 0.0));
     eventually("it takes records again", || (send(sync, "last").0 == 200).then_some(()));
     let mut wanted = vec!["first".to_owned()];
@@ -145,7 +101,7 @@ fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
     wanted.extend((20..60).map(number));
     wanted.extend(["after", "last"].map(str::to_owned));
     // Each at least once: what was sent before an answer was lost comes again, in its place.
-    let read = consumed(&java, &classes, port, "events", wanted.len());
+    let read = kafka.consumed("events", wanted.len());
     let mut values: Vec<String> = Vec::new();
     for (key, value) in read {
         assert_eq!(key, format!("of {value}"));
