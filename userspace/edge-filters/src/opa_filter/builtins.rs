@@ -2,8 +2,9 @@
 //!
 //! As in OPA a function that cannot do what it is asked leaves its expression undefined; none of them fails a decision.
 
-use super::{crypto, glob, networks, plain, signing, tokens, x509};
+use super::{crypto, glob, grown, networks, plain, signing, tokens, x509};
 use regorus::{Engine, Value};
+use std::io;
 
 /// A function: its arguments in, a value or nothing out.
 type Function = fn(&[Value]) -> Option<Value>;
@@ -69,7 +70,30 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("to_number", 1, to_number),
     ("numbers.range", 2, range),
     ("numbers.range_step", 3, range_step),
+    ("concat", 2, grown::concat),
+    ("replace", 3, grown::replace),
+    ("split", 2, grown::split),
+    ("lower", 1, grown::lower),
+    ("upper", 1, grown::upper),
+    ("array.concat", 2, grown::array_concat),
+    ("regex.replace", 3, grown::regex_replace),
+    ("hex.encode", 1, grown::hex),
+    ("base64.encode", 1, grown::base64),
+    ("base64url.encode", 1, grown::base64url),
+    ("base64url.encode_no_pad", 1, grown::base64url_no_pad),
+    ("json.marshal", 1, grown::marshal),
+    ("json.marshal_with_options", 2, grown::marshal_with_options),
+    ("sprintf", 2, grown::sprintf),
+    ("bits.lsh", 2, grown::shift_left),
+    ("urlquery.encode", 1, |args| grown::own("urlquery.encode", args)),
+    ("urlquery.encode_object", 1, |args| grown::own("urlquery.encode_object", args)),
+    ("indexof_n", 2, |args| grown::own("indexof_n", args)),
+    ("regex.split", 2, |args| grown::own("regex.split", args)),
+    ("regex.find_n", 3, |args| grown::own("regex.find_n", args)),
+    ("regex.find_all_string_submatch_n", 3, |args| grown::own("regex.find_all_string_submatch_n", args)),
 ];
+
+const SPENT: &str = "the policy makes more than 16 MiB of what it is given";
 
 /// How many arguments a function takes that is added.
 pub(super) fn arguments(name: &str) -> Option<u8> {
@@ -81,7 +105,14 @@ pub(super) const LIST_MAX: u64 = 65_536;
 
 pub(super) fn add(engine: &mut Engine) -> Result<(), impl ToString + use<>> {
     FUNCTIONS.iter().try_for_each(|&(name, arguments, function)| {
-        let call = move |arguments: Vec<Value>| Ok(function(&arguments).unwrap_or(Value::Undefined));
+        let call = move |arguments: Vec<Value>| {
+            let made = function(&arguments).unwrap_or(Value::Undefined);
+            match grown::charge(&made) {
+                Some(()) => Ok(made),
+                // Here the policy ends: what is undefined may be what it lets pass.
+                None => Err(io::Error::other(SPENT).into()),
+            }
+        };
         engine.add_extension(name.to_owned(), arguments, Box::new(call))
     })
 }

@@ -18,6 +18,7 @@ const ABSENT: &[(&str, &str)] = &[
     ),
     ("opa.runtime", "there is no OPA whose settings it could tell"),
     ("rego.", "the document holds all there is of the policy"),
+    ("graph.reachable_paths", "a few dozen nodes have more paths than a machine has room for; use graph.reachable"),
     ("graphql.", "read the body with json.unmarshal, and look at its fields"),
     ("providers.aws.", "sign requests with the Validator's signature, or at the backend"),
     ("crypto.parse_private_keys", "private keys are no part of a policy; io.jwt.encode_sign takes a JWK"),

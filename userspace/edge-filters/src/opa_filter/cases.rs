@@ -2,7 +2,7 @@
 //!
 //! They come with OPA's module of Go, once, into `target/tools`. Without Go the test says so and shows nothing.
 
-use super::{LENGTHS, STEPS, builtins, calls};
+use super::{LENGTHS, STEPS, builtins, calls, grown};
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde::Deserialize;
@@ -174,6 +174,7 @@ fn results(case: &Case, is_old: bool) -> Result<Vec<Value>, String> {
     for (place, module) in case.modules.iter().enumerate() {
         engine.add_policy(format!("{place}.rego"), written(module)).map_err(|error| text(&error))?;
     }
+    grown::begin();
     let found = engine.eval_query(written(&case.query), false).map_err(|error| text(&error))?;
     let found = found.result.into_iter().filter_map(|result| {
         let is_bare = result.bindings.as_object().is_ok_and(|bindings| bindings.is_empty());

@@ -138,10 +138,81 @@ fn a_policy_that_takes_too_long_is_stopped() {
         (run(&*filter, &mut exchange), telemetry.limits().totals()),
         (DENIED, {
             let mut more = totals;
-            more.iter_mut().filter(|(name, _)| name.starts_with("opa_")).for_each(|(_, hits)| *hits += 1);
+            more.iter_mut()
+                .filter(|(name, _)| ["opa_timeouts", "opa_errors"].contains(name))
+                .for_each(|(_, hits)| *hits += 1);
             more
         })
     );
+}
+
+/// One that doubled a text line by line, or put one in the place of each letter of another, ended the process.
+#[test]
+fn what_a_policy_makes_of_texts_is_bounded() {
+    let line = |of: &str| format!("a0 := input.request.headers[\"X-Long\"]; {of}; count(a30) > 0");
+    let each = |call: &str| {
+        let lines = (1..=30).map(|n| format!("a{n} := {}", call.replace('X', &format!("a{}", n - 1))));
+        line(&lines.collect::<Vec<_>>().join("; "))
+    };
+    let one = |call: &str| line(&format!("a30 := {call}"));
+    let twice = |call: &str, last: usize| -> String {
+        (1..=last).map(|n| format!("a{n} := {}; ", call.replace('X', &format!("a{}", n - 1)))).collect()
+    };
+    let long = "a".repeat(200_000);
+    let input = || input(&json!({"headers": {"X-Long": long.as_str()}}));
+    for rule in [
+        each("concat(\"\", [X, X])"),
+        each("replace(X, \"aa\", \"aaaa\")"),
+        each("regex.replace(X, \"a{100}\", \"$0$0\")"),
+        each("sprintf(\"%s%s\", [X, X])"),
+        each("hex.encode(X)"),
+        each("base64.encode(X)"),
+        each("glob.quote_meta(concat(\"*\", [X, X]))"),
+        each("json.marshal([X, X])"),
+        each("urlquery.encode(concat(\"%\", [X, X]))"),
+        format!("input.request.headers[_]; a0 := [1, 2]; {}count(a30) > 0", twice("array.concat(X, X)", 30)),
+        // Each names the one before it twice, which takes no room until it is written.
+        format!("input.request.headers[_]; a0 := \"a\"; {}json.marshal(a40) != \"\"", twice("[X, X]", 40)),
+        one("replace(a0, \"a\", a0)"),
+        one("replace(a0, \"\", a0)"),
+        one("regex.replace(a0, \"a\", a0)"),
+        one("concat(a0, split(a0, \"\"))"),
+        one("split(concat(\"\", [a0, a0, a0, a0]), \"\")"),
+        one("json.marshal_with_options(split(substring(a0, 0, 9999), \"\"), {\"prefix\": a0})"),
+    ] {
+        // The clock is not what stops it.
+        let made = engine(&format!("package http\nallow {{ {rule} }}"), Duration::from_secs(3600));
+        let Made { mut engine, .. } = made.unwrap_or_else(|why| panic!("{rule}: {why}"));
+        engine.set_input(input());
+        grown::begin();
+        let found = engine.eval_rule(RULE.to_owned());
+        assert!(found.is_err() && grown::is_spent(), "{rule:.200}: {found:?}");
+        // The next one has its own.
+        engine.set_input(Value::Undefined);
+        grown::begin();
+        assert!(engine.eval_rule(RULE.to_owned()).is_ok());
+    }
+    // Who may not write so much is not let pass for it, be it what would keep others out.
+    let rule = one("concat(a0, split(a0, \"\"))");
+    for rules in [format!("allow {{ {rule} }}"), format!("deny {{ {rule} }}\nallow {{ not deny }}")] {
+        let telemetry = telemetry();
+        let spec = format!("{}includedHeaders: X-Long\ntimeout: 1s\n", policy(&rules));
+        let filter = filter_with(&KIND, &spec, &telemetry);
+        let mut exchange = request("GET", "/", &[("X-Long", &long)]);
+        assert_eq!((run(&*filter, &mut exchange), status_of(&exchange)), (DENIED, 403));
+        let totals = telemetry.limits().totals();
+        assert!(totals.contains(&("opa_texts", 1)) && totals.contains(&("opa_errors", 1)), "{rules:.200}");
+    }
+    // One such number from a client took gigabytes, and let it pass.
+    assert_eq!(comes_to("bits.lsh(1, 4000000000)"), None);
+    assert_eq!(comes_to("bits.lsh(1, 40)").as_deref(), Some("1099511627776"));
+    let refused = engine("package http\nallow { graph.reachable_paths({}, []) == [] }", TIMEOUT).err().unwrap();
+    assert!(refused.contains("use graph.reachable"), "{refused}");
+    assert_eq!(comes_to(r#"sprintf("%%20260101%d", [1])"#).as_deref(), Some(r#""%202601011""#));
+    for format in ["%9999999999d", "%.99999f", "%²d"] {
+        assert_eq!(comes_to(&format!("sprintf({format:?}, [1])")), None, "{format}");
+    }
+    assert_eq!(comes_to(r#"sprintf("%5d|%s|%03d", [1, ["a"], 2])"#).as_deref(), Some(r#""    1|[\"a\"]|002""#));
 }
 
 #[test]
