@@ -245,12 +245,15 @@ impl Parts {
     }
 }
 
+/// Gives the certificate and the key that a secret holds, or why a server can use neither.
+type Usable<'a> = dyn FnMut(&Key) -> Result<(String, String), String> + 'a;
+
 /// A certificate of a secret; the one that was in force where that is gone or cannot be used. Says of which, where it is a new one here.
 fn certificate(
     ingress: &Ingress,
     name: &str,
     kept: &BTreeMap<String, (String, String)>,
-    usable: &mut dyn FnMut(&Key) -> Result<(String, String), String>,
+    usable: &mut Usable<'_>,
     certificates: &mut BTreeMap<String, (String, String)>,
     report: &mut Report,
 ) -> Option<String> {
