@@ -287,10 +287,7 @@ async fn attend(presence: Presence, first: Buf) -> Left {
 async fn join(presence: Presence, backend: Box<dyn Duplex>, _held: Vec<Box<dyn Hold>>) -> Left {
     let connection = &*presence.0;
     let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
-    let end = tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()).await;
-    if end == tunnel::TunnelEnd::Idle && !local.is_stopping() {
-        local.limit("tunnel_idle");
-    }
+    local.tunnel_ended(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()).await);
     Left::Nothing
 }
 

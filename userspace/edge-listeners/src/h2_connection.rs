@@ -533,9 +533,7 @@ pub(crate) async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection
             let deadline = streams.add_tunnel();
             let client = stream.into_duplex();
             let join = Box::pin(tunnel::join(&client, &*backend, &deadline, || local.tunnel_silence()));
-            if join.await == tunnel::TunnelEnd::Idle && !local.is_stopping() {
-                local.limit("tunnel_idle");
-            }
+            local.tunnel_ended(join.await);
         }
     }
 }

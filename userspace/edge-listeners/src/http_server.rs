@@ -19,7 +19,7 @@ use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
 use crate::trace;
 use crate::traffic::{AroundSlot, Generation, PipelineSlot, PipelineView, Shared};
-use crate::tunnel::Patience;
+use crate::tunnel::{Patience, TunnelEnd};
 use crate::watch::{Ended, Seen};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
@@ -669,6 +669,13 @@ impl Local {
         let (timeouts, stopping) = (self.timeouts(), self.is_stopping());
         let silence = if stopping { timeouts.tunnel_drain.min(timeouts.tunnel) } else { timeouts.tunnel };
         Patience { silence, stopping }
+    }
+
+    /// A tunnel has ended; a silence that is cut short because the server stops is none of its bounds.
+    pub fn tunnel_ended(&self, end: TunnelEnd) {
+        if end == TunnelEnd::Idle && !self.is_stopping() {
+            self.limit("tunnel_idle");
+        }
     }
 
     /// Counts a bound that was reached.
