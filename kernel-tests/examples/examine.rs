@@ -26,6 +26,7 @@ fn examine(object: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     println!("{:<16}{:>14}{:>14}{:>22}", "program", "instructions", "machine code", "examined by verifier");
     let hooks = [
         Hook::XdpSteer,
+        Hook::XdpGeneral,
         Hook::XdpFragment,
         Hook::XdpCapture,
         Hook::XdpSyn,

@@ -15,7 +15,7 @@ use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
 use datapath::syn::Segment;
 use datapath::tables::Bucket;
-use datapath::{Connection, Live, Outcome, Tables, steer};
+use datapath::{Connection, Live, Outcome, Tables, general, usual};
 use edge_kernel::{AccessTables, Vip, before, gather};
 
 use crate::world;
@@ -90,6 +90,7 @@ impl Model {
                 machines: room,
                 own: world::OWN.into(),
                 seed: 0,
+                ..Settings::default()
             },
             vips: services.into_iter().map(|(key, value)| (VipKey { generation: 1, ..key }, value)).collect(),
             slots: vips
@@ -126,9 +127,19 @@ impl Model {
         // As fresh head room under a driver is: anything but zero.
         let mut buffer = vec![0xa5; HEADROOM + frame.len()];
         buffer[HEADROOM..].copy_from_slice(frame);
+        let mut other = buffer.clone();
         let mut slice = SliceFrame::new(&mut buffer, frame.len());
-        let outcome = steer(&mut slice, self);
-        let bytes = slice.bytes().collect();
+        let usual = usual::steer(&mut slice, self);
+        let found: Vec<u8> = slice.bytes().collect();
+        let mut slice = SliceFrame::new(&mut other, frame.len());
+        let outcome = general(&mut slice, self);
+        let bytes: Vec<u8> = slice.bytes().collect();
+        match usual {
+            Some(usual) => {
+                assert_eq!((usual, found), (outcome, bytes.clone()), "the road of usual packets, and the general one")
+            }
+            None => assert_eq!(found, frame, "what is left to the general road has not been touched"),
+        }
         (outcome, bytes)
     }
 }
@@ -155,7 +166,7 @@ impl Tables for Model {
         self.senders.get(key).copied().unwrap_or(0)
     }
 
-    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
+    fn vip(&self, _: &Live<'_>, key: &VipKey) -> Option<&VipAddress> {
         self.vips.get(key)
     }
 

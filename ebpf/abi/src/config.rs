@@ -1,6 +1,6 @@
 //! What a machine is told, and the one word that switches generations.
 
-use crate::Address;
+use crate::{Address, VipHash};
 
 /// The only element of the array CONFIG, which userspace has mapped into its memory.
 #[repr(C)]
@@ -100,18 +100,25 @@ pub struct Settings {
     pub own_v4: Address,
     /// The same for IPv6.
     pub own_v6: Address,
+    /// Where its virtual IPs lie.
+    pub vip_hash: VipHash,
 }
 
 impl Settings {
     /// In the order they lie in memory, to be stored one by one.
-    pub fn words(&self) -> [u32; 16] {
+    pub fn words(&self) -> [u32; 32] {
         let (a, b) = (&self.own_v4.0, &self.own_v6.0);
         let [before, after] = self.cookies;
         let first = [self.mtu, self.vips, self.machines, self.cookie, before, after, self.own, self.seed];
-        let mut words = [0; 16];
+        let VipHash { words: [v, w, x, y], bits, start, start_v4, reserved } = self.vip_hash;
+        let mut words = [0; 32];
         words[..8].copy_from_slice(&first);
         words[8..12].copy_from_slice(a);
-        words[12..].copy_from_slice(b);
+        words[12..16].copy_from_slice(b);
+        for (halves, word) in words[16..].chunks_exact_mut(2).zip([v, w, x, y, bits, start, start_v4, reserved]) {
+            // Machines are little-endian.
+            halves.copy_from_slice(&[word as u32, (word >> 32) as u32]);
+        }
         words
     }
 }
@@ -139,7 +146,7 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 160);
+const _: () = assert!(size_of::<Settings>() == 128 && size_of::<Config>() == 288);
 
 #[cfg(test)]
 mod tests {

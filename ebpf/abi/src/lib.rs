@@ -42,5 +42,5 @@ pub use machine::{Machine, SenderKey};
 pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
 pub use syn::Syn;
-pub use vip::{Before, Counts, HashMode, Service, VipAddress, VipKey, VipPlace};
+pub use vip::{Before, Counts, HashMode, Service, VipAddress, VipAt, VipHash, VipKey, VipPlace};
 pub use way::WayKey;

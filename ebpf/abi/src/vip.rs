@@ -1,8 +1,9 @@
 //! Which addresses are virtual IPs, and which of their ports are served by whom.
 
-use crate::{Address, limits::SERVICES_MAX};
+use crate::limits::{ADDRESSES_MAX, SERVICES_MAX};
+use crate::{Address, Switch};
 
-/// Key of the map VIPS. Both generations live in one map; a packet looks only at the live one ([`crate::Switch`]).
+/// An address or a prefix of virtual IPs; the value of VIP_PREFIXES.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct VipKey {
@@ -25,10 +26,84 @@ pub struct VipPlace {
     pub key: VipKey,
 }
 
-/// Value of the map VIPS: every service of one address, narrowest range first, so an exact port beats a range and a
+/// Where each address and prefix of a generation lies in VIP_PLACES: a perfect hash, so that one look finds it or says that it is none.
+/// A 32-bit number is made of it, `(start + sum of multiplier * word) >> 32` with multipliers that nobody knows beforehand (multilinear
+/// hashing: two different keys get the same number by chance alone, once in 2^32, whoever has chosen them). Its upper bits name a bucket,
+/// and the seed of that bucket in VIP_SEEDS puts all of the bucket into places of their own. Userspace looks for multipliers and seeds
+/// that do, with the others of the generation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VipHash {
+    /// Multipliers of the four words of the address.
+    pub words: [u64; 4],
+    /// Of the bits of a prefix, as [`VipKey::bits`] has them.
+    pub bits: u64,
+    pub start: u64,
+    /// The same with what all addresses of IPv4 have in common.
+    pub start_v4: u64,
+    pub reserved: u64,
+}
+
+/// Element of VIP_PLACES: what lies in a place, if anything.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VipAt {
+    pub address: Address,
+    /// [`VipKey::bits`] and one; 0: nothing lies here.
+    pub bits_and_one: u32,
+    /// The element of VIPS, which others may share.
+    pub element: u32,
+    pub reserved: u64,
+}
+
+/// Buckets of one generation, and so seeds: four addresses each where there are as many as there can be.
+pub const SEEDS: u32 = ADDRESSES_MAX / 4;
+/// Places of one generation: at most half of them are taken, so that seeds are found soon.
+pub const PLACES: u32 = 2 * ADDRESSES_MAX;
+
+impl VipHash {
+    #[inline(always)]
+    pub const fn of(&self, address: &Address, bits: u16) -> u32 {
+        let (m, w) = (&self.words, &address.0);
+        let first = m[0].wrapping_mul(w[0] as u64).wrapping_add(m[1].wrapping_mul(w[1] as u64));
+        let last = m[2].wrapping_mul(w[2] as u64).wrapping_add(m[3].wrapping_mul(w[3] as u64));
+        let length = self.start.wrapping_add(self.bits.wrapping_mul(bits as u64));
+        (first.wrapping_add(last).wrapping_add(length) >> 32) as u32
+    }
+
+    /// The same of an IPv4 address, which is one native word.
+    #[inline(always)]
+    pub const fn of_v4(&self, raw: u32) -> u32 {
+        (self.start_v4.wrapping_add(self.words[3].wrapping_mul(raw as u64)) >> 32) as u32
+    }
+
+    /// The element of VIP_SEEDS for a number.
+    #[inline(always)]
+    pub const fn bucket(switch: Switch, number: u32) -> u32 {
+        switch.generation() * SEEDS + (number >> (u32::BITS - SEEDS.ilog2()))
+    }
+
+    /// The element of VIP_PLACES for a number whose bucket has the seed.
+    #[inline(always)]
+    pub const fn place(switch: Switch, number: u32, seed: u64) -> u32 {
+        let mixed = (number ^ seed as u32).wrapping_mul(0x9e37_79b1);
+        switch.generation() * PLACES + (mixed >> (u32::BITS - PLACES.ilog2()))
+    }
+}
+
+impl VipAt {
+    #[inline(always)]
+    pub const fn is(&self, address: &Address, bits: u16) -> bool {
+        let (a, b) = (&self.address.0, &address.0);
+        // One branch, not five.
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (self.bits_and_one ^ (bits as u32 + 1)) == 0
+    }
+}
+
+/// Element of VIPS: every service of one address, narrowest range first, so an exact port beats a range and a
 /// range beats any port. One lookup answers all three questions of a packet: is it for a VIP, for which, and how to hash.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct VipAddress {
     pub services: [Service; SERVICES_MAX],
     /// How many of `services` are filled.
@@ -39,7 +114,7 @@ pub struct VipAddress {
 
 /// One port, one range of ports, or (0 to 65535) any port of an address, for one protocol.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Service {
     /// First port served; host order, as are all numbers here.
     pub port_first: u16,
@@ -59,7 +134,7 @@ pub struct Service {
 
 /// Which bits of a packet choose its slot, as masks: the programs hash what is left, whatever the mode, without a branch.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Counts {
     pub source_port: u16,
     pub destination_port: u16,
@@ -200,6 +275,8 @@ const _: () = assert!(size_of::<VipKey>() == 20 && size_of::<VipPlace>() == 24 &
 const _: () = assert!(size_of::<Before>() == 2 * size_of::<Counts>() + 8 && size_of::<Before>() == 64);
 const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
 const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 8);
+const _: () = assert!(size_of::<VipHash>() == 64 && size_of::<VipAt>() == 32);
+const _: () = assert!(SEEDS.is_power_of_two() && PLACES.is_power_of_two());
 
 #[cfg(test)]
 mod tests {

@@ -32,7 +32,7 @@ pub fn steer<T: Tables>(frame: &mut impl Frame, tables: &T, part: &Part) -> Outc
     let Ok(mut packet) = read else { return nobody(Reason::NotVip) };
     packet.v4 = tables.forget(packet.v4 as usize) != 0;
     packet.forget(tables);
-    let Some(address) = tables.find_vip(part.key.destination, live.switch.generation()) else {
+    let Some(address) = tables.find_vip(&live, part.key.destination) else {
         return nobody(Reason::NotVip);
     };
     let vip = address.services[0].vip;

@@ -51,6 +51,13 @@ impl Ethernet {
         Ok(Ethernet { addresses, tag, kind: t.u16(2), length: HEADER + TAG })
     }
 
+    /// Of a frame without a tag, which the window is the start of.
+    #[inline(always)]
+    pub fn untagged(w: impl Window) -> Ethernet {
+        let addresses = [w.u32_raw(0), w.u32_raw(4), w.u32_raw(8)];
+        Ethernet { addresses, tag: [0; 2], kind: w.u16(12), length: HEADER }
+    }
+
     /// The MAC it came from, its first byte lowest.
     #[inline(always)]
     pub fn from(&self) -> u64 {

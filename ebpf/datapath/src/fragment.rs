@@ -19,7 +19,7 @@ pub fn steer(frame: &mut impl Frame, tables: &impl Tables, part: &Part) -> Outco
     let Ok(mut link) = Ethernet::parse(frame) else { return nobody(Reason::EthernetTruncated) };
     link.forget(tables);
     let packet = Ip::of(part);
-    let Some(address) = tables.find_vip(packet.destination, live.switch.generation()) else {
+    let Some(address) = tables.find_vip(&live, packet.destination) else {
         return nobody(Reason::NotVip);
     };
     let vip = address.services[0].vip;

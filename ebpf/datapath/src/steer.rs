@@ -2,7 +2,7 @@
 
 use abi::config::lease;
 use abi::gue::{Asked, held};
-use abi::limits::HOPS_MAX;
+use abi::limits::{HOPS_MAX, SERVICES_MAX};
 use abi::{Delivery, FragmentKey, Machine, Part, Reason, Service, Slot, VipAddress};
 
 use crate::ethernet::{self, Ethernet};
@@ -11,7 +11,7 @@ use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
 use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
 use crate::owners::{Decision, Question};
-use crate::{Frame, Live, Tables, Window, syn};
+use crate::{Frame, Live, Tables, Window, syn, usual};
 
 /// Why the packet met its fate, and whose counters say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,10 +45,16 @@ pub mod watched {
     }
 }
 
-/// Decides about the frame and changes it accordingly. On a verdict of Pass or Drop for a reason other than
-/// `Decapsulated` and `DecapsulatedOrphan` its bytes are as they were, or nobody reads them again.
+/// Decides about the frame and changes it accordingly: as [`general`] says, which is asked where [`usual::steer`] does not decide.
 #[inline(always)]
 pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
+    usual::steer(frame, tables).unwrap_or_else(|| general(frame, tables))
+}
+
+/// Decides about any frame. On a verdict of Pass or Drop for a reason other than
+/// `Decapsulated` and `DecapsulatedOrphan` its bytes are as they were, or nobody reads them again.
+#[inline(always)]
+pub fn general<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let Some(live) = tables.live() else { return nobody(Reason::NotVip) };
     let mut link = match Ethernet::parse(frame) {
         Ok(link) => link,
@@ -94,7 +100,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let hops = abi::gue::hops(packed);
     let asked = Asked(asked[0] | asked[1] << 32);
 
-    let Some(address) = tables.find_vip(packet.destination, live.switch.generation()) else {
+    let Some(address) = tables.find_vip(&live, packet.destination) else {
         let reason = if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip };
         return Outcome { hops, ..nobody(reason) };
     };
@@ -195,6 +201,18 @@ impl Sent {
     /// From here on, nothing may be answered.
     const ICMP_ERROR: Sent = Sent(5);
     const ICMP_ERROR_AGAIN: Sent = Sent(6);
+
+    #[inline(always)]
+    pub fn reason(self) -> Reason {
+        match self {
+            Sent::SECOND_CHANCE | Sent::ICMP_ERROR_AGAIN => Reason::SecondChance,
+            Sent::RELAYED => Reason::SecondChanceRelayed,
+            Sent::STOOD_IN => Reason::StoodIn,
+            Sent::FRAGMENT => Reason::FragmentForwarded,
+            Sent::ICMP_ERROR => Reason::IcmpErrorForwarded,
+            _ => Reason::Forwarded,
+        }
+    }
 }
 
 /// Whom a packet is sent to, and what the tunnel says.
@@ -367,7 +385,9 @@ impl<T: Tables> Road<'_, T> {
             }
             i += 1;
         }
-        address.services.get(self.tables.forget(i))
+        // A mask, because LLVM (22) multiplies before it compares, and the verifier then meets an unbounded offset.
+        const { assert!(SERVICES_MAX.is_power_of_two()) };
+        address.services.get(self.tables.merge(i) & (SERVICES_MAX - 1))
     }
 
     /// The owner of the flow, or who may have been; or why it stays. `tcp` is where its header lies, `arrived`: another machine has taken
@@ -409,7 +429,8 @@ impl<T: Tables> Road<'_, T> {
             let packed = abi::gue::pack(hops, held::UNASKED, 0);
             return Plan { vip, to, packed, asked: Asked::NOBODY, sent, end: None };
         }
-        let local = match kind {
+        // Said where it is needed: carried along it would divide the roads.
+        let local = || match kind {
             _ if arrived || !WHOLE && self.hops > 0 => Reason::Decapsulated,
             _ if !WHOLE => Reason::FragmentLocal,
             Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
@@ -417,9 +438,10 @@ impl<T: Tables> Road<'_, T> {
             _ => Reason::Local,
         };
         if past_all {
-            return Plan::ends(vip, local);
+            return Plan::ends(vip, local());
         }
-        let lease = self.tables.lease();
+        // And so would each of the four it can be.
+        let lease = self.tables.forget(self.tables.lease().into()) as u8;
         // Of a VIP whose flows are spread by something else than before.
         let before = match service.flags & Service::BEFORE {
             0 => 0,
@@ -435,7 +457,7 @@ impl<T: Tables> Road<'_, T> {
             _ => lease == lease::LAPSED,
         };
         if !concerns {
-            return Plan::ends(vip, local);
+            return Plan::ends(vip, local());
         }
         let answers = WHOLE && kind == Kind::ESTABLISHED;
         let question = Question {
@@ -459,7 +481,7 @@ impl<T: Tables> Road<'_, T> {
         let decision = self.tables.decide(&question);
         if decision.machine() == 0 {
             let orphan = if self.hops > 0 { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan };
-            return Plan::ends(vip, if decision == Decision::ORPHAN { orphan } else { local });
+            return Plan::ends(vip, if decision == Decision::ORPHAN { orphan } else { local() });
         }
         let sent = match (asks, arrived) {
             (false, _) => Sent::STOOD_IN,
@@ -518,15 +540,7 @@ impl<T: Tables> Road<'_, T> {
         if let Err(reason) = gue::wrap(frame, self.link, settings, machine, &wrap) {
             return counted(reason);
         }
-        let reason = match sent {
-            Sent::SECOND_CHANCE | Sent::ICMP_ERROR_AGAIN => Reason::SecondChance,
-            Sent::RELAYED => Reason::SecondChanceRelayed,
-            Sent::STOOD_IN => Reason::StoodIn,
-            Sent::FRAGMENT => Reason::FragmentForwarded,
-            Sent::ICMP_ERROR => Reason::IcmpErrorForwarded,
-            _ => Reason::Forwarded,
-        };
-        Ok(Outcome { vip, machine: to, ..nobody(reason) })
+        Ok(Outcome { vip, machine: to, ..nobody(sent.reason()) })
     }
 
     #[inline(always)]
@@ -543,7 +557,7 @@ impl<T: Tables> Road<'_, T> {
     }
 
     #[inline(always)]
-    fn machine(&self, index: u16) -> Option<&Machine> {
+    pub fn machine(&self, index: u16) -> Option<&Machine> {
         let machines = self.live.settings.machines;
         if index == 0 || index as u32 >= machines {
             return None;

@@ -22,7 +22,8 @@ pub trait Tables {
     /// The same of a switch that was read before.
     fn live_at(&self, switch: Switch) -> Option<Live<'_>>;
 
-    fn vip(&self, key: &VipKey) -> Option<&VipAddress>;
+    /// What is said of an address or a prefix by itself, in the generation that is live.
+    fn vip(&self, live: &Live<'_>, key: &VipKey) -> Option<&VipAddress>;
 
     /// By generation one bit: whether there are virtual IPs by prefix.
     fn prefixed(&self) -> u32;
@@ -32,13 +33,14 @@ pub trait Tables {
 
     /// The virtual IPs of an address: what is said of it alone, or else of the longest prefix that has it.
     #[inline(always)]
-    fn find_vip(&self, address: Address, generation: u32) -> Option<&VipAddress> {
+    fn find_vip(&self, live: &Live<'_>, address: Address) -> Option<&VipAddress> {
+        let generation = live.switch.generation();
         let place = VipPlace::whole(generation as u16, address);
-        let found = self.vip(&place.key);
+        let found = self.vip(live, &place.key);
         if found.is_some() || (self.prefixed() >> generation) & 1 == 0 {
             return found;
         }
-        self.vip(self.prefix_of(&place)?)
+        self.vip(live, self.prefix_of(&place)?)
     }
 
     /// Slot `number` of `table`; [`Slot`] 0 when there is no such table.
@@ -169,6 +171,12 @@ pub trait Tables {
     /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
+
+    /// As `forget`, also on a road that can do with its numbers known: so many come together here.
+    #[inline(always)]
+    fn merge(&self, number: usize) -> usize {
+        self.forget(number)
+    }
 
     /// [`fragment::steer`], or [`backend::steer`] as the part says; in BPF programs by themselves, and this does not return.
     #[inline(always)]

@@ -15,7 +15,7 @@ use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
 use datapath::syn::Segment;
 use datapath::tables::Bucket;
-use datapath::{Live, Outcome, Tables, steer};
+use datapath::{Live, Outcome, Tables, general, usual};
 use proptest::prelude::*;
 
 /// Machines there are, from 1.
@@ -82,11 +82,23 @@ impl World {
     fn run(&self, frame: &[u8]) -> (Outcome, Vec<u8>) {
         let mut buffer = vec![0xa5; HEADROOM + frame.len()];
         buffer[HEADROOM..].copy_from_slice(frame);
+        let mut other = buffer.clone();
         let mut slice = SliceFrame::new(&mut buffer, frame.len());
         let before = self.asked.get();
-        let outcome = steer(&mut slice, self);
+        let outcome = general(&mut slice, self);
         assert_eq!(self.asked.get(), before + 1, "a packet sees one generation: it is asked for once");
         let bytes = slice.bytes().collect();
+
+        let mut slice = SliceFrame::new(&mut other, frame.len());
+        let usual = usual::steer(&mut slice, self);
+        assert!(self.asked.get() <= before + 2, "as above");
+        let found: Vec<u8> = slice.bytes().collect();
+        match usual {
+            Some(usual) => {
+                assert_eq!((usual, &found), (outcome, &bytes), "the road of usual packets, and the general one")
+            }
+            None => assert_eq!(found, frame, "what is left to the general road has not been touched"),
+        }
         (outcome, bytes)
     }
 }
@@ -101,7 +113,7 @@ impl Tables for World {
         self.machines.iter().position(|m| m.is_present() && m.address == key.address).unwrap_or(0) as u16
     }
 
-    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
+    fn vip(&self, _: &Live<'_>, key: &VipKey) -> Option<&VipAddress> {
         self.vips.get(key)
     }
 

@@ -19,6 +19,7 @@ mod xdp_backend;
 mod xdp_capture;
 mod xdp_deliver;
 mod xdp_fragment;
+mod xdp_general;
 mod xdp_steer;
 mod xdp_syn;
 
@@ -27,13 +28,14 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
 
-use abi::Address;
+use abi::{Address, VipPlace};
 use datapath::ethernet::{Ethernet, IPV4, IPV6, Send};
-use datapath::{Frame, Tables, Window, steer};
+use datapath::{Frame, Tables, Window, usual};
 
 use crate::frame::XdpFrame;
 use crate::tables::Maps;
 use crate::verdict::settle;
+use crate::xdp_steer::leave;
 
 /// Element 0: how many flows there are, less one; a power of two. Element 1: state of the generator.
 #[map]
@@ -60,9 +62,9 @@ pub fn bench_kept(context: XdpContext) -> u32 {
 pub fn bench_lookup(context: XdpContext) -> u32 {
     let frame = XdpFrame::new(context.ctx);
     choose::<26, 34>(&frame);
-    let tables = Maps::new(context.ctx, 0);
+    let Some(tables) = Maps::of_usual(context.ctx, 0) else { return XDP_DROP };
     let (Some(live), Some(w)) = (tables.live(), frame.window::<4>(30)) else { return XDP_DROP };
-    match tables.find_vip(Address::from_v4_raw(w.u32_raw(0)), live.switch.generation()) {
+    match tables.vip(&live, &VipPlace::whole(live.switch.generation() as u16, Address::from_v4_raw(w.u32_raw(0))).key) {
         Some(_) => XDP_PASS,
         None => XDP_TX,
     }
@@ -95,8 +97,8 @@ fn run<const SOURCE: usize, const PORTS: usize>(context: XdpContext, kind: u16) 
     let mut frame = XdpFrame::new(context.ctx);
     choose::<SOURCE, PORTS>(&frame);
     let bytes = frame.len();
-    let tables = Maps::new(context.ctx, bytes);
-    let outcome = steer(&mut frame, &tables);
+    let Some(tables) = Maps::of_usual(context.ctx, bytes) else { return XDP_DROP };
+    let Some(outcome) = usual::steer(&mut frame, &tables) else { return leave(&context) };
     match settle(outcome, &tables, bytes) {
         XDP_TX => undo(&mut frame, kind),
         other => other,

@@ -63,6 +63,12 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn start<const N: usize>(&self) -> Option<XdpWindow> {
+        let start = self.data();
+        (start + N <= self.end()).then_some(XdpWindow(start))
+    }
+
+    #[inline(always)]
     fn push_head(&mut self, bytes: usize) -> bool {
         // SAFETY: a helper call with the kernel's own context; all windows borrow self and are gone.
         unsafe { bpf_xdp_adjust_head(self.context, -(bytes as i32)) == 0 }

@@ -17,6 +17,7 @@ mod xdp_backend;
 mod xdp_capture;
 mod xdp_deliver;
 mod xdp_fragment;
+mod xdp_general;
 mod xdp_steer;
 mod xdp_syn;
 

@@ -3,7 +3,9 @@
 //! | map | type | key → value | capacity | writer | readers | eviction |
 //! |---|---|---|---|---|---|---|
 //! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease`, `captures`, `prefixed` | all programs | none |
-//! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
+//! | VIP_SEEDS | array, mapped | generation × 1,024 + bucket → seed (`VipHash`) | 2,048 | userspace, generation that is not live | xdp_steer, xdp_fragment, xdp_backend, sk_lookup | none |
+//! | VIP_PLACES | array, mapped | generation × 8,192 + place → VipAt | 16,384 | userspace, as VIP_SEEDS | the same | none |
+//! | VIPS | array, mapped | `VipAt::element` → VipAddress | both generations' addresses | userspace, as VIP_SEEDS | the same | none |
 //! | VIP_PREFIXES | trie | VipPlace → VipKey | both generations' prefixes | userspace, generation that is not live | xdp_steer, xdp_fragment, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
 //! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
@@ -18,7 +20,7 @@
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
-//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture, 2 → xdp_syn, 3 → xdp_backend, 4 → xdp_deliver | 5 | userspace | xdp_steer, xdp_fragment, xdp_backend | none |
+//! | ROADS | programs | 0 → xdp_fragment, 1 → xdp_capture, 2 → xdp_syn, 3 → xdp_backend, 4 → xdp_deliver, 5 → xdp_general | 6 | userspace | xdp_steer, xdp_general, xdp_fragment, xdp_backend | none |
 //! | SYN | array per CPU | 0 → Syn | 1 | xdp_steer, for xdp_syn | xdp_syn | none |
 //! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment and xdp_backend | these; xdp_deliver, for HELD | none |
 //! | FRAGMENTS | LRU hash | FragmentKey → FragmentWay | 16,384 | xdp_fragment | xdp_fragment, userspace | longest unused |
@@ -46,9 +48,10 @@ use abi::limits::{
     ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FLOWS_MAX, FRAGMENTS_MAX, LISTENERS_MAX,
     MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX, WAYS_MAX,
 };
+use abi::vip::{PLACES, SEEDS};
 use abi::{
     Before, Capture, Captured, Config, Counter, Delivery, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment,
-    Limit, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipKey,
+    Limit, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipAt, VipKey,
 };
 use datapath::owners::Question;
 
@@ -63,7 +66,13 @@ const AT_LOAD: u32 = 1;
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, MAPPED);
 
 #[map]
-pub static VIPS: HashMap<VipKey, VipAddress> = HashMap::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
+pub static VIP_SEEDS: Array<u64> = Array::with_max_entries(2 * SEEDS, MAPPED);
+
+#[map]
+pub static VIP_PLACES: Array<VipAt> = Array::with_max_entries(2 * PLACES, MAPPED);
+
+#[map]
+pub static VIPS: Array<VipAddress> = Array::with_max_entries(2 * ADDRESSES_MAX, MAPPED);
 
 #[map]
 pub static VIP_PREFIXES: LpmTrie<[u32; 5], VipKey> = LpmTrie::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
@@ -111,7 +120,7 @@ pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ROADS: ProgramArray = ProgramArray::with_max_entries(5, 0);
+pub static ROADS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 
 /// Elements of ROADS.
 pub const FRAGMENT_ROAD: u32 = 0;
@@ -119,6 +128,7 @@ pub const CAPTURE_ROAD: u32 = 1;
 pub const SYN_ROAD: u32 = 2;
 pub const BACKEND_ROAD: u32 = 3;
 pub const DELIVER_ROAD: u32 = 4;
+pub const GENERAL_ROAD: u32 = 5;
 
 #[map]
 pub static SYN: PerCpuArray<Syn> = PerCpuArray::with_max_entries(1, 0);
@@ -162,11 +172,10 @@ pub static GROUPS: HashMap<GroupKey, GroupValue> = HashMap::with_max_entries(LIS
 #[map]
 pub static WORKER_OF_CPU: Array<u64> = Array::with_max_entries(CPUS_MAX, MAPPED);
 
-/// The word that says which generation is live, and the element it lies in.
+/// The word that says which generation is live.
 #[inline(always)]
-pub fn switch() -> Option<(Switch, *const Config)> {
-    let config = CONFIG.get_ptr(0)?;
+pub fn switch(config: *const Config) -> Switch {
     // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole, and no reference to it
     // is ever made.
-    Some((unsafe { (&raw const (*config).switch).read_volatile() }, config))
+    unsafe { (&raw const (*config).switch).read_volatile() }
 }

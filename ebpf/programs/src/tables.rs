@@ -12,7 +12,7 @@ use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, Config, Delivery, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey,
-    Settings, Slot, SourceKey, Switch, Syn, VipAddress, VipKey, VipPlace, WayKey,
+    Settings, Slot, SourceKey, Switch, Syn, VipAddress, VipHash, VipKey, VipPlace, WayKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::steer::watched;
@@ -26,8 +26,8 @@ use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
     ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BACKEND_ROAD, BEFORE, BUCKETS, CONFIG, DELIVER_ROAD, DELIVERY, FLOWS,
-    FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD,
-    VIP_PREFIXES, VIPS, WAYS, switch,
+    FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIP_PLACES,
+    VIP_PREFIXES, VIP_SEEDS, VIPS, WAYS, switch,
 };
 use crate::sender::sender;
 
@@ -35,25 +35,39 @@ pub struct Maps {
     pub context: *mut xdp_md,
     /// Bytes of the frame as it arrived.
     arrived: usize,
+    /// On the road of usual packets, which is short: numbers are not forgotten, and the element of CONFIG is looked for once.
+    usual: bool,
+    config: *const Config,
 }
 
 impl Maps {
     #[inline(always)]
     pub fn new(context: *mut xdp_md, arrived: usize) -> Maps {
-        Maps { context, arrived }
+        Maps { context, arrived, usual: false, config: core::ptr::null() }
+    }
+
+    /// For the road of usual packets.
+    #[inline(always)]
+    pub fn of_usual(context: *mut xdp_md, arrived: usize) -> Option<Maps> {
+        Some(Maps { context, arrived, usual: true, config: CONFIG.get_ptr(0)? })
+    }
+
+    #[inline(always)]
+    pub fn config(&self) -> Option<*const Config> {
+        if self.usual { Some(self.config) } else { CONFIG.get_ptr(0) }
     }
 }
 
 impl Tables for Maps {
     #[inline(always)]
     fn live(&self) -> Option<Live<'_>> {
-        let (switch, config) = switch()?;
-        Some(live(switch, config))
+        let config = self.config()?;
+        Some(live(switch(config), config))
     }
 
     #[inline(always)]
     fn live_at(&self, switch: Switch) -> Option<Live<'_>> {
-        Some(live(switch, CONFIG.get_ptr(0)?))
+        Some(live(switch, self.config()?))
     }
 
     #[inline(always)]
@@ -140,16 +154,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
-        // SAFETY: userspace writes only the generation that is not live, so the value does not change while it is read.
-        unsafe { VIPS.get(key) }
+    fn vip(&self, live: &Live<'_>, key: &VipKey) -> Option<&VipAddress> {
+        VIPS.get(element_of(live, key)?)
+    }
+
+    #[inline(always)]
+    fn find_vip(&self, live: &Live<'_>, address: Address) -> Option<&VipAddress> {
+        VIPS.get(find_element(live, self.prefixed(), address)?)
     }
 
     #[inline(always)]
     fn prefixed(&self) -> u32 {
-        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
-        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
-        unsafe { (&raw const (*config).prefixed).read_volatile() }
+        self.config().map_or(0, prefixed)
     }
 
     #[inline(always)]
@@ -184,7 +200,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn access_listed(&self) -> u32 {
-        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+        let Some(config) = self.config() else { return 0 };
         // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
         unsafe { (&raw const (*config).access).read_volatile() }
     }
@@ -310,14 +326,14 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn syn_options(&self) -> u32 {
-        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+        let Some(config) = self.config() else { return 0 };
         // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
         unsafe { (&raw const (*config).syn).read_volatile() }
     }
 
     #[inline(always)]
     fn lease(&self) -> u8 {
-        let Some(config) = CONFIG.get_ptr(0) else { return lease::OFF };
+        let Some(config) = self.config() else { return lease::OFF };
         // SAFETY: an element of the map; userspace stores the double word at any time, so it is loaded once, as a whole.
         let word = unsafe { (&raw const (*config).lease).read_volatile() };
         // SAFETY: the helper has no arguments.
@@ -327,6 +343,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn forget(&self, number: usize) -> usize {
+        if self.usual { number } else { self.merge(number) }
+    }
+
+    #[inline(always)]
+    fn merge(&self, number: usize) -> usize {
         // Exclusive or, because a sum with something unknown still has a known least value. Numbers here have 32 bits.
         // SAFETY: a word that nobody ever writes; read as volatile, so that LLVM does not know its value either.
         (number as u32 ^ unsafe { (&raw const ZERO).read_volatile() }) as usize
@@ -351,11 +372,38 @@ impl Tables for Maps {
     }
 }
 
+/// The element of VIPS for an address or a prefix by itself. Userspace writes only the generation that is not live, so nothing of it changes while it is read.
+#[inline(always)]
+fn element_of(live: &Live<'_>, key: &VipKey) -> Option<u32> {
+    let number = live.settings.vip_hash.of(&key.address, key.bits);
+    let seed = VIP_SEEDS.get(VipHash::bucket(live.switch, number))?;
+    let at = VIP_PLACES.get(VipHash::place(live.switch, number, *seed))?;
+    at.is(&key.address, key.bits).then_some(at.element)
+}
+
+/// Likewise for an address, or the longest prefix that has it. `prefixed`: by generation one bit, whether there are prefixes.
+#[inline(always)]
+pub fn find_element(live: &Live<'_>, prefixed: u32, address: Address) -> Option<u32> {
+    let place = VipPlace::whole(live.switch.generation() as u16, address);
+    let found = element_of(live, &place.key);
+    if found.is_some() || (prefixed >> live.switch.generation()) & 1 == 0 {
+        return found;
+    }
+    element_of(live, prefix_of(&place)?)
+}
+
 /// The longest prefix that has the address.
 #[inline(always)]
-pub fn prefix_of(place: &VipPlace) -> Option<&'static VipKey> {
+fn prefix_of(place: &VipPlace) -> Option<&'static VipKey> {
     // SAFETY: both are a number of bits and twenty bytes behind it, and any bytes are a key.
     VIP_PREFIXES.get(unsafe { &*(&raw const *place).cast::<Key<[u32; 5]>>() })
+}
+
+/// By generation one bit: whether there are virtual IPs by prefix.
+#[inline(always)]
+pub fn prefixed(config: *const Config) -> u32 {
+    // SAFETY: the element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+    unsafe { (&raw const (*config).prefixed).read_volatile() }
 }
 
 #[inline(always)]
@@ -423,7 +471,7 @@ fn select(first: usize, switch: usize) -> usize {
     unsafe {
         asm!(
             "{1} &= 1",
-            "{1} <<= 6",
+            "{1} <<= 7",
             "{0} += {1}",
             inout(reg) settings,
             inout(reg) switch => _,
@@ -433,7 +481,7 @@ fn select(first: usize, switch: usize) -> usize {
     settings
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 64);
+const _: () = assert!(core::mem::size_of::<Settings>() == 128);
 const _: () = assert!(core::mem::size_of::<Key<[u32; 5]>>() == core::mem::size_of::<VipPlace>());
 
 /// Always zero, which neither LLVM nor the verifier knows: it lies in a map that could be written.

@@ -13,9 +13,9 @@ use crate::tables::{Maps, live};
 /// Counts the packet under its reason and says what the kernel is to do with it. `bytes` is its length as it arrived.
 #[inline(always)]
 pub fn settle(outcome: Outcome, tables: &Maps, bytes: usize) -> u32 {
-    if let Some((switch, config)) = switch() {
+    if let Some(config) = tables.config() {
         // How much room there is is the same in every generation.
-        let Live { settings, .. } = live(switch, config);
+        let Live { settings, .. } = live(switch(config), config);
         // SAFETY: the helper has no arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
         let at = counter::counters_index(settings.vips, cpu, outcome.vip, outcome.reason as u8);

@@ -3,7 +3,7 @@
 //!
 //! - **Hook**: XDP, by tail call
 //! - **Attaches to**: element 3 of ROADS
-//! - **Reads**: PART; CONFIG, VIPS, VIP_PREFIXES, LIMITS
+//! - **Reads**: PART; CONFIG, VIPS, VIP_SEEDS, VIP_PLACES, VIP_PREFIXES, LIMITS
 //! - **Writes**: DELIVERY, BUCKETS, SOURCES, COUNTERS, CAPTURED; the packet
 //! - **Verdicts**: as `xdp_steer`
 //! - **Kernel ≥** 5.10

@@ -38,7 +38,7 @@ pub fn xdp_capture(context: XdpContext) -> u32 {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     captured.at_ns = now;
-    captured.switch = switch().map_or(0, |(switch, _)| switch.0);
+    captured.switch = CONFIG.get_ptr(0).map_or(0, |config| switch(config).0);
     captured.length = frame.len() as u32;
     captured.action = action_of(captured.reason) as u8;
     // SAFETY: fields of the kernel's context.

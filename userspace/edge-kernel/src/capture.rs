@@ -360,7 +360,7 @@ impl Kernel {
             return None;
         }
         let settings = config.settings[config.switch.generation() as usize];
-        let (_, found) = self.find_vip(ends.destination, config.switch.generation()).ok()??;
+        let (_, found) = self.find_vip(ends.destination, config.switch).ok()??;
         let bytes = ends.ports.to_ne_bytes();
         let flow = Flow {
             v4: ends.destination.is_v4(),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
-use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress, VipKey};
+use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress, VipAt, VipKey};
 use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
@@ -80,7 +80,8 @@ pub struct Sizes {
     pub tables: u32,
     /// Virtual IPs with counters, 1 to 512: 1 kB each, and 16 bytes per machine, on every CPU.
     pub vips: u32,
-    /// Machines, 1 to 4,095. Beside all of these: 5 MB for access lists and 6 MB for sources whose connections are counted.
+    /// Machines, 1 to 4,095. Beside all of these: 11 MB for what is said of addresses, 5 MB for access lists and 6 MB for sources whose
+    /// connections are counted.
     pub machines: u32,
 }
 
@@ -109,7 +110,9 @@ pub struct Kernel {
     pub(crate) counters: MappedArray<Counter>,
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
-    pub(crate) vips: OwnedFd,
+    pub(crate) vips: MappedArray<VipAddress>,
+    pub(crate) vip_seeds: MappedArray<u64>,
+    pub(crate) vip_places: MappedArray<VipAt>,
     pub(crate) vip_prefixes: OwnedFd,
     pub(crate) senders: OwnedFd,
     /// Indices of the interfaces that have the program.
@@ -133,7 +136,7 @@ pub struct Kernel {
     roads: OwnedFd,
     pub(crate) early: Option<Early>,
     pub(crate) captures: Captures,
-    /// What the live generation has in `vips`, by its key but for the generation.
+    /// What the live generation says of addresses, by their keys but for the generation.
     pub(crate) services: BTreeMap<VipKey, VipAddress>,
     /// What the next generation is told.
     pub(crate) settings: Settings,
@@ -154,7 +157,9 @@ pub struct Kernel {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Hook {
     XdpSteer,
-    /// What `XdpSteer` leaves fragments to.
+    /// What `XdpSteer` leaves packets to that are not as most are.
+    XdpGeneral,
+    /// What that leaves fragments to.
     XdpFragment,
     /// What both leave packets to that somebody wants to see.
     XdpCapture,
@@ -229,7 +234,7 @@ impl Kernel {
         kernel.configure(&own, &interfaces, inherited);
         kernel.lay_roads()?;
         if inherited {
-            kernel.inherit()?;
+            kernel.inherit();
         }
         kernel.attach(&interfaces, inherited)?;
         if features.live_frames {
@@ -299,7 +304,8 @@ impl Kernel {
         self.known_access = None;
         self.ways.forget();
         self.forget_flows();
-        self.inherit()
+        self.inherit();
+        Ok(())
     }
 
     /// Takes everything down: programs off the interfaces, pins and routes away. Packets go on without Weir.
@@ -356,7 +362,9 @@ impl Kernel {
             counters: mapped("COUNTERS", take("COUNTERS")?)?,
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
-            vips: take("VIPS")?,
+            vips: mapped("VIPS", take("VIPS")?)?,
+            vip_seeds: mapped("VIP_SEEDS", take("VIP_SEEDS")?)?,
+            vip_places: mapped("VIP_PLACES", take("VIP_PLACES")?)?,
             vip_prefixes: take("VIP_PREFIXES")?,
             senders: take("SENDERS")?,
             indices: BTreeMap::new(),
@@ -472,6 +480,7 @@ impl Kernel {
             (2, Hook::XdpSyn),
             (3, Hook::XdpBackend),
             (4, Hook::XdpDeliver),
+            (5, Hook::XdpGeneral),
         ] {
             let Some(program) = self.programs.get(&hook).map(|program| program.as_raw_fd() as u32) else { continue };
             sys::map_update(self.roads.as_fd(), &place, &program)
@@ -664,7 +673,7 @@ fn load_object(
                     }
                 }
             }
-            Hook::XdpSteer | Hook::XdpFragment | Hook::XdpBackend | Hook::XdpDeliver => {
+            Hook::XdpSteer | Hook::XdpGeneral | Hook::XdpFragment | Hook::XdpBackend | Hook::XdpDeliver => {
                 let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
                 xdp.load().and_then(|()| xdp.fd()).map_err(|e| failed(&e))?
             }
@@ -916,6 +925,8 @@ const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[
     "CONFIG",
     "VIPS",
+    "VIP_SEEDS",
+    "VIP_PLACES",
     "VIP_PREFIXES",
     "SENDERS",
     "FRAGMENTS",
@@ -946,6 +957,7 @@ const MAPS: &[&str] = &[
 ];
 const PROGRAMS: &[(&str, Hook)] = &[
     ("xdp_steer", Hook::XdpSteer),
+    ("xdp_general", Hook::XdpGeneral),
     ("xdp_fragment", Hook::XdpFragment),
     ("xdp_capture", Hook::XdpCapture),
     ("xdp_syn", Hook::XdpSyn),

@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `losses`, `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface` (with `ethtool`, `attached`),
+//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `places`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `losses`, `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface` (with `ethtool`, `attached`),
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -35,6 +35,7 @@ mod map;
 mod neighbours;
 mod netlink;
 mod older;
+mod places;
 mod prefix;
 mod probe;
 mod raw;

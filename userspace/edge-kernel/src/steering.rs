@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use abi::limit::Rate;
-use abi::limits::SLOTS;
-use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey, VipPlace};
+use abi::limits::{ADDRESSES_MAX, SLOTS};
+use abi::vip::{PLACES, SEEDS};
+use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipAt, VipHash, VipKey, VipPlace};
 
 use crate::kernel::Kernel;
+use crate::places::Places;
 use crate::prefix::Prefix;
 use crate::routes::{add_local_addresses, keep_local_addresses, local_addresses};
 use crate::services::{Services, before};
@@ -262,6 +264,8 @@ impl Kernel {
         let addresses = services.addresses();
         let services = services.finish();
 
+        let places = Places::of(&services).map_err(KernelError::Invalid)?;
+
         self.wait_for_standby();
         let mut applied = Applied { addresses: services.len(), left_out, kept, ..Applied::default() };
         let mut written = BTreeSet::new();
@@ -281,6 +285,7 @@ impl Kernel {
         }
         let standby = 1 - self.generation();
         self.settings.own = machines.iter().find(|machine| machine.own).map_or(0, |machine| machine.index.into());
+        self.settings.vip_hash = places.hash;
         self.write_settings(standby);
         self.write_machines(standby, machines);
         self.write_before(standby, &spreads);
@@ -288,7 +293,7 @@ impl Kernel {
         self.publish_syn_options();
         self.hand_over_counters(machines, &vips);
         self.write_senders(standby, machines)?;
-        self.write_vips(standby, &services)?;
+        self.write_vips(standby, &places)?;
 
         self.live_tables = BTreeMap::new();
         for (vip, placed) in &tables {
@@ -341,15 +346,10 @@ impl Kernel {
     }
 
     /// Reads back which tables an earlier process left in use, so that none of them is written over.
-    pub(crate) fn inherit(&mut self) -> Result<(), KernelError> {
+    pub(crate) fn inherit(&mut self) {
         let generation = self.generation();
-        for key in self.vip_keys()? {
-            if u32::from(key.generation) != generation {
-                continue;
-            }
-            let value: Option<VipAddress> = sys::map_lookup(self.vips.as_fd(), &key)
-                .map_err(|e| KernelError::system("cannot read the virtual IPs of the earlier process", e))?;
-            for service in value.iter().flat_map(|v| v.services.iter().take(v.count as usize)) {
+        for value in self.elements_of(generation) {
+            for service in value.services.iter().take(value.count as usize) {
                 self.live_tables.entry(service.table).or_default().insert(service.vip);
                 if service.flags & abi::Service::BEFORE != 0 {
                     let at = generation as usize * (self.options.sizes.vips as usize + 1) + usize::from(service.vip);
@@ -359,7 +359,6 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
     }
 
     fn check_machines(&self, machines: &[Machine]) -> Result<(), KernelError> {
@@ -536,21 +535,22 @@ impl Kernel {
         }
     }
 
-    fn write_vips(&mut self, generation: u32, services: &BTreeMap<VipKey, VipAddress>) -> Result<(), KernelError> {
+    fn write_vips(&mut self, generation: u32, places: &Places) -> Result<(), KernelError> {
         let failed = |e| KernelError::system("cannot write the virtual IPs", e);
-        let wanted = |key: &VipKey| VipKey { generation: generation as u16, ..*key };
-        let is_stale = |key: &VipKey| {
-            u32::from(key.generation) == generation && !services.contains_key(&VipKey { generation: 0, ..*key })
-        };
-        for key in self.vip_keys()?.into_iter().filter(is_stale) {
-            sys::map_delete(self.vips.as_fd(), &key).map_err(failed)?;
+        let first = generation * ADDRESSES_MAX;
+        for (at, said) in (first as usize..).zip(&places.elements) {
+            self.vips.write(at, *said);
         }
-        let keys: Vec<VipKey> = services.keys().map(wanted).collect();
-        let values: Vec<VipAddress> = services.values().copied().collect();
-        sys::map_update_batch(self.vips.as_fd(), &keys, &values).map_err(failed)?;
+        for (at, seed) in ((generation * SEEDS) as usize..).zip(&places.seeds) {
+            self.vip_seeds.write(at, *seed);
+        }
+        for (at, place) in ((generation * PLACES) as usize..).zip(&places.places) {
+            self.vip_places.write(at, VipAt { element: first + place.element, ..*place });
+        }
 
+        let keys = places.places.iter().filter_map(|at| key_of(at, generation));
         let prefixes: BTreeMap<VipPlace, VipKey> =
-            keys.into_iter().filter(|key| key.bits != 0).map(|key| (key.place(), key)).collect();
+            keys.filter(|key| key.bits != 0).map(|key| (key.place(), key)).collect();
         let there: Vec<VipPlace> = sys::map_keys(self.vip_prefixes.as_fd()).map_err(failed)?;
         let is_stale =
             |place: &&VipPlace| u32::from(place.key.generation) == generation && !prefixes.contains_key(*place);
@@ -568,18 +568,28 @@ impl Kernel {
         Ok(())
     }
 
-    fn vip_keys(&self) -> Result<Vec<VipKey>, KernelError> {
-        sys::map_keys(self.vips.as_fd()).map_err(|e| KernelError::system("cannot read the virtual IPs", e))
+    /// What the maps say of addresses in a generation, each once.
+    fn elements_of(&self, generation: u32) -> Vec<VipAddress> {
+        let first = (generation * PLACES) as usize;
+        let places = (first..first + PLACES as usize).map(|at| self.vip_places.read(at));
+        let elements: BTreeSet<u32> = places.filter(|at| at.bits_and_one != 0).map(|at| at.element).collect();
+        elements.into_iter().map(|element| self.vips.read(element as usize)).collect()
     }
 
     /// What the maps say of an address, and what it is under: as the programs find it.
-    pub(crate) fn find_vip(&self, address: Address, generation: u32) -> io::Result<Option<(VipKey, VipAddress)>> {
-        let place = VipPlace::whole(generation as u16, address);
-        if let Some(found) = sys::map_lookup(self.vips.as_fd(), &place.key)? {
-            return Ok(Some((place.key, found)));
+    pub(crate) fn find_vip(&self, address: Address, switch: Switch) -> io::Result<Option<(VipKey, VipAddress)>> {
+        let place = VipPlace::whole(switch.generation() as u16, address);
+        let hash = self.config.read(0).settings[switch.generation() as usize].vip_hash;
+        let find = |key: VipKey| {
+            let number = hash.of(&key.address, key.bits);
+            let seed = self.vip_seeds.read(VipHash::bucket(switch, number) as usize);
+            let at = self.vip_places.read(VipHash::place(switch, number, seed) as usize);
+            at.is(&key.address, key.bits).then(|| (key, self.vips.read(at.element as usize)))
+        };
+        if let Some(found) = find(place.key) {
+            return Ok(Some(found));
         }
-        let Some(key) = sys::map_lookup::<_, VipKey>(self.vip_prefixes.as_fd(), &place)? else { return Ok(None) };
-        Ok(sys::map_lookup(self.vips.as_fd(), &key)?.map(|found| (key, found)))
+        Ok(sys::map_lookup::<_, VipKey>(self.vip_prefixes.as_fd(), &place)?.and_then(find))
     }
 
     /// No packet may still be looking at the generation that is written next: it was live until the last switch.
@@ -618,6 +628,12 @@ struct Placed {
     table: u16,
     write: bool,
     live: bool,
+}
+
+/// Of what lies in a place, if anything does.
+fn key_of(at: &VipAt, generation: u32) -> Option<VipKey> {
+    let bits = at.bits_and_one.checked_sub(1)? as u16;
+    Some(VipKey { generation: generation as u16, bits, address: at.address })
 }
 
 /// What is said of prefixes of this virtual IP; of many, some.

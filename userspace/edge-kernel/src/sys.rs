@@ -10,7 +10,7 @@ use std::path::Path;
 
 use abi::{
     AccessKey, Address, Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, Limit, ListenerKey,
-    ListenerRanges, Machine, Slot, VipAddress, VipKey, VipPlace, WayKey,
+    ListenerRanges, Machine, Slot, VipAddress, VipAt, VipKey, VipPlace, WayKey,
 };
 
 /// A type whose bytes may be handed to the kernel and taken from it.
@@ -49,6 +49,7 @@ plain!(
     Machine,
     Slot,
     VipAddress,
+    VipAt,
     VipKey,
     VipPlace,
     WayKey

@@ -90,7 +90,7 @@ impl Kernel {
             kernel: self,
             switch: config.switch,
             settings,
-            vip: self.find_vip(flow.destination.ip().into(), config.switch.generation()).map_err(failed)?,
+            vip: self.find_vip(flow.destination.ip().into(), config.switch).map_err(failed)?,
             before: (0..self.before.len()).map(|at| self.before.read(at)).collect(),
             machines: (0..self.machines.len()).map(|at| self.machines.read(at)).collect(),
             lease: lease::state(config.lease, monotonic()),
@@ -169,7 +169,7 @@ impl Tables for LiveTables<'_> {
         self.live()
     }
 
-    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
+    fn vip(&self, _: &Live<'_>, key: &VipKey) -> Option<&VipAddress> {
         self.vip.as_ref().filter(|(of, _)| of == key).map(|(_, found)| found)
     }
 
