@@ -2,7 +2,7 @@
 
 use crate::soak::backend::Backend;
 use crate::soak::figures::held;
-use crate::world::{Connection, Machine, answers, eventually, free_port};
+use crate::world::{Connection, Machine, answers, eventually, free_port, within};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,6 +15,10 @@ const STARVED: Duration = Duration::from_secs(2);
 
 /// An echo on an idle machine takes less than a turn of a worker that has much to do, and an honest request some of those.
 const SOME_TURNS: Duration = Duration::from_millis(2);
+
+/// What waits for a backend that takes nothing does so for a minute, also when its client has left: one that only finished may be
+/// waiting for the answer.
+const GONE: Duration = Duration::from_secs(180);
 
 /// Answers that say something of how an honest client fares.
 const ANSWERS_LEAST: u64 = 10;
@@ -156,11 +160,9 @@ impl Site {
     pub fn recovers(&mut self) {
         answers(self.port, "/mock", 200);
         answers(self.port, "/steady/length/100/2", 200);
-        eventually("the attack's connections are gone", || {
-            let open =
-                self.machine.json("/status/objects/hs")["eg-traffic-default/hs/m1"]["status"]["connections"].as_u64();
-            open.is_some_and(|n| n <= 1).then_some(())
-        });
+        let status = || self.machine.json("/status/objects/hs")["eg-traffic-default/hs/m1"]["status"].clone();
+        let gone = within(GONE, || status()["connections"].as_u64().is_some_and(|open| open <= 1).then_some(()));
+        assert!(gone.is_some(), "the attack's connections are not gone in {GONE:?}: {}", status());
         self.machine.still_runs();
         let log = self.machine.log();
         assert!(!log.contains("panic"), "{log}");
