@@ -83,7 +83,8 @@ fn main() -> io::Result<()> {
         b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x05\0\0\0\0",
     ];
     fs::write(root.join("http2_client").join("answers"), [b"\x05", &frames.concat()[..]].concat())?;
-    // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
+    // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream, and
+    // capsules: datagrams, one of no bytes and one that is too long, and one that nobody knows.
     let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";
     fs::write(root.join("http3_sections").join("all"), section)?;
     let request = [b"\x05\x01\x0f", &section[..], b"\0\x04body\x21\x01x\x01\x02\0\0"].concat();
@@ -93,6 +94,7 @@ fn main() -> io::Result<()> {
         b"\x05\0\x04\x04\x06\x40\x64\x08\x01\x07\x01\x04\x0d\x01\x01",
     )?;
     fs::write(root.join("http3_streams").join("decoder"), b"\x05\x03\x44\x7f\x80\x01")?;
+    fs::write(root.join("http3_streams").join("capsules"), b"\x05\0\x06\0hello\x40\x99\x02xy\0\0\0\x80\x01\0\x11zz")?;
     // Data, an alert, a key update, a ticket, a client's hello, each sealed (types count from 20).
     let records: [&[u8]; 5] = [
         b"\x03\x05hello",

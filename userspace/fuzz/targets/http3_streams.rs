@@ -1,4 +1,4 @@
-//! Streams are the same in whatever pieces they come, and hold no more than a field section within its bound.
+//! Streams are the same in whatever pieces they come, and hold no more than a field section within its bound, or a datagram.
 #![no_main]
 
 #[path = "../checks/http3_streams.rs"]

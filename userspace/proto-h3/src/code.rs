@@ -1,4 +1,4 @@
-//! Error codes (RFC 9114 section 8.1, RFC 9204 section 6), and what is broken by whom.
+//! Error codes (RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297 section 5.2), and what is broken by whom.
 
 /// Why a stream or a connection is ended, as the peer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,7 @@ pub enum Code {
     Message,
     Connect,
     VersionFallback,
+    Datagram,
     QpackDecompression,
     QpackEncoderStream,
     QpackDecoderStream,
@@ -27,7 +28,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Code; 20] = [
+    pub const ALL: [Code; 21] = [
         Code::NoError,
         Code::General,
         Code::Internal,
@@ -45,6 +46,7 @@ impl Code {
         Code::Message,
         Code::Connect,
         Code::VersionFallback,
+        Code::Datagram,
         Code::QpackDecompression,
         Code::QpackEncoderStream,
         Code::QpackDecoderStream,
@@ -70,13 +72,14 @@ impl Code {
             Code::Message => 0x10e,
             Code::Connect => 0x10f,
             Code::VersionFallback => 0x110,
+            Code::Datagram => 0x33,
             Code::QpackDecompression => 0x200,
             Code::QpackEncoderStream => 0x201,
             Code::QpackDecoderStream => 0x202,
         }
     }
 
-    /// The name in RFC 9114 and RFC 9204.
+    /// The name in RFC 9114, RFC 9204 and RFC 9297.
     pub const fn text(self) -> &'static str {
         match self {
             Code::NoError => "H3_NO_ERROR",
@@ -96,6 +99,7 @@ impl Code {
             Code::Message => "H3_MESSAGE_ERROR",
             Code::Connect => "H3_CONNECT_ERROR",
             Code::VersionFallback => "H3_VERSION_FALLBACK",
+            Code::Datagram => "H3_DATAGRAM_ERROR",
             Code::QpackDecompression => "QPACK_DECOMPRESSION_FAILED",
             Code::QpackEncoderStream => "QPACK_ENCODER_STREAM_ERROR",
             Code::QpackDecoderStream => "QPACK_DECODER_STREAM_ERROR",
@@ -122,6 +126,7 @@ impl Code {
             Code::Message => "h3_message",
             Code::Connect => "h3_connect",
             Code::VersionFallback => "h3_version_fallback",
+            Code::Datagram => "h3_datagram",
             Code::QpackDecompression => "h3_qpack",
             Code::QpackEncoderStream => "h3_qpack_encoder",
             Code::QpackDecoderStream => "h3_qpack_decoder",

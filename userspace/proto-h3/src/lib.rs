@@ -5,11 +5,14 @@
 //! dynamic table, so no stream ever waits for another (RFC 9204 section 2.1.2).
 //!
 //! Reading order: [`varint`], [`code`] (why a stream or a connection ends), [`frame`] (frames as they come), [`request`] (one request
-//! stream), [`control`] (the streams of one direction), [`settings`], [`qpack`], [`message`] (heads translated).
+//! stream), [`control`] (the streams of one direction), [`settings`], [`qpack`], [`message`] (heads translated), [`datagram`] (what goes
+//! beside streams), [`capsule`] (the same on them).
 #![forbid(unsafe_code)]
 
+pub mod capsule;
 pub mod code;
 pub mod control;
+pub mod datagram;
 pub mod frame;
 pub mod message;
 pub mod qpack;
