@@ -41,7 +41,9 @@ pub struct HttpServerSpec {
     /// Port to listen on, 1 to 65535. A change re-listens; connections of the old port drain.
     pub port: u16,
     /// Serve HTTP/3 over QUIC as well, on UDP with the same port number; answers over TCP say so (`Alt-Svc`). Needs `https`. Default
-    /// false. A UDP port that cannot be opened makes the server `failed` with the reason, while TCP serves, and is tried again.
+    /// false. A UDP port that cannot be opened makes the server `failed` with the reason, while TCP serves, and is tried again. Datagrams
+    /// of tunnels (`connect-udp`, `connect-ip`) go beside their streams (RFC 9297); those that find no room, or fit into no packet, are
+    /// lost, and counted as `h3_datagrams`.
     pub http3: bool,
     /// With `http3`: serve HTTP/3 alone, without TCP, as Easegress does. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -210,9 +212,9 @@ fn is_on(field: &bool) -> bool {
 }
 
 /// More than one reason or another has, and few enough that a loop costs little.
-const MAX_HOPS: u8 = 8;
+pub(crate) const MAX_HOPS: u8 = 8;
 
-fn is_usual_hops(hops: &u8) -> bool {
+pub(crate) fn is_usual_hops(hops: &u8) -> bool {
     *hops == MAX_HOPS
 }
 

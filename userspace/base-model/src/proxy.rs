@@ -116,9 +116,9 @@ pub struct PoolSpec {
     pub http2: Option<bool>,
     /// Speak HTTP/3 to the servers, which are `https://` ones then: many requests at a time over few connections of QUIC, to the port
     /// of the URL on UDP. Where QUIC does not come through a server cannot be connected to: TCP is not tried for it. Over HTTP/1.1, to the
-    /// same port on TCP, go requests that ask to go on in another protocol, WebSockets where the server does not offer them over HTTP/3
-    /// (RFC 9220), and each that the server will not have over it (H3_VERSION_FALLBACK); after three such in a row all, for a minute. A
-    /// server's own `http3` goes before. Default false.
+    /// same port on TCP, go requests that ask to go on in another protocol, WebSockets and other tunnels where the server does not offer
+    /// them over HTTP/3 (RFC 9220), and each that the server will not have over it (H3_VERSION_FALLBACK); after three such in a row all,
+    /// for a minute. A server's own `http3` goes before. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub http3: bool,
     /// Begin every connection with a PROXY header, before TLS, that says who the client is: `v1` or `v2`. A connection then serves

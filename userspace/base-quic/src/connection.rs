@@ -5,6 +5,7 @@
 
 use crate::endpoint::Socket;
 use crate::handshakes::Handshake;
+use crate::settings::QuicSettings;
 use crate::stats::{self, Count};
 use base_runtime::net::udp::Transmit;
 use base_runtime::time::Deadline;
@@ -131,6 +132,33 @@ impl Connection {
         (times > 0).then(|| (times, io::Error::from_raw_os_error(errno)))
     }
 
+    /// The next datagram (RFC 9221) that has come and was not taken.
+    pub fn read_datagram(&self) -> Option<Bytes> {
+        let datagram = self.with(|machine| machine.datagrams().recv())?;
+        stats::count(Count::DatagramsIn);
+        Some(datagram)
+    }
+
+    /// Whether the peer takes datagrams.
+    pub fn takes_datagrams(&self) -> bool {
+        self.with(|machine| machine.datagrams().max_size().is_some())
+    }
+
+    /// Lets a datagram go out; false where there is no room for it, or it is too long for the way or the peer: it is lost.
+    pub fn send_datagram(&self, datagram: Bytes) -> bool {
+        let sent = self.with(|machine| machine.datagrams().send(datagram, false)).is_ok();
+        if sent {
+            stats::count(Count::DatagramsOut);
+            self.wake();
+        }
+        sent
+    }
+
+    /// Bytes of datagrams that are to go out.
+    pub fn unsent_datagrams(&self, settings: &QuicSettings) -> usize {
+        self.with(|machine| settings.datagram_bytes.saturating_sub(machine.datagrams().send_buffer_space() + UNUSED))
+    }
+
     /// Ends it: the peer is told this code of the application.
     pub fn close(&self, code: u32, reason: &'static str) {
         let (now, reason) = (base_runtime::now(), Bytes::from_static(reason.as_bytes()));
@@ -168,6 +196,9 @@ impl Connection {
         self.0.handshake.take();
     }
 }
+
+/// What a send buffer keeps for the datagram that may come next.
+const UNUSED: usize = 32;
 
 /// A datagram of at most so many bytes says little more than what has arrived.
 const ACKNOWLEDGES: usize = 100;

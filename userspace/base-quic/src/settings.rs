@@ -26,6 +26,9 @@ pub struct QuicSettings {
     pub idle: Duration,
     /// Bytes of a handshake that may come out of order. Default 16 KiB.
     pub handshake_bytes: usize,
+    /// Bytes of datagrams (RFC 9221) that may wait, of those that have come and of those that are to go out each. Default 64 KiB. Beyond
+    /// it they are dropped.
+    pub datagram_bytes: usize,
 }
 
 impl Default for QuicSettings {
@@ -38,19 +41,21 @@ impl Default for QuicSettings {
             send_window: 512 * 1024,
             idle: Duration::from_secs(60),
             handshake_bytes: 16 * 1024,
+            datagram_bytes: 64 * 1024,
         }
     }
 }
 
 impl QuicSettings {
     /// Of connections that we make to servers. Those may open no requests; and since a connection carries those of many clients, its
-    /// windows are larger: 256 KiB of one answer, 1 MiB of all of them and of what is sent.
+    /// windows are larger: 256 KiB of one answer, 1 MiB of all of them and of what is sent, 256 KiB of datagrams.
     pub fn asking() -> QuicSettings {
         QuicSettings {
             streams_most: 0,
             stream_window: 256 * 1024,
             connection_window: 1024 * 1024,
             send_window: 1024 * 1024,
+            datagram_bytes: 256 * 1024,
             ..QuicSettings::default()
         }
     }
@@ -68,8 +73,8 @@ impl QuicSettings {
             .crypto_buffer_size(self.handshake_bytes)
             // Nothing is said of rates to those who only watch.
             .allow_spin(false)
-            // Datagrams (RFC 9221) are not taken.
-            .datagram_receive_buffer_size(None);
+            .datagram_receive_buffer_size(Some(self.datagram_bytes))
+            .datagram_send_buffer_size(self.datagram_bytes);
         transport
     }
 

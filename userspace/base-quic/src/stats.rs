@@ -1,4 +1,4 @@
-//! What happens on QUIC's sockets, counted for the process. All of it is rare beside the datagrams themselves.
+//! What happens on QUIC's sockets, counted for the process. All of it but DATAGRAM frames is rare beside the datagrams themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,10 +30,14 @@ pub enum Count {
     ElsewhereLost,
     /// Connections that went on from another address.
     Migrated,
+    /// DATAGRAM frames that came, of connections that clients made and that we made.
+    DatagramsIn,
+    /// DATAGRAM frames that were handed over to be sent.
+    DatagramsOut,
 }
 
 impl Count {
-    pub const ALL: [Count; 12] = [
+    pub const ALL: [Count; 14] = [
         Count::Begun,
         Count::Established,
         Count::Early,
@@ -46,6 +50,8 @@ impl Count {
         Count::Elsewhere,
         Count::ElsewhereLost,
         Count::Migrated,
+        Count::DatagramsIn,
+        Count::DatagramsOut,
     ];
 }
 

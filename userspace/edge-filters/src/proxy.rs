@@ -29,10 +29,14 @@
 //! take places on 128 connections of a worker to a server: where those have no room, further ones go over HTTP/1.1 to `https://` servers;
 //! others, which may speak nothing but HTTP/2, are not asked (503, counted as `upstream_connections`).
 //!
+//! Tunnels of UDP and IP (`connect-udp`, RFC 9298, and `connect-ip`, RFC 9484) go the same way as WebSockets. Over HTTP/3 their datagrams
+//! go beside the stream where both ends of it take them so, and on it, as capsules, everywhere else (RFC 9297); those to and from
+//! backends that find no room, or fit into no packet, are lost, and counted as `upstream_h3_datagrams`.
+//!
 //! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. One that is not reached
 //! on UDP counts as one that cannot be connected to: TCP is not tried for it. Over HTTP/1.1, to the same port on TCP, go requests that
-//! ask to go on in another protocol, WebSockets where the server does not offer them over HTTP/3 (RFC 9220), and each that the server
-//! will not have over it (H3_VERSION_FALLBACK); after three such in a row all, for a minute.
+//! ask to go on in another protocol, WebSockets and other tunnels where the server does not offer them over HTTP/3 (RFC 9220), and each
+//! that the server will not have over it (H3_VERSION_FALLBACK); after three such in a row all, for a minute.
 //!
 //! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be

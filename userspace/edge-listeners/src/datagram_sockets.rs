@@ -4,6 +4,7 @@
 use crate::accept::bind_each;
 use crate::server::Sockets;
 use base_model::Protocol;
+use base_runtime::net::OwnPort;
 use base_runtime::net::inherited::{self, SocketKind};
 use base_runtime::net::udp::UdpOptions;
 use std::io;
@@ -18,13 +19,15 @@ pub(crate) struct Held<T> {
     pub key: u64,
     pub of: T,
     copies: Vec<OwnedFd>,
+    _own: Option<OwnPort>,
 }
 
 impl<T> Held<T> {
     pub fn new(at: (&str, u16), key: u64, of: T, bound: &[UdpSocket]) -> Arc<Held<T>> {
         // Without copies nobody takes them over.
         let copies = bound.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect::<io::Result<_>>();
-        Arc::new(Held { at: (at.0.to_owned(), at.1), key, of, copies: copies.unwrap_or_default() })
+        let own = bound.first().and_then(|socket| socket.local_addr().ok()).map(|at| OwnPort::note(at.port()));
+        Arc::new(Held { at: (at.0.to_owned(), at.1), key, of, copies: copies.unwrap_or_default(), _own: own })
     }
 }
 

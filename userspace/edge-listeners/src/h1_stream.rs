@@ -15,7 +15,7 @@ use edge_pipeline::wire::{send_bytes, send_head, send_last_chunk, send_piece};
 use edge_pipeline::{Body, Piece};
 use proto_http::date::ImfDate;
 use proto_http::h1::{self, BodyDecoder, Framing, RequestHead, ResponseOptions};
-use proto_http::{Headers, Known, Method, Request, Response, Version};
+use proto_http::{Headers, Known, Method, Protocol, Request, Response, Version};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -208,6 +208,11 @@ impl<'a> H1Stream<'a> {
         }
     }
 
+    /// What the client offers to go on in.
+    fn offered(&self) -> Option<Protocol> {
+        self.head.as_ref().and_then(|head| head.upgrade)
+    }
+
     fn with_head(&self, response: &Response, framing: Framing, follows: Follows, use_it: impl FnOnce(&[u8])) {
         thread_local! {
             static HEAD: RefCell<(Vec<u8>, ImfDate)> = RefCell::new((Vec::new(), ImfDate::new(0)));
@@ -219,7 +224,7 @@ impl<'a> H1Stream<'a> {
                 keep_alive: self.keep_alive,
                 client: self.version,
                 date: date.refresh(clock::seconds()),
-                upgrade: follows == Follows::Duplex && response.status == 101,
+                upgrade: self.offered().filter(|_| follows == Follows::Duplex && response.status == 101),
                 head_request: self.method == Asked::Head,
                 tunnel: follows == Follows::Duplex && response.status != 101,
             };
@@ -246,7 +251,7 @@ impl ClientStream for H1Stream<'_> {
     }
 
     fn offers_upgrade(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| head.upgrade)
+        self.offered().is_some()
     }
 
     fn take_body(&mut self, limit: Option<u64>) -> Body {

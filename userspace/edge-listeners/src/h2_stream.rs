@@ -15,14 +15,15 @@ use crate::request_body::{Arrival, RequestBody, Rest, Settled, Terms};
 use base_runtime::Buf;
 use base_runtime::net::Pipe;
 use base_tls::Session;
+use bytes::Bytes;
 use edge_pipeline::body::booked;
-use edge_pipeline::{Body, Duplex, Piece};
+use edge_pipeline::{Body, Capsules, Datagrams, Duplex, Piece};
 use proto_h2::server::{self, Body as _, Reason, ResponseOptions};
 use proto_h2::{Data, Progress};
 use proto_http::date::ImfDate;
 use proto_http::h1::Fault;
 use proto_http::multiplexed::MultiplexedHead;
-use proto_http::{Headers, Known, Method, Request, Response};
+use proto_http::{Headers, Known, Method, Protocol, Request, Response};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -63,7 +64,7 @@ enum Asked {
     Head,
     Connect,
     /// An extended CONNECT, which filters see as the GET of HTTP/1.
-    WebSocket,
+    Extended(Protocol),
     Other,
 }
 
@@ -100,15 +101,15 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
         if self.head.dropped > 0 {
             self.local.limit(UNDERSCORES_DROPPED);
         }
-        self.asked = match into.method {
-            _ if self.head.websocket => {
-                into.headers.set("Sec-WebSocket-Key", websocket_key());
-                Asked::WebSocket
-            }
-            Method::Head => Asked::Head,
-            Method::Connect => Asked::Connect,
-            _ => Asked::Other,
+        self.asked = match (self.head.protocol, &into.method) {
+            (Some(protocol), _) => Asked::Extended(protocol),
+            (None, Method::Head) => Asked::Head,
+            (None, Method::Connect) => Asked::Connect,
+            (None, _) => Asked::Other,
         };
+        if self.head.protocol == Some(Protocol::WebSocket) {
+            into.headers.set("Sec-WebSocket-Key", websocket_key());
+        }
         Ok(())
     }
 
@@ -135,15 +136,19 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
     }
 
     /// What the stream became once both sides have left HTTP.
-    pub fn into_duplex(self) -> H2Duplex<S> {
+    pub fn into_duplex(self) -> Box<dyn Duplex> {
         // Neither side of a tunnel announces what it has to say.
         let body = self.stream.borrow_mut().take_body();
-        H2Duplex {
+        let duplex = H2Duplex {
             body: RefCell::new(body),
             stream: self.stream,
             streams: self.streams.clone(),
             progress: self.progress,
             gone: Cell::new(self.gone),
+        };
+        match self.asked {
+            Asked::Extended(protocol) if protocol.has_capsules() => Box::new(Capsules::new(duplex)),
+            _ => Box::new(duplex),
         }
     }
 
@@ -201,20 +206,20 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
     }
 
     fn offers_upgrade(&self) -> bool {
-        self.asked == Asked::WebSocket
+        matches!(self.asked, Asked::Extended(_))
     }
 
     fn sayable(&self, status: u16) -> u16 {
         match status {
             // Any 2xx would tell the client that its tunnel is open (RFC 8441 section 5).
-            200..300 if self.asked == Asked::WebSocket => 502,
+            200..300 if matches!(self.asked, Asked::Extended(_)) => 502,
             status => status,
         }
     }
 
     fn take_body(&mut self, limit: Option<u64>) -> Body {
         // What follows a CONNECT belongs to the tunnel.
-        if matches!(self.asked, Asked::Connect | Asked::WebSocket) {
+        if matches!(self.asked, Asked::Connect | Asked::Extended(_)) {
             return Body::Empty;
         }
         let Some(body) = self.stream.borrow_mut().take_body() else { return Body::Empty };
@@ -416,6 +421,29 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
 
     fn abort(&self) {
         self.stream.borrow_mut().reset(Reason::Cancel);
+    }
+}
+
+impl<S: server::Stream> Datagrams for H2Duplex<S> {
+    fn poll_datagram(&self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        self.stream.borrow_mut().poll_datagram(cx)
+    }
+
+    fn takes_datagrams(&self) -> bool {
+        self.stream.borrow().takes_datagrams()
+    }
+
+    fn send_datagram(&self, content: &[u8]) {
+        self.stream.borrow_mut().send_datagram(content);
+    }
+
+    fn count_dropped(&self, datagrams: u32) {
+        self.stream.borrow_mut().count_dropped(datagrams);
+    }
+
+    fn break_off(&self) {
+        self.stream.borrow_mut().reset(Reason::Malformed);
+        self.gone.set(true);
     }
 }
 

@@ -8,14 +8,16 @@ use crate::h1_connection::Phase;
 use crate::h2_connection::{self, FIELD_BYTES, STREAM_BYTES, Streams, UNNOTICED};
 use crate::h3_stream::{H3Machine, Head, Next, RequestStream, Wire, head_bounds};
 use crate::http_server::Local;
-use base_quic::proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use base_quic::proto::{ConnectionError, Dir, Event, Side, StreamEvent, StreamId, VarInt};
 use base_quic::stream::Read;
 use base_quic::{Driver, QuicSettings};
 use base_runtime::memory::{self, Booking};
 use base_runtime::time::{self, Deadline};
 use base_tls::Session;
+use bytes::Bytes;
 use proto_h2::server::{Reason, Stream as _};
 use proto_h3::control::{self, Incoming, Peer};
+use proto_h3::datagram;
 use proto_h3::qpack::{self, Section};
 use proto_h3::request::Event as RequestEvent;
 use proto_h3::settings::Settings;
@@ -53,7 +55,7 @@ const NO_STREAM: u64 = (1 << 62) - 4;
 
 /// Names of the bounds of HTTP/3.
 pub fn bounds() -> impl Iterator<Item = &'static str> {
-    let own = ["h3_streams", "h3_heads", "h3_idle_frames", "h3_resets"];
+    let own = ["h3_streams", "h3_heads", "h3_idle_frames", "h3_resets", "h3_datagrams"];
     own.into_iter().chain(Code::ALL.map(Code::name)).chain(base_quic::endpoint::BOUNDS)
 }
 
@@ -89,6 +91,9 @@ const IDLE_EARNED: u64 = 512;
 
 /// Requests a client may give up ahead of those that are answered (CVE-2023-44487).
 const RESETS: u32 = 200;
+
+/// Datagrams that are kept for requests that have not come yet, whose packets they may have overtaken. The first of more makes room.
+const EARLY_DATAGRAMS: usize = 16;
 
 /// A connection as its server knows it.
 pub struct H3Connection {
@@ -210,6 +215,8 @@ pub async fn serve(driver: Driver, local: Rc<Local>, seat: Seat) {
         resets: Budget::new(RESETS),
         body_bytes: 0,
         answered: 0,
+        requests_begun: 0,
+        early_datagrams: VecDeque::new(),
     };
     poll_fn(|cx| drive.poll(cx)).await;
     drop(presence);
@@ -259,6 +266,10 @@ struct Drive {
     /// Of the wire, as far as they were earned by.
     body_bytes: u64,
     answered: u32,
+    /// How many requests the client has begun.
+    requests_begun: u64,
+    /// Datagrams of requests that have not come, by their numbers.
+    early_datagrams: VecDeque<(u64, Bytes)>,
 }
 
 impl Drive {
@@ -322,7 +333,8 @@ impl Drive {
                     request.handle_stopped();
                 }
             }
-            Event::Stream(StreamEvent::Available { .. }) | Event::DatagramReceived | Event::DatagramsUnblocked => {}
+            Event::DatagramReceived => self.read_datagrams(),
+            Event::Stream(StreamEvent::Available { .. }) | Event::DatagramsUnblocked => {}
         }
         0
     }
@@ -357,10 +369,53 @@ impl Drive {
         while let Some(id) = self.driver.connection().with(|machine| machine.streams().accept(Dir::Bi)) {
             let request = RequestStream::new(id, &self.wire);
             self.requests.insert(id, request.clone());
+            self.requests_begun = id.index() + 1;
+            self.hand_over_early(&request);
             self.heads.push_back((request.clone(), base_runtime::now()));
             begun += self.read_head(&request);
         }
         begun
+    }
+
+    /// Takes the datagrams that have come, each to its request.
+    fn read_datagrams(&mut self) {
+        while let Some(datagram) = self.driver.connection().read_datagram() {
+            self.wire.took_datagram(datagram.len());
+            match datagram::decode(datagram) {
+                Ok((number, content)) => self.hand_over(number, content),
+                Err(fault) => return self.obey(Err(fault)),
+            }
+        }
+    }
+
+    /// RFC 9297 section 2.1.
+    fn hand_over(&mut self, number: u64, content: Bytes) {
+        if number < self.requests_begun {
+            if let Some(request) = self.requests.get(&StreamId::new(Side::Client, Dir::Bi, number)) {
+                request.handle_datagram(content);
+            }
+            return;
+        }
+        // Nobody could open that many.
+        if number - self.requests_begun >= u64::from(QuicSettings::default().streams_most) {
+            return self.obey(Err(proto_h3::Fault::Connection(Code::Id)));
+        }
+        if self.early_datagrams.len() >= EARLY_DATAGRAMS {
+            self.early_datagrams.pop_front();
+            self.wire.dropped(1);
+        }
+        self.early_datagrams.push_back((number, content));
+    }
+
+    /// What has come before its request has.
+    fn hand_over_early(&mut self, request: &RequestStream) {
+        let number = request.id().index();
+        for (to, content) in std::mem::take(&mut self.early_datagrams) {
+            match to == number {
+                true => request.handle_datagram(content),
+                false => self.early_datagrams.push_back((to, content)),
+            }
+        }
     }
 
     /// Reads on in a head that is not complete.
@@ -479,10 +534,11 @@ impl Drive {
 
     /// Who says that datagrams belong to its requests must have a transport that takes any (RFC 9297 section 2.1.1).
     fn check_datagrams(&mut self) {
-        let takes =
-            |connection: &base_quic::Connection| connection.with(|machine| machine.datagrams().max_size().is_some());
-        if self.peer.settings().is_some_and(|settings| settings.datagrams) && !takes(self.driver.connection()) {
-            self.obey(Err(proto_h3::Fault::Connection(Code::Settings)));
+        if self.peer.settings().is_some_and(|settings| settings.datagrams) && !self.wire.takes_datagrams.get() {
+            match self.driver.connection().takes_datagrams() {
+                true => self.wire.takes_datagrams.set(true),
+                false => self.obey(Err(proto_h3::Fault::Connection(Code::Settings))),
+            }
         }
     }
 
@@ -511,7 +567,7 @@ impl Drive {
         let limits = &self.local.live().limits;
         let bounds = head_bounds(limits);
         let field_section_bytes = (bounds.bytes + bounds.fields * FIELD_OVERHEAD) as u64;
-        Settings { field_section_bytes, connect_protocol: true }.encode(&mut self.control_out);
+        Settings { field_section_bytes, connect_protocol: true, datagrams: true }.encode(&mut self.control_out);
     }
 
     fn write_control(&mut self) {
@@ -567,6 +623,12 @@ impl Drive {
             self.local.limit("h3_idle_frames");
             self.end(Code::ExcessiveLoad);
         }
+        for _ in 0..self.wire.datagrams_dropped.take() {
+            self.local.limit("h3_datagrams");
+        }
+        for code in self.wire.stream_faults.take() {
+            self.local.limit(code.name());
+        }
         if !self.resets.spend(self.wire.given_up.take()) && self.stage != Stage::Closed {
             self.local.limit("h3_resets");
             self.end(Code::ExcessiveLoad);
@@ -586,7 +648,9 @@ impl Drive {
         let heads: usize = self.heads.iter().map(|(request, _)| request.held()).sum();
         let sending = self.wire.outstanding().min(settings.send_window) as usize;
         let unread = unread(self.driver.connection().received(), self.wire.taken.get(), self.window.into());
-        self.booking.set(fixed + open * STREAM_BYTES + heads + sending + unread);
+        let early: usize = self.early_datagrams.iter().map(|(_, content)| content.len() + datagram::OVERHEAD).sum();
+        let datagrams = self.wire.datagram_bytes.get() + early + self.driver.connection().unsent_datagrams(&settings);
+        self.booking.set(fixed + open * STREAM_BYTES + heads + sending + unread + datagrams);
     }
 
     /// What is due is done; the deadline is set for what is due next.

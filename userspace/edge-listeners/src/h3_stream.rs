@@ -10,13 +10,14 @@ use base_quic::stream::{Outgoing, Read};
 use bytes::{Buf as _, Bytes};
 use proto_h2::Data;
 use proto_h2::server::{self, BodyBroken, Gone, Reason, ResponseOptions};
+use proto_h3::datagram::{self, Taken, Waiting};
 use proto_h3::message::{self, Unread};
 use proto_h3::qpack::{self, Bounds, Section};
 use proto_h3::request::{Event, Receiving};
 use proto_h3::{Code, frame};
 use proto_http::h1::Fault;
 use proto_http::multiplexed::MultiplexedHead;
-use proto_http::{Headers, Limits, Request, Response};
+use proto_http::{Headers, Limits, Protocol, Request, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -37,6 +38,9 @@ fn trailer_bounds(limits: &Limits) -> Bounds {
     Bounds { bytes: limits.trailer_bytes, fields: limits.trailers }
 }
 
+/// Bytes of datagrams that wait for the readers of all streams of a connection. Beyond it those that come are dropped.
+const DATAGRAMS_MOST: usize = 256 * 1024;
+
 /// What the streams of a connection share.
 pub struct Wire {
     pub quic: Connection,
@@ -54,6 +58,14 @@ pub struct Wire {
     pub given_up: Cell<u32>,
     /// Answers that were sent to their end.
     pub answered: Cell<u32>,
+    /// The client takes datagrams beside its streams.
+    pub takes_datagrams: Cell<bool>,
+    /// Bytes of those that have come and wait.
+    pub datagram_bytes: Cell<usize>,
+    /// Datagrams that found no room, or fitted into no packet, either way.
+    pub datagrams_dropped: Cell<u32>,
+    /// What ended streams alone since it was last counted, of what their exchanges do not count.
+    pub stream_faults: RefCell<Vec<Code>>,
     /// Bytes written that the client is not known to have, by stream.
     outstanding: RefCell<HashMap<StreamId, u64>>,
     outstanding_bytes: Cell<u64>,
@@ -70,9 +82,19 @@ impl Wire {
             taken: Cell::new(0),
             given_up: Cell::new(0),
             answered: Cell::new(0),
+            takes_datagrams: Cell::new(false),
+            datagram_bytes: Cell::new(0),
+            datagrams_dropped: Cell::new(0),
+            stream_faults: RefCell::default(),
             outstanding: RefCell::default(),
             outstanding_bytes: Cell::new(0),
         })
+    }
+
+    /// So many datagrams found no room, or fitted into no packet.
+    pub fn dropped(&self, datagrams: u32) {
+        self.datagrams_dropped.set(self.datagrams_dropped.get().saturating_add(datagrams));
+        self.quic.wake();
     }
 
     /// Bytes written that the client is not known to have.
@@ -84,6 +106,12 @@ impl Wire {
     pub fn settled(&self, id: StreamId) {
         let bytes = self.outstanding.borrow_mut().remove(&id).unwrap_or(0);
         self.outstanding_bytes.set(self.outstanding_bytes.get() - bytes);
+    }
+
+    /// A datagram of so many bytes was taken. Of a short one nothing was counted as received, so nothing more is taken than that.
+    pub fn took_datagram(&self, bytes: usize) {
+        let most = self.quic.received().max(self.taken.get());
+        self.taken.set((self.taken.get() + bytes as u64).min(most));
     }
 
     /// So many bytes were taken out of a stream.
@@ -133,6 +161,8 @@ pub struct RequestStream {
     is_given_up: Cell<bool>,
     /// Nobody serves it any more.
     is_left: Cell<bool>,
+    /// What has come beside it.
+    datagrams: RefCell<Waiting>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
 }
@@ -160,6 +190,7 @@ impl RequestStream {
             is_said: Cell::new(false),
             is_given_up: Cell::new(false),
             is_left: Cell::new(false),
+            datagrams: RefCell::default(),
             reader: RefCell::default(),
             writer: RefCell::default(),
         })
@@ -186,6 +217,54 @@ impl RequestStream {
                 waker.wake();
             }
         }
+    }
+
+    /// A datagram has come for it.
+    pub fn handle_datagram(&self, content: Bytes) {
+        // To one that has ended it means nothing any more (RFC 9297 section 2.1).
+        if self.is_left.get() || self.coming.get() != Coming::Open {
+            return;
+        }
+        if self.wire.datagram_bytes.get() + content.len() > DATAGRAMS_MOST {
+            return self.wire.dropped(1);
+        }
+        match self.with_datagrams(|datagrams| datagrams.handle(content)) {
+            Ok(Taken::Kept) => self.wake_reader(),
+            Ok(Taken::Dropped) => self.wire.dropped(1),
+            Err(fault) => self.blame_datagrams(fault),
+        }
+    }
+
+    fn poll_datagram(&self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        match self.with_datagrams(Waiting::take) {
+            Some(content) => Poll::Ready(content),
+            None => {
+                *self.reader.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Its head says whether datagrams mean anything to it.
+    fn decide_datagrams(&self, wanted: bool) {
+        if let Err(fault) = self.with_datagrams(|datagrams| datagrams.decide(wanted)) {
+            self.blame_datagrams(fault);
+        }
+    }
+
+    fn blame_datagrams(&self, fault: proto_h3::Fault) {
+        self.wire.stream_faults.borrow_mut().push(fault.code());
+        self.count_given_up();
+        self.abort(fault.code());
+        self.wake_reader();
+    }
+
+    fn with_datagrams<T>(&self, work: impl FnOnce(&mut Waiting) -> T) -> T {
+        let mut datagrams = self.datagrams.borrow_mut();
+        let before = datagrams.held();
+        let done = work(&mut datagrams);
+        self.wire.datagram_bytes.set(self.wire.datagram_bytes.get() - before + datagrams.held());
+        done
     }
 
     /// What has come.
@@ -309,6 +388,12 @@ impl RequestStream {
     }
 }
 
+impl Drop for RequestStream {
+    fn drop(&mut self) {
+        self.wire.datagram_bytes.set(self.wire.datagram_bytes.get() - self.datagrams.get_mut().held());
+    }
+}
+
 /// What a request's head was found to be before anybody looked at what it says.
 pub enum Head {
     Read(Section),
@@ -366,6 +451,7 @@ impl server::Stream for H3Machine {
                     Unread::Malformed => Fault::PseudoField,
                 })?;
                 self.length = head.length;
+                self.stream.decide_datagrams(head.protocol.is_some_and(Protocol::has_capsules));
                 Ok(head)
             }
             Head::Fault(fault) => {
@@ -441,7 +527,30 @@ impl server::Stream for H3Machine {
             Reason::Cancel => Code::RequestCancelled,
             Reason::Refused => Code::RequestRejected,
             Reason::Calm => Code::ExcessiveLoad,
+            Reason::Malformed => {
+                self.stream.wire.stream_faults.borrow_mut().push(Code::Message);
+                Code::Message
+            }
         });
+    }
+
+    fn takes_datagrams(&self) -> bool {
+        self.stream.wire.takes_datagrams.get()
+    }
+
+    fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        self.stream.poll_datagram(cx)
+    }
+
+    fn send_datagram(&mut self, content: &[u8]) {
+        let (stream, wire) = (&self.stream, &self.stream.wire);
+        if !stream.is_shut.get() && !wire.quic.send_datagram(datagram::encode(stream.id.index(), content).into()) {
+            wire.dropped(1);
+        }
+    }
+
+    fn count_dropped(&mut self, datagrams: u32) {
+        self.stream.wire.dropped(datagrams);
     }
 }
 

@@ -6,14 +6,13 @@ mod support;
 mod h3_client;
 
 use base_model::Protocol;
-use base_quic::proto::{Dir, TransportConfig};
+use base_quic::proto::Dir;
 use base_runtime::IoMode;
 use base_runtime::net::inherited::{self, SocketKind};
 use base_tls::TicketKey;
 use edge_listeners::Timeouts;
 use h3_client::{Certificate, Client, any_frame, bound_socket, certificate, config, data, get, head, post};
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::time::Duration;
 use support::{Backend, House, eventually, proxy_to, short_timeouts};
 
@@ -36,7 +35,6 @@ on_both_drivers![
     answers_that_are_given_up,
     websockets_pass,
     websockets_go_on_over_streams_to_a_backend,
-    datagrams_are_not_taken_and_nobody_is_told_otherwise,
     a_port_in_use_is_told_and_tried_again,
     it_is_turned_on_and_off,
     a_port_is_taken_over_while_old_connections_live,
@@ -500,40 +498,6 @@ fn websockets_pass(io: IoMode) {
     let answer = client.answer(id);
     assert!(answer.text().ends_with("bye") && answer.reset.is_none());
     drop(house);
-}
-
-/// Datagrams of HTTP (RFC 9297) belong to extended CONNECTs for what they carry, and of those a WebSocket, which has none, is the one that
-/// is taken: nothing is offered that would be dropped.
-fn datagrams_are_not_taken_and_nobody_is_told_otherwise(io: IoMode) {
-    let backend = Backend::answering(OK);
-    let (house, certificate) = house(io, &backend);
-    let mut client = Client::connect(house.port, &certificate);
-    assert!(client.drive(|client| client.control().len() > 3));
-    let settings = proto_h3::settings::decode(&client.control()[3..]).unwrap();
-    assert!(settings.connect_protocol && !settings.datagrams, "{settings:?}");
-    assert_eq!(client.connection.datagrams().max_size(), None, "the transport takes none either");
-    let id =
-        client.request(&[&[(":method", "CONNECT"), (":protocol", "connect-udp")], &get("/udp")[1..]].concat(), b"");
-    assert_eq!(client.answer(id).status(), 501);
-    eventually("it is counted", || house.limit("protocol") == 1);
-    // Who takes some himself says so, and is served.
-    const SAYS: [u8; 5] = [0, 4, 2, 0x33, 1];
-    let mut client = Client::begin(house.port, "a.test", config(&certificate.der, b"h3"));
-    assert!(client.drive(|client| client.connected), "{:?}", client.lost);
-    let control = client.open(Dir::Uni);
-    client.send(control, &SAYS, false);
-    assert_eq!(client.get("/").status(), 200);
-    // Who says so without a transport for them breaks the rules.
-    let mut without = config(&certificate.der, b"h3");
-    let mut transport = TransportConfig::default();
-    transport.datagram_receive_buffer_size(None);
-    without.transport_config(Arc::new(transport));
-    let mut client = Client::begin(house.port, "a.test", without);
-    assert!(client.drive(|client| client.connected), "{:?}", client.lost);
-    let control = client.open(Dir::Uni);
-    client.send(control, &SAYS, false);
-    assert_eq!(client.closed(), Some(0x109), "{:?}", client.lost);
-    assert_eq!(house.limit("h3_settings"), 1);
 }
 
 /// A backend that is spoken to over QUIC alone gets WebSockets as streams of its connections, whatever their clients speak.

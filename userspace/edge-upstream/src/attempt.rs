@@ -2,6 +2,7 @@
 
 use crate::connect::ConnectError;
 use crate::endpoint::{Protocols, Server};
+use crate::extended::Extended;
 use crate::groups::CONNECTIONS_MOST;
 use crate::h3_sessions;
 use crate::lease::{self, Exchanger, Lease, Need};
@@ -69,6 +70,8 @@ pub struct Counters {
     pub faults_h3: Limit,
     /// As `refused`, of HTTP/3.
     pub refused_h3: Limit,
+    /// Datagrams of tunnels over HTTP/3 that found no room, or fitted into no packet, either way.
+    pub datagrams: Limit,
     /// Uploads that were given up because the backend, having answered, read no more.
     pub stalled: Limit,
 }
@@ -83,6 +86,7 @@ impl Counters {
             refused: limits.register("upstream_h2_refused"),
             faults_h3: limits.register("upstream_h3_faults"),
             refused_h3: limits.register("upstream_h3_refused"),
+            datagrams: limits.register("upstream_h3_datagrams"),
             stalled: limits.register("upstream_stalled"),
         })
     }
@@ -276,17 +280,14 @@ impl Attempt<'_> {
         match &self.request.method {
             // A tunnel has a connection to itself.
             Method::Connect => Need::Http1,
-            _ if !(self.upgrade && h1::offers_upgrade(&self.request.headers)) => Need::Message,
-            _ if self.websocket_key().is_some() => Need::WebSocket,
+            _ if !self.upgrade || h1::offered_upgrade(&self.request.headers).is_none() => Need::Message,
+            _ if self.extended().is_some() => Need::Extended,
             _ => Need::Http1,
         }
     }
 
-    /// That of a request that opens a WebSocket, where it can be said as an extended CONNECT, too: whoever asked over HTTP/1.1 wants a
-    /// proof that it was read, which is made of it.
-    pub(crate) fn websocket_key(&self) -> Option<&[u8]> {
-        let opens = self.upgrade && self.request.method == Method::Get && h1::offers_upgrade(&self.request.headers);
-        let mut keys = self.request.headers.values("Sec-WebSocket-Key");
-        keys.next().filter(|_| opens && keys.next().is_none()).map(<[u8]>::trim_ascii)
+    /// What it asks to go on in, where that can be said as an extended CONNECT, too.
+    pub(crate) fn extended(&self) -> Option<Extended<'_>> {
+        Extended::of(self.request).filter(|_| self.upgrade)
     }
 }

@@ -112,8 +112,9 @@ impl Attempt<'_> {
             // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
             if head.switching {
                 let said = sending.is_none() && unsent.is_none();
-                let asked = self.upgrade && h1::offers_upgrade(&self.request.headers) && said;
-                if !(asked && response.status == 101 && h1::accepts_upgrade(&response.headers)) {
+                let offered = h1::offered_upgrade(&self.request.headers).filter(|_| self.upgrade && said);
+                let accepted = h1::accepted_upgrade(&response.headers).filter(|_| response.status == 101);
+                if offered.is_none() || accepted != offered {
                     return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
                 }
                 if !buffer.is_empty() {

@@ -9,7 +9,6 @@ use crate::lease::Exchanger;
 use crate::loss::Loss;
 use crate::sessions::Stream;
 use crate::upload::{Beside, Upload, WaitsFor};
-use crate::websocket;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
@@ -38,9 +37,10 @@ impl Exchanger for Stream {
         let kept = if keep_body || !body.is_stream() { body.again() } else { None };
         let is_kept = kept.is_some();
         let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
-        // The opening of a WebSocket leaves the way open for what is said over it.
-        let key = attempt.websocket_key();
-        let ends = key.is_none() && !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
+        // What opens a tunnel leaves the way open for what is said over it.
+        let extended = attempt.extended();
+        let ends =
+            extended.is_none() && !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
         let exchange = match self.requests().ask(attempt.request, &options(attempt, &outgoing), ends) {
             Ok(exchange) => exchange,
             Err(Unsent::Unsayable) => return Err(AttemptError::Unsayable),
@@ -52,7 +52,7 @@ impl Exchanger for Stream {
         };
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
         let place = Rc::new(Place { exchange, lease: self });
-        let mut upload = (key.is_none() && !ends).then(|| H2Upload {
+        let mut upload = (extended.is_none() && !ends).then(|| H2Upload {
             body: outgoing,
             place: place.clone(),
             progress: Rc::default(),
@@ -88,7 +88,7 @@ impl Exchanger for Stream {
                     (_, Some(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
                     (Poll::Pending, None) => return place.poll_begun(&unopened, is_kept, cx),
                     (Poll::Ready(Err(error)), None) => {
-                        return Poll::Ready(Err(place.failed(error, is_kept, attempt.counters, key.is_some())));
+                        return Poll::Ready(Err(place.failed(error, is_kept, attempt.counters, extended.is_some())));
                     }
                 }
             }
@@ -97,9 +97,9 @@ impl Exchanger for Stream {
         if !keep_body {
             drop(std::mem::take(body));
         }
-        if let Some(key) = key {
+        if let Some(extended) = extended {
             if (200..300).contains(&response.status) {
-                let response = websocket::switched(response, key);
+                let response = extended.switched(response);
                 let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(place, attempt.counters.clone()));
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
             }
@@ -152,7 +152,7 @@ impl Place {
 
     /// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
     /// one of a GOAWAY, and those it refused; and what has not gone out.
-    fn failed(&self, why: Unanswered, is_kept: bool, counters: &Counters, opens_websocket: bool) -> AttemptError {
+    fn failed(&self, why: Unanswered, is_kept: bool, counters: &Counters, extended: bool) -> AttemptError {
         let lost = match why {
             Unanswered::Lost(lost) => lost,
             Unanswered::Unread(unread) => {
@@ -170,7 +170,7 @@ impl Place {
                 return AttemptError::Faulty(code);
             }
             Lost::Reset(Code::HTTP_1_1) => {
-                match opens_websocket {
+                match extended {
                     true => self.lease.wants_websockets_over_http1(),
                     false => self.lease.wants_http1(),
                 }
@@ -222,7 +222,7 @@ impl Attempt<'_> {
 fn options<'a>(attempt: &Attempt<'a>, body: &Body) -> RequestOptions<'a> {
     let length = match body.length() {
         // A method that usually carries a body says that it has none.
-        _ if attempt.websocket_key().is_some() => None,
+        _ if attempt.extended().is_some() => None,
         Some(0)
             if !body.is_stream() && !matches!(attempt.request.method, Method::Post | Method::Put | Method::Patch) =>
         {
@@ -235,7 +235,7 @@ fn options<'a>(attempt: &Attempt<'a>, body: &Body) -> RequestOptions<'a> {
         authority: attempt.host,
         prefix: &attempt.server.prefix,
         length,
-        protocol: attempt.websocket_key().map(|_| "websocket"),
+        protocol: attempt.extended().map(|extended| extended.protocol().name()),
     }
 }
 

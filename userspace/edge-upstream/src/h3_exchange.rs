@@ -11,9 +11,8 @@ use crate::h3_tunnel::H3Tunnel;
 use crate::lease::Exchanger;
 use crate::loss::Loss;
 use crate::upload::{Beside, Upload, WaitsFor};
-use crate::websocket;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
-use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
+use edge_pipeline::{Body, BodyError, BodyStream, Capsules, Duplex, Piece, Sight};
 use proto_h2::Data;
 use proto_h3::Code;
 use proto_h3::message::{self, RequestOptions, Unread};
@@ -36,16 +35,20 @@ impl Exchanger for H3Stream {
             return Err(unsent());
         }
         let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
-        // The opening of a WebSocket leaves the way open for what is said over it.
-        let key = attempt.websocket_key();
+        // What opens a tunnel leaves the way open for what is said over it.
+        let extended = attempt.extended();
+        let has_capsules = extended.is_some_and(|extended| extended.protocol().has_capsules());
+        if !has_capsules {
+            self.stream().decide_datagrams(false);
+        }
         let no_body = !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
-        let ends = key.is_none() && no_body;
+        let ends = extended.is_none() && no_body;
         self.stream().say(head);
         if ends {
             self.stream().say_end();
         }
         let place = Rc::new(self);
-        let mut upload = (!ends && key.is_none()).then(|| H3Upload {
+        let mut upload = (!ends && extended.is_none()).then(|| H3Upload {
             body: outgoing,
             place: place.clone(),
             handed: 0,
@@ -89,7 +92,7 @@ impl Exchanger for H3Stream {
                     (_, Some(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
                     (Next::Blocked, None) => return Poll::Pending,
                     (Next::Broken(why), None) => {
-                        return Poll::Ready(Err(failed(why, is_kept, &stream, attempt.counters, key.is_some())));
+                        return Poll::Ready(Err(failed(why, is_kept, &stream, attempt.counters, extended.is_some())));
                     }
                 }
             }
@@ -99,10 +102,17 @@ impl Exchanger for H3Stream {
         if !keep_body {
             drop(std::mem::take(body));
         }
-        if let Some(key) = key {
+        if let Some(extended) = extended {
             if (200..300).contains(&response.status) {
-                let upgraded: Box<dyn Duplex> = Box::new(H3Tunnel::new(place));
-                let response = websocket::switched(response, key);
+                let tunnel = H3Tunnel::new(place, attempt.counters.clone());
+                let upgraded: Box<dyn Duplex> = match has_capsules {
+                    true => {
+                        stream.decide_datagrams(true);
+                        Box::new(Capsules::new(tunnel))
+                    }
+                    false => Box::new(tunnel),
+                };
+                let response = extended.switched(response);
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
             }
             // It answers as it would any request, and nothing is said over what was not opened.
@@ -171,7 +181,7 @@ fn head_bounds(limits: &Limits) -> Bounds {
 /// What goes out first.
 fn head(attempt: &Attempt<'_>, body: &Body) -> Result<Vec<u8>, AttemptError> {
     let request = attempt.request;
-    let protocol = attempt.websocket_key().map(|_| "websocket");
+    let protocol = attempt.extended().map(|extended| extended.protocol().name());
     let length = match body.length() {
         _ if protocol.is_some() => None,
         // A method that usually carries a body says that it has none.
@@ -191,7 +201,7 @@ fn unsent() -> AttemptError {
 }
 
 /// Why no answer came.
-fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters, opens_websocket: bool) -> AttemptError {
+fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters, extended: bool) -> AttemptError {
     let broken = |text: String, refused: bool, loss| {
         let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
         AttemptError::Broken { error: io::Error::other(text), stage, loss }
@@ -217,7 +227,7 @@ fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters, opens_w
                 AttemptError::Broken { error, loss, .. }
                     if is_kept && code == u64::from(Code::VersionFallback.value()) =>
                 {
-                    if opens_websocket {
+                    if extended {
                         stream.session().wants_websockets_over_http1();
                     }
                     AttemptError::Broken { error, stage: Stage::OverHttp1, loss }

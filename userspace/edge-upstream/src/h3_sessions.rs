@@ -17,7 +17,7 @@ use crate::lease::Need;
 use crate::loss::Loss;
 use crate::opening::Outcome;
 use crate::pool::{self, IDLE_TIMEOUT};
-use base_quic::proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use base_quic::proto::{ConnectionError, Dir, Event, Side, StreamEvent, StreamId, VarInt};
 use base_quic::stream::Read;
 use base_quic::{Connection, Driver, QuicSettings};
 use base_runtime::memory::{Booking, Kind};
@@ -25,7 +25,7 @@ use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
 use proto_h3::control::{self, Incoming, Peer};
 use proto_h3::settings::Settings;
-use proto_h3::{Code, Fault};
+use proto_h3::{Code, Fault, datagram};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -103,9 +103,15 @@ pub(crate) struct Session {
     websockets: Cell<Option<bool>>,
     /// Who waits for that.
     said: RefCell<Vec<Waker>>,
+    /// It takes datagrams beside its streams.
+    takes_datagrams: Cell<bool>,
+    /// Bytes of those that have come and wait.
+    pub(crate) datagram_bytes: Cell<usize>,
+    /// How many streams were opened.
+    opened: Cell<u64>,
     /// As of what is [`Known`].
     fallbacks: Rc<Cell<u32>>,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Session {
@@ -115,12 +121,18 @@ impl Session {
             return None;
         }
         let id = self.quic.with(|machine| machine.streams().open(Dir::Bi))?;
+        self.opened.set(id.index() + 1);
         let stream = Stream::new(id, self);
         self.streams.borrow_mut().insert(id, stream.clone());
         if self.since.take().is_some() {
             self.recorder.connection_reused();
         }
         Some(H3Stream::new(stream))
+    }
+
+    /// Whether the backend takes datagrams beside its streams at this moment.
+    pub(crate) fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams.get()
     }
 
     /// Nothing is left of a request.
@@ -313,11 +325,11 @@ thread_local! {
 pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<H3Stream> {
     Session::with_groups(|groups| {
         let group = groups.known(server)?;
-        if need == Need::WebSocket && group.known.websockets != Some(true) {
+        if need == Need::Extended && group.known.websockets != Some(true) {
             return None;
         }
         // As over HTTP/2: so many connections carry any, at most.
-        let most = if need == Need::WebSocket { WEBSOCKETS_WITHIN } else { usize::MAX };
+        let most = if need == Need::Extended { WEBSOCKETS_WITHIN } else { usize::MAX };
         let sessions = &mut group.sessions;
         let mut at = 0;
         while let Some(session) = sessions.get(at).filter(|_| at < most) {
@@ -326,7 +338,7 @@ pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<H3Stream> 
                 continue;
             }
             if !(once && session.is_stale())
-                && (need != Need::WebSocket || session.websockets.get() == Some(true))
+                && (need != Need::Extended || session.websockets.get() == Some(true))
                 && let Some(place) = session.place()
             {
                 return Some(place);
@@ -347,7 +359,7 @@ pub(crate) async fn open(
 ) -> Result<Option<H3Stream>, ConnectError> {
     let end = base_runtime::now() + limit;
     loop {
-        if need == Need::WebSocket && takes_websockets(server).await == Some(false) {
+        if need == Need::Extended && takes_websockets(server).await == Some(false) {
             return Ok(None);
         }
         if let Some(place) = take(server, need, true) {
@@ -356,7 +368,7 @@ pub(crate) async fn open(
         let turn = Session::with_groups(|groups| {
             let group = groups.of(server.connections());
             group.known.used = Some(base_runtime::now());
-            (need != Need::WebSocket || group.count() < WEBSOCKETS_WITHIN).then(|| group.turn())
+            (need != Need::Extended || group.count() < WEBSOCKETS_WITHIN).then(|| group.turn())
         });
         let Some(turn) = turn else { return Ok(None) };
         let outcome = match turn {
@@ -372,7 +384,7 @@ pub(crate) async fn open(
             }
         };
         match outcome {
-            Outcome::Made(Some(place)) if need == Need::WebSocket => {
+            Outcome::Made(Some(place)) if need == Need::Extended => {
                 let takes = takes_websockets(server).await == Some(true);
                 return Ok(takes.then_some(place));
             }
@@ -409,6 +421,9 @@ async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
         loss: Loss::default(),
         websockets: Cell::new(None),
         said: RefCell::default(),
+        takes_datagrams: Cell::new(false),
+        datagram_bytes: Cell::new(0),
+        opened: Cell::new(0),
         fallbacks,
         counters: maker.counters,
     });
@@ -452,7 +467,8 @@ impl Drive {
         let control = driver.connection().with(|machine| machine.streams().open(Dir::Uni));
         let mut control_out = Vec::new();
         control::open(&mut control_out);
-        Settings { field_section_bytes: SECTION_MOST as u64, connect_protocol: false }.encode(&mut control_out);
+        Settings { field_section_bytes: SECTION_MOST as u64, connect_protocol: false, datagrams: true }
+            .encode(&mut control_out);
         Drive {
             driver,
             session: session.clone(),
@@ -517,7 +533,32 @@ impl Drive {
             }
             Event::Stream(StreamEvent::Stopped { id, .. }) => self.with(id, Stream::handle_stopped),
             Event::Stream(StreamEvent::Available { .. }) => self.session.tell_room(),
-            Event::Connected | Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
+            Event::DatagramReceived => self.read_datagrams(),
+            Event::Connected | Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
+        }
+    }
+
+    /// Takes the datagrams that have come, each to its request (RFC 9297 section 2.1).
+    fn read_datagrams(&self) {
+        let session = &self.session;
+        while let Some(datagram) = session.quic.read_datagram() {
+            // Of a short one nothing was counted as received, so nothing more is taken than that.
+            let most = session.quic.received().max(session.taken.get());
+            session.taken.set((session.taken.get() + datagram.len() as u64).min(most));
+            let (number, content) = match datagram::decode(datagram) {
+                Ok(read) => read,
+                Err(fault) => return session.fail(fault.code()),
+            };
+            if number >= session.opened.get() {
+                return session.fail(Code::Id);
+            }
+            let mut has_room = true;
+            self.with(StreamId::new(Side::Client, Dir::Bi, number), |stream| {
+                has_room = stream.handle_datagram(content)
+            });
+            if !has_room {
+                session.counters.datagrams.hit(base_runtime::worker_index());
+            }
         }
     }
 
@@ -562,6 +603,12 @@ impl Drive {
         }
         if let Some(settings) = self.peer.settings() {
             self.session.say(settings.connect_protocol);
+            // Who says that datagrams belong to its requests must have a transport that takes any (RFC 9297 section 2.1.1).
+            match settings.datagrams && !self.session.takes_datagrams.get() {
+                true if self.session.quic.takes_datagrams() => self.session.takes_datagrams.set(true),
+                true => self.session.fail(Code::Settings),
+                false => {}
+            }
         }
         self.obey_goaway();
     }
@@ -645,7 +692,8 @@ impl Drive {
         }
         let unread = received.saturating_sub(session.taken.get()).min(u64::from(settings.connection_window));
         let unsent = session.unacknowledged.get().min(settings.send_window);
-        self.booking.set(MACHINE_BYTES + (unread + unsent) as usize);
+        let datagrams = session.datagram_bytes.get() + session.quic.unsent_datagrams(&settings);
+        self.booking.set(MACHINE_BYTES + (unread + unsent) as usize + datagrams);
     }
 
     /// Ready when the backend is gone.

@@ -8,11 +8,15 @@ use base_quic::proto::{StreamId, VarInt};
 use base_quic::stream::{Outgoing, Read};
 use bytes::{Buf as _, Bytes};
 use proto_h2::Data;
+use proto_h3::datagram::{Taken, Waiting};
 use proto_h3::request::{Event, Receiving};
 use proto_h3::{Code, Fault, frame};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+/// Bytes of datagrams that wait for the readers of all streams of a connection. Beyond it those that come are dropped.
+const DATAGRAMS_MOST: usize = 1024 * 1024;
 
 /// Why nothing more comes of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub(crate) struct Stream {
     /// Bytes handed to QUIC, and those of them that the backend is not known to have.
     written: Cell<u64>,
     unacknowledged: Cell<u64>,
+    /// What has come beside it.
+    datagrams: RefCell<Waiting>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
 }
@@ -80,6 +86,7 @@ impl Stream {
             is_finished: Cell::new(false),
             written: Cell::new(0),
             unacknowledged: Cell::new(0),
+            datagrams: RefCell::default(),
             reader: Cell::new(None),
             writer: Cell::new(None),
         })
@@ -119,6 +126,55 @@ impl Stream {
         if let Some(waker) = self.writer.take() {
             waker.wake();
         }
+    }
+
+    /// A datagram has come for it; false where there is no room.
+    pub(crate) fn handle_datagram(&self, content: Bytes) -> bool {
+        // To one that has ended it means nothing any more (RFC 9297 section 2.1).
+        if self.coming.get() != Coming::Open {
+            return true;
+        }
+        if self.session.datagram_bytes.get() + content.len() > DATAGRAMS_MOST {
+            return false;
+        }
+        let handled = self.with_datagrams(|datagrams| datagrams.handle(content));
+        match handled {
+            Ok(Taken::Kept) => self.wake_reader(),
+            Ok(Taken::Dropped) => return false,
+            Err(fault) => self.blame_datagrams(fault),
+        }
+        true
+    }
+
+    pub(crate) fn poll_datagram(&self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        match self.with_datagrams(Waiting::take) {
+            Some(content) => Poll::Ready(content),
+            None => {
+                self.reader.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether datagrams mean anything to it.
+    pub(crate) fn decide_datagrams(&self, wanted: bool) {
+        if let Err(fault) = self.with_datagrams(|datagrams| datagrams.decide(wanted)) {
+            self.blame_datagrams(fault);
+        }
+    }
+
+    fn blame_datagrams(&self, fault: Fault) {
+        self.session.counters.faults_h3.hit(base_runtime::worker_index());
+        self.abort(fault.code(), Why::Fault(fault.code()));
+        self.wake_reader();
+    }
+
+    fn with_datagrams<T>(&self, work: impl FnOnce(&mut Waiting) -> T) -> T {
+        let mut datagrams = self.datagrams.borrow_mut();
+        let before = datagrams.held();
+        let done = work(&mut datagrams);
+        self.session.datagram_bytes.set(self.session.datagram_bytes.get() - before + datagrams.held());
+        done
     }
 
     /// The backend has all of the request.
@@ -321,6 +377,13 @@ impl Stream {
             self.session.quic.wake();
         }
         self.wake_writer();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let held = self.datagrams.get_mut().held();
+        self.session.datagram_bytes.set(self.session.datagram_bytes.get() - held);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many, over TCP or QUIC.
 //!
-//! The opening of a WebSocket goes over a stream of HTTP/2 or HTTP/3 where the backend offers that (RFC 8441, 9220), and else over a
-//! connection of HTTP/1.1, which becomes what the WebSocket has for itself.
+//! The opening of a WebSocket, or of another tunnel, goes over a stream of HTTP/2 or HTTP/3 where the backend offers that (RFC 8441, 9220),
+//! and else over a connection of HTTP/1.1, which becomes what the tunnel has for itself.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters};
 use crate::connect::{ConnectError, connect_saying};
@@ -27,8 +27,8 @@ pub(crate) trait Exchanger {
 pub enum Need {
     /// It is a message, which everything carries.
     Message,
-    /// It opens a WebSocket, and what carries it becomes a tunnel.
-    WebSocket,
+    /// It opens a WebSocket, or another tunnel that an extended CONNECT may ask for.
+    Extended,
     /// It can be made over HTTP/1.1 alone, where there is a choice.
     Http1,
 }

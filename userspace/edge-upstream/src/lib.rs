@@ -4,7 +4,7 @@
 //! ([`adaptive`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`patience`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`groups`], [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h2_tunnel`, `h3_exchange`, [`websocket`], [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! [`groups`], [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h2_tunnel`, `h3_exchange`, [`extended`], [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod adaptive;
@@ -18,6 +18,7 @@ pub mod circuit;
 pub mod connect;
 pub mod discovery;
 pub mod endpoint;
+pub mod extended;
 pub mod groups;
 mod h1_exchange;
 mod h2_exchange;
@@ -45,7 +46,6 @@ mod silence;
 pub mod sticky;
 pub mod tls;
 mod upload;
-pub mod websocket;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;

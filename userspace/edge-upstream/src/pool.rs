@@ -109,7 +109,7 @@ pub fn take(server: &Server, need: Need, once: bool, introduction: &[u8]) -> Opt
         if lease.is_some() {
             return lease;
         }
-        if matches!(server.protocols, Protocols::Http2 | Protocols::Http3) && need != Need::WebSocket {
+        if matches!(server.protocols, Protocols::Http2 | Protocols::Http3) && need != Need::Extended {
             return None;
         }
     }

@@ -265,11 +265,11 @@ thread_local! {
 pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
     Session::with_groups(|groups| {
         let group = groups.known(server)?;
-        if need == Need::WebSocket && group.known.websockets != Some(true) {
+        if need == Need::Extended && group.known.websockets != Some(true) {
             return None;
         }
         // They stay where they are, and what lies before them only goes: so many connections carry any, at most.
-        let most = if need == Need::WebSocket { WEBSOCKETS_WITHIN } else { usize::MAX };
+        let most = if need == Need::Extended { WEBSOCKETS_WITHIN } else { usize::MAX };
         let sessions = &mut group.sessions;
         let mut at = 0;
         while let Some(session) = sessions.get(at).filter(|_| at < most) {
@@ -277,7 +277,7 @@ pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
                 sessions.remove(at).close();
             } else if session.has_room()
                 && !(once && session.may_be_closing())
-                && (need != Need::WebSocket || session.takes_websockets())
+                && (need != Need::Extended || session.takes_websockets())
             {
                 return Some(Stream::of(session));
             } else {
@@ -297,7 +297,7 @@ fn turn(server: &Server, need: Need) -> Result<Turn<Lease>, Protocols> {
         if known.http1 && server.protocols != Protocols::Http2 {
             return Err(if known.http1_asked { Protocols::Http1 } else { server.protocols });
         }
-        if need == Need::WebSocket && group.count() >= WEBSOCKETS_WITHIN {
+        if need == Need::Extended && group.count() >= WEBSOCKETS_WITHIN {
             return match server.protocols {
                 // It may speak nothing else.
                 Protocols::Http2 => Ok(Turn::Refused),
@@ -330,7 +330,7 @@ pub(crate) async fn open(
         if let Some(stream) = take(server, need, true) {
             return Ok(Lease::Stream(stream));
         }
-        if need == Need::WebSocket && refuses_websockets(server) {
+        if need == Need::Extended && refuses_websockets(server) {
             return http1().await;
         }
         let outcome = match turn(server, need) {
@@ -351,7 +351,7 @@ pub(crate) async fn open(
         };
         match outcome {
             // Who asks for messages finds it in its place.
-            Outcome::Made(Some(Lease::Stream(stream))) if need == Need::WebSocket && !stream.takes_websockets() => {
+            Outcome::Made(Some(Lease::Stream(stream))) if need == Need::Extended && !stream.takes_websockets() => {
                 drop(stream);
                 return http1().await;
             }

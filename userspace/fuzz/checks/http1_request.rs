@@ -15,8 +15,12 @@ pub fn check(bytes: &[u8]) {
     let Ok(Some(head)) = whole else { return };
     assert!(head.consumed <= bytes.len());
     let host = if request.authority.is_empty() { "backend" } else { &request.authority };
-    let options =
-        RequestOptions { framing: head.framing, host, upgrade: head.upgrade, expect_continue: head.expect_continue };
+    let options = RequestOptions {
+        framing: head.framing,
+        host,
+        upgrade: head.upgrade.is_some(),
+        expect_continue: head.expect_continue,
+    };
     let mut wire = Vec::new();
     write_request_head(&mut wire, &request, &options);
     let mut again = Request::default();

@@ -1,6 +1,6 @@
 //! A response that is accepted is written so that a client reads the same status and framing.
 
-use proto_http::h1::{ResponseOptions, parse_response, write_response_head};
+use proto_http::h1::{ResponseOptions, accepted_upgrade, parse_response, write_response_head};
 use proto_http::{Limits, Method, Response, Version};
 
 pub fn check(bytes: &[u8]) {
@@ -20,7 +20,7 @@ pub fn check(bytes: &[u8]) {
             keep_alive: true,
             client: Version::Http11,
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
-            upgrade: head.switching && response.status == 101,
+            upgrade: accepted_upgrade(&response.headers).filter(|_| head.switching && response.status == 101),
             head_request: method == Method::Head,
             tunnel: head.switching && response.status != 101,
         };

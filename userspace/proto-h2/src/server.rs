@@ -87,6 +87,22 @@ pub trait Stream: 'static {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     fn reset(&mut self, why: Reason);
+
+    /// The client takes datagrams of this exchange beside its stream at this moment (RFC 9297 section 2.1). HTTP/2 has none.
+    fn takes_datagrams(&self) -> bool {
+        false
+    }
+
+    /// The next one that came so.
+    fn poll_datagram(&mut self, _: &mut Context<'_>) -> Poll<Bytes> {
+        Poll::Pending
+    }
+
+    /// Sends one, or drops it and counts that.
+    fn send_datagram(&mut self, _: &[u8]) {}
+
+    /// So many were dropped before they came here.
+    fn count_dropped(&mut self, _: u32) {}
 }
 
 /// The bytes of a request after its head. The client may send more of them as they are taken.
@@ -118,6 +134,8 @@ pub enum Reason {
     Refused,
     /// The peer does too much of what leads nowhere.
     Calm,
+    /// What it says has not the form it must have.
+    Malformed,
 }
 
 impl From<Reason> for Code {
@@ -128,6 +146,7 @@ impl From<Reason> for Code {
             Reason::Cancel => Code::CANCEL,
             Reason::Refused => Code::REFUSED,
             Reason::Calm => Code::CALM,
+            Reason::Malformed => Code::PROTOCOL,
         }
     }
 }

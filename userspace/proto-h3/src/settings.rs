@@ -20,6 +20,8 @@ pub struct Settings {
     pub field_section_bytes: u64,
     /// Extended CONNECT is taken (RFC 9220).
     pub connect_protocol: bool,
+    /// Datagrams that belong to requests are taken, as the transport takes any.
+    pub datagrams: bool,
 }
 
 impl Settings {
@@ -36,6 +38,9 @@ impl Settings {
         if self.connect_protocol {
             say(ENABLE_CONNECT_PROTOCOL, 1);
         }
+        if self.datagrams {
+            say(H3_DATAGRAM, 1);
+        }
         varint::encode(crate::frame::SETTINGS, into);
         varint::encode(payload.len() as u64, into);
         into.extend_from_slice(&payload);
@@ -48,7 +53,7 @@ pub struct PeerSettings {
     /// `None`: it said nothing, so any size.
     pub field_section_bytes: Option<u64>,
     pub connect_protocol: bool,
-    /// It takes datagrams that belong to requests, which needs a transport that takes any. We have none for it.
+    /// It takes datagrams that belong to requests, which needs a transport that takes any.
     pub datagrams: bool,
 }
 
@@ -86,9 +91,9 @@ mod tests {
     #[test]
     fn what_is_said_is_read() {
         let mut frame = Vec::new();
-        Settings { field_section_bytes: 70_000, connect_protocol: true }.encode(&mut frame);
+        Settings { field_section_bytes: 70_000, connect_protocol: true, datagrams: true }.encode(&mut frame);
         assert_eq!(frame[..2], [4, frame.len() as u8 - 2]);
-        let expected = PeerSettings { field_section_bytes: Some(70_000), connect_protocol: true, datagrams: false };
+        let expected = PeerSettings { field_section_bytes: Some(70_000), connect_protocol: true, datagrams: true };
         assert_eq!(decode(&frame[2..]), Ok(expected));
         assert_eq!(decode(&[]), Ok(PeerSettings::default()));
         assert_eq!(decode(&[0x33, 1]), Ok(PeerSettings { datagrams: true, ..PeerSettings::default() }));

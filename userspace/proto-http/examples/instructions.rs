@@ -116,7 +116,7 @@ fn write_responses(iterations: usize) {
             keep_alive: true,
             client: Version::Http11,
             date: "",
-            upgrade: false,
+            upgrade: None,
             head_request: false,
             tunnel: false,
         };

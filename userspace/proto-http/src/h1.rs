@@ -50,7 +50,7 @@
 //! | lists over several lines | one list: no line undoes what another said (Connection, Expect, Upgrade) | | |
 //! | Expect (0.CL) | only `100-continue`, answered by us, never relayed unasked | `expectation` | 417 |
 //! | Connection | a short list of tokens; one that names a field of the message itself is refused, others are struck out before any filter looks | `connection` | 400 |
-//! | upgrades | to `websocket` only, which is all that is offered on; never with a body, never beside `h2c` in whichever line; a tunnel begins after a 101 that was asked for and names `websocket` alone | `switch_unasked` | 503 |
+//! | upgrades | to `websocket`, `connect-udp` or `connect-ip`, the first that is named, which is all that is offered on; never with a body, never beside `h2c` in whichever line; a tunnel begins after a 101 that was asked for and names that alone | `switch_unasked` | 503 |
 //! | interim answers | without a body (`Content-Length: 0` says no more), bounded in number | `interim_framing`, `too_many_interim` | 503 |
 //! | status lines | `HTTP/1.x`, three digits from 100 to 599 | `status_line` | 503 |
 //! | pseudo-fields of HTTP/2 and 3 | `http` or `https`; none of scheme and path in CONNECT, all in an extended one, which is for `websocket` alone | `pseudo_field`, `protocol` | 400, 501 |
@@ -72,7 +72,7 @@ pub use encode::{
     write_request_head, write_response_head, write_trailers,
 };
 pub use error::{Fault, FramingError, RequestError, ResponseError};
-pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
+pub use fields::{accepted_upgrade, is_forbidden_in_trailers, offered_upgrade};
 pub(crate) use fields::{is_lookalike, is_odd, keeps_trailer};
 pub use request::{RequestHead, parse_request};
 pub use response::{InterimCount, ResponseHead, parse_response};

@@ -10,6 +10,7 @@ use crate::h1::{Fault, is_forbidden_in_trailers, is_lookalike, is_odd, keeps_tra
 use crate::headers::{Headers, Known, is_name, is_value};
 use crate::limits::{Limits, Underscores};
 use crate::message::{Method, Request, Response, Scheme, Version};
+use crate::protocol::Protocol;
 
 /// The pseudo-fields of a request (RFC 9113 section 8.3.1, RFC 8441 section 4).
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,9 +29,9 @@ pub struct MultiplexedHead {
     pub length: Option<u64>,
     /// The client waits for `100 Continue` before it sends the body.
     pub expect_continue: bool,
-    /// The stream is to carry a WebSocket (extended CONNECT). The request is a GET that offers to switch, as HTTP/1 asks for one; the
-    /// key that belongs to it is still to be added.
-    pub websocket: bool,
+    /// What the stream is to carry (extended CONNECT). The request is a GET that offers to switch, as HTTP/1 asks for it; the key that
+    /// belongs to the opening of a WebSocket is still to be added.
+    pub protocol: Option<Protocol>,
     /// How urgent the client finds the answer (RFC 9218), 0 to 7, the most urgent first; `None`: it does not say, which is 3.
     pub urgency: Option<u8>,
     /// Fields that were left out because of `_` in their names, see [`Limits::underscores`].
@@ -146,13 +147,13 @@ fn read_target(
         }
         (None, false) => Ok(into.set_target(path)?),
         (Some(_), false) => Err(Fault::PseudoField),
-        (Some(b"websocket"), true) => {
-            head.websocket = true;
+        (Some(name), true) => {
+            let protocol = Protocol::of(name).ok_or(Fault::Protocol)?;
+            head.protocol = Some(protocol);
             into.method = Method::Get;
-            into.headers.add("Upgrade", "websocket");
+            into.headers.add("Upgrade", protocol.name());
             Ok(into.set_target(path)?)
         }
-        (Some(_), true) => Err(Fault::Protocol),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Responses, bodies and encoding by RFC section, and what holds for any input.
 
 use proptest::prelude::*;
+use proto_http::Protocol::{self, ConnectIp, ConnectUdp, WebSocket};
 use proto_http::h1::*;
 use proto_http::{Headers, Limits, Method, Request, Response, Underscores, Version};
 
@@ -156,7 +157,8 @@ fn request_heads() {
     assert!(!expects("Expect: 100-continue\r\n", "HTTP/1.1"));
     assert!(!expects("Expect: 100-continue\r\nContent-Length: 0\r\n", "HTTP/1.1"));
 
-    let upgrades = |fields: &str, version: &str| head(&format!("GET / {version}\r\nHost: a\r\n{fields}\r\n")).0.upgrade;
+    let upgrades =
+        |fields: &str, version: &str| head(&format!("GET / {version}\r\nHost: a\r\n{fields}\r\n")).0.upgrade.is_some();
     assert!(upgrades("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n", "HTTP/1.1"));
     assert!(!upgrades("Connection: upgrade\r\nUpgrade: websocket\r\n", "HTTP/1.0"));
     assert!(!upgrades("Upgrade: websocket\r\n", "HTTP/1.1"));
@@ -208,7 +210,7 @@ fn responses_go_out_framed_anew() {
         keep_alive: true,
         client: Version::Http11,
         date: "DATE",
-        upgrade: false,
+        upgrade: None,
         head_request: false,
         tunnel: false,
     };
@@ -254,7 +256,7 @@ fn responses_go_out_framed_anew() {
     assert!(wire(200, &[], ResponseOptions { keep_alive: false, ..old }).contains("\r\nConnection: close\r\n"));
     let upgrade = &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", "x")];
     assert_eq!(
-        wire(101, upgrade, ResponseOptions { upgrade: true, ..plain }),
+        wire(101, upgrade, ResponseOptions { upgrade: Some(Protocol::WebSocket), ..plain }),
         "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
     );
     assert_eq!(Framing::Chunked.for_client(Version::Http10), Framing::UntilClose);
@@ -504,18 +506,24 @@ proptest! {
 #[test]
 fn two_upgrade_lines_are_one_list() {
     for (lines, offered) in [
-        (&["websocket"][..], true),
-        (&["WebSocket"], true),
-        (&["h2c"], false),
-        (&["h2c", "websocket"], false),
-        (&["websocket", "h2c"], false),
-        (&["websocket, H2C"], false),
-        (&["", "websocket"], true),
-        (&["websocket", "foo/2"], true),
-        (&["foo, bar"], false),
-        (&["TLS/1.2"], false),
-        (&["websocket/13"], false),
-        (&[], false),
+        (&["websocket"][..], Some(WebSocket)),
+        (&["WebSocket"], Some(WebSocket)),
+        (&["h2c"], None),
+        (&["h2c", "websocket"], None),
+        (&["websocket", "h2c"], None),
+        (&["websocket, H2C"], None),
+        (&["", "websocket"], Some(WebSocket)),
+        (&["websocket", "foo/2"], Some(WebSocket)),
+        (&["foo, bar"], None),
+        (&["TLS/1.2"], None),
+        (&["websocket/13"], None),
+        (&["connect-udp"], Some(ConnectUdp)),
+        (&["connect-ip", "foo"], Some(ConnectIp)),
+        (&["connect-udp, h2c"], None),
+        // As the client would rather have them.
+        (&["foo, connect-udp", "websocket"], Some(ConnectUdp)),
+        (&["webtransport"], None),
+        (&[], None),
     ] {
         let fields: String = lines.iter().map(|line| format!("Upgrade: {line}\r\n")).collect();
         let wire = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n{fields}\r\n");
@@ -526,7 +534,8 @@ fn two_upgrade_lines_are_one_list() {
         let options = RequestOptions { framing: Framing::Empty, host: "a", upgrade: true, expect_continue: false };
         write_request_head(&mut out, &request, &options);
         let sent = String::from_utf8(out).unwrap();
-        let upgrade = if offered { "Connection: upgrade\r\nUpgrade: websocket\r\n" } else { "" };
+        let upgrade = offered
+            .map_or_else(String::new, |protocol| format!("Connection: upgrade\r\nUpgrade: {}\r\n", protocol.name()));
         assert_eq!(sent, format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n"), "{lines:?}");
     }
 }
@@ -534,22 +543,24 @@ fn two_upgrade_lines_are_one_list() {
 #[test]
 fn a_101_names_the_protocol_that_was_offered() {
     for (lines, accepted) in [
-        (&["websocket"][..], true),
-        (&["WebSocket"], true),
-        (&["websocket", "websocket"], true),
-        (&["h2c"], false),
-        (&["websocket", "h2c"], false),
-        (&["h2c", "websocket"], false),
-        (&["websocket, foo"], false),
-        (&[""], false),
-        (&[], false),
+        (&["websocket"][..], Some(WebSocket)),
+        (&["WebSocket"], Some(WebSocket)),
+        (&["websocket", "websocket"], Some(WebSocket)),
+        (&["h2c"], None),
+        (&["websocket", "h2c"], None),
+        (&["h2c", "websocket"], None),
+        (&["websocket, foo"], None),
+        (&["connect-udp"], Some(ConnectUdp)),
+        (&["connect-udp", "websocket"], None),
+        (&[""], None),
+        (&[], None),
     ] {
         let fields: String = lines.iter().map(|line| format!("Upgrade: {line}\r\n")).collect();
         let wire = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{fields}\r\n");
         let mut response = Response::default();
         let head = parse_response(wire.as_bytes(), &limits(), &Method::Get, &mut response).unwrap().unwrap();
         assert!(head.switching);
-        assert_eq!(accepts_upgrade(&response.headers), accepted, "{lines:?}");
+        assert_eq!(accepted_upgrade(&response.headers), accepted, "{lines:?}");
     }
 }
 
@@ -565,7 +576,7 @@ fn a_426_names_the_protocols_that_will_do() {
             keep_alive,
             client: Version::Http11,
             date: "now",
-            upgrade: false,
+            upgrade: None,
             head_request: false,
             tunnel: false,
         };

@@ -510,6 +510,16 @@ pub fn quic(encoder: &mut Encoder) {
             "weir_quic_datagrams_elsewhere_lost_total",
             "Datagrams for a connection of another machine that were dropped: too large for a tunnel, the network took none, or more than 50,000 in a second to one machine.",
         ),
+        (
+            Count::DatagramsIn,
+            "weir_quic_datagram_frames_received_total",
+            "DATAGRAM frames of QUIC that clients and backends sent, which carry datagrams of HTTP beside their streams (RFC 9297).",
+        ),
+        (
+            Count::DatagramsOut,
+            "weir_quic_datagram_frames_sent_total",
+            "DATAGRAM frames of QUIC that were sent to clients and backends.",
+        ),
     ] {
         encoder.counter(name, help, &[], total(count) as f64);
     }

@@ -3,9 +3,9 @@
 use super::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edge_upstream::websocket::accept_of;
-use proto_http::h1::offers_upgrade;
-use proto_http::{Method, Request};
+use edge_upstream::extended::accept_of;
+use proto_http::h1::offered_upgrade;
+use proto_http::{Method, Protocol, Request};
 
 /// What a client asked for.
 #[derive(Debug)]
@@ -17,7 +17,8 @@ pub struct Offer {
 impl Offer {
     /// `upgrade`: the client's connection can go on in another protocol. An error is the status to refuse with.
     pub fn read(request: &Request, upgrade: bool) -> Result<Offer, u16> {
-        if request.method != Method::Get || !upgrade || !offers_upgrade(&request.headers) {
+        let offers = upgrade && offered_upgrade(&request.headers) == Some(Protocol::WebSocket);
+        if request.method != Method::Get || !offers {
             return Err(400);
         }
         let only = |name| {

@@ -8,7 +8,7 @@ use base_quic::proto::{
 };
 use bytes::BytesMut;
 use proto_h3::qpack::{self, Bounds, Section};
-use proto_h3::{frame, message, varint};
+use proto_h3::{datagram, frame, message, varint};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -66,6 +66,8 @@ pub struct Client {
     pub came: HashMap<StreamId, Vec<u8>>,
     pub ended: HashMap<StreamId, Option<u64>>,
     pub stopped: HashMap<StreamId, u64>,
+    /// Datagrams that came beside the streams.
+    pub datagrams: Vec<Vec<u8>>,
     /// Streams of which nothing is read.
     pub unread: HashSet<StreamId>,
     /// Goes without a word.
@@ -132,6 +134,7 @@ impl Client {
             came: HashMap::new(),
             ended: HashMap::new(),
             stopped: HashMap::new(),
+            datagrams: Vec::new(),
             unread: HashSet::new(),
             silent: false,
             sent: Vec::new(),
@@ -165,6 +168,29 @@ impl Client {
     pub fn settle_in(&mut self) {
         let control = self.open(Dir::Uni);
         self.send(control, &[0, 4, 0], false);
+    }
+
+    /// As [`Client::connect`], and says that it takes datagrams of its requests.
+    pub fn connect_for_datagrams(port: u16, certificate: &Certificate) -> Client {
+        let mut client = Client::begin(port, "a.test", config(&certificate.der, b"h3"));
+        assert!(client.drive(|client| client.connected), "{:?}", client.lost);
+        let control = client.open(Dir::Uni);
+        client.send(control, &[0, 4, 2, 0x33, 1], false);
+        client
+    }
+
+    /// Sends a datagram of a request, which may not have been sent.
+    pub fn send_datagram(&mut self, number: u64, content: &[u8]) {
+        let datagram = datagram::encode(number, content);
+        self.connection.datagrams().send(datagram.into(), true).unwrap();
+        self.transmit();
+    }
+
+    /// Contents of the datagrams that came of a request.
+    pub fn datagrams_of(&self, id: StreamId) -> Vec<Vec<u8>> {
+        let read = |datagram: &Vec<u8>| datagram::decode(datagram.clone().into()).unwrap();
+        let of = self.datagrams.iter().map(read).filter(|(number, _)| *number == id.index());
+        of.map(|(_, content)| content.to_vec()).collect()
     }
 
     pub fn open(&mut self, dir: Dir) -> StreamId {
@@ -305,6 +331,11 @@ impl Client {
                 Event::Stream(StreamEvent::Stopped { id, error_code }) => {
                     self.stopped.insert(id, error_code.into_inner());
                     self.queue.remove(&id);
+                }
+                Event::DatagramReceived => {
+                    while let Some(datagram) = self.connection.datagrams().recv() {
+                        self.datagrams.push(datagram.to_vec());
+                    }
                 }
                 _ => {}
             }

@@ -102,7 +102,7 @@ fn qpack_has_nothing_to_say() {
 fn what_we_say_is_read() {
     let mut bytes = Vec::new();
     open(&mut bytes);
-    settings::Settings { field_section_bytes: 1 << 16, connect_protocol: true }.encode(&mut bytes);
+    settings::Settings { field_section_bytes: 1 << 16, connect_protocol: true, datagrams: false }.encode(&mut bytes);
     go_away(1 << 20, &mut bytes);
     go_away(400, &mut bytes);
     let (end, peer) = read(&bytes);

@@ -3,11 +3,12 @@
 //! What is written is framed by the options given and by nothing the message says: framing and hop-by-hop fields of
 //! the message are dropped. Other fields keep their order and the case they came in.
 
-use super::fields::{RELAYED_PROTOCOL, offers_upgrade};
+use super::fields::offered_upgrade;
 use super::{Framing, is_forbidden_in_trailers};
 use crate::bytes::push_decimal;
 use crate::headers::{Headers, Known};
 use crate::message::{Method, Request, Response, Version, reason_phrase};
+use crate::protocol::Protocol;
 
 /// How a request goes out.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +45,10 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request, options: &Reques
         Known::Host | Known::ContentLength | Known::Expect => false,
         known => !known.is_hop_by_hop(),
     });
-    if options.upgrade && offers_upgrade(&request.headers) {
-        write_upgrade(out);
+    if options.upgrade
+        && let Some(protocol) = offered_upgrade(&request.headers)
+    {
+        write_upgrade(out, protocol);
     }
     if options.expect_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
@@ -65,8 +68,8 @@ pub struct ResponseOptions<'a> {
     pub client: Version,
     /// The time as [`crate::ImfDate`] writes it, sent when the message has none.
     pub date: &'a str,
-    /// Relay the change of protocol (101).
-    pub upgrade: bool,
+    /// The change of protocol (101) to relay.
+    pub upgrade: Option<Protocol>,
     /// The answer to HEAD: the framing fields are sent, the body is not.
     pub head_request: bool,
     /// A 2xx answer to CONNECT, after which no body but a tunnel follows.
@@ -108,8 +111,8 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response, options: &Res
         out.extend_from_slice(b"\r\n");
     }
     let final_answer = status >= 200;
-    if options.upgrade {
-        write_upgrade(out);
+    if let Some(protocol) = options.upgrade {
+        write_upgrade(out, protocol);
     } else if final_answer && !options.tunnel {
         let until_close = options.framing == Framing::UntilClose && !options.head_request;
         // What a 426 is for is to name the protocols that will do (RFC 9110 section 15.5.22).
@@ -195,9 +198,9 @@ fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-/// The offer of the protocol that we relay, or its acceptance; written anew, so that nothing else a message says comes with it.
-fn write_upgrade(out: &mut Vec<u8>) {
+/// The offer of a protocol that we relay, or its acceptance; written anew, so that nothing else a message says comes with it.
+fn write_upgrade(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: ");
-    out.extend_from_slice(RELAYED_PROTOCOL.as_bytes());
+    out.extend_from_slice(protocol.name().as_bytes());
     out.extend_from_slice(b"\r\n");
 }

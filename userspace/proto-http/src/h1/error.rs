@@ -83,7 +83,7 @@ faults! {
     PseudoField "pseudo_field" 400 "pseudo-fields of HTTP/2 that do not go together: a scheme that is not http or https, or a path in CONNECT";
     ConnectionField "connection_field" 400 "a field of the connection, which HTTP/2 has none of, or TE other than trailers";
     AuthorityDiffers "authority_differs" 400 "Host and :authority name different hosts";
-    Protocol "protocol" 501 "an extended CONNECT for a protocol other than websocket";
+    Protocol "protocol" 501 "an extended CONNECT for a protocol that is not relayed; websocket, connect-udp and connect-ip are";
     InterimFraming "interim_framing" 502 "an interim (1xx) response that announces a body";
     SwitchUnasked "switch_unasked" 502 "a change of protocol (101, or 2xx to CONNECT) that was not asked for";
     TooManyInterim "too_many_interim" 502 "too many interim (1xx) responses";

@@ -9,6 +9,7 @@ use crate::bytes::{self, find_control, scan_token, trim};
 use crate::headers::{Headers, Known, Noted};
 use crate::limits::{Limits, Underscores};
 use crate::message::Version;
+use crate::protocol::Protocol;
 
 /// What a look at the buffer found at the beginning of a line.
 pub(super) enum Line {
@@ -333,9 +334,9 @@ impl Seen {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
-    /// Whether the sender offers a change to a protocol that we relay (RFC 9110 section 7.8).
-    pub(super) fn upgrade(&self, version: Version) -> bool {
-        self.upgrade.relayed() && self.wants_upgrade && version == Version::Http11
+    /// The protocol the sender offers to change to, of those that we relay (RFC 9110 section 7.8).
+    pub(super) fn upgrade(&self, version: Version) -> Option<Protocol> {
+        self.upgrade.relayed().filter(|_| self.wants_upgrade && version == Version::Http11)
     }
 }
 
@@ -347,7 +348,8 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// What the Upgrade fields of one message name, all lines together.
 #[derive(Clone, Copy, Debug, Default)]
 struct Protocols {
-    websocket: bool,
+    /// The first of those that are relayed.
+    relayed: Option<Protocol>,
     h2c: bool,
     other: bool,
 }
@@ -361,41 +363,36 @@ impl Protocols {
 
     fn add(&mut self, value: &[u8]) {
         for name in elements(value) {
-            if name.eq_ignore_ascii_case(RELAYED_PROTOCOL.as_bytes()) {
-                self.websocket = true;
-            } else if name.eq_ignore_ascii_case(b"h2c") {
-                self.h2c = true;
-            } else {
-                self.other = true;
+            match Protocol::of(name) {
+                Some(known) => self.other |= *self.relayed.get_or_insert(known) != known,
+                None if name.eq_ignore_ascii_case(b"h2c") => self.h2c = true,
+                None => self.other = true,
             }
         }
     }
 
-    /// Whether an offer is relayed, without the other protocols it names. An upgrade to HTTP/2 in the clear would carry requests
+    /// What of an offer is relayed, without the other protocols it names. An upgrade to HTTP/2 in the clear would carry requests
     /// past us unread, so whoever asks for that gets none; ignoring an offer is always allowed.
-    fn relayed(self) -> bool {
-        self.websocket && !self.h2c
+    fn relayed(self) -> Option<Protocol> {
+        self.relayed.filter(|_| !self.h2c)
     }
 
-    /// Whether this is the answer to what was relayed, and to that alone.
-    fn answers(self) -> bool {
-        self.websocket && !self.h2c && !self.other
+    /// What this accepts, where it names that alone.
+    fn accepted(self) -> Option<Protocol> {
+        self.relayed().filter(|_| !self.other)
     }
 }
 
-/// Whether a request with these fields offers a protocol that is relayed, all lines of Upgrade together.
-pub fn offers_upgrade(request: &Headers) -> bool {
+/// The protocol that a request with these fields offers, of those that are relayed the first, all lines of Upgrade together.
+pub fn offered_upgrade(request: &Headers) -> Option<Protocol> {
     Protocols::of(request).relayed()
 }
 
-/// Whether the head of a 101 names the protocol that was offered to the backend (RFC 9110 section 7.8), and no other: only then does
-/// the connection carry what both sides think it does.
-pub fn accepts_upgrade(response: &Headers) -> bool {
-    Protocols::of(response).answers()
+/// The protocol that the head of a 101 names, if it names no other: only where it is the one that was offered to the backend (RFC 9110
+/// section 7.8) does the connection carry what both sides think it does.
+pub fn accepted_upgrade(response: &Headers) -> Option<Protocol> {
+    Protocols::of(response).accepted()
 }
-
-/// The one protocol that is offered to backends and accepted from them.
-pub(super) const RELAYED_PROTOCOL: &str = "websocket";
 
 #[cold]
 fn coding_fault(value: &[u8]) -> Fault {

@@ -8,6 +8,7 @@ use crate::headers::Known;
 use crate::limits::Limits;
 use crate::message::{Method, Request, Scheme, Version};
 use crate::path::PathError;
+use crate::protocol::Protocol;
 
 /// What the head of a request says to this hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +21,9 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body. Never without a body, never on HTTP/1.0.
     pub expect_continue: bool,
-    /// Whether the client offers a protocol that we relay. Never with a body, on HTTP/1.0, or beside `h2c` in whichever line;
+    /// The protocol that the client offers to go on in, of those that we relay. Never with a body, on HTTP/1.0, or beside `h2c` in whichever line;
     /// nothing is to be relayed as that protocol before the backend answered 101.
-    pub upgrade: bool,
+    pub upgrade: Option<Protocol>,
     /// Fields that were left out because of `_` in their names, see [`Limits::underscores`].
     pub dropped: u32,
 }
@@ -103,7 +104,7 @@ fn parse(buf: &[u8], limits: &Limits, into: &mut Request, absolute: &mut bool) -
         framing,
         keep_alive: seen.keep_alive(line.version),
         expect_continue: seen.expectation && line.version == Version::Http11 && !framing.is_empty(),
-        upgrade: seen.upgrade(line.version) && framing.is_empty(),
+        upgrade: seen.upgrade(line.version).filter(|_| framing.is_empty()),
         dropped: seen.dropped,
     }))
 }

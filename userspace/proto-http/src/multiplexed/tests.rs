@@ -45,7 +45,7 @@ fn an_ordinary_request() {
         ("expect", "100-Continue"),
     ];
     let (head, request) = read(&lines, &Limits::default()).unwrap();
-    assert_eq!((head.length, head.expect_continue, head.websocket), (Some(12), true, false));
+    assert_eq!((head.length, head.expect_continue, head.protocol), (Some(12), true, None));
     assert_eq!((request.target().as_str(), request.host()), ("/a/b?x=%20", "a.test"));
     assert_eq!((request.method, request.version), (Method::Post, Version::Http2));
     let fields: Vec<(&str, &str)> = request
@@ -108,7 +108,9 @@ fn what_http1_refuses_is_refused() {
         (&[(":method", "G T")], Fault::Method),
         (&[(":protocol", "websocket")], Fault::PseudoField),
         (&[(":method", "CONNECT")], Fault::PseudoField),
-        (&[(":method", "CONNECT"), (":protocol", "connect-udp")], Fault::Protocol),
+        (&[(":protocol", "connect-udp")], Fault::PseudoField),
+        (&[(":method", "CONNECT"), (":protocol", "webtransport")], Fault::Protocol),
+        (&[(":method", "CONNECT"), (":protocol", "h2c")], Fault::Protocol),
     ];
     for (lines, expected) in checks {
         assert_eq!(fault(lines), *expected, "{lines:?}");
@@ -132,9 +134,11 @@ fn tunnels_and_sockets() {
     assert_eq!((request.method, request.authority.as_str()), (Method::Connect, "db.test:5432"));
     let no_port = [(":method", "CONNECT"), (":authority", "db.test")];
     assert_eq!(read(&no_port, &Limits::default()).unwrap_err(), Fault::TargetAuthority);
-    let (head, request) = get(&[(":method", "CONNECT"), (":protocol", "websocket")]).unwrap();
-    assert!(head.websocket && crate::h1::offers_upgrade(&request.headers));
-    assert_eq!((request.method.clone(), request.target().as_str()), (Method::Get, "/a"));
+    for protocol in Protocol::ALL {
+        let (head, request) = get(&[(":method", "CONNECT"), (":protocol", protocol.name())]).unwrap();
+        assert_eq!((head.protocol, crate::h1::offered_upgrade(&request.headers)), (Some(protocol), Some(protocol)));
+        assert_eq!((request.method.clone(), request.target().as_str()), (Method::Get, "/a"));
+    }
     let (_, request) = get(&[(":method", "OPTIONS"), (":path", "*")]).unwrap();
     assert_eq!(request.target(), "*");
 }
