@@ -1,7 +1,7 @@
 //! A forward proxy: takes its clients wherever they ask to go, as far as the document lets them.
 //!
 //! Use it where machines or people reach the outside through one door. Clients ask for whole URLs, or for tunnels (`CONNECT`), over
-//! HTTP/1.1 or HTTP/2.
+//! HTTP/1.1, HTTP/2 or HTTP/3, and for tunnels of UDP (`connect-udp`, RFC 9298) where `connectUdp` says so.
 //!
 //! ```yaml
 //! name: out
@@ -13,6 +13,10 @@
 //!
 //! `GET http://a.shop.example/x` is asked of that host, `CONNECT a.shop.example:443` gets `200` and then bytes pass both ways unread, each
 //! direction to its own end. A CONNECT has no path: only a rule of the HTTPServer without path conditions leads it here.
+//!
+//! With `connectUdp: true` a request for `/.well-known/masque/udp/HOST/PORT/` that is to go on in `connect-udp` opens a tunnel of UDP, by the
+//! same rules: datagrams go beside the stream of HTTP/3 where its client takes them so, and on it everywhere else (RFC 9297). What finds
+//! no room or is too long for the way is lost, and counted as `forward_datagrams`.
 //!
 //! Without `allowedDestinations` clients go to every public address. Loopback, private, link-local, multicast, unspecified and reserved
 //! addresses, those of clouds' metadata and those of this machine are refused unless `addresses` lists them; a client on this machine
@@ -46,11 +50,11 @@ use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, trailers,
 };
 use edge_upstream::attempt::Counters;
-use edge_upstream::connect::{CONNECT_TIMEOUT, connect_to};
+use edge_upstream::connect::{CONNECT_TIMEOUT, ConnectError, connect_to};
 use edge_upstream::endpoint::Protocols;
 use edge_upstream::names::{self, LookUpError};
 use edge_upstream::{Answer, Attempt, AttemptError, Endpoint, Identity, Server, retry};
-use proto_http::{Known, Limits, Method, Response, Scheme, Version, authority};
+use proto_http::{Known, Limits, Method, Protocol, Response, Scheme, Version, authority};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -59,8 +63,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use udp::UdpTunnel;
 
 mod destination;
+mod udp;
 
 /// `kind: SimpleHTTPProxy`: a forward proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,6 +85,10 @@ pub struct SimpleHttpProxySpec {
     /// Largest response body, in bytes. One announced longer is answered with 500; one of unknown length breaks off where it gets
     /// longer, unless it is an event stream. Counted as `response_body_bytes`. 0, the default: 4 MiB; negative: relayed at any size.
     pub server_max_body_size: i64,
+    /// Open tunnels of UDP (`connect-udp`, RFC 9298) for `/.well-known/masque/udp/HOST/PORT/`, to where `allowedDestinations` lets clients
+    /// go. Default false: such a request is one as any other.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub connect_udp: bool,
     /// How long a request may take as a whole, and the opening of a tunnel; then the client gets 503. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<GoDuration>,
@@ -101,6 +111,7 @@ impl Default for SimpleHttpProxySpec {
             max_idle_conns: 10_240,
             max_idle_conns_per_host: 0,
             server_max_body_size: 0,
+            connect_udp: false,
             timeout: None,
             connect_timeout: None,
             idle_timeout: None,
@@ -138,6 +149,7 @@ pub struct SimpleHttpProxy {
     /// TLS to `https://` destinations; `None` where this machine has no authorities to believe.
     identity: Option<Arc<Identity>>,
     retry: Option<RetrySpec>,
+    connect_udp: bool,
     timeout: Option<Duration>,
     connect_timeout: Duration,
     idle: Option<Duration>,
@@ -151,6 +163,7 @@ pub struct SimpleHttpProxy {
     refused: Limit,
     too_many_names: Limit,
     too_large: Limit,
+    datagrams: Limit,
     trailers_dropped: Limit,
     counters: Arc<Counters>,
     stats: Arc<PoolStats>,
@@ -189,6 +202,14 @@ pub const KIND: FilterKind = FilterKind {
     build: |fields, parts| spec::build(fields, |spec| SimpleHttpProxy::new(&spec, parts)),
 };
 
+/// How a client wants to get there.
+#[derive(Clone, Copy)]
+enum Way {
+    Request,
+    Tunnel,
+    Udp,
+}
+
 /// Why a client does not get there.
 enum Failure {
     Refused(Refusal),
@@ -225,6 +246,7 @@ impl SimpleHttpProxy {
             known: Mutex::default(),
             identity: Identity::shared(None).ok(),
             retry,
+            connect_udp: spec.connect_udp,
             timeout: spec.timeout.map(Duration::from).filter(|t| !t.is_zero()),
             connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
             idle: spec.idle_timeout.map(Duration::from),
@@ -239,6 +261,7 @@ impl SimpleHttpProxy {
             refused: limits.register("forward_refused"),
             too_many_names: limits.register("forward_lookups"),
             too_large: limits.register("response_body_bytes"),
+            datagrams: limits.register("forward_datagrams"),
             trailers_dropped: limits.register("trailers_dropped"),
             counters: Counters::new(limits),
             recorders: recorders.collect(),
@@ -248,21 +271,14 @@ impl SimpleHttpProxy {
 
     async fn forward(&self, exchange: &mut Exchange) -> Outcome {
         exchange.remember_whole_target();
-        let connect = exchange.request().method == Method::Connect;
-        let (tls, usual_port) = match exchange.request().scheme {
-            _ if connect => (false, None),
-            Some(Scheme::Http) => (false, Some(80)),
-            Some(Scheme::Https) => (true, Some(443)),
-            None => {
-                exchange.tags.note_own(|| "forward: the target is no whole URL");
+        let (way, tls, host, port) = match self.asked_for(exchange) {
+            Ok(asked) => asked,
+            Err(why) => {
+                exchange.tags.note_own(|| why);
                 return refuse(exchange, 400, CLIENT_ERROR);
             }
         };
-        let named = authority::split(exchange.request().authority.as_bytes());
-        let Some((host, Some(port))) = named.map(|(host, port)| (host, port.or(usual_port))) else {
-            return refuse(exchange, 400, CLIENT_ERROR);
-        };
-        let key = (tls, host_of(host), port, is_local(exchange));
+        let key = (tls, host, port, is_local(exchange));
         let client = exchange.client.real_ip.unwrap_or(exchange.client.peer.ip());
         let sent = async {
             let server = match self.find(key, client).await {
@@ -278,7 +294,11 @@ impl SimpleHttpProxy {
                     return refuse(exchange, 503, SERVER_ERROR);
                 }
             };
-            if connect { self.open(&server, exchange).await } else { self.relay(&server, exchange).await }
+            match way {
+                Way::Request => self.relay(&server, exchange).await,
+                Way::Tunnel => self.open(&server, exchange).await,
+                Way::Udp => self.open_udp(&server, exchange),
+            }
         };
         let outcome = match self.timeout {
             None => sent.await,
@@ -298,6 +318,25 @@ impl SimpleHttpProxy {
             exchange.tags.note_own(|| "gzip");
         }
         outcome
+    }
+
+    /// What is asked for, within TLS or not, and of which host and port; or why nobody can tell.
+    fn asked_for(&self, exchange: &Exchange) -> Result<(Way, bool, String, u16), &'static str> {
+        let request = exchange.request();
+        if let Some(asked) = udp::asked_for(request, self.connect_udp && exchange.upgrade_offered) {
+            let (host, port) = asked.map_err(|()| "forward: the path names no host and port for UDP")?;
+            return Ok((Way::Udp, false, host, port));
+        }
+        let (way, tls, usual_port) = match request.scheme {
+            _ if request.method == Method::Connect => (Way::Tunnel, false, None),
+            Some(Scheme::Http) => (Way::Request, false, Some(80)),
+            Some(Scheme::Https) => (Way::Request, true, Some(443)),
+            None => return Err("forward: the target is no whole URL"),
+        };
+        match authority::split(request.authority.as_bytes()).map(|(host, port)| (host, port.or(usual_port))) {
+            Some((host, Some(port))) => Ok((way, tls, host_of(host), port)),
+            _ => Err("forward: the target names no host, or no port"),
+        }
     }
 
     fn recorder(&self) -> &ServerRecorder {
@@ -381,6 +420,31 @@ impl SimpleHttpProxy {
             Err(error) => {
                 let error = AttemptError::Connect(error);
                 self.failed(server, &error, exchange);
+                refuse(exchange, 503, SERVER_ERROR)
+            }
+        }
+    }
+
+    /// Makes a tunnel of UDP.
+    fn open_udp(&self, server: &Server, exchange: &mut Exchange) -> Outcome {
+        match UdpTunnel::open(&server.endpoint.addresses(), self.datagrams.clone()) {
+            Ok(tunnel) => {
+                self.recorder().record(&stats::AnsweredRequest {
+                    status: 101,
+                    duration: Duration::ZERO,
+                    request_bytes: 0,
+                    response_bytes: 0,
+                });
+                exchange.upgraded = Some(quiet(Box::new(tunnel), self.idle));
+                let mut response = Response::with_status(101);
+                response.headers.set("Connection", "Upgrade");
+                response.headers.set("Upgrade", Protocol::ConnectUdp.name());
+                response.headers.set("Capsule-Protocol", "?1");
+                exchange.respond(response, Body::Empty);
+                SUCCESS
+            }
+            Err(error) => {
+                self.failed(server, &AttemptError::Connect(ConnectError::Tcp(error)), exchange);
                 refuse(exchange, 503, SERVER_ERROR)
             }
         }

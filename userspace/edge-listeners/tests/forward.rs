@@ -12,7 +12,8 @@ use base_quic::proto::Dir;
 use base_runtime::IoMode;
 use bytes::Bytes;
 use edge_listeners::Timeouts;
-use std::net::{TcpListener, TcpStream};
+use proto_h3::capsule;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 use support::{Backend, House, Wire, eventually, free_port};
 
@@ -31,6 +32,10 @@ on_both_drivers![
     what_failed_is_tried_again_where_asked_for,
     http2_asks_for_the_same,
     http3_asks_for_the_same,
+    udp_passes_as_capsules,
+    udp_passes_as_datagrams_of_http3,
+    udp_goes_where_the_document_lets_it,
+    nobody_is_led_back_to_the_proxy_over_udp,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -308,4 +313,141 @@ fn http3_asks_for_the_same(io: IoMode) {
     client.send(id, &h3_client::data(b"through a stream"), true);
     let answer = client.answer(id);
     assert_eq!((answer.text().as_str(), answer.reset), ("through a stream", None));
+}
+
+/// A server of UDP that says everything back, its port, and whom it heard.
+fn udp_echo() -> (u16, std::sync::Arc<std::sync::Mutex<Vec<Vec<u8>>>>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (port, heard) =
+        (socket.local_addr().unwrap().port(), std::sync::Arc::<std::sync::Mutex<Vec<Vec<u8>>>>::default());
+    let all = heard.clone();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 65_536];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            all.lock().unwrap().push(bytes[..length].to_vec());
+            let _ = socket.send_to(&bytes[..length], from);
+            if length == 0 {
+                return;
+            }
+        }
+    });
+    (port, heard)
+}
+
+fn udp_path(host: &str, port: u16) -> String {
+    format!("/.well-known/masque/udp/{host}/{port}/")
+}
+
+fn udp_opening(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\nCapsule-Protocol: ?1\r\n\r\n"
+    )
+}
+
+/// A payload as a capsule, in the context of payloads.
+fn payload(content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    capsule::write_datagram(&[&[0], content].concat(), &mut bytes);
+    bytes
+}
+
+fn udp_passes_as_capsules(io: IoMode) {
+    let (port, heard) = udp_echo();
+    let house = house(io, "connectUdp: true");
+    let mut client = house.connect();
+    client.send(udp_opening(&udp_path("127.0.0.1", port)).as_bytes());
+    let head = client.head().unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: connect-udp"), "{head}");
+    assert!(head.contains("capsule-protocol: ?1") && !head.contains("content-length"), "{head}");
+    let exchange = |client: &mut Wire, content: &[u8]| {
+        let said = payload(content);
+        client.send(&said);
+        assert_eq!(client.exactly(said.len()), Some(said));
+    };
+    // The longest that fits into a packet of loopback without being cut into pieces, and what takes more than one buffer back.
+    exchange(&mut client, b"hello");
+    exchange(&mut client, &[7; 65_000]);
+    // Contexts that were not agreed on, and capsules that mean nothing here.
+    let mut other = Vec::new();
+    capsule::write_datagram(b"\x02other", &mut other);
+    capsule::begin(0x4321, 3, &mut other);
+    other.extend_from_slice(b"xyz");
+    client.send(&other);
+    exchange(&mut client, b"again");
+    assert_eq!(heard.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [5, 65_000, 5]);
+    // What the kernel takes for no payload of UDP is lost, as what is longer than the path carries.
+    client.send(&payload(&[1; 65_510]));
+    eventually("it is counted", || house.limit("forward_datagrams") == 1);
+    client.finish_sending();
+    assert_eq!(client.rest(), b"");
+    eventually("it is over", || house.traffic.connections() == 0);
+    // Whoever says that it is done ends its server, too.
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", ("127.0.0.1", port)).unwrap();
+}
+
+fn udp_passes_as_datagrams_of_http3(io: IoMode) {
+    let (port, heard) = udp_echo();
+    let certificate = h3_client::certificate(&["a.test"]);
+    let house = House::new(io, &format!("http3: true\n{}{ANY}", certificate.lines), &pipeline("connectUdp: true"));
+    let mut client = h3_client::Client::connect_for_datagrams(house.port, &certificate);
+    let id = client.open(Dir::Bi);
+    let path = udp_path("127.0.0.1", port);
+    let asked = h3_client::get(&path);
+    let fields = [&[(":method", "CONNECT"), (":protocol", "connect-udp")], &asked[1..]].concat();
+    client.send(id, &h3_client::head(&fields), false);
+    assert!(client.drive(|client| client.so_far(id).status() == 200), "{:?}", client.so_far(id));
+    let back = (0..20).any(|_| {
+        client.send_datagram(id.index(), b"\0beside");
+        client
+            .drive_for(Duration::from_secs(2), |client| client.datagrams_of(id).iter().any(|came| came == b"\0beside"))
+    });
+    assert!(back, "{:?} {:?}", client.so_far(id), heard.lock().unwrap());
+    assert_eq!(client.so_far(id).body, b"");
+    client.send(id, b"", true);
+    assert_eq!(client.answer(id).reset, None);
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", ("127.0.0.1", port)).unwrap();
+}
+
+fn udp_goes_where_the_document_lets_it(io: IoMode) {
+    let (port, heard) = udp_echo();
+    let house = house(io, "connectUdp: true");
+    let ask = |path: &str| house.ask(&udp_opening(path)).status();
+    for host in ["10.1.2.3", "169.254.169.254", "0.0.0.0", "fe80%3A%3A1", "%3A%3Affff%3A10.0.0.1"] {
+        assert_eq!(ask(&udp_path(host, 53)), 403, "{host}");
+    }
+    assert_eq!(house.limit("forward_refused"), 5);
+    for path in ["/.well-known/masque/udp/127.0.0.1/", "/.well-known/masque/udp/127.0.0.1/0/", "/else/127.0.0.1/1/"] {
+        assert_eq!(ask(path), 400, "{path}");
+    }
+    assert_eq!(ask(&udp_path("nobody.invalid", 53)), 503);
+    for (fields, status) in [
+        (format!("connectUdp: true, allowedDestinations: [{{addresses: [127.0.0.0/8], ports: [{port}]}}]"), 101),
+        ("connectUdp: true, allowedDestinations: [{addresses: [127.0.0.0/8], ports: [1]}]".to_owned(), 403),
+        ("connectUdp: true, allowedDestinations: [{ports: ['1-65535']}]".to_owned(), 403),
+        // A path of ours is no whole URL.
+        (String::new(), 400),
+    ] {
+        house.pipeline("app", &pipeline(&fields));
+        let mut client = house.connect();
+        client.send(udp_opening(&udp_path("127.0.0.1", port)).as_bytes());
+        let head = client.head().unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {head}");
+    }
+    assert!(heard.lock().unwrap().is_empty());
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", ("127.0.0.1", port)).unwrap();
+}
+
+/// Where it listens on UDP alone, too.
+fn nobody_is_led_back_to_the_proxy_over_udp(io: IoMode) {
+    let certificate = h3_client::certificate(&["a.test"]);
+    let fields = "connectUdp: true, allowedDestinations: [{addresses: [0.0.0.0/0, '::/0']}]";
+    let lines = format!("http3: true\nhttp3Only: true\n{}{ANY}", certificate.lines);
+    let house = House::new(io, "", &pipeline(fields));
+    house.server(&lines);
+    let mut client = h3_client::Client::connect(house.port, &certificate);
+    let path = udp_path("127.0.0.1", house.port);
+    let asked = h3_client::get(&path);
+    let id = client.request(&[&[(":method", "CONNECT"), (":protocol", "connect-udp")], &asked[1..]].concat(), b"");
+    assert_eq!(client.answer(id).status(), 403);
+    assert_eq!(house.limit("forward_refused"), 1);
 }

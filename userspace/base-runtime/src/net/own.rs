@@ -25,12 +25,12 @@ fn is_within(address: SocketAddr, trusting: &[u16]) -> bool {
 
 static PORTS: Mutex<BTreeMap<u16, usize>> = Mutex::new(BTreeMap::new());
 
-/// A TCP port that this process listens on, on whatever address, until it is dropped.
+/// A port that this process listens on, on whatever address, until it is dropped.
 #[derive(Debug)]
 pub struct OwnPort(u16);
 
 impl OwnPort {
-    /// Takes note of a port that was bound. Listeners of this crate do so themselves.
+    /// Takes note of a port that was bound. Listeners of this crate do so themselves; of sockets of UDP those do that make servers of them.
     pub fn note(port: u16) -> OwnPort {
         *PORTS.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default() += 1;
         OwnPort(port)
