@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::duration::GoDuration;
 use crate::http_server::HostSpec;
 use crate::http_server::{
-    DEFAULT_ACCESS_LOG_FORMAT, HeaderMatchSpec, HttpServerSpec, PathSpec, RequestIds, RuleSpec, Secret,
-    UnderscoresInHeaders, check_condition, check_host, is_accepted,
+    DEFAULT_ACCESS_LOG_FORMAT, HeaderMatchSpec, HttpServerSpec, MAX_HOPS, PathSpec, RequestIds, RuleSpec, Secret,
+    UnderscoresInHeaders, check_condition, check_host, is_accepted, is_usual_hops,
 };
 use crate::ip_filter::{Cidr, IpFilterSpec};
 use crate::problem::{Findings, Problem, at, nth};
@@ -101,6 +101,11 @@ pub struct GrpcServerSpec {
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub x_forwarded_for: bool,
+    /// Servers of this cluster that a call may have passed before it comes to this one, as of an HTTPServer: beyond it calls go round, and
+    /// get FAILED_PRECONDITION. Default 8, at most 64; 0 marks nothing and looks for nothing.
+    #[serde(skip_serializing_if = "is_usual_hops")]
+    #[schemars(range(max = 64))]
+    pub max_hops: u8,
     /// Routes, tried in order; the first full match wins. A call no route matches gets NOT_FOUND, or PERMISSION_DENIED where an
     /// `ipFilter` alone was against it.
     pub rules: Vec<GrpcRuleSpec>,
@@ -185,6 +190,7 @@ impl Default for GrpcServerSpec {
             global_filter: String::new(),
             request_id: RequestIds::Accept,
             x_forwarded_for: false,
+            max_hops: MAX_HOPS,
             rules: Vec::new(),
             access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
             trusted_proxies: Vec::new(),
@@ -250,6 +256,7 @@ impl GrpcServerSpec {
             underscores_in_headers: UnderscoresInHeaders::Allow,
             request_id: self.request_id,
             x_forwarded_for: self.x_forwarded_for,
+            max_hops: self.max_hops,
             ip_filter: self.ip_filter.clone(),
             rules: self.rules.iter().map(GrpcRuleSpec::http).collect(),
             global_filter: self.global_filter.clone(),
@@ -350,7 +357,8 @@ mod tests {
     fn every_field_reaches_the_server_of_http2() {
         let alike = "address: 127.0.0.1, port: 8850, https: true, certBase64: c, keyBase64: k, certs: {a: b}, keys: {a: d}, \
                      caCertBase64: e, maxConnections: 7, cacheSize: 8, xForwardedFor: true, ipFilter: {blockIPs: [192.0.2.1]}, \
-                     globalFilter: g, accessLogFormat: f, requestId: generate, trustedProxies: [192.0.2.2], proxyProtocol: accept";
+                     globalFilter: g, accessLogFormat: f, requestId: generate, trustedProxies: [192.0.2.2], proxyProtocol: accept, \
+                     maxHops: 3";
         let metadata = "headers: [{key: k, values: [v]}], matchAllHeader: true, ipFilter: {blockIPs: [192.0.2.4]}";
         let rule = "host: a.test, hostRegexp: ^b, ipFilter: {blockIPs: [192.0.2.3]}";
         let (spec, _) = read(&format!(

@@ -821,6 +821,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "destinations_are_refused_unless_listed",
     ),
     ("SimpleHttpProxySpec.connectTimeout", "edge-listeners/tests/forward.rs", "connecting_has_a_deadline_of_its_own"),
+    ("SimpleHttpProxySpec.connectUdp", "edge-listeners/tests/forward.rs", "udp_goes_where_the_document_lets_it"),
     ("SimpleHttpProxySpec.idleTimeout", "edge-listeners/tests/forward.rs", "a_silent_tunnel_ends_when_its_filter_says"),
     ("SimpleHttpProxySpec.maxIdleConns", "edge-listeners/tests/forward.rs", "connections_to_destinations_are_kept"),
     (
@@ -903,6 +904,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "clients_of_grpc_may_ask_as_often_as_the_document_says",
     ),
     ("GrpcServerSpec.maxConnections", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
+    ("GrpcServerSpec.maxHops", "edge-listeners/tests/loops.rs", "calls_of_grpc_go_round_as_often_as_their_server_says"),
     ("GrpcServerSpec.port", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.proxyProtocol", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.requestId", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),

@@ -2,6 +2,8 @@
 
 #[macro_use]
 mod support;
+#[path = "support/h2.rs"]
+mod h2_client;
 #[path = "support/h3.rs"]
 mod h3_client;
 
@@ -14,6 +16,8 @@ on_both_drivers![
     what_goes_round_over_http2_ends,
     what_goes_round_over_http3_ends,
     what_asks_because_of_a_request_goes_round_with_it,
+    questions_about_tokens_do_not_go_round,
+    calls_of_grpc_go_round_as_often_as_their_server_says,
     only_what_comes_back_is_counted,
 ];
 
@@ -84,6 +88,42 @@ fn what_asks_because_of_a_request_goes_round_with_it(io: IoMode) {
         let answer = house.ask(ASKS);
         assert!(answer.status() >= 400, "{filter}: {answer:?}");
         eventually("the last one was refused", || house.limit("http_loop") == 1 && house.count(508) >= 1);
+    }
+}
+
+/// They are no request's alone, and carry no mark: whoever is asked finds no token in them, and asks nobody.
+fn questions_about_tokens_do_not_go_round(io: IoMode) {
+    let port = free_port();
+    let asks = format!("kind: Validator, oauth2: {{tokenIntrospect: {{endPoint: 'http://127.0.0.1:{port}/'}}}}");
+    let filters = proxy_to(port).replace("filters: [", &format!("filters: [{{name: asks, {asks}}}, "));
+    let house = House::at(port, 1, io, "", &filters, Default::default(), edge_filters::kind);
+    let answer = house.ask("GET /a HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer t\r\n\r\n");
+    assert_eq!(answer.status(), 500, "{answer:?}");
+    eventually("the question was answered once", || house.count(401) == 1 && house.count(500) == 1);
+    assert_eq!(house.limit("http_loop"), 0);
+}
+
+fn calls_of_grpc_go_round_as_often_as_their_server_says(io: IoMode) {
+    let house = House::new(io, "", &proxy_to(free_port()));
+    let port = free_port();
+    house.pipeline("app", &proxy_to(port).replace("pools: [{", "pools: [{http2: true, "));
+    let rules = "rules: [{methods: [{methodPrefix: /, backend: app}]}]";
+    for (hops, passes) in [("", PASSES), ("maxHops: 2,", 3)] {
+        let text = format!("{{address: 127.0.0.1, port: {port}, {hops} {rules}}}");
+        let spec: base_model::GrpcServerSpec = spec!(&text);
+        house.traffic.apply_listener("g", &base_model::Spec::GrpcServer(Box::new(spec))).expect("a good server");
+        let before = house.limit("http_loop");
+        let served = || house.telemetry.render(base_telemetry::Names::default());
+        let calls = |text: &str| {
+            let name = "weir_requests_by_protocol_total{server=\"g\",protocol=\"HTTP/2\"}";
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let were = calls(&served());
+        let mut raw = h2_client::Raw::new(port);
+        raw.send(&h2_client::frame(1, 4 | 1, 1, &h2_client::get_block("/s.S/M")));
+        eventually("it is counted once", || house.limit("http_loop") == before + 1);
+        eventually("all were served", || calls(&served()) == were + passes + 1);
     }
 }
 
