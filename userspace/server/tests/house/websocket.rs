@@ -1,5 +1,6 @@
 //! WebSockets as their usual clients and servers speak them. Those that are not installed are named and left out.
 
+use crate::http3::python_with;
 use crate::leash::Leashed;
 use crate::world::{Machine, answers, eventually, free_port, mock, program};
 use std::io::{BufRead, BufReader};
@@ -47,28 +48,9 @@ fn said(program: &Path, script: &str, backend: u16, ports: [u16; 4]) -> String {
     text
 }
 
-/// Python with these modules.
-fn python(modules: &str) -> Option<std::path::PathBuf> {
-    let found = program("python3")?;
-    let has = |python: &Path| {
-        let mut command = Command::new(python);
-        command.args(["-c", &format!("import {modules}")]).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    // Debian's modules are those of its own interpreter.
-    let candidates = [Path::new("/usr/bin/python3").to_owned(), found];
-    let python = candidates.into_iter().find(|python| has(python));
-    if python.is_none() {
-        println!(
-            "skipped: python3 lacks one of the modules {modules} (Debian: apt install python3-websockets python3-h2)"
-        );
-    }
-    python
-}
-
 #[test]
 fn python_speaks_them() {
-    let Some(python) = python("websockets") else { return };
+    let Some(python) = python_with("websockets") else { return };
     for io in ["uring", "epoll"] {
         let (mut machine, backend, ports) = machine(io);
         let text = said(&python, &[SERVE, PYTHON].concat(), backend, ports);
@@ -94,7 +76,7 @@ fn python_speaks_them() {
 
 #[test]
 fn python_speaks_them_over_http2() {
-    let Some(python) = python("websockets, h2") else { return };
+    let Some(python) = python_with("websockets, h2") else { return };
     for io in ["uring", "epoll"] {
         let (_machine, backend, ports) = machine(io);
         let text = said(&python, &[SERVE, PYTHON_H2].concat(), backend, ports);
@@ -105,7 +87,7 @@ fn python_speaks_them_over_http2() {
 
 #[test]
 fn node_speaks_them() {
-    let (Some(node), Some(python)) = (program("node"), python("websockets")) else { return };
+    let (Some(node), Some(python)) = (program("node"), python_with("websockets")) else { return };
     let mut command = Command::new(&node);
     let has = command.args(["-e", "globalThis.WebSocket ?? require('ws')"]).stderr(Stdio::null()).status();
     if !has.is_ok_and(|status| status.success()) {
@@ -190,7 +172,7 @@ asyncio.run(main())
 const PYTHON_WAITS: &str = r#"
 async def main():
     server = await serve()
-    async with websockets.connect(f"ws://127.0.0.1:{sys.argv[2]}/ws") as ws:
+    async with websockets.connect(f"ws://127.0.0.1:{sys.argv[2]}/ws", subprotocols=["chat"]) as ws:
         print("open", flush=True)
         try:
             await ws.recv()
