@@ -44,6 +44,8 @@ struct Inner {
     heard: Cell<u64>,
     /// What the network said of datagrams since the last one came: how often, and what last.
     refused: Cell<(u32, i32)>,
+    /// Datagrams of the application that came and were taken, or were lost before that.
+    datagrams: Cell<u64>,
 }
 
 struct Unsent {
@@ -77,6 +79,7 @@ impl Connection {
             sent: Cell::new(0),
             heard: Cell::new(0),
             refused: Cell::new((0, 0)),
+            datagrams: Cell::new(0),
         }))
     }
 
@@ -135,8 +138,17 @@ impl Connection {
     /// The next datagram (RFC 9221) that has come and was not taken.
     pub fn read_datagram(&self) -> Option<Bytes> {
         let datagram = self.with(|machine| machine.datagrams().recv())?;
+        self.0.datagrams.set(self.0.datagrams.get() + 1);
         stats::count(Count::DatagramsIn);
         Some(datagram)
+    }
+
+    /// How many have come since this was last asked, and made room for later ones before anybody took them.
+    pub fn take_lost_datagrams(&self) -> u64 {
+        let came = self.with(|machine| machine.stats().frame_rx.datagram);
+        let lost = came.saturating_sub(self.0.datagrams.get());
+        self.0.datagrams.set(came);
+        lost
     }
 
     /// Whether the peer takes datagrams.

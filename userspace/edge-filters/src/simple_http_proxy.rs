@@ -14,8 +14,8 @@
 //! `GET http://a.shop.example/x` is asked of that host, `CONNECT a.shop.example:443` gets `200` and then bytes pass both ways unread, each
 //! direction to its own end. A CONNECT has no path: only a rule of the HTTPServer without path conditions leads it here.
 //!
-//! With `connectUdp: true` a request for `/.well-known/masque/udp/HOST/PORT/` that is to go on in `connect-udp` opens a tunnel of UDP, by the
-//! same rules: datagrams go beside the stream of HTTP/3 where its client takes them so, and on it everywhere else (RFC 9297). What finds
+//! With `connectUdp: true` a request for `/.well-known/masque/udp/HOST/PORT/` that is to go on in `connect-udp`, whatever host it is said to be
+//! for, opens a tunnel of UDP, by the same rules: datagrams go beside the stream of HTTP/3 where its client takes them so, and on it everywhere else (RFC 9297). What finds
 //! no room or is too long for the way is lost, and counted as `forward_datagrams`.
 //!
 //! Without `allowedDestinations` clients go to every public address. Loopback, private, link-local, multicast, unspecified and reserved
@@ -171,8 +171,8 @@ pub struct SimpleHttpProxy {
     recorders: Vec<(PoolRecorder, ServerRecorder)>,
 }
 
-/// Whether TLS is spoken, host, port, and whether the client is on this machine.
-type Key = (bool, String, u16, bool);
+/// Whether TLS is spoken, host, port, whether the client is on this machine, and whether it is for UDP.
+type Key = (bool, String, u16, bool, bool);
 
 /// A destination whose addresses were looked up and judged.
 struct KnownServer {
@@ -278,14 +278,14 @@ impl SimpleHttpProxy {
                 return refuse(exchange, 400, CLIENT_ERROR);
             }
         };
-        let key = (tls, host, port, is_local(exchange));
+        let to = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let key = (tls, host, port, is_local(exchange), matches!(way, Way::Udp));
         let client = exchange.client.real_ip.unwrap_or(exchange.client.peer.ip());
         let sent = async {
             let server = match self.find(key, client).await {
                 Ok(server) => server,
                 Err(Failure::Refused(why)) => {
                     self.refused.hit(base_runtime::worker_index());
-                    let to = exchange.request().authority.clone();
                     exchange.tags.note(|| format!("forward: {to} is refused: {why}"));
                     return refuse(exchange, 403, CLIENT_ERROR);
                 }
@@ -348,11 +348,11 @@ impl SimpleHttpProxy {
         let now = base_runtime::now();
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
             && known.until > now
-            && !known.addresses.iter().any(|ip| self.destinations.is_own(*ip, key.2))
+            && !known.addresses.iter().any(|ip| self.destinations.is_own(*ip, key.2, key.4))
         {
             return Ok(known.server.clone());
         }
-        let (tls, host, port, local) = &key;
+        let (tls, host, port, local, udp) = &key;
         let (addresses, holds) = match host.parse::<IpAddr>() {
             Ok(ip) => (vec![ip], LITERAL_HOLDS),
             Err(_) => {
@@ -361,10 +361,11 @@ impl SimpleHttpProxy {
                 (addresses, holds.clamp(HOLDS.0, HOLDS.1))
             }
         };
-        let addresses = self.destinations.choose(host, *port, addresses, *local).map_err(|refusal| match refusal {
-            Some(why) => Failure::Refused(why),
-            None => Failure::NotFound(format!("{host} has no address")),
-        })?;
+        let addresses =
+            self.destinations.choose(host, *port, addresses, *local, *udp).map_err(|refusal| match refusal {
+                Some(why) => Failure::Refused(why),
+                None => Failure::NotFound(format!("{host} has no address")),
+            })?;
         let identity = match (tls, &self.identity) {
             (false, _) => None,
             (true, Some(identity)) => Some(identity.clone()),
@@ -618,7 +619,7 @@ mod tests {
         let proxy = SimpleHttpProxy::new(&serde_json::from_value(spec).unwrap(), &parts).unwrap();
         let find = || {
             let mut finding =
-                pin!(proxy.find((false, "127.0.0.1".to_owned(), 11, false), IpAddr::from([192, 0, 2, 1])));
+                pin!(proxy.find((false, "127.0.0.1".to_owned(), 11, false, false), IpAddr::from([192, 0, 2, 1])));
             match finding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(found) => found,
                 Poll::Pending => panic!("an address is not looked up"),

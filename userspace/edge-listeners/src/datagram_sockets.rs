@@ -26,7 +26,7 @@ impl<T> Held<T> {
     pub fn new(at: (&str, u16), key: u64, of: T, bound: &[UdpSocket]) -> Arc<Held<T>> {
         // Without copies nobody takes them over.
         let copies = bound.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect::<io::Result<_>>();
-        let own = bound.first().and_then(|socket| socket.local_addr().ok()).map(|at| OwnPort::note(at.port()));
+        let own = bound.first().and_then(|socket| socket.local_addr().ok()).map(|at| OwnPort::note_udp(at.port()));
         Arc::new(Held { at: (at.0.to_owned(), at.1), key, of, copies: copies.unwrap_or_default(), _own: own })
     }
 }

@@ -292,7 +292,30 @@ impl Drive {
         self.keep_books();
         self.keep_time(cx);
         self.write_control();
-        self.driver.poll_transmit(cx)
+        let ended = self.driver.poll_transmit(cx);
+        match ended.is_pending() && !self.wire.outbox.borrow().is_empty() {
+            true => self.send_datagrams(cx),
+            false => ended,
+        }
+    }
+
+    /// Lets datagrams go out behind what streams had to say.
+    fn send_datagrams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (quic, settings) = (self.driver.connection().clone(), QuicSettings::default());
+        let going = self.wire.outbox.borrow_mut().turn(quic.unsent_datagrams(&settings), quic.heard());
+        if going.is_empty() {
+            return Poll::Pending;
+        }
+        for datagram in going {
+            if !quic.send_datagram(datagram.into()) {
+                self.wire.dropped(1);
+            }
+        }
+        let ended = self.driver.poll_transmit(cx);
+        if self.wire.outbox.borrow_mut().goes_on(quic.unsent_datagrams(&settings)) {
+            cx.waker().wake_by_ref();
+        }
+        ended
     }
 
     /// Says how many requests began.
@@ -385,6 +408,10 @@ impl Drive {
                 Ok((number, content)) => self.hand_over(number, content),
                 Err(fault) => return self.obey(Err(fault)),
             }
+        }
+        let lost = self.driver.connection().take_lost_datagrams();
+        if lost > 0 {
+            self.wire.dropped(u32::try_from(lost).unwrap_or(u32::MAX));
         }
     }
 
@@ -649,7 +676,8 @@ impl Drive {
         let sending = self.wire.outstanding().min(settings.send_window) as usize;
         let unread = unread(self.driver.connection().received(), self.wire.taken.get(), self.window.into());
         let early: usize = self.early_datagrams.iter().map(|(_, content)| content.len() + datagram::OVERHEAD).sum();
-        let datagrams = self.wire.datagram_bytes.get() + early + self.driver.connection().unsent_datagrams(&settings);
+        let going = self.wire.outbox.borrow().held() + self.driver.connection().unsent_datagrams(&settings);
+        let datagrams = self.wire.datagram_bytes.get() + early + going;
         self.booking.set(fixed + open * STREAM_BYTES + heads + sending + unread + datagrams);
     }
 

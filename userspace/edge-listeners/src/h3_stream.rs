@@ -10,7 +10,7 @@ use base_quic::stream::{Outgoing, Read};
 use bytes::{Buf as _, Bytes};
 use proto_h2::Data;
 use proto_h2::server::{self, BodyBroken, Gone, Reason, ResponseOptions};
-use proto_h3::datagram::{self, Taken, Waiting};
+use proto_h3::datagram::{Outbox, Taken, Waiting};
 use proto_h3::message::{self, Unread};
 use proto_h3::qpack::{self, Bounds, Section};
 use proto_h3::request::{Event, Receiving};
@@ -62,6 +62,8 @@ pub struct Wire {
     pub takes_datagrams: Cell<bool>,
     /// Bytes of those that have come and wait.
     pub datagram_bytes: Cell<usize>,
+    /// Those that are to go out.
+    pub outbox: RefCell<Outbox>,
     /// Datagrams that found no room, or fitted into no packet, either way.
     pub datagrams_dropped: Cell<u32>,
     /// What ended streams alone since it was last counted, of what their exchanges do not count.
@@ -84,6 +86,7 @@ impl Wire {
             answered: Cell::new(0),
             takes_datagrams: Cell::new(false),
             datagram_bytes: Cell::new(0),
+            outbox: RefCell::default(),
             datagrams_dropped: Cell::new(0),
             stream_faults: RefCell::default(),
             outstanding: RefCell::default(),
@@ -544,8 +547,11 @@ impl server::Stream for H3Machine {
 
     fn send_datagram(&mut self, content: &[u8]) {
         let (stream, wire) = (&self.stream, &self.stream.wire);
-        if !stream.is_shut.get() && !wire.quic.send_datagram(datagram::encode(stream.id.index(), content).into()) {
-            wire.dropped(1);
+        if !stream.is_shut.get() {
+            match wire.outbox.borrow_mut().push(stream.id.index(), content) {
+                Taken::Kept => wire.quic.wake(),
+                Taken::Dropped => wire.dropped(1),
+            }
         }
     }
 

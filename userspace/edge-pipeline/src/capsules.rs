@@ -7,6 +7,7 @@
 
 use crate::duplex::Duplex;
 use base_runtime::Buf;
+use base_runtime::memory::{Booking, Kind};
 use bytes::Bytes;
 use proto_h3::capsule::{self, Split, Splitter, Walk};
 use std::cell::{Cell, RefCell};
@@ -20,6 +21,9 @@ const GATHERED: usize = 16 * 1024;
 
 /// What can be sent in one buffer.
 const PIECE: usize = Buf::CAPACITY - Buf::HEADROOM;
+
+/// Longest datagram that is taken of a peer; no packet that is not in pieces carries one so long.
+const LONGEST: usize = PIECE - GATHERED - 16;
 
 /// What goes beside a stream.
 pub trait Datagrams {
@@ -44,24 +48,28 @@ pub struct Capsules<S> {
     side: S,
     coming: Cell<Walk>,
     going: RefCell<Splitter>,
+    booking: Booking,
 }
 
 impl<S: Duplex + Datagrams> Capsules<S> {
     pub fn new(side: S) -> Capsules<S> {
-        Capsules { side, coming: Cell::default(), going: RefCell::default() }
+        Capsules { side, coming: Cell::default(), going: RefCell::default(), booking: Booking::new(Kind::Other, 0) }
     }
 
     fn poll_datagrams(&self, cx: &mut Context<'_>) -> Poll<Buf> {
-        let first = ready!(self.side.poll_datagram(cx));
-        let mut capsules = Vec::with_capacity(first.len() + 8);
-        capsule::write_datagram(&first, &mut capsules);
+        let mut capsules = Vec::new();
         while capsules.len() < GATHERED
             && let Poll::Ready(next) = self.side.poll_datagram(cx)
         {
-            capsule::write_datagram(&next, &mut capsules);
+            match next.len() <= LONGEST {
+                true => capsule::write_datagram(&next, &mut capsules),
+                false => self.side.count_dropped(1),
+            }
         }
-        // No packet of ours is longer than the rest of a piece.
-        Poll::Ready(Buf::copy_from(&capsules))
+        match capsules.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(Buf::copy_from(&capsules)),
+        }
     }
 }
 
@@ -99,8 +107,10 @@ impl<S: Duplex + Datagrams> Duplex for Capsules<S> {
 
     fn send(&self, bytes: Buf) {
         let mut split = Split::default();
-        self.going.borrow_mut().handle(&bytes, self.side.takes_datagrams(), &mut split);
-        drop(bytes);
+        let mut going = self.going.borrow_mut();
+        going.handle(&bytes, self.side.takes_datagrams(), &mut split);
+        self.booking.set(going.held());
+        drop((going, bytes));
         split.datagrams.iter().for_each(|content| self.side.send_datagram(content));
         if split.too_long > 0 {
             self.side.count_dropped(split.too_long);

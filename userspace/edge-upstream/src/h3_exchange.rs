@@ -104,7 +104,7 @@ impl Exchanger for H3Stream {
         }
         if let Some(extended) = extended {
             if (200..300).contains(&response.status) {
-                let tunnel = H3Tunnel::new(place, attempt.counters.clone());
+                let tunnel = H3Tunnel::new(place);
                 let upgraded: Box<dyn Duplex> = match has_capsules {
                     true => {
                         stream.decide_datagrams(true);

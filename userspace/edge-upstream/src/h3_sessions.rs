@@ -24,6 +24,7 @@ use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
 use proto_h3::control::{self, Incoming, Peer};
+use proto_h3::datagram::{Outbox, Taken};
 use proto_h3::settings::Settings;
 use proto_h3::{Code, Fault, datagram};
 use std::cell::{Cell, RefCell};
@@ -107,6 +108,8 @@ pub(crate) struct Session {
     takes_datagrams: Cell<bool>,
     /// Bytes of those that have come and wait.
     pub(crate) datagram_bytes: Cell<usize>,
+    /// Those that are to go out.
+    outbox: RefCell<Outbox>,
     /// How many streams were opened.
     opened: Cell<u64>,
     /// As of what is [`Known`].
@@ -133,6 +136,18 @@ impl Session {
     /// Whether the backend takes datagrams beside its streams at this moment.
     pub(crate) fn takes_datagrams(&self) -> bool {
         self.takes_datagrams.get()
+    }
+
+    /// Sends a datagram of a request, or drops it and counts that.
+    pub(crate) fn send_datagram(&self, id: StreamId, content: &[u8]) {
+        match self.outbox.borrow_mut().push(id.index(), content) {
+            Taken::Kept => self.quic.wake(),
+            Taken::Dropped => self.count_dropped(1),
+        }
+    }
+
+    pub(crate) fn count_dropped(&self, datagrams: u64) {
+        (0..datagrams).for_each(|_| self.counters.datagrams.hit(base_runtime::worker_index()));
     }
 
     /// Nothing is left of a request.
@@ -423,6 +438,7 @@ async fn make(maker: Maker, limit: Duration) -> Result<H3Stream, ConnectError> {
         said: RefCell::default(),
         takes_datagrams: Cell::new(false),
         datagram_bytes: Cell::new(0),
+        outbox: RefCell::default(),
         opened: Cell::new(0),
         fallbacks,
         counters: maker.counters,
@@ -505,7 +521,10 @@ impl Drive {
             self.end(Code::NoError);
         }
         self.write_control();
-        let ended = self.driver.poll_transmit(cx);
+        let mut ended = self.driver.poll_transmit(cx);
+        if ended.is_pending() && !self.session.outbox.borrow().is_empty() {
+            ended = self.send_datagrams(cx);
+        }
         if ended.is_ready() {
             self.lost(None);
         }
@@ -556,10 +575,28 @@ impl Drive {
             self.with(StreamId::new(Side::Client, Dir::Bi, number), |stream| {
                 has_room = stream.handle_datagram(content)
             });
-            if !has_room {
-                session.counters.datagrams.hit(base_runtime::worker_index());
+            session.count_dropped(u64::from(!has_room));
+        }
+        session.count_dropped(session.quic.take_lost_datagrams());
+    }
+
+    /// Lets datagrams go out behind what streams had to say.
+    fn send_datagrams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (session, settings) = (self.session.clone(), QuicSettings::asking());
+        let going = session.outbox.borrow_mut().turn(session.quic.unsent_datagrams(&settings), session.quic.heard());
+        if going.is_empty() {
+            return Poll::Pending;
+        }
+        for datagram in going {
+            if !session.quic.send_datagram(datagram.into()) {
+                session.count_dropped(1);
             }
         }
+        let ended = self.driver.poll_transmit(cx);
+        if session.outbox.borrow_mut().goes_on(session.quic.unsent_datagrams(&settings)) {
+            cx.waker().wake_by_ref();
+        }
+        ended
     }
 
     fn with(&self, id: StreamId, work: impl FnOnce(&Stream)) {
@@ -692,7 +729,8 @@ impl Drive {
         }
         let unread = received.saturating_sub(session.taken.get()).min(u64::from(settings.connection_window));
         let unsent = session.unacknowledged.get().min(settings.send_window);
-        let datagrams = session.datagram_bytes.get() + session.quic.unsent_datagrams(&settings);
+        let going = session.outbox.borrow().held() + session.quic.unsent_datagrams(&settings);
+        let datagrams = session.datagram_bytes.get() + going;
         self.booking.set(MACHINE_BYTES + (unread + unsent) as usize + datagrams);
     }
 

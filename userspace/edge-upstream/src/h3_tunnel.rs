@@ -3,19 +3,17 @@
 //! Each direction waits for its reader: the backend's credit grows as its bytes are taken, and of what the client says no more lies here
 //! than whoever joins the two asks for.
 
-use crate::attempt::Counters;
 use crate::h2_tunnel::kept;
 use crate::h3_stream::{H3Stream, Next, Why};
 use base_runtime::Buf;
 use bytes::Bytes;
 use edge_pipeline::{Datagrams, Duplex};
 use proto_h2::Progress;
+use proto_h3::Code;
 use proto_h3::request::Event;
-use proto_h3::{Code, datagram};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// See the module doc. Dropped before both directions have ended, the stream is reset.
@@ -23,12 +21,11 @@ pub(crate) struct H3Tunnel {
     /// The place on the connection, until nothing is left of the tunnel.
     place: Rc<H3Stream>,
     progress: Rc<Progress>,
-    counters: Arc<Counters>,
 }
 
 impl H3Tunnel {
-    pub(crate) fn new(place: Rc<H3Stream>, counters: Arc<Counters>) -> H3Tunnel {
-        H3Tunnel { place, progress: Rc::default(), counters }
+    pub(crate) fn new(place: Rc<H3Stream>) -> H3Tunnel {
+        H3Tunnel { place, progress: Rc::default() }
     }
 }
 
@@ -43,19 +40,19 @@ impl Datagrams for H3Tunnel {
 
     fn send_datagram(&self, content: &[u8]) {
         let stream = self.place.stream();
-        let datagram = datagram::encode(stream.id().index(), content);
-        if !stream.is_shut() && !stream.session().quic.send_datagram(datagram.into()) {
-            self.count_dropped(1);
+        if !stream.is_shut() {
+            stream.session().send_datagram(stream.id(), content);
         }
     }
 
     fn count_dropped(&self, datagrams: u32) {
-        (0..datagrams).for_each(|_| self.counters.datagrams.hit(base_runtime::worker_index()));
+        self.place.stream().session().count_dropped(datagrams.into());
     }
 
     fn break_off(&self) {
-        self.counters.faults_h3.hit(base_runtime::worker_index());
-        self.place.stream().abort(Code::Message, Why::Fault(Code::Message));
+        let stream = self.place.stream();
+        stream.session().counters.faults_h3.hit(base_runtime::worker_index());
+        stream.abort(Code::Message, Why::Fault(Code::Message));
     }
 }
 

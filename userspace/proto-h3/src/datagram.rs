@@ -4,7 +4,7 @@
 use crate::code::{Code, Fault};
 use crate::varint;
 use bytes::{Buf as _, Bytes};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Bytes of datagrams that wait for the reader of one stream. Beyond it those that come are dropped, as the network would.
 pub const WAITING_MOST: usize = 64 * 1024;
@@ -99,9 +99,151 @@ impl Waiting {
     }
 }
 
+/// Datagrams on their way out of a connection. QUIC sends those it has before anything of a stream, so it gets few at a time, behind what
+/// streams had to say; and where the way takes no more, streams have what it takes next before others follow. Requests take turns.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    turns: VecDeque<u64>,
+    of: HashMap<u64, Own>,
+    bytes: usize,
+    /// Some that QUIC got could not go out at once.
+    limited: bool,
+    /// How often the peer had been heard when all of them were out.
+    streams_from: Option<u64>,
+}
+
+/// Those of one request.
+#[derive(Debug, Default)]
+struct Own {
+    queue: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// One more of this request, as QUIC carries it.
+    pub fn push(&mut self, number: u64, content: &[u8]) -> Taken {
+        let datagram = encode(number, content);
+        let weight = datagram.len() + OVERHEAD;
+        let own = self.of.entry(number).or_default();
+        if own.bytes + weight > WAITING_MOST || self.bytes + weight > OUTBOX_MOST {
+            return Taken::Dropped;
+        }
+        if own.queue.is_empty() {
+            self.turns.push_back(number);
+        }
+        own.queue.push_back(datagram);
+        own.bytes += weight;
+        self.bytes += weight;
+        Taken::Kept
+    }
+
+    /// What QUIC is to get now that it has sent what it could: `unsent` bytes of what it got before are left, and its peer was heard so many
+    /// times.
+    pub fn turn(&mut self, unsent: usize, heard: u64) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        if self.is_empty() || unsent > 0 {
+            self.limited |= unsent > 0;
+            return out;
+        }
+        if self.limited {
+            // What the peer has let go since went to streams, as far as those had anything to say.
+            if *self.streams_from.get_or_insert(heard) == heard {
+                return out;
+            }
+            (self.limited, self.streams_from) = (false, None);
+        }
+        let mut bytes = 0;
+        while bytes < TURN
+            && let Some(number) = self.turns.pop_front()
+        {
+            let Some(own) = self.of.get_mut(&number) else { continue };
+            if let Some(datagram) = own.queue.pop_front() {
+                bytes += datagram.len();
+                own.bytes -= datagram.len() + OVERHEAD;
+                self.bytes -= datagram.len() + OVERHEAD;
+                out.push(datagram);
+            }
+            match own.queue.is_empty() {
+                true => drop(self.of.remove(&number)),
+                false => self.turns.push_back(number),
+            }
+        }
+        out
+    }
+
+    /// Whether there is more for QUIC at once; `unsent` bytes of what it got could not go out.
+    pub fn goes_on(&mut self, unsent: usize) -> bool {
+        self.limited |= unsent > 0;
+        !self.is_empty() && !self.limited
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Bytes of memory.
+    pub fn held(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Bytes of datagrams of all requests of a connection that are on their way out.
+const OUTBOX_MOST: usize = 4 * WAITING_MOST;
+
+/// Bytes of them that QUIC gets at a time.
+const TURN: usize = 4 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn numbers(out: Vec<Vec<u8>>) -> Vec<u8> {
+        out.iter().map(|datagram| datagram[0]).collect()
+    }
+
+    #[test]
+    fn requests_have_their_turns() {
+        let mut outbox = Outbox::default();
+        assert!((0..50).all(|_| outbox.push(1, &[1; 1000]) == Taken::Kept));
+        assert_eq!(outbox.push(2, &[2; 1000]), Taken::Kept);
+        assert_eq!(numbers(outbox.turn(0, 0)), [1, 2, 1, 1, 1]);
+        assert!(outbox.goes_on(0));
+        assert_eq!(numbers(outbox.turn(0, 0)), [1; 5], "where the way takes them nobody waits");
+    }
+
+    /// A way that takes two packets each time the peer is heard, tunnels that never run out, and a stream that has always more to say.
+    #[test]
+    fn streams_have_theirs_where_the_way_is_what_limits() {
+        let (mut outbox, mut unsent, mut of_streams, mut of_datagrams) = (Outbox::default(), 0usize, 0, 0);
+        for heard in 1..=300u64 {
+            let mut room = 2;
+            let mut send = |unsent: &mut usize, room: &mut i32| {
+                while *room > 0 && *unsent > 0 {
+                    (*unsent, *room, of_datagrams) = (*unsent - 1, *room - 1, of_datagrams + 1);
+                }
+                of_streams += std::mem::take(room);
+            };
+            // It is looked at more often than it is heard.
+            for _ in 0..3 {
+                (0..10).for_each(|n| _ = outbox.push(n % 3, &[0; 1200]));
+                send(&mut unsent, &mut room);
+                unsent += outbox.turn(unsent, heard).len();
+                send(&mut unsent, &mut room);
+                outbox.goes_on(unsent);
+            }
+        }
+        assert!(of_streams >= 150 && of_datagrams >= 150, "{of_streams} of streams, {of_datagrams} datagrams");
+    }
+
+    #[test]
+    fn what_goes_out_has_bounds() {
+        let mut outbox = Outbox::default();
+        let kept =
+            |outbox: &mut Outbox, number| (0..100).filter(|_| outbox.push(number, &[0; 999]) == Taken::Kept).count();
+        assert_eq!(kept(&mut outbox, 1), WAITING_MOST / (1000 + OVERHEAD));
+        let others: usize = (2..10).map(|number| kept(&mut outbox, number)).sum();
+        assert!(outbox.held() <= OUTBOX_MOST && others < 4 * 61 && others >= 3 * 61, "{others}");
+    }
 
     #[test]
     fn a_datagram_names_its_request() {

@@ -23,32 +23,47 @@ fn is_within(address: SocketAddr, trusting: &[u16]) -> bool {
     (ip.is_loopback() || ip.is_unspecified()) && trusting.contains(&address.port())
 }
 
-static PORTS: Mutex<BTreeMap<u16, usize>> = Mutex::new(BTreeMap::new());
+/// By whether they are of UDP, and number.
+static PORTS: Mutex<BTreeMap<(bool, u16), usize>> = Mutex::new(BTreeMap::new());
 
-/// A port that this process listens on, on whatever address, until it is dropped.
+/// A port that this process listens on, on whatever address, until it is dropped. Those of TCP and of UDP are others.
 #[derive(Debug)]
-pub struct OwnPort(u16);
+pub struct OwnPort(bool, u16);
 
 impl OwnPort {
-    /// Takes note of a port that was bound. Listeners of this crate do so themselves; of sockets of UDP those do that make servers of them.
+    /// Takes note of a port of TCP that was bound. Listeners of this crate do so themselves.
     pub fn note(port: u16) -> OwnPort {
-        *PORTS.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default() += 1;
-        OwnPort(port)
+        OwnPort::add(false, port)
     }
 
-    /// Whether this process listens on it.
+    /// The same of UDP, by whoever makes a server of its sockets.
+    pub fn note_udp(port: u16) -> OwnPort {
+        OwnPort::add(true, port)
+    }
+
+    fn add(udp: bool, port: u16) -> OwnPort {
+        *PORTS.lock().unwrap_or_else(PoisonError::into_inner).entry((udp, port)).or_default() += 1;
+        OwnPort(udp, port)
+    }
+
+    /// Whether this process listens on it over TCP.
     pub fn is_one(port: u16) -> bool {
-        PORTS.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&port)
+        PORTS.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(false, port))
+    }
+
+    /// Whether it does over UDP.
+    pub fn is_one_udp(port: u16) -> bool {
+        PORTS.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(true, port))
     }
 }
 
 impl Drop for OwnPort {
     fn drop(&mut self) {
         let mut ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = ports.get_mut(&self.0) {
+        if let Some(count) = ports.get_mut(&(self.0, self.1)) {
             *count -= 1;
             if *count == 0 {
-                ports.remove(&self.0);
+                ports.remove(&(self.0, self.1));
             }
         }
     }
@@ -78,7 +93,10 @@ mod tests {
         let (first, second) = (OwnPort::note(0), OwnPort::note(0));
         drop(first);
         assert!(OwnPort::is_one(0));
+        assert!(!OwnPort::is_one_udp(0));
         drop(second);
         assert!(!OwnPort::is_one(0));
+        let _udp = OwnPort::note_udp(0);
+        assert!(OwnPort::is_one_udp(0) && !OwnPort::is_one(0));
     }
 }

@@ -136,10 +136,11 @@ impl Destinations {
         port: u16,
         mut addresses: Vec<IpAddr>,
         local: bool,
+        udp: bool,
     ) -> Result<Vec<IpAddr>, Option<Refusal>> {
         let mut refusal = None;
         addresses.truncate(ADDRESSES_MAX);
-        addresses.retain(|ip| match self.judge(host, SocketAddr::new(*ip, port), local) {
+        addresses.retain(|ip| match self.judge(host, SocketAddr::new(*ip, port), local, udp) {
             Ok(()) => true,
             Err(why) => {
                 refusal.get_or_insert(why);
@@ -150,15 +151,16 @@ impl Destinations {
     }
 
     /// Whether this process listens there, as of now: it may have begun to since the address was judged.
-    pub fn is_own(&self, ip: IpAddr, port: u16) -> bool {
-        OwnPort::is_one(port) && self.machine.has(ip)
+    pub fn is_own(&self, ip: IpAddr, port: u16, udp: bool) -> bool {
+        let listens = if udp { OwnPort::is_one_udp(port) } else { OwnPort::is_one(port) };
+        listens && self.machine.has(ip)
     }
 
     /// Whether a client is led to `address`, to which `host` has led. `local`: the client is on this machine itself, and may go where it
     /// could without us unless the document says where all may go.
-    fn judge(&self, host: &str, address: SocketAddr, local: bool) -> Result<(), Refusal> {
+    fn judge(&self, host: &str, address: SocketAddr, local: bool, udp: bool) -> Result<(), Refusal> {
         let ip = address.ip().to_canonical();
-        if self.is_own(ip, address.port()) {
+        if self.is_own(ip, address.port(), udp) {
             return Err(Refusal::Own);
         }
         let not_public = not_public(ip).or_else(|| self.machine.has(ip).then_some("an address of this machine"));
@@ -247,7 +249,7 @@ mod tests {
     fn judge(list: &str, host: &str, address: &str, local: bool) -> Result<(), Refusal> {
         let list: Vec<DestinationSpec> =
             serde_json::from_value(base_model::yaml::parse_document(list).unwrap()).unwrap();
-        Destinations::new(&list, machine()).judge(host, address.parse().unwrap(), local)
+        Destinations::new(&list, machine()).judge(host, address.parse().unwrap(), local, false)
     }
 
     #[test]
@@ -370,12 +372,12 @@ mod tests {
     fn addresses_of_this_machine_are_not_public_and_those_of_nobody_knows_are_none() {
         assert_eq!(judge("[]", "a", "198.41.0.4:1", true), Err(Refusal::NotPublic("an address of this machine")),);
         let unknown = Destinations::new(&[], Arc::default());
-        let judged = unknown.judge("a", "1.1.1.1:1".parse().unwrap(), true);
+        let judged = unknown.judge("a", "1.1.1.1:1".parse().unwrap(), true, false);
         assert_eq!(judged, Err(Refusal::NotPublic("an address of this machine")));
         let own = OwnPort::note(9);
         let all: DestinationSpec = serde_json::from_value(serde_json::json!({"addresses": ["0.0.0.0/0"]})).unwrap();
         let judged = Destinations::new(std::slice::from_ref(&all), Arc::default());
-        assert_eq!(judged.judge("a", "1.1.1.1:9".parse().unwrap(), true), Err(Refusal::Own));
+        assert_eq!(judged.judge("a", "1.1.1.1:9".parse().unwrap(), true, false), Err(Refusal::Own));
         drop(own);
     }
 
@@ -384,11 +386,11 @@ mod tests {
         let places = Destinations::new(&[], machine());
         let (private, public) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([1, 1, 1, 1]));
         let answer = |first: usize| [vec![private; first], vec![public; 3900]].concat();
-        assert_eq!(places.choose("a", 1, answer(ADDRESSES_MAX - 1), false), Ok(vec![public]));
+        assert_eq!(places.choose("a", 1, answer(ADDRESSES_MAX - 1), false, false), Ok(vec![public]));
         assert_eq!(
-            places.choose("a", 1, answer(ADDRESSES_MAX), false),
+            places.choose("a", 1, answer(ADDRESSES_MAX), false, true),
             Err(Some(Refusal::NotPublic("a private address"))),
         );
-        assert_eq!(places.choose("a", 1, Vec::new(), false), Err(None));
+        assert_eq!(places.choose("a", 1, Vec::new(), false, false), Err(None));
     }
 }

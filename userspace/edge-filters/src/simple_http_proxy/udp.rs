@@ -1,13 +1,14 @@
 //! UDP through a forward proxy (RFC 9298): whom a client asks for, and the tunnel to it.
 
 use base_runtime::Buf;
+use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::udp::{Transmit, UdpOptions, UdpSocket};
 use base_telemetry::Limit;
 use edge_pipeline::Duplex;
 use proto_h3::capsule::{self, DATAGRAM_MOST, Split, Splitter};
 use proto_h3::varint;
 use proto_http::h1::offered_upgrade;
-use proto_http::{Protocol, Request, Version, authority};
+use proto_http::{Protocol, Request, authority};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -20,16 +21,17 @@ const WELL_KNOWN: &str = "/.well-known/masque/udp/";
 /// The context of datagrams that are payloads of UDP (section 4), as it begins each.
 const PAYLOAD: u8 = 0;
 
+/// EMSGSIZE of Linux.
+const MESSAGE_TOO_LONG: i32 = 90;
+
 /// What can be sent in one buffer.
 const PIECE: usize = Buf::CAPACITY - Buf::HEADROOM;
 
-/// Host and port that a request asks for a tunnel of UDP to; an error where it names none. `None`: it asks for something else, or
-/// somebody else for it.
+/// Host and port that a request asks for a tunnel of UDP to; an error where it names none. `None`: it asks for something else. Whom it
+/// asks is not looked at: HTTP/1.1, too, says that in a whole URL (section 3.2).
 pub fn asked_for(request: &Request, offers: bool) -> Option<Result<(String, u16), ()>> {
-    // A whole URL of HTTP/1.1 is of another proxy. HTTP/2 and HTTP/3 have no other form.
-    let of_ours = request.scheme.is_none() || matches!(request.version, Version::Http2 | Version::Http3);
     let asks = offers && offered_upgrade(&request.headers) == Some(Protocol::ConnectUdp);
-    let target = request.path.as_str().strip_prefix(WELL_KNOWN).filter(|_| asks && of_ours)?;
+    let target = request.path.as_str().strip_prefix(WELL_KNOWN).filter(|_| asks)?;
     Some(read(target.strip_suffix('/').unwrap_or(target)).ok_or(()))
 }
 
@@ -50,6 +52,7 @@ pub struct UdpTunnel {
     going: RefCell<Splitter>,
     /// The client has said that this is the end.
     is_over: Cell<bool>,
+    booking: Booking,
     dropped: Limit,
 }
 
@@ -63,7 +66,8 @@ impl UdpTunnel {
             match UdpSocket::connect(*address, &options) {
                 Ok(socket) => {
                     let (coming, going) = (RefCell::default(), RefCell::default());
-                    return Ok(UdpTunnel { socket, coming, going, is_over: Cell::new(false), dropped });
+                    let booking = Booking::new(Kind::Datagrams, 0);
+                    return Ok(UdpTunnel { socket, coming, going, is_over: Cell::new(false), booking, dropped });
                 }
                 Err(error) => failed = error,
             }
@@ -99,25 +103,38 @@ impl Duplex for UdpTunnel {
         if let Some(piece) = self.take_piece() {
             return Poll::Ready(Ok(Some(piece)));
         }
-        let received = ready!(self.socket.poll_recv(cx))?;
+        let received = loop {
+            match ready!(self.socket.poll_recv(cx)) {
+                // A router says that one was too long for the way. Anybody on the way may say so, and whoever probes the way's width
+                // (RFC 9000 section 14.4) wants to hear nothing else than that it was lost.
+                Err(error) if error.raw_os_error() == Some(MESSAGE_TOO_LONG) => self.drop_one(),
+                received => break received?,
+            }
+        };
         let mut coming = self.coming.borrow_mut();
         for payload in received.segments() {
             capsule::begin(capsule::DATAGRAM, payload.len() as u64 + 1, &mut coming);
             coming.push(PAYLOAD);
             coming.extend_from_slice(payload);
         }
+        self.booking.set(coming.len() + self.going.borrow().held());
         drop(coming);
         Poll::Ready(Ok(self.take_piece()))
     }
 
     /// Datagrams wait for nobody.
-    fn poll_send_ready(&self, _: &mut Context<'_>, _: usize) -> Poll<io::Result<()>> {
+    fn poll_send_ready(&self, cx: &mut Context<'_>, _: usize) -> Poll<io::Result<()>> {
+        // Why one of before was not sent: it is longer than the way is wide.
+        if matches!(self.socket.poll_send_ready(cx), Poll::Ready(Err(_))) {
+            self.drop_one();
+        }
         Poll::Ready(Ok(()))
     }
 
     fn send(&self, bytes: Buf) {
         let mut split = Split::default();
         self.going.borrow_mut().handle(&bytes, true, &mut split);
+        self.booking.set(self.coming.borrow().len() + self.going.borrow().held());
         // Other capsules mean nothing to UDP (RFC 9297 section 3.2), nor do contexts that were not agreed on (RFC 9298 section 4).
         for datagram in &split.datagrams {
             if let Some((0, length)) = varint::decode(datagram)
@@ -144,10 +161,10 @@ const _: () = assert!(DATAGRAM_MOST > 65_507, "every payload of UDP is taken");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto_http::{Method, Scheme};
+    use proto_http::Method;
 
-    fn asked(path: &str, version: Version, scheme: Option<Scheme>, upgrade: &str) -> Option<Result<(String, u16), ()>> {
-        let mut request = Request { method: Method::Get, version, scheme, ..Request::default() };
+    fn asked(path: &str, upgrade: &str) -> Option<Result<(String, u16), ()>> {
+        let mut request = Request { method: Method::Get, ..Request::default() };
         request.set_target(path.as_bytes()).unwrap();
         request.headers.add("Upgrade", upgrade);
         asked_for(&request, true)
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_request_names_its_destination() {
-        let at = |path: &str| asked(path, Version::Http3, Some(Scheme::Https), "connect-udp");
+        let at = |path: &str| asked(path, "connect-udp");
         let to = |host: &str, port| Some(Ok((host.to_owned(), port)));
         assert_eq!(at("/.well-known/masque/udp/192.0.2.6/443/"), to("192.0.2.6", 443));
         assert_eq!(at("/.well-known/masque/udp/Target.Example/53"), to("target.example", 53));
@@ -169,11 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_of_others_is_not_ours() {
+    fn what_is_not_to_go_on_so_is_none() {
         let path = "/.well-known/masque/udp/192.0.2.6/443/";
-        assert!(asked(path, Version::Http11, None, "connect-udp").is_some());
-        assert_eq!(asked(path, Version::Http11, Some(Scheme::Https), "connect-udp"), None);
-        assert_eq!(asked(path, Version::Http11, None, "websocket"), None);
-        assert_eq!(asked(path, Version::Http2, Some(Scheme::Https), ""), None);
+        assert_eq!(asked(path, "websocket"), None);
+        assert_eq!(asked(path, ""), None);
     }
 }

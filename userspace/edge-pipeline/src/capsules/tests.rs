@@ -100,6 +100,25 @@ fn what_comes_beside_the_stream_stands_between_two_capsules() {
 }
 
 #[test]
+fn one_that_no_packet_carries_is_none() {
+    let side = Rc::<Side>::default();
+    let capsules = Capsules::new(side.clone());
+    side.beside.borrow_mut().extend([
+        vec![1; LONGEST].into(),
+        vec![2; LONGEST + 1].into(),
+        Bytes::from_static(b"next"),
+    ]);
+    let expected = [capsule(0, &[1; LONGEST]), capsule(0, b"next")].concat();
+    let mut whole = came(&capsules);
+    while whole.len() < expected.len() {
+        whole.extend(came(&capsules));
+    }
+    assert!(whole == expected && side.dropped.get() == 1, "{} of {}", whole.len(), expected.len());
+    side.beside.borrow_mut().push_back(vec![2; LONGEST + 1].into());
+    assert!(received(&capsules).is_none(), "it is no capsule, and no end");
+}
+
+#[test]
 fn datagrams_leave_the_stream_while_they_are_taken() {
     let side = Rc::<Side>::default();
     let capsules = Capsules::new(side.clone());
