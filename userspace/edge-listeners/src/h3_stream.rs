@@ -359,9 +359,21 @@ impl RequestStream {
         }
     }
 
+    /// Its side of the stream ends, and so do its datagrams: those that wait go first, as far as they may, where the end is no reset.
+    fn end_datagrams(&self, is_reset: bool) {
+        let (going, mut lost) = self.wire.outbox.borrow_mut().leave(self.id.index());
+        for datagram in going {
+            lost += u32::from(is_reset || !self.wire.quic.send_datagram(datagram.into()));
+        }
+        if lost > 0 {
+            self.wire.dropped(lost);
+        }
+    }
+
     /// No more of the answer is sent.
     fn shut(&self, code: Code) {
         if !self.is_shut.replace(true) {
+            self.end_datagrams(true);
             self.out.borrow_mut().clear();
             let _ = self.wire.quic.with(|machine| machine.send_stream(self.id).reset(VarInt::from_u32(code.value())));
             self.wire.settled(self.id);
@@ -431,6 +443,7 @@ impl H3Machine {
         self.stream.is_said.set(true);
         let wire = &self.stream.wire;
         wire.answered.set(wire.answered.get() + 1);
+        self.stream.end_datagrams(false);
         self.stream.push(Outgoing::say_end)
     }
 }

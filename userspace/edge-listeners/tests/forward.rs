@@ -35,6 +35,9 @@ on_both_drivers![
     udp_passes_as_capsules,
     udp_passes_as_datagrams_of_http3,
     udp_goes_where_the_document_lets_it,
+    a_refusal_names_the_destination,
+    what_is_too_long_for_the_way_out_is_counted,
+    ports_of_udp_are_others_than_those_of_tcp,
     nobody_is_led_back_to_the_proxy_over_udp,
 ];
 
@@ -429,6 +432,92 @@ fn udp_passes_as_capsules(io: IoMode) {
     eventually("it is over", || house.traffic.connections() == 0);
     // Whoever says that it is done ends its server, too.
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", ("127.0.0.1", port)).unwrap();
+}
+
+/// Whoever looks for clients that try to reach what is inside has to see where they want to go, and not whom they ask.
+fn a_refusal_names_the_destination(io: IoMode) {
+    let house = house(io, "connectUdp: true");
+    let opening = |host| udp_opening(&udp_path(host, 53));
+    for (nth, (asked, shown)) in [
+        (opening("10.0.0.1"), "10.0.0.1:53"),
+        (opening("fe80%3A%3A1"), "[fe80::1]:53"),
+        (get("http://10.0.0.1/", ""), "10.0.0.1:80"),
+        (connect("10.0.0.1:22", ""), "10.0.0.1:22"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let asked = asked.replace("\r\n\r\n", &format!("\r\nX-Request-Id: r{nth}\r\n\r\n"));
+        assert_eq!(house.ask(&asked).status(), 403);
+        let found = || house.traffic.watch().find(&format!("r{nth}"));
+        eventually("it is remembered", || !found().is_empty());
+        let told = found()[0].to_json().to_string();
+        assert!(told.contains(&format!("forward: {shown} is refused: ")), "{told}");
+    }
+}
+
+/// Runs this test once more in a network of its own whose only interface carries packets of 1,280 bytes, and is true in there.
+fn in_a_narrow_network() -> bool {
+    const INSIDE: &str = "IN_A_NARROW_NETWORK";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let run = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-n", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
+        command.arg(std::thread::current().name().unwrap()).env(INSIDE, "1").output()
+    };
+    let narrow = "ip link set lo mtu 1280 up";
+    if !run(narrow).is_ok_and(|done| done.status.success()) {
+        println!("skipped: `unshare -n` and `ip link` are not allowed here; run it as root");
+        return false;
+    }
+    let done = run(&format!("{narrow} && exec \"$0\" --exact \"$1\" --nocapture")).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    println!("{}{}", text(&done.stdout), text(&done.stderr));
+    assert!(done.status.success() && text(&done.stdout).contains("1 passed"), "it failed in its network");
+    false
+}
+
+/// The kernel says so when it is to go out, which is later than it was taken.
+fn what_is_too_long_for_the_way_out_is_counted(io: IoMode) {
+    if !in_a_narrow_network() {
+        return;
+    }
+    let (port, heard) = udp_echo();
+    let house = house(io, "connectUdp: true");
+    let mut client = house.connect();
+    client.send(udp_opening(&udp_path("127.0.0.1", port)).as_bytes());
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    for (n, length) in [(1, 2000), (2, 40_000)] {
+        client.send(&payload(&vec![1; length]));
+        eventually("it is counted", || house.limit("forward_datagrams") == n);
+        let said = payload(b"short");
+        client.send(&said);
+        assert_eq!(client.exactly(said.len()), Some(said), "the tunnel goes on");
+    }
+    assert_eq!(heard.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [5, 5]);
+}
+
+fn ports_of_udp_are_others_than_those_of_tcp(io: IoMode) {
+    let house = house(io, "connectUdp: true");
+    // Where this process listens on UDP, another one may on TCP.
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let relayed =
+        format!("{{address: 127.0.0.1, port: {0}, pools: [{{servers: [{{url: '127.0.0.1:9'}}]}}]}}", backend.port);
+    house.traffic.apply_listener("dns", &base_model::Spec::UdpProxy(Box::new(spec!(&relayed)))).expect("a good proxy");
+    assert_eq!(house.ask(&get(&format!("http://127.0.0.1:{}/", backend.port), "")).status(), 200);
+    assert_eq!(house.ask(&udp_opening(&udp_path("127.0.0.1", backend.port))).status(), 403, "that is its own");
+    // And the other way round.
+    let other = UdpSocket::bind(("127.0.0.1", house.port)).unwrap();
+    let mut client = house.connect();
+    client.send(udp_opening(&udp_path("127.0.0.1", house.port)).as_bytes());
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    client.send(&payload(b"hello"));
+    let mut bytes = [0; 16];
+    other.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    assert_eq!(other.recv(&mut bytes).map(|length| bytes[..length].to_vec()).unwrap(), b"hello");
+    assert_eq!(house.ask(&get(&format!("http://127.0.0.1:{}/", house.port), "")).status(), 403);
 }
 
 fn udp_passes_as_datagrams_of_http3(io: IoMode) {

@@ -6,10 +6,13 @@ mod support;
 #[path = "support/h3.rs"]
 mod h3_client;
 
-use base_quic::proto::{Dir, StreamId, TransportConfig};
+use base_quic::proto::congestion::CubicConfig;
+use base_quic::proto::{Dir, EndpointConfig, StreamId, TransportConfig};
 use base_runtime::IoMode;
+use base_runtime::net::udp::{Transmit, UdpSocket};
 use h3_client::{Certificate, Client, certificate, config, data, get, head};
 use proto_h3::capsule;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use support::{Backend, House, eventually, proxy_to};
 
@@ -22,6 +25,9 @@ on_both_drivers![
     as_many_wait_as_may,
     what_is_too_long_for_a_packet_is_dropped,
     a_flood_of_datagrams_leaves_others_their_turns,
+    streams_go_on_where_little_passes_beside_a_flood,
+    what_comes_while_nobody_looks_is_lost_and_counted,
+    what_waits_does_not_follow_the_end_of_its_stream,
     what_a_datagram_may_not_be_for,
     streams_that_end_within_a_capsule_are_reset,
     who_says_so_has_a_transport_for_them,
@@ -286,6 +292,112 @@ fn a_flood_of_datagrams_leaves_others_their_turns(io: IoMode) {
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     let _ = flooding.stream.shutdown(std::net::Shutdown::Both);
     flood.join().unwrap();
+}
+
+/// As long as a datagram may be that leaves no room for anything of a stream in a packet of 1,200 bytes.
+const FILLS: usize = 1150;
+
+/// A backend that says datagrams without end over the tunnel it opens, and sends everybody else more than a few packets carry.
+fn flooding() -> Backend {
+    Backend::new(|mut wire, _| {
+        if !wire.head().is_some_and(|head| head.starts_with("GET /udp")) {
+            let body = "b".repeat(150_000);
+            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n{body}").as_bytes());
+            return;
+        }
+        wire.send(SWITCHED);
+        let many = datagram(&[9; FILLS]).repeat(20);
+        while wire.send(&many) {}
+    })
+}
+
+/// Whoever loses much lets two packets pass at a time: less than the datagrams that QUIC gets in one turn.
+fn streams_go_on_where_little_passes_beside_a_flood(io: IoMode) {
+    let backend = flooding();
+    let (house, certificate) = house(io, &backend);
+    let (peer, mut narrow) = (SocketAddr::from(([127, 0, 0, 1], house.port)), EndpointConfig::default());
+    narrow.max_udp_payload_size(1200).unwrap();
+    let config = config(&certificate.der, b"h3");
+    let mut client =
+        Client::begin_as(h3_client::bound_socket(), peer, "a.test", config, narrow).settled_in_for_datagrams();
+    let id = open(&mut client);
+    client.loses = 4;
+    assert!(client.drive(|client| client.datagrams.len() > 100), "{:?}", client.lost);
+    let before = client.datagrams.len();
+    let answer = client.get("/");
+    assert_eq!((answer.status(), answer.body.len()), (200, 150_000), "{:?}", client.lost);
+    // An answer of 125 packets at the least.
+    let came = client.datagrams.len();
+    assert!(came - before < 3 * 125, "{} datagrams passed meanwhile", came - before);
+    assert!(client.drive(|client| client.datagrams.len() > came), "nor do they keep those from their turn");
+    assert!(house.limit("h3_datagrams") > 0);
+    client.reset(id, 0x100);
+}
+
+/// QUIC has room for so many, and drops the oldest of more.
+fn what_comes_while_nobody_looks_is_lost_and_counted(io: IoMode) {
+    const ALL: u64 = 100;
+    let backend = echo();
+    let (house, certificate) = house(io, &backend);
+    // All of them may go out before anything is acknowledged.
+    let (mut config, mut way) = (config(&certificate.der, b"h3"), CubicConfig::default());
+    let mut transport = TransportConfig::default();
+    transport.congestion_controller_factory(Arc::new(way.initial_window(1 << 20).clone()));
+    config.transport_config(Arc::new(transport));
+    let mut client = Client::begin_for_datagrams(house.port, config);
+    let tunnels = [open(&mut client), open(&mut client)];
+    for n in 0..ALL / 2 {
+        for id in tunnels {
+            let datagram = proto_h3::datagram::encode(id.index(), &[&[n as u8][..], &[0; 1099]].concat());
+            client.connection.datagrams().send(datagram.into(), true).unwrap();
+        }
+    }
+    // Many packets at once, as clients send them whose kernel splits them.
+    let (mut bursts, mut buffer) = (Vec::new(), Vec::new());
+    let end = std::time::Instant::now() + support::PATIENCE;
+    while client.connection.stats().frame_tx.datagram < ALL && std::time::Instant::now() < end {
+        if let Some(burst) = client.connection.poll_transmit(std::time::Instant::now(), 40, &mut buffer) {
+            bursts.push((std::mem::take(&mut buffer), burst.segment_size));
+        }
+    }
+    let (socket, peer) = (client.socket.try_clone().unwrap(), client.peer);
+    let elsewhere = House::new(io, "", &proxy_to(backend.port));
+    let (sent, all_sent) = std::sync::mpsc::channel();
+    elsewhere.runtime.workers()[0].spawn(move || async move {
+        let socket = UdpSocket::from_std(socket).unwrap();
+        for (contents, segment_size) in &bursts {
+            socket.try_send(&Transmit { segment_size: *segment_size, ..Transmit::new(peer, contents) }).unwrap();
+        }
+        sent.send(bursts.len()).unwrap();
+    });
+    // Whoever would take them does nothing until all are there.
+    let (begun, begins) = std::sync::mpsc::channel();
+    house.runtime.workers()[0].spawn(move || async move {
+        begun.send(all_sent.recv()).unwrap();
+    });
+    assert!(begins.recv().unwrap().unwrap() < 20, "they came one by one");
+    let all = |client: &mut Client| client.datagrams.len() as u64 + house.limit("h3_datagrams") == ALL;
+    assert!(client.drive(all), "{} came back, {} are counted", client.datagrams.len(), house.limit("h3_datagrams"));
+    assert!(house.limit("h3_datagrams") > 0, "more came at once than there is room for");
+}
+
+/// RFC 9297 section 2.1.
+fn what_waits_does_not_follow_the_end_of_its_stream(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        let _ = wire.head();
+        wire.send(&[SWITCHED, &datagram(&[5; 1000]).repeat(50)].concat());
+    });
+    let (house, certificate) = house(io, &backend);
+    let mut client = Client::connect_for_datagrams(house.port, &certificate);
+    client.at_a_time = 1;
+    let id = open(&mut client);
+    assert!(client.drive(|client| client.ended.contains_key(&id)), "{:?}", client.lost);
+    let came = client.datagrams_of(id).len();
+    let all = |client: &mut Client| client.datagrams_of(id).len() as u64 + house.limit("h3_datagrams") == 50;
+    assert!(client.drive(all), "the others are counted");
+    // What QUIC had got by then goes in the packet of the end and in those right behind it.
+    let followed = client.datagrams_of(id).len() - came;
+    assert!(followed <= 8, "{followed} follow");
 }
 
 /// RFC 9297 section 2.1.

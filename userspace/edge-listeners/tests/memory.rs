@@ -2,6 +2,8 @@
 
 #[path = "support/h2.rs"]
 mod h2_client;
+#[path = "support/h3.rs"]
+mod h3_client;
 mod support;
 
 use base_runtime::IoMode;
@@ -58,6 +60,66 @@ fn requests_are_refused_politely() {
         drop(all);
         assert_eq!(house.ask(GET).status(), 200, "there is room again");
     });
+}
+
+#[test]
+fn datagrams_of_tunnels_are_booked() {
+    on_both(datagrams_that_have_come_in_part);
+}
+
+/// Of those that may be as long as one of UDP.
+fn datagrams_that_have_come_in_part(io: IoMode) {
+    const PART: usize = 60_000;
+    let part = || {
+        let mut bytes = Vec::new();
+        proto_h3::capsule::begin(proto_h3::capsule::DATAGRAM, PART as u64 + 1, &mut bytes);
+        bytes.resize(bytes.len() + PART, 0);
+        bytes
+    };
+    let booked = || memory::snapshot().of(Kind::Bodies);
+    let opening = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\nCapsule-Protocol: ?1\r\n\r\n"
+        )
+    };
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let forward = House::new(io, "", "filters: [{name: out, kind: SimpleHTTPProxy, connectUdp: true}]");
+    let before = booked();
+    let mut client = forward.connect();
+    let port = socket.local_addr().unwrap().port();
+    client.send(opening(&format!("/.well-known/masque/udp/127.0.0.1/{port}/")).as_bytes());
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    client.send(&part());
+    eventually("what a tunnel of UDP keeps is booked", || booked() >= before + PART as u64);
+    drop(client);
+    eventually("and nothing of it when it is over", || booked() <= before);
+
+    // On its way to a backend over HTTP/3, and from one to a client.
+    let backend = Backend::new(move |mut wire, _| {
+        let _ = wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: connect-udp\r\n\r\n");
+        let says = wire.more() && wire.read.starts_with(b"\x07");
+        if says {
+            wire.send(&part());
+        }
+        while wire.more() {}
+    });
+    let certificate = h3_client::certificate(&["127.0.0.1"]);
+    let back = House::new(io, &format!("http3: true\n{}", certificate.lines), &proxy_to(backend.port));
+    let root = serde_json::Value::from(certificate.pem.clone());
+    let pool = format!("{{http3: true, servers: [{{url: 'https://127.0.0.1:{}'}}]}}", back.port);
+    let to_back = format!("filters: [{{name: p, kind: Proxy, mtls: {{rootCertBase64: {root}}}, pools: [{pool}]}}]");
+    let front = House::new(io, "", &to_back);
+    for said in [part(), b"\x07\0".to_vec()] {
+        let before = booked();
+        let mut client = front.connect();
+        client.send(opening("/udp").as_bytes());
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+        client.send(&said);
+        eventually("it is booked", || booked() >= before + PART as u64);
+        drop(client);
+        eventually("and given back", || booked() <= before);
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct Capsules<S> {
 
 impl<S: Duplex + Datagrams> Capsules<S> {
     pub fn new(side: S) -> Capsules<S> {
-        Capsules { side, coming: Cell::default(), going: RefCell::default(), booking: Booking::new(Kind::Other, 0) }
+        Capsules { side, coming: Cell::default(), going: RefCell::default(), booking: Booking::new(Kind::Bodies, 0) }
     }
 
     fn poll_datagrams(&self, cx: &mut Context<'_>) -> Poll<Buf> {

@@ -146,6 +146,16 @@ impl Session {
         }
     }
 
+    /// The side of a stream that is ours ends, and so do its datagrams: those that wait go first, as far as they may, where the end is no
+    /// reset.
+    pub(crate) fn end_datagrams(&self, id: StreamId, is_reset: bool) {
+        let (going, mut lost) = self.outbox.borrow_mut().leave(id.index());
+        for datagram in going {
+            lost += u32::from(is_reset || !self.quic.send_datagram(datagram.into()));
+        }
+        self.count_dropped(lost.into());
+    }
+
     pub(crate) fn count_dropped(&self, datagrams: u64) {
         (0..datagrams).for_each(|_| self.counters.datagrams.hit(base_runtime::worker_index()));
     }

@@ -370,6 +370,7 @@ impl Stream {
     /// No more of the request is sent.
     fn shut(&self, code: Code) {
         if !self.is_shut.replace(true) && !self.is_finished.get() {
+            self.session.end_datagrams(self.id, true);
             self.out.borrow_mut().clear();
             let code = VarInt::from_u32(code.value());
             let _ = self.session.quic.with(|machine| machine.send_stream(self.id).reset(code));

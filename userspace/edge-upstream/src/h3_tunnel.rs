@@ -107,7 +107,9 @@ impl Duplex for H3Tunnel {
     }
 
     fn shutdown(&self) {
-        self.place.stream().say_end();
+        let stream = self.place.stream();
+        stream.session().end_datagrams(stream.id(), false);
+        stream.say_end();
     }
 
     fn abort(&self) {

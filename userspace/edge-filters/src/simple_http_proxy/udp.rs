@@ -66,7 +66,7 @@ impl UdpTunnel {
             match UdpSocket::connect(*address, &options) {
                 Ok(socket) => {
                     let (coming, going) = (RefCell::default(), RefCell::default());
-                    let booking = Booking::new(Kind::Datagrams, 0);
+                    let booking = Booking::new(Kind::Bodies, 0);
                     return Ok(UdpTunnel { socket, coming, going, is_over: Cell::new(false), booking, dropped });
                 }
                 Err(error) => failed = error,
@@ -79,12 +79,18 @@ impl UdpTunnel {
         self.dropped.hit(base_runtime::worker_index());
     }
 
+    fn book(&self) {
+        self.booking.set(self.coming.borrow().len() + self.going.borrow().held());
+    }
+
     /// At most a piece of what has come.
     fn take_piece(&self) -> Option<Buf> {
         let mut coming = self.coming.borrow_mut();
         let length = coming.len().min(PIECE);
         let rest = coming.split_off(length);
         let piece = std::mem::replace(&mut *coming, rest);
+        drop(coming);
+        self.book();
         (!piece.is_empty()).then(|| Buf::copy_from(&piece))
     }
 }
@@ -117,7 +123,6 @@ impl Duplex for UdpTunnel {
             coming.push(PAYLOAD);
             coming.extend_from_slice(payload);
         }
-        self.booking.set(coming.len() + self.going.borrow().held());
         drop(coming);
         Poll::Ready(Ok(self.take_piece()))
     }
@@ -134,7 +139,7 @@ impl Duplex for UdpTunnel {
     fn send(&self, bytes: Buf) {
         let mut split = Split::default();
         self.going.borrow_mut().handle(&bytes, true, &mut split);
-        self.booking.set(self.coming.borrow().len() + self.going.borrow().held());
+        self.book();
         // Other capsules mean nothing to UDP (RFC 9297 section 3.2), nor do contexts that were not agreed on (RFC 9298 section 4).
         for datagram in &split.datagrams {
             if let Some((0, length)) = varint::decode(datagram)

@@ -72,6 +72,10 @@ pub struct Client {
     pub unread: HashSet<StreamId>,
     /// Goes without a word.
     pub silent: bool,
+    /// As many datagrams of UDP are received before anything is done about them, and every so many of them is lost; 0: none.
+    pub at_a_time: usize,
+    pub loses: usize,
+    heard: usize,
     /// All that was sent.
     pub sent: Vec<Vec<u8>>,
     queue: HashMap<StreamId, (VecDeque<u8>, bool)>,
@@ -121,7 +125,17 @@ impl Client {
 
     /// The same, to an address of another host.
     pub fn begin_from(socket: UdpSocket, peer: SocketAddr, name: &str, config: ClientConfig) -> Client {
-        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+        Client::begin_as(socket, peer, name, config, EndpointConfig::default())
+    }
+
+    pub fn begin_as(
+        socket: UdpSocket,
+        peer: SocketAddr,
+        name: &str,
+        config: ClientConfig,
+        endpoint: EndpointConfig,
+    ) -> Client {
+        let mut endpoint = Endpoint::new(Arc::new(endpoint), None, true, None);
         let (handle, connection) = endpoint.connect(Instant::now(), config, peer, name).unwrap();
         Client {
             socket,
@@ -137,6 +151,9 @@ impl Client {
             datagrams: Vec::new(),
             unread: HashSet::new(),
             silent: false,
+            at_a_time: 64,
+            loses: 0,
+            heard: 0,
             sent: Vec::new(),
             queue: HashMap::new(),
         }
@@ -172,11 +189,18 @@ impl Client {
 
     /// As [`Client::connect`], and says that it takes datagrams of its requests.
     pub fn connect_for_datagrams(port: u16, certificate: &Certificate) -> Client {
-        let mut client = Client::begin(port, "a.test", config(&certificate.der, b"h3"));
-        assert!(client.drive(|client| client.connected), "{:?}", client.lost);
-        let control = client.open(Dir::Uni);
-        client.send(control, &[0, 4, 2, 0x33, 1], false);
-        client
+        Client::begin_for_datagrams(port, config(&certificate.der, b"h3"))
+    }
+
+    pub fn begin_for_datagrams(port: u16, config: ClientConfig) -> Client {
+        Client::begin(port, "a.test", config).settled_in_for_datagrams()
+    }
+
+    pub fn settled_in_for_datagrams(mut self) -> Client {
+        assert!(self.drive(|client| client.connected), "{:?}", self.lost);
+        let control = self.open(Dir::Uni);
+        self.send(control, &[0, 4, 2, 0x33, 1], false);
+        self
     }
 
     /// Sends a datagram of a request, which may not have been sent.
@@ -394,11 +418,14 @@ impl Client {
     fn receive(&mut self) {
         let mut bytes = [0; 2048];
         let mut waits = true;
-        for _ in 0..64 {
+        for _ in 0..self.at_a_time {
             self.socket.set_nonblocking(!waits).unwrap();
             let Ok((n, from)) = self.socket.recv_from(&mut bytes) else { return };
             waits = false;
-            self.hear(from, &bytes[..n]);
+            self.heard += 1;
+            if self.loses == 0 || !self.heard.is_multiple_of(self.loses) {
+                self.hear(from, &bytes[..n]);
+            }
         }
     }
 
