@@ -6,7 +6,7 @@
 //!
 //! Lines: each LogSink ([`sink`]) writes what workers have logged to the disk (a spool of [`frame`]s) and sends from there, so that
 //! nothing is lost while it is away; [`sinks`] has one file for each way. What sinks that are gone have left is removed some day
-//! ([`leavings`]).
+//! ([`edge_spool::leavings`]).
 //!
 //! Bytes for services go over connections of the workers like a filter's own calls ([`post`]).
 #![forbid(unsafe_code)]
@@ -21,7 +21,6 @@ pub mod stats;
 pub mod sink;
 
 pub mod frame;
-pub mod leavings;
 pub mod sinks;
 
 pub mod post;
@@ -35,7 +34,6 @@ use base_telemetry::Encoder;
 pub fn encode(encoder: &mut Encoder) {
     stats::encode(encoder);
     sink::encode(encoder);
-    leavings::encode(encoder);
 }
 
 /// Ends all exporters of spans: what waits is sent, within bounds. Sinks of logs are ended by whoever made them.

@@ -4,13 +4,13 @@
 //! the other sends from its front and tries again. What an earlier process has left goes first.
 
 use crate::frame::{Kind, Line};
-use crate::leavings;
 use crate::sinks::{self, Sent, Target};
 use base_model::{LogFormat, LogKind, LogSinkSpec};
 use base_runtime::Worker;
 use base_telemetry::access_log::{AccessLog, LogWriter, Taker};
 use base_telemetry::{Encoder, Limit, Telemetry};
 use base_text::Seldom;
+use edge_spool::leavings::{self, Leavings};
 use edge_spool::{Batch, Spool, places};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,7 @@ const EVENTS_MOST: usize = 4096;
 const TELL: Duration = Duration::from_secs(60);
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+static LEAVINGS: Leavings = Leavings::of("log sink");
 static SINKS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 /// Some sink wants events.
 static WANT_EVENTS: AtomicBool = AtomicBool::new(false);
@@ -49,7 +50,7 @@ static WANT_EVENTS: AtomicBool = AtomicBool::new(false);
 /// Where lines wait. To be called once, before there are sinks.
 pub fn set_directory(directory: &Path) {
     if DIRECTORY.set(directory.to_owned()).is_ok() {
-        leavings::look_after(directory, || thread::sleep(leavings::LOOK));
+        LEAVINGS.look_after(directory, || thread::sleep(leavings::LOOK));
     }
 }
 
@@ -261,7 +262,7 @@ pub fn end_all(sinks: &[Arc<LogSink>]) {
 /// Ends one that none of its name takes the place of: what it had not sent stays on disk for a while.
 pub fn retire(sink: &LogSink) {
     hand_over(sink);
-    leavings::mark(&sink.shared.directory);
+    LEAVINGS.mark(&sink.shared.directory);
 }
 
 /// Puts one in the place of another, so that lines go on in their order.
@@ -297,6 +298,12 @@ pub fn encode(encoder: &mut Encoder) {
             encoder.counter("weir_log_sink_dropped_total", help, &labels, get(count));
         }
     }
+    let help =
+        "Bytes of lines on disk that LogSinks which are gone had not sent; they wait a day for one of the same name.";
+    encoder.gauge("weir_log_sink_gone_bytes", help, &[], LEAVINGS.there() as f64);
+    let help =
+        "Bytes of lines of LogSinks which are gone that were removed, after a day or because they were too many.";
+    encoder.counter("weir_log_sink_gone_removed_bytes_total", help, &[], LEAVINGS.removed() as f64);
 }
 
 fn register(telemetry: &Telemetry, name: &'static str) -> Limit {

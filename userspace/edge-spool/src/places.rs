@@ -9,21 +9,37 @@ use std::path::Path;
 /// Below a directory.
 const PLACES: usize = 4;
 
+/// Tries of a place that somebody removes meanwhile.
+const TRIES: usize = 3;
+
 /// The first place nobody has; `WouldBlock` where all are taken.
 pub fn free<K: Kept>(directory: &Path, most: u64) -> io::Result<Spool<K>> {
     let mut taken = io::Error::from(io::ErrorKind::WouldBlock);
     for number in 0..PLACES {
-        match Spool::open(&directory.join(number.to_string()), most) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => taken = error,
-            opened => return opened,
+        for turn in 1..=TRIES {
+            match Spool::open(&directory.join(number.to_string()), most) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && turn < TRIES => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => taken = error,
+                opened => return opened,
+            }
+            break;
         }
     }
     Err(taken)
 }
 
-/// What processes that have ended have left.
+/// What processes that have ended have left. Places in which nothing is left go.
 pub fn left<K: Kept>(directory: &Path) -> Vec<Spool<K>> {
     let places = (0..PLACES).map(|number| directory.join(number.to_string()));
     let opened = places.filter(|place| place.is_dir()).filter_map(|place| Spool::open(&place, 0).ok());
-    opened.filter(|spool| !spool.is_empty()).collect()
+    let (empty, full): (Vec<_>, Vec<_>) = opened.partition(Spool::is_empty);
+    empty.into_iter().for_each(clear);
+    full
+}
+
+/// Removes a place.
+pub fn clear<K: Kept>(spool: Spool<K>) {
+    if let Err(error) = spool.remove() {
+        tracing::warn!(%error, "a place for {} that is empty cannot be removed", K::NAME);
+    }
 }

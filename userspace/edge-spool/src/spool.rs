@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::marker::PhantomData;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of one file, about; fewer where all of them together may have few.
@@ -66,6 +66,10 @@ impl<K: Kept> Spool<K> {
         fs::create_dir_all(directory)?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o640).open(directory.join("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
+        // Whoever had it may have removed it in between: then this is the lock of nothing.
+        if fs::metadata(directory.join("lock"))?.ino() != lock.metadata()?.ino() {
+            return Err(ErrorKind::NotFound.into());
+        }
         let marks = Front::open(&directory.join("front"))?;
         let mut files: Vec<(u64, u64)> = fs::read_dir(directory)?
             .flatten()
@@ -101,6 +105,11 @@ impl<K: Kept> Spool<K> {
         }
         spool.book();
         Ok(spool)
+    }
+
+    /// Its directory goes, with all that is in it.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.directory)
     }
 
     /// Bytes on disk.
@@ -312,4 +321,4 @@ impl<K: Kept> Drop for Spool<K> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@ use proto_kafka::crc32c::crc32c;
 use std::ops::RangeInclusive;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line(String);
+pub(crate) struct Line(pub String);
 
 impl Kept for Line {
     const NAME: &'static str = "lines";

@@ -1,6 +1,5 @@
-//! What LogSinks that are gone have left on disk: it waits for one of the same name, for a day and within a bound, and is removed then.
+//! What documents that are gone have left on disk: it waits for one of the same name, for a day and within a bound, and is removed then.
 
-use base_telemetry::Encoder;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,44 +7,103 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// How long lines of a sink that is gone are kept.
+/// How long it is kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes of all sinks that are gone, at most; the oldest go first.
+/// Bytes of all of a kind that are gone, at most; the oldest go first.
 pub const MOST: u64 = 256 << 20;
 
 /// Between two looks.
 pub const LOOK: Duration = Duration::from_secs(600);
 
-/// Its age says when a sink went.
+/// Its age says when a document went.
 const MARK: &str = "gone";
 
-static THERE: AtomicU64 = AtomicU64::new(0);
-static REMOVED: AtomicU64 = AtomicU64::new(0);
+/// Of all documents of a kind.
+pub struct Leavings {
+    /// What one of them is called.
+    kind: &'static str,
+    there: AtomicU64,
+    removed: AtomicU64,
+}
 
-/// Looks after this directory, in which each sink has one of its own, for as long as the process lives. Not at once: when a process
-/// begins, the sinks whose lines lie there have yet to come, be that after days.
-pub fn look_after(directory: &Path, mut pause: impl FnMut() + Send + 'static) {
-    let directory = directory.to_owned();
-    let look = move || {
-        loop {
-            pause();
-            sweep(&directory, SystemTime::now(), MOST);
+impl Leavings {
+    pub const fn of(kind: &'static str) -> Leavings {
+        Leavings { kind, there: AtomicU64::new(0), removed: AtomicU64::new(0) }
+    }
+
+    /// Bytes on disk when they were looked after last.
+    pub fn there(&self) -> u64 {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were removed, so far.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// Looks after this directory, in which each document has one of its own, for as long as the process lives. Not at once: when a process
+    /// begins, the documents whose things lie there have yet to come, be that after days.
+    pub fn look_after(&'static self, directory: &Path, mut pause: impl FnMut() + Send + 'static) {
+        let directory = directory.to_owned();
+        let look = move || {
+            loop {
+                pause();
+                self.sweep(&directory, SystemTime::now(), MOST);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("leavings".into()).spawn(look) {
+            tracing::warn!(%error, "no thread to remove what each {} that is gone has left on disk", self.kind);
         }
-    };
-    if let Err(error) = thread::Builder::new().name("log-leavings".into()).spawn(look) {
-        tracing::warn!(%error, "no thread to remove what log sinks that are gone have left on disk");
+    }
+
+    /// One has gone: from now on what is in its directory is a day old at most.
+    pub fn mark(&self, directory: &Path) {
+        if let Err(error) = File::create(directory.join(MARK)) {
+            tracing::warn!(path = %directory.display(), %error, "the disk does not say when a {} went", self.kind);
+        }
+    }
+
+    /// Removes what has been there for too long, and the oldest of what is too much.
+    pub fn sweep(&self, directory: &Path, now: SystemTime, most: u64) {
+        let Ok(entries) = fs::read_dir(directory) else { return };
+        let mut all: Vec<Left> = entries.flatten().filter_map(|entry| left(&entry.path())).collect();
+        all.sort_by_key(|left| left.since);
+        let mut there: u64 = all.iter().map(|left| left.bytes).sum();
+        for left in all {
+            let is_old = now.duration_since(left.since).is_ok_and(|age| age >= KEPT_FOR);
+            if !is_old && there <= most {
+                continue;
+            }
+            let (path, bytes) = (left.directory.display(), left.bytes);
+            match left.remove() {
+                Ok(()) => {
+                    there -= bytes;
+                    self.removed.fetch_add(bytes, Ordering::Relaxed);
+                    tracing::warn!(%path, bytes, "what a {} that is gone has left is removed", self.kind);
+                }
+                Err(error) => {
+                    tracing::warn!(%path, %error, "what a {} that is gone has left cannot be removed", self.kind);
+                }
+            }
+        }
+        self.there.store(there, Ordering::Relaxed);
     }
 }
 
-/// A sink has gone: from now on its lines are a day old at most.
-pub fn mark(directory: &Path) {
-    if let Err(error) = File::create(directory.join(MARK)) {
-        tracing::warn!(path = %directory.display(), %error, "the disk does not say when a log sink went");
+/// Removes a document's directory in which nothing is left; whether that is so.
+pub fn clear(directory: &Path) -> bool {
+    let is_empty = fs::read_dir(directory)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == MARK)));
+    if is_empty {
+        let _ = fs::remove_file(directory.join(MARK));
+        // One of the same name may have begun meanwhile.
+        let _ = fs::remove_dir(directory);
     }
+    is_empty
 }
 
-/// Of a sink that is gone. Nobody else has it while this is there.
+/// Of one that is gone. Nobody else has it while this is there.
 struct Left {
     directory: PathBuf,
     places: Vec<(PathBuf, File)>,
@@ -53,34 +111,7 @@ struct Left {
     since: SystemTime,
 }
 
-/// Removes what has been there for too long, and the oldest of what is too much.
-pub fn sweep(directory: &Path, now: SystemTime, most: u64) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let mut all: Vec<Left> = entries.flatten().filter_map(|entry| left(&entry.path())).collect();
-    all.sort_by_key(|left| left.since);
-    let mut there: u64 = all.iter().map(|left| left.bytes).sum();
-    for left in all {
-        let is_old = now.duration_since(left.since).is_ok_and(|age| age >= KEPT_FOR);
-        if !is_old && there <= most {
-            continue;
-        }
-        match left.remove() {
-            Ok(()) => {
-                there -= left.bytes;
-                REMOVED.fetch_add(left.bytes, Ordering::Relaxed);
-                let (path, bytes) = (left.directory.display(), left.bytes);
-                tracing::info!(%path, bytes, "what a log sink that is gone has left is removed");
-            }
-            Err(error) => {
-                let path = left.directory.display();
-                tracing::warn!(%path, %error, "what a log sink that is gone has left cannot be removed");
-            }
-        }
-    }
-    THERE.store(there, Ordering::Relaxed);
-}
-
-/// What is in a sink's directory, where nobody writes or sends it.
+/// What is in the directory of a document, where nobody writes or sends it.
 fn left(directory: &Path) -> Option<Left> {
     let mut places = Vec::new();
     let (mut bytes, mut since) = (0, SystemTime::UNIX_EPOCH);
@@ -124,27 +155,17 @@ impl Left {
     }
 }
 
-/// `weir_log_sink_gone_*`.
-pub fn encode(encoder: &mut Encoder) {
-    let get = |number: &AtomicU64| number.load(Ordering::Relaxed) as f64;
-    let help =
-        "Bytes of lines on disk that LogSinks which are gone had not sent; they wait a day for one of the same name.";
-    encoder.gauge("weir_log_sink_gone_bytes", help, &[], get(&THERE));
-    let help =
-        "Bytes of lines of LogSinks which are gone that were removed, after a day or because they were too many.";
-    encoder.counter("weir_log_sink_gone_removed_bytes_total", help, &[], get(&REMOVED));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Kind, Line};
-    use edge_spool::Spool;
+    use crate::Spool;
+    use crate::spool::tests::Line;
+
+    static LEAVINGS: Leavings = Leavings::of("thing of a test");
 
     fn fill(directory: &Path, name: &str) -> Spool<Line> {
         let mut spool = Spool::open(&directory.join(name).join("0"), 1 << 20).unwrap();
-        let line = Line { kind: Kind::Access, at: 0, text: vec![b'x'; 1000].into() };
-        assert_eq!(spool.append(&[line], false).unwrap(), 1);
+        assert_eq!(spool.append(&[Line("x".repeat(1000))], false).unwrap(), 1);
         spool
     }
 
@@ -159,7 +180,7 @@ mod tests {
         }
         let there = directory.path().join("sink/0");
         let (told, hear) = std::sync::mpsc::channel();
-        look_after(directory.path(), move || {
+        LEAVINGS.look_after(directory.path(), move || {
             // It ends with the test.
             if told.send(there.exists()).is_err() {
                 thread::park();
@@ -176,9 +197,9 @@ mod tests {
         let used = fill(directory.path(), "used");
         drop(fill(directory.path(), "old"));
         let now = SystemTime::now();
-        sweep(directory.path(), now, MOST);
+        LEAVINGS.sweep(directory.path(), now, MOST);
         assert!(there("used") && there("old"));
-        sweep(directory.path(), now + KEPT_FOR + Duration::from_secs(60), MOST);
+        LEAVINGS.sweep(directory.path(), now + KEPT_FOR + Duration::from_secs(60), MOST);
         assert!(there("used") && !directory.path().join("old").exists());
         // A sink that had nothing to write for long has just gone.
         drop(fill(directory.path(), "idle"));
@@ -186,20 +207,20 @@ mod tests {
         for file in fs::read_dir(directory.path().join("idle/0")).unwrap().flatten() {
             File::options().append(true).open(file.path()).unwrap().set_modified(long_ago).unwrap();
         }
-        mark(&directory.path().join("idle"));
-        sweep(directory.path(), now, MOST);
+        LEAVINGS.mark(&directory.path().join("idle"));
+        LEAVINGS.sweep(directory.path(), now, MOST);
         assert!(there("idle"));
         // The oldest of too much.
         drop(fill(directory.path(), "second"));
         let marked = File::options().append(true).open(directory.path().join("idle").join(MARK)).unwrap();
         marked.set_modified(now - Duration::from_secs(3600)).unwrap();
-        sweep(directory.path(), now, 1500);
+        LEAVINGS.sweep(directory.path(), now, 1500);
         assert!(there("used") && there("second") && !directory.path().join("idle").exists());
         drop(used);
         // What is none of ours is nobody's business here.
         fs::create_dir(directory.path().join("else")).unwrap();
         fs::write(directory.path().join("else/file"), "x").unwrap();
-        sweep(directory.path(), now + 2 * KEPT_FOR, 0);
+        LEAVINGS.sweep(directory.path(), now + 2 * KEPT_FOR, 0);
         assert!(!there("used") && directory.path().join("else/file").exists());
     }
 }
