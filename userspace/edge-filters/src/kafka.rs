@@ -16,10 +16,12 @@
 //!
 //! With `sync: true` the client hears what became of it: `200` when all replicas in sync have the record, else `500` with
 //! `{"err", "code"}`. Without, the record is only taken note of, and the flow goes on: say with a ResponseBuilder what the client is to
-//! hear. While brokers cannot be reached such records wait on disk below the data directory (256 MiB for each list of brokers), and go to
-//! the brokers first when those are back, in their order, after a restart too; each arrives at least once. Topics that do not exist are
-//! made where brokers do so; elsewhere a record for one is given up after a minute (5 s with `sync`), and stops no others meanwhile. The
-//! partition follows from the key as Easegress chooses it.
+//! hear. While brokers cannot be reached such records wait on disk below the data directory (256 MiB for each filter), and go to the brokers
+//! first when those are back, in their order, after a restart too; each arrives at least once. They go to where the filter of that name
+//! in that pipeline says by then, as whom it says: a renamed user, another certificate, other brokers. What a filter that is deleted or
+//! renamed had not sent waits a day for one of its name, and is removed then, or sooner where that is more than 256 MiB of all that are
+//! gone (`weir_kafka_gone_bytes`). Topics that do not exist are made where brokers do so; elsewhere a record for one is given up after a
+//! minute (5 s with `sync`), and stops no others meanwhile. The partition follows from the key as Easegress chooses it.
 //!
 //! Brokers that want TLS or a user: `mtls: {rootCertBase64, certBase64, keyBase64}` as in a Proxy (`{}` for those of public authorities), and
 //! `sasl: {mechanism: SCRAM-SHA-512, username: edge, password: …}`.
@@ -34,7 +36,7 @@ use base_model::problem::{at, nth};
 use base_model::{Findings, MtlsSpec, Problem, SaslSpec};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
-use edge_kafka::{Access, Done, Producer, Record, SendError};
+use edge_kafka::{Access, Done, Record, SendError, Sender};
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
@@ -154,7 +156,7 @@ impl Spec for KafkaSpec {
 
 /// A ready Kafka.
 pub struct Kafka {
-    producer: Arc<Producer>,
+    sender: Sender,
     topic: Arc<str>,
     topic_header: Option<String>,
     key: Option<Bytes>,
@@ -168,11 +170,12 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("kafka.rs"),
     schema: spec::schema::<KafkaSpec>,
     check: spec::check::<KafkaSpec>,
-    build: |fields, _| spec::build(fields, Kafka::new),
+    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &format!("{}/{}", parts.pipeline, parts.name))),
 };
 
 impl Kafka {
-    fn new(spec: KafkaSpec) -> Result<Kafka, BuildError> {
+    /// `document`: its name, with its pipeline's.
+    fn new(spec: KafkaSpec, document: &str) -> Result<Kafka, BuildError> {
         // As Go dials it: a place without a host is here.
         let here = |broker: String| if broker.starts_with(':') { format!("127.0.0.1{broker}") } else { broker };
         let brokers: Vec<String> = spec.backend.into_iter().map(here).collect();
@@ -180,7 +183,7 @@ impl Kafka {
         let access = access
             .map_err(|error| vec![Problem::new(format!("mtls.{}", MtlsSpec::field_of(error.part)), error.text)])?;
         Ok(Kafka {
-            producer: Producer::of(&brokers, &access),
+            sender: Sender::new(document, &brokers, &access),
             topic: spec.topic.default.into(),
             topic_header: spec.topic.dynamic.map(|dynamic| dynamic.header),
             key: (!spec.key.default.is_empty()).then(|| spec.key.default.into()),
@@ -214,7 +217,7 @@ impl Kafka {
         };
         let record = Record::new(&topic, key, value);
         if !self.sync {
-            return match self.producer.send(record, None) {
+            return match self.sender.send(record, None) {
                 Ok(()) => SUCCESS,
                 Err(_) => fail(exchange, 503, FULL, QUEUE_FULL),
             };
@@ -224,7 +227,7 @@ impl Kafka {
             // A client that has gone needs to hear nothing.
             let _ = told.try_send(sent);
         });
-        let sent = match self.producer.send(record, Some(done)) {
+        let sent = match self.sender.send(record, Some(done)) {
             Ok(()) => answer.recv().await.unwrap_or_else(|| Err(SendError::Failed("this machine ends".to_owned()))),
             Err(error) => Err(error),
         };
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn topic_and_key_are_told_by_headers_or_the_document() {
-        let filter = Kafka::new(serde_json::from_value(yaml(SPEC)).unwrap()).unwrap();
+        let filter = Kafka::new(serde_json::from_value(yaml(SPEC)).unwrap(), "p/f").unwrap();
         for (headers, topic, key) in [
             (vec![], Some("t"), "k"),
             (vec![("X-T", "other"), ("X-K", "x")], Some("other"), "x"),

@@ -3,14 +3,15 @@
 use crate::access::Access;
 use crate::cluster::{Cluster, Failure};
 use crate::stats::{COUNTERS, add};
+use crate::waiting::{self, Document, LOOK, Turn};
 use base_text::Seldom;
 use bytes::Bytes;
-use edge_spool::{Spool, places};
 use proto_kafka::encode_batch;
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -69,12 +70,6 @@ impl Chain {
 const MEMORY_BYTES: usize = 32 << 20;
 const MEMORY_RECORDS: usize = 50_000;
 
-/// Bytes on disk, at most, for each list of brokers.
-const SPOOL_BYTES: u64 = 256 << 20;
-
-/// Between two looks for what others have left.
-const LOOK: Duration = Duration::from_secs(10);
-
 /// Bytes handed over at a time, about.
 const BATCH_BYTES: usize = 512 << 10;
 
@@ -104,16 +99,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// What is left at the end is tried for so long, and kept on disk then.
 const LAST: Duration = Duration::from_secs(2);
 
-static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 static PRODUCERS: Mutex<Vec<Weak<Producer>>> = Mutex::new(Vec::new());
-
-/// Where records wait on disk. To be called once, before there are producers; without it they wait in memory alone.
-pub fn set_directory(directory: &Path) {
-    let _ = DIRECTORY.set(directory.to_owned());
-}
+/// The next one's.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Ends all producers: what waits goes to brokers, or to the disk.
 pub fn shutdown() {
+    waiting::end();
     let producers: Vec<Arc<Producer>> = lock(&PRODUCERS).iter().filter_map(Weak::upgrade).collect();
     producers.iter().for_each(|producer| producer.end());
 }
@@ -125,19 +117,63 @@ pub struct Producer {
 }
 
 struct Shared {
+    number: u64,
     brokers: Vec<String>,
     access: Access,
-    directory: Option<PathBuf>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// A record, who waits for it, and since when it is there.
+/// A document's way to its brokers, for as long as it says that. What cannot be handed over waits in the document's place on disk.
+pub struct Sender {
+    producer: Arc<Producer>,
+    /// The producer's thread holds it, and lets go of it: that is work with the disk, and whoever drops this may be a worker.
+    document: Weak<Document>,
+}
+
+impl Sender {
+    /// Of the document of this name, `pipeline/filter`.
+    pub fn new(document: &str, brokers: &[String], access: &Access) -> Sender {
+        Sender::of(Producer::of(brokers, access), Document::named(waiting::root(), document))
+    }
+
+    fn of(producer: Arc<Producer>, document: Arc<Document>) -> Sender {
+        document.join(producer.shared.number);
+        let sender = Sender { producer, document: Arc::downgrade(&document) };
+        sender.producer.look(document);
+        sender
+    }
+
+    /// Hands over a record. With `done` somebody waits to hear that all replicas in sync have it; without, it may wait on disk for
+    /// brokers to be back. Never blocks for longer than it takes to put it into a list.
+    pub fn send(&self, record: Record, done: Option<Done>) -> Result<(), SendError> {
+        let document = self.document.upgrade();
+        self.producer.queue(Queued { record, document, done, chain: None, since: Instant::now() })
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if let Some(document) = self.document.upgrade() {
+            document.leave(self.producer.shared.number);
+            self.producer.look(document);
+        }
+    }
+}
+
+/// A record, the document in whose place it may wait, who waits for it, and since when it is there.
 struct Queued {
     record: Record,
+    document: Option<Arc<Document>>,
     done: Option<Done>,
     chain: Option<Chain>,
     since: Instant,
+}
+
+impl Borrow<Record> for Queued {
+    fn borrow(&self) -> &Record {
+        &self.record
+    }
 }
 
 impl Queued {
@@ -152,6 +188,18 @@ struct State {
     queue: VecDeque<Queued>,
     bytes: usize,
     ended: bool,
+    /// Documents that hand over records from now on, or no longer.
+    came: Vec<Arc<Document>>,
+    /// Some came, or went.
+    look: bool,
+}
+
+impl Shared {
+    fn new(brokers: &[String], access: &Access) -> Shared {
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let (brokers, access) = (brokers.to_vec(), access.clone());
+        Shared { number, brokers, access, state: Mutex::default(), changed: Condvar::new() }
+    }
 }
 
 impl Producer {
@@ -163,17 +211,17 @@ impl Producer {
         if let Some(known) = producers.iter().filter_map(Weak::upgrade).find(is_it) {
             return known;
         }
-        let directory = DIRECTORY.get().map(|directory| directory.join(name(brokers, access.user())));
-        let producer = Arc::new(Producer::start(brokers, access, directory));
+        let producer = Arc::new(Producer::start(brokers, access, waiting::root()));
         producers.push(Arc::downgrade(&producer));
         producer
     }
 
-    fn start(brokers: &[String], access: &Access, directory: Option<PathBuf>) -> Producer {
-        let (brokers, access) = (brokers.to_vec(), access.clone());
-        let shared = Arc::new(Shared { brokers, access, directory, state: Mutex::default(), changed: Condvar::new() });
+    /// `root`: where builds before this one have left records.
+    fn start(brokers: &[String], access: &Access, root: Option<&Path>) -> Producer {
+        let before = before(root, brokers, access);
+        let shared = Arc::new(Shared::new(brokers, access));
         let work = shared.clone();
-        let thread = thread::Builder::new().name("kafka".into()).spawn(move || Sending::new(&work).run());
+        let thread = thread::Builder::new().name("kafka".into()).spawn(move || Sending::new(&work, before).run());
         let thread =
             thread.map_err(|error| tracing::error!(%error, "no thread for Kafka: every record is refused")).ok();
         if thread.is_none() {
@@ -182,19 +230,14 @@ impl Producer {
         Producer { shared, thread: Mutex::new(thread) }
     }
 
-    /// Hands over a record. With `done` somebody waits to hear that all replicas in sync have it; without, it may wait on disk for
-    /// brokers to be back. Never blocks for longer than it takes to put it into a list.
-    pub fn send(&self, record: Record, done: Option<Done>) -> Result<(), SendError> {
-        self.queue(record, done, None)
-    }
-
-    /// The same for one of a chain, which somebody waits for.
+    /// Hands over a record of a chain, which somebody waits for: it never waits on disk.
     pub fn send_in_order(&self, record: Record, chain: &Chain, done: Done) -> Result<(), SendError> {
-        self.queue(record, Some(done), Some(chain.clone()))
+        let chain = Some(chain.clone());
+        self.queue(Queued { record, document: None, done: Some(done), chain, since: Instant::now() })
     }
 
-    fn queue(&self, record: Record, done: Option<Done>, chain: Option<Chain>) -> Result<(), SendError> {
-        let bytes = record.bytes();
+    fn queue(&self, queued: Queued) -> Result<(), SendError> {
+        let bytes = queued.record.bytes();
         let mut state = lock(&self.shared.state);
         if state.ended || state.queue.len() >= MEMORY_RECORDS || state.bytes + bytes > MEMORY_BYTES {
             drop(state);
@@ -202,10 +245,19 @@ impl Producer {
             return Err(SendError::Full);
         }
         state.bytes += bytes;
-        state.queue.push_back(Queued { record, done, chain, since: Instant::now() });
+        state.queue.push_back(queued);
         drop(state);
         self.shared.changed.notify_one();
         Ok(())
+    }
+
+    /// A document came, or went.
+    fn look(&self, document: Arc<Document>) {
+        let mut state = lock(&self.shared.state);
+        state.came.push(document);
+        state.look = true;
+        drop(state);
+        self.shared.changed.notify_one();
     }
 
     fn end(&self) {
@@ -225,23 +277,27 @@ impl Drop for Producer {
     }
 }
 
-/// Of the directory of these brokers' records. Those of a user who proves a password are not sent as another; certificates are renewed, and
-/// do not count.
-fn name(brokers: &[String], user: Option<&str>) -> String {
-    let clean = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
-    let shown: String = brokers.join("+").chars().map(clean).take(80).collect();
-    let whole = brokers.join(",") + &user.map(|user| format!("\n{user}")).unwrap_or_default();
-    format!("{shown}-{:08x}", proto_kafka::crc32c::crc32c(whole.as_bytes()))
+/// What builds before this one have left for this way to these brokers.
+fn before(root: Option<&Path>, brokers: &[String], access: &Access) -> Vec<Arc<Document>> {
+    let Some(root) = root else { return Vec::new() };
+    // A user's sends what nobody's has left, too: brokers that begin to want a user are why records waited.
+    let users = [access.user().map(|_| None), Some(access.user())];
+    users.into_iter().flatten().filter_map(|user| Document::before(root, brokers, user)).collect()
 }
 
 /// The thread's own.
 struct Sending<'a> {
     shared: &'a Shared,
     cluster: Cluster,
-    spool: Option<Spool<Record>>,
-    /// What other processes have left, to be handed over before that.
-    older: Vec<Spool<Record>>,
-    /// When such were looked for last.
+    /// Those that hand over records, and those that did, for as long as brokers take what they have left.
+    documents: Vec<Arc<Document>>,
+    /// What builds before this one have left, which goes first.
+    before: Vec<Arc<Document>>,
+    /// Whose turn it is to send what waits.
+    next_document: usize,
+    /// Another producer still sends what waits.
+    is_held: bool,
+    /// When the documents were looked through last.
     looked: Instant,
     /// When brokers are tried again that could not be reached.
     again: Option<(Instant, Duration)>,
@@ -264,44 +320,52 @@ struct Aside {
 }
 
 impl<'a> Sending<'a> {
-    fn new(shared: &'a Shared) -> Sending<'a> {
-        let mut sending = Sending {
+    fn new(shared: &'a Shared, before: Vec<Arc<Document>>) -> Sending<'a> {
+        Sending {
             shared,
             cluster: Cluster::new(&shared.brokers, &shared.access),
-            spool: None,
-            older: Vec::new(),
+            documents: Vec::new(),
+            before,
+            next_document: 0,
+            is_held: false,
             looked: Instant::now(),
             again: None,
             turn: 0,
             aside: Aside::default(),
             alone: 0,
             told: Seldom::once_in(TELL),
-        };
-        if let Some(directory) = &shared.directory {
-            match places::free(directory, SPOOL_BYTES) {
-                Ok(spool) => sending.spool = Some(spool),
-                Err(error) => {
-                    let path = directory.display();
-                    tracing::error!(%path, %error, "records for Kafka cannot be kept on disk");
-                }
-            }
-            sending.adopt(directory);
         }
-        sending
     }
 
-    /// Takes what processes that have ended have left; a user's takes what nobody's have, too: brokers that begin to want a user are why
-    /// records waited.
-    fn adopt(&mut self, directory: &Path) {
+    /// Sees which documents came and went, and what processes that have ended have left of them.
+    fn look(&mut self) {
         self.looked = Instant::now();
-        if self.shared.access.user().is_some() {
-            self.older.extend(places::left(&directory.with_file_name(name(&self.shared.brokers, None))));
+        let mut state = lock(&self.shared.state);
+        state.look = false;
+        let came = std::mem::take(&mut state.came);
+        drop(state);
+        for document in came {
+            if !self.documents.iter().any(|known| Arc::ptr_eq(known, &document)) {
+                self.documents.push(document);
+            }
         }
-        self.older.extend(places::left(directory));
+        let (number, is_reached) = (self.shared.number, self.again.is_none());
+        self.documents.retain(|document| {
+            document.is_handed_to(number) || document.is_gone() && is_reached && !document.is_empty()
+        });
+        for document in self.before.iter().chain(&self.documents).filter(|document| document.is_sent_by(number)) {
+            if let Some(turn) = document.turn() {
+                turn.look();
+            }
+        }
+        self.before.retain(|document| !document.is_empty() || document.is_on_disk());
     }
 
     fn run(mut self) {
         loop {
+            if lock(&self.shared.state).look || self.looked.elapsed() >= LOOK {
+                self.look();
+            }
             let (queued, ended) = self.next();
             let (cut_off, queued) = queued.into_iter().partition(Queued::is_cut_off);
             self.cut_off(cut_off);
@@ -329,14 +393,11 @@ impl<'a> Sending<'a> {
                     sent => self.answer(waiting, sent),
                 }
             }
-            if let Some(directory) = self.shared.directory.as_ref().filter(|_| self.looked.elapsed() >= LOOK) {
-                self.adopt(directory);
-            }
             // What is on disk came first.
             if self.is_due() || ended {
                 self.replay();
             }
-            self.take(others.into_iter().map(|queued| queued.record).collect());
+            self.take(others);
             // Last: what is read from the disk may be for a topic that is not there, and has to be back on it at the end.
             self.look_aside(ended);
             if ended && lock(&self.shared.state).queue.is_empty() {
@@ -357,10 +418,9 @@ impl<'a> Sending<'a> {
         if queued.len() < 2 || queued.iter().all(|one| one.done.is_none()) || queued.iter().any(is_late) {
             return queued;
         }
-        let records: Vec<Record> = queued.iter().map(|one| one.record.clone()).collect();
         let mut left = queued.into_iter();
         loop {
-            let (count, sent) = self.deliver(&records[records.len() - left.len()..]);
+            let (count, sent) = self.deliver(left.as_slice());
             left.by_ref().take(count).for_each(|one| self.answer(one, Ok(())));
             match sent {
                 Ok(()) if self.is_behind() => break,
@@ -368,7 +428,7 @@ impl<'a> Sending<'a> {
                     self.again = None;
                     break;
                 }
-                Err(failure) if failure.passing && !failure.no_topic => break,
+                Err(failure) if is_of_all(&failure) => break,
                 // Its own fault, or its topic's: those behind it go on. What follows in a chain does not.
                 Err(failure) => match left.as_slice().first().is_some_and(|first| first.chain.is_none()) {
                     true => left.by_ref().take(1).for_each(|first| self.leave_out(first, failure.clone())),
@@ -392,37 +452,45 @@ impl<'a> Sending<'a> {
     /// What was handed over since, in its order, and whether that is the end.
     fn next(&mut self) -> (Vec<Queued>, bool) {
         let mut state = lock(&self.shared.state);
-        while state.queue.is_empty() && !state.ended {
+        while state.queue.is_empty() && !state.ended && !state.look {
             let behind = self.is_behind();
             let pause = match self.again {
                 Some((at, _)) if behind => at.saturating_duration_since(Instant::now()),
+                None if behind && self.is_held => TRY_AGAIN,
                 None if behind => Duration::ZERO,
-                _ if self.shared.directory.is_some() => LOOK,
-                _ => Duration::from_secs(3600),
+                _ => LOOK.saturating_sub(self.looked.elapsed()),
             };
             let pause = if self.aside.records > 0 { pause.min(ASIDE_LOOK) } else { pause };
             if pause.is_zero() {
                 break;
             }
             state = self.shared.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
-            if self.looked.elapsed() >= LOOK || self.aside.records > 0 {
+            if self.is_held || self.looked.elapsed() >= LOOK || self.aside.records > 0 {
                 break;
             }
         }
         let (mut queued, mut bytes) = (Vec::new(), 0);
-        while bytes < BATCH_BYTES
+        // What waits of a document that came goes before its records.
+        while !state.look
+            && bytes < BATCH_BYTES
             && let Some(one) = state.queue.pop_front()
         {
             bytes += one.record.bytes();
             queued.push(one);
         }
         state.bytes = state.bytes.saturating_sub(bytes);
-        (queued, state.ended)
+        (queued, state.ended && !state.look)
     }
 
     /// Something is on disk.
     fn is_behind(&self) -> bool {
-        !self.older.is_empty() || self.spool.as_ref().is_some_and(|spool| !spool.is_empty())
+        self.waiting().next().is_some()
+    }
+
+    /// Those of which something is on disk, that is to be sent from here.
+    fn waiting(&self) -> impl Iterator<Item = &Arc<Document>> {
+        let all = self.before.iter().chain(&self.documents);
+        all.filter(|document| document.is_sent_by(self.shared.number) && !document.is_empty())
     }
 
     fn is_due(&self) -> bool {
@@ -439,7 +507,7 @@ impl<'a> Sending<'a> {
             }
             sent = self.deliver(std::slice::from_ref(record)).1;
             match &sent {
-                Err(failure) if failure.passing && !failure.no_topic => {}
+                Err(failure) if is_of_all(failure) => {}
                 _ => break,
             }
         }
@@ -447,54 +515,44 @@ impl<'a> Sending<'a> {
     }
 
     /// Takes records nobody waits for: to the brokers, else to the disk.
-    fn take(&mut self, records: Vec<Record>) {
-        let mut rest = &records[..];
-        while !rest.is_empty() && !self.is_behind() && self.is_due() {
-            let (count, sent) = self.deliver(rest);
+    fn take(&mut self, records: Vec<Queued>) {
+        let mut left = records.into_iter();
+        while left.len() > 0 && !self.is_behind() && self.is_due() {
+            let (count, sent) = self.deliver(left.as_slice());
             add(&COUNTERS.delivered, count);
-            rest = &rest[count..];
+            left.by_ref().take(count).for_each(drop);
             match sent {
                 Ok(()) => self.again = None,
-                Err(failure) => match self.part(rest, failure) {
-                    Ok(after) => rest = after,
-                    Err(failure) => {
-                        self.wait(&failure);
-                        break;
-                    }
-                },
+                Err(failure) if is_of_all(&failure) => {
+                    self.wait(&failure);
+                    break;
+                }
+                Err(failure) => left.by_ref().take(1).for_each(|first| self.leave_out(first, failure.clone())),
             }
         }
-        self.keep(rest);
+        self.keep(left.collect());
     }
 
-    /// To the disk, as far as there is room.
-    fn keep(&mut self, rest: &[Record]) {
-        if rest.is_empty() {
-            return;
+    /// To the disk, each to its document's place, as far as there is room.
+    fn keep(&mut self, records: Vec<Queued>) {
+        let mut by_document: Vec<(Option<Arc<Document>>, Vec<Record>)> = Vec::new();
+        for Queued { record, document, .. } in records {
+            let pointer = |document: &Option<Arc<Document>>| document.as_ref().map(Arc::as_ptr);
+            match by_document.iter_mut().find(|(known, _)| pointer(known) == pointer(&document)) {
+                Some((_, records)) => records.push(record),
+                None => by_document.push((document, vec![record])),
+            }
         }
-        let kept = match &mut self.spool {
-            Some(spool) => spool.append(rest, true).unwrap_or_else(|error| {
-                tracing::error!(%error, "records for Kafka cannot be written to the disk");
-                0
-            }),
-            None => 0,
-        };
-        add(&COUNTERS.spooled, kept);
-        let lost = rest.len() - kept;
+        let mut lost = 0;
+        for (document, records) in by_document {
+            let kept = document.map_or(0, |document| document.keep(&records));
+            add(&COUNTERS.spooled, kept);
+            lost += records.len() - kept;
+        }
         if lost > 0 {
             add(&COUNTERS.refused, lost);
             tracing::error!(records = lost, "no room for records while Kafka cannot be reached: they are dropped");
         }
-    }
-
-    /// Goes on without the first of these records where it is that one's fault; the failure where it is not.
-    fn part<'r>(&mut self, records: &'r [Record], failure: Failure) -> Result<&'r [Record], Failure> {
-        let Some((first, after)) = records.split_first() else { return Ok(records) };
-        if failure.passing && !failure.no_topic {
-            return Err(failure);
-        }
-        self.leave_out(Queued { record: first.clone(), done: None, chain: None, since: Instant::now() }, failure);
-        Ok(after)
     }
 
     /// Whoever sends records could fill the log with what is wrong with each of them.
@@ -564,12 +622,12 @@ impl<'a> Sending<'a> {
             for queued in queue {
                 let longest = if queued.done.is_some() { ASIDE_WAITED_FOR } else { ASIDE_LONGEST };
                 match (ended, &queued.done) {
-                    (true, None) => kept.push(queued.record),
+                    (true, None) => kept.push(queued),
                     (false, _) if queued.since.elapsed() < longest => self.set_aside(queued, failure.clone()),
                     _ => self.answer(queued, Err(failure.clone())),
                 }
             }
-            self.keep(&kept);
+            self.keep(kept);
         }
     }
 
@@ -582,51 +640,23 @@ impl<'a> Sending<'a> {
         self.cluster.forget();
     }
 
-    /// From the disk to the brokers, as far as they take it.
+    /// From the disk to the brokers, as far as they take it: of one document after the other, so that none waits for another's end.
     fn replay(&mut self) {
         let until = Instant::now() + LAST;
+        self.is_held = false;
         loop {
-            if self.older.first().is_some_and(Spool::is_empty) {
-                self.older.remove(0);
-                continue;
-            }
-            let Some(spool) = self.older.first_mut().or(self.spool.as_mut()).filter(|spool| !spool.is_empty()) else {
+            let waiting: Vec<Arc<Document>> = self.waiting().cloned().collect();
+            self.next_document += 1;
+            let turns = (0..waiting.len()).map(|at| &waiting[(self.next_document + at) % waiting.len()]);
+            let mut free = turns.filter_map(|document| Some((document, document.turn()?)));
+            let Some((document, turn)) = free.next() else {
+                self.is_held = !waiting.is_empty();
                 return;
             };
-            let peeked = spool.peek(BATCH_BYTES);
-            COUNTERS.damaged.fetch_add(std::mem::take(&mut spool.damaged), Relaxed);
-            let batch = match peeked {
-                // All of it was damaged.
-                Ok(batch) if batch.kept.is_empty() => continue,
-                Ok(batch) => batch,
-                Err(error) => {
-                    tracing::error!(%error, "records for Kafka cannot be read from the disk");
-                    self.again = Some((Instant::now() + AGAIN, AGAIN));
-                    return;
-                }
-            };
-            let mut left = &batch.kept[..];
-            while !left.is_empty() {
-                let (count, sent) = self.deliver(left);
-                add(&COUNTERS.replayed, count);
-                add(&COUNTERS.delivered, count);
-                left = &left[count..];
-                match sent {
-                    Ok(()) => {}
-                    Err(failure) => match self.part(left, failure) {
-                        Ok(after) => left = after,
-                        Err(failure) => return self.wait(&failure),
-                    },
-                }
-            }
-            if self.again.take().is_some() {
-                tracing::info!(brokers = self.shared.brokers.join(","), "Kafka is reached again");
-            }
-            let spool = self.older.first_mut().or(self.spool.as_mut());
-            if let Some(Err(error)) = spool.map(|spool| spool.forget(&batch)) {
-                tracing::error!(%error, "what Kafka has cannot be forgotten on disk; it may be sent again");
+            if !self.replay_some(document, &turn) {
                 return;
             }
+            drop(turn);
             // Others wait meanwhile.
             if Instant::now() > until || !lock(&self.shared.state).queue.is_empty() {
                 return;
@@ -634,13 +664,54 @@ impl<'a> Sending<'a> {
         }
     }
 
+    /// Some of one document's; whether to go on.
+    fn replay_some(&mut self, document: &Arc<Document>, turn: &Turn<'_>) -> bool {
+        let batch = match turn.peek(BATCH_BYTES) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(%error, "records for Kafka cannot be read from the disk");
+                self.again = Some((Instant::now() + AGAIN, AGAIN));
+                return false;
+            }
+        };
+        let mut left = &batch.kept[..];
+        while !left.is_empty() {
+            let (count, sent) = self.deliver(left);
+            add(&COUNTERS.replayed, count);
+            add(&COUNTERS.delivered, count);
+            left = &left[count..];
+            match (sent, left.split_first()) {
+                (Err(failure), _) if is_of_all(&failure) => {
+                    self.wait(&failure);
+                    return false;
+                }
+                (Err(failure), Some((first, after))) => {
+                    let (record, document) = (first.clone(), Some(document.clone()));
+                    let since = Instant::now();
+                    self.leave_out(Queued { record, document, done: None, chain: None, since }, failure);
+                    left = after;
+                }
+                _ => {}
+            }
+        }
+        if self.again.take().is_some() {
+            tracing::info!(brokers = self.shared.brokers.join(","), "Kafka is reached again");
+        }
+        if let Err(error) = turn.forget(&batch) {
+            tracing::error!(%error, "what Kafka has cannot be forgotten on disk; it may be sent again");
+            return false;
+        }
+        true
+    }
+
     /// Hands records over, in their order within each partition: how many from the front are with the brokers, and why not the next.
-    fn deliver(&mut self, records: &[Record]) -> (usize, Result<(), Failure>) {
+    fn deliver<R: Borrow<Record>>(&mut self, records: &[R]) -> (usize, Result<(), Failure>) {
+        let records: Vec<&Record> = records.iter().map(Borrow::borrow).collect();
         // Stretches for one partition go as one batch; what is for another begins the next, so that the front is clear at any time.
         let mut from = 0;
         while from < records.len() {
             let most = if self.alone > 0 { 1 } else { usize::MAX };
-            let place = self.place(&records[from]);
+            let place = self.place(records[from]);
             let (partition, leader) = match place {
                 Ok(place) => place,
                 Err(failure) => return (from, Err(failure)),
@@ -651,14 +722,14 @@ impl<'a> Sending<'a> {
                 && records[to].topic == records[from].topic
                 && bytes < BATCH_BYTES
                 && (records[to].key == records[from].key
-                    || records[to].key.is_some() && self.place(&records[to]).is_ok_and(|other| other.0 == partition))
+                    || records[to].key.is_some() && self.place(records[to]).is_ok_and(|other| other.0 == partition))
             {
                 bytes += records[to].bytes();
                 to += 1;
             }
             let mut batch = Vec::new();
             let stretch = &records[from..to];
-            encode_batch(&stretch.iter().map(on_the_wire).collect::<Vec<_>>(), &mut batch);
+            encode_batch(&stretch.iter().copied().map(on_the_wire).collect::<Vec<_>>(), &mut batch);
             if let Err(failure) = self.cluster.produce(&records[from].topic, partition, leader, batch) {
                 if !failure.passing && stretch.len() > 1 {
                     // One of them is at fault: each of them alone.
@@ -690,6 +761,11 @@ impl<'a> Sending<'a> {
     }
 }
 
+/// The next record fares no better.
+fn is_of_all(failure: &Failure) -> bool {
+    failure.passing && !failure.no_topic
+}
+
 fn on_the_wire(record: &Record) -> proto_kafka::Record<'_> {
     proto_kafka::Record {
         key: record.key.as_deref(),
@@ -714,6 +790,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use base_testing::kafka::{Broker, NOT_ALLOWED, TOO_LARGE};
+    use std::fs;
 
     #[test]
     fn keys_lead_where_saramas_do() {
@@ -740,7 +817,7 @@ mod tests {
         assert!(matches!(&answer, Err(SendError::Failed(why)) if why.contains("nowhere: there is no such topic")));
         broker.make(&["ghost"]);
         broker.until(&["value-0", "value-2"]);
-        producer.end();
+        producer.producer.end();
     }
 
     /// Whoever sends all of it again would find it in another order.
@@ -752,7 +829,7 @@ mod tests {
         let send = |value: &str, chain: &Chain| {
             let told = told.clone();
             let done = Box::new(move |sent: Result<(), SendError>| told.send(sent.is_ok()).unwrap());
-            producer.send_in_order(record("later", value), chain, done).unwrap();
+            producer.producer.send_in_order(record("later", value), chain, done).unwrap();
             heard.recv_timeout(Duration::from_secs(60)).unwrap()
         };
         let chain = Chain::default();
@@ -772,6 +849,7 @@ mod tests {
         let (told, heard) = std::sync::mpsc::channel();
         let queued = |number: usize| Queued {
             record: record(if number == 0 { "refused" } else { "t" }, &format!("value-{number}")),
+            document: None,
             done: (number % 2 == 1).then(|| {
                 let told = told.clone();
                 Box::new(move |sent: Result<(), SendError>| told.send((number, sent)).unwrap()) as Done
@@ -780,10 +858,9 @@ mod tests {
             since: Instant::now(),
         };
         let queue = (0..6).map(queued).collect();
-        let state = Mutex::new(State { queue, bytes: 0, ended: true });
-        let (brokers, access) = (vec![broker.address()], Access::default());
-        let shared = Shared { brokers, access, directory: None, state, changed: Condvar::new() };
-        Sending::new(&shared).run();
+        let shared = Shared::new(&[broker.address()], &Access::default());
+        *lock(&shared.state) = State { queue, ended: true, ..State::default() };
+        Sending::new(&shared, Vec::new()).run();
         // The first is refused, which changes nothing for those behind it.
         assert_eq!(broker.values(), (1..6).map(|number| format!("value-{number}")).collect::<Vec<_>>());
         assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, Ok(())), (3, Ok(())), (5, Ok(()))]);
@@ -803,32 +880,104 @@ mod tests {
         assert!(matches!(send("refused"), Err(SendError::Failed(why)) if why.contains("not allowed")));
     }
 
-    /// They were never sent, and nobody was told: brokers began to want a user, and the document was given one.
+    /// What waited was the brokers' and the user's: it lay there for ever where the document named another, and what is one document's went to
+    /// another's brokers.
     #[test]
-    fn what_waits_is_sent_when_there_is_a_user_and_as_no_other() {
+    fn what_waits_goes_to_where_its_document_says_by_then_and_nowhere_else() {
+        let (directory, port, other) = (tempfile::tempdir().unwrap(), free_port(), broker());
+        other.make(&["t"]);
+        let first = format!("127.0.0.1:{port}");
+        let at = |document: &str, address: &str, user: Option<&str>| sender(document, address, user, directory.path());
+        let [k, l] = ["p/k", "p/l"].map(|document| at(document, &first, None));
+        let send = |sender: &Sender, of: &str, numbers: std::ops::Range<usize>| {
+            numbers.for_each(|n| sender.send(record("t", &format!("{of}-{n}")), None).unwrap());
+        };
+        send(&k, "k", 0..5);
+        send(&l, "l", 0..5);
+        until("both wait", || ["p+k/0", "p+l/0"].iter().all(|place| waits(&directory.path().join(place))));
+        // Renamed: it would still go to the same brokers, as somebody else, and they are still away.
+        let renamed = at("p/k", &first, Some("other"));
+        drop(k);
+        send(&renamed, "k", 5..8);
+        // Elsewhere, where somebody is.
+        let moved = at("p/k", &other.address(), None);
+        send(&moved, "k", 8..10);
+        other.until(&["k-9"]);
+        drop(renamed);
+        assert_eq!(other.values(), (0..10).map(|n| format!("k-{n}")).collect::<Vec<_>>(), "all of it, in its order");
+        let back = Broker::start(port, &Arc::default());
+        back.until(&["l-4"]);
+        assert_eq!(back.values(), (0..5).map(|n| format!("l-{n}")).collect::<Vec<_>>());
+        assert_eq!(other.values().len(), 10);
+        moved.producer.end();
+        l.producer.end();
+    }
+
+    /// A client was told 202 for each of them.
+    #[test]
+    fn a_document_that_is_deleted_and_comes_again_sends_what_it_left() {
+        let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+        let address = format!("127.0.0.1:{port}");
+        let make = || sender("p/k", &address, None, directory.path());
+        let (there, place) = (directory.path().join("p+k"), directory.path().join("p+k/0"));
+        let gone = make();
+        gone.send(record("t", "waits"), None).unwrap();
+        until("it waits", || waits(&place));
+        drop(gone);
+        until("it says when it went", || there.join("gone").exists());
+        assert!(waits(&place));
+        let broker = Broker::start(port, &Arc::default());
+        let again = make();
+        broker.until(&["waits"]);
+        // What is drained is nobody's any more.
+        drop(again);
+        until("it is removed", || !there.exists());
+        broker.stop();
+    }
+
+    /// It was of all filters of these brokers and this user, and of nobody's where there was none.
+    #[test]
+    fn what_builds_before_this_one_left_is_sent_and_as_no_other() {
         let (directory, broker) = (tempfile::tempdir().unwrap(), broker());
         broker.make(&["t"]);
         let brokers = [broker.address()];
-        let place = |user: Option<&str>| directory.path().join(name(&brokers, user));
-        let left = |user: Option<&str>, value: &str| {
-            let mut spool: edge_spool::Spool<Record> = places::free(&place(user), SPOOL_BYTES).unwrap();
+        let place = |user: Option<&str>| directory.path().join(waiting::name_before(&brokers, user));
+        let leave = |user: Option<&str>, value: &str| {
+            let mut spool = edge_spool::places::free(&place(user), waiting::BYTES).unwrap();
             assert_eq!(spool.append(&[record("t", value)], true).unwrap(), 1);
         };
-        left(None, "nobody's");
-        left(Some("edge"), "edge's");
-        left(Some("other"), "other's");
+        leave(None, "nobody's");
+        leave(Some("other"), "other's");
+        let sender = start(&broker, Some(directory.path()));
+        broker.until(&["nobody's"]);
+        until("its place is removed", || !place(None).exists());
+        sender.producer.end();
+        assert_eq!(broker.values(), ["nobody's"]);
+        leave(None, "nobody's");
         let found = |user: Option<&str>| {
             let sasl = user.map(|user| base_model::SaslSpec { username: user.to_owned(), ..Default::default() });
-            let access = Access::new(None, sasl.as_ref()).unwrap();
-            let (brokers, directory) = (brokers.to_vec(), Some(place(user)));
-            let shared = Shared { brokers, access, directory, state: Mutex::default(), changed: Condvar::new() };
-            let mut sending = Sending::new(&shared);
-            let spools = sending.older.iter_mut().chain(&mut sending.spool);
-            let records = spools.flat_map(|spool| spool.peek(1 << 20).unwrap().kept);
-            records.map(|record| String::from_utf8(record.value.to_vec()).unwrap()).collect::<Vec<_>>()
+            before(Some(directory.path()), &brokers, &Access::new(None, sasl.as_ref()).unwrap()).len()
         };
-        assert_eq!(found(Some("edge")), ["nobody's", "edge's"]);
-        assert_eq!(found(None), ["nobody's"]);
+        assert_eq!((found(None), found(Some("edge")), found(Some("other"))), (1, 1, 2));
+    }
+
+    /// Nothing waited any more until the process began anew.
+    #[test]
+    fn a_disk_that_comes_back_is_written_to() {
+        let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+        let root = directory.path().join("kafka");
+        fs::write(&root, "no directory").unwrap();
+        let sender = sender("p/k", &format!("127.0.0.1:{port}"), None, &root);
+        let document = sender.document.upgrade().unwrap();
+        assert_eq!(document.keep(&[record("t", "lost")]), 0);
+        fs::remove_file(&root).unwrap();
+        sender.send(record("t", "waits"), None).unwrap();
+        until("it waits", || !document.is_empty());
+        drop(document);
+        let broker = Broker::start(port, &Arc::default());
+        broker.until(&["waits"]);
+        sender.producer.end();
+        broker.stop();
     }
 
     #[test]
@@ -840,11 +989,11 @@ mod tests {
         producer.send(record("ghost", "value-0"), None).unwrap();
         producer.send(record("t", "value-1"), None).unwrap();
         broker.until(&["value-1"]);
-        producer.end();
+        producer.producer.end();
         broker.make(&["ghost"]);
         let producer = again();
         broker.until(&["value-0"]);
-        producer.end();
+        producer.producer.end();
     }
 
     /// Each was taken out by one call within another, on one stack.
@@ -858,7 +1007,7 @@ mod tests {
         (0..7000).for_each(|_| producer.send(record("refused", ""), None).unwrap());
         producer.send(record("t", "value-after"), None).unwrap();
         broker.until(&["first", "value-after"]);
-        producer.end();
+        producer.producer.end();
     }
 
     fn record(topic: &str, value: &str) -> Record {
@@ -878,7 +1027,32 @@ mod tests {
         broker
     }
 
-    fn start(broker: &Broker, directory: Option<&Path>) -> Producer {
-        Producer::start(&[broker.address()], &Access::default(), directory.map(Path::to_owned))
+    fn start(broker: &Broker, directory: Option<&Path>) -> Sender {
+        let producer = Producer::start(&[broker.address()], &Access::default(), directory);
+        Sender::of(Arc::new(producer), Document::named(directory, "p/k"))
+    }
+
+    /// As a filter of this name has one.
+    fn sender(document: &str, address: &str, user: Option<&str>, root: &Path) -> Sender {
+        let sasl = user.map(|user| base_model::SaslSpec { username: user.to_owned(), ..Default::default() });
+        let producer = Producer::of(&[address.to_owned()], &Access::new(None, sasl.as_ref()).unwrap());
+        Sender::of(producer, Document::named(Some(root), document))
+    }
+
+    fn free_port() -> u16 {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    fn waits(place: &Path) -> bool {
+        let files = fs::read_dir(place).into_iter().flatten().flatten();
+        files.into_iter().any(|file| file.path().extension().is_some_and(|name| name == "records"))
+    }
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What became of records, over all producers of the process.
 
+use crate::waiting::LEAVINGS;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) static COUNTERS: Counters = Counters::new();
@@ -49,6 +50,10 @@ pub struct Counts {
     pub damaged: u64,
     /// Bytes on the disk now.
     pub spool_bytes: u64,
+    /// Bytes of them that are of documents which are gone, when that was looked at last.
+    pub gone_bytes: u64,
+    /// Bytes that were removed, as no document of their name came.
+    pub gone_removed_bytes: u64,
 }
 
 pub fn counts() -> Counts {
@@ -62,5 +67,7 @@ pub fn counts() -> Counts {
         refused: of(&c.refused),
         damaged: of(&c.damaged),
         spool_bytes: of(&c.spool_bytes),
+        gone_bytes: LEAVINGS.there(),
+        gone_removed_bytes: LEAVINGS.removed(),
     }
 }

@@ -438,9 +438,16 @@ pub fn kafka(encoder: &mut Encoder) {
         ("weir_kafka_replayed_total", "Records that went from the disk to brokers.", counts.replayed),
         ("weir_kafka_refused_total", "Records there was no room for, in memory or on the disk.", counts.refused),
         ("weir_kafka_damaged_total", "Stretches of records on the disk that could not be read.", counts.damaged),
+        (
+            "weir_kafka_gone_removed_bytes_total",
+            "Bytes of records of Kafka filters which are gone that were removed, after a day or because they were too many.",
+            counts.gone_removed_bytes,
+        ),
     ] {
         encoder.counter(name, help, &[], value as f64);
     }
+    let help = "Bytes of records on disk that Kafka filters which are gone had not sent; they wait a day for one of the same name.";
+    encoder.gauge("weir_kafka_gone_bytes", help, &[], counts.gone_bytes as f64);
     encoder.gauge("weir_kafka_spool_bytes", "Bytes of records on the disk.", &[], counts.spool_bytes as f64);
 }
 

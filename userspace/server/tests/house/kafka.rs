@@ -2,7 +2,8 @@
 
 pub mod itself;
 
-use crate::world::{Connection, Machine, eventually, free_port, program, server};
+use crate::collectors::STARTS;
+use crate::world::{Connection, Machine, eventually, free_port, program, server, within};
 use base_testing::kafka::Broker;
 use itself::Kafka;
 use std::sync::Arc;
@@ -18,6 +19,11 @@ fn pipeline(name: &str, broker: u16, sync: bool) -> String {
 fn post(port: u16, body: &str) -> (u16, String) {
     let answer = Connection::open(&format!("127.0.0.1:{port}")).and_then(|mut c| c.request("POST", "/", &[], body));
     answer.map_or((0, String::new()), |answer| (answer.status, answer.body))
+}
+
+/// As long as something in Java may take on a busy machine.
+fn patiently<T>(what: &str, seen: impl FnMut() -> Option<T>) -> T {
+    within(STARTS, seen).unwrap_or_else(|| panic!("{what}: not so in {STARTS:?}"))
 }
 
 #[test]
@@ -57,6 +63,44 @@ fn records_wait_on_disk_for_kafka_and_go_in_their_order() {
     kafka.stop();
 }
 
+/// What waited was its brokers', so that it lay there for ever where the document named others.
+#[test]
+fn what_waits_goes_to_where_its_filter_says_by_then_and_nowhere_else() {
+    let [first, second, moves, stays] = [(); 4].map(|()| free_port());
+    let mut machine = Machine::start();
+    for (name, port) in [("moves", moves), ("stays", stays)] {
+        machine.create(&pipeline(name, first, false));
+        machine.create(&server(&format!("to-{name}"), port, name));
+        eventually("it serves", || (post(port, &format!("{name}-0")).0 == 202).then_some(()));
+        (1..5).for_each(|number| assert_eq!(post(port, &format!("{name}-{number}")).0, 202));
+    }
+    eventually("they are on disk", || machine.metric("weir_kafka_spooled_total").filter(|count| *count >= 10.0));
+    machine.kill();
+    machine.run();
+    machine.update("moves", &pipeline("moves", second, false));
+    let elsewhere = Broker::start(second, &Arc::default());
+    let all_of = |name: &str| (0..5).map(|number| format!("{name}-{number}")).collect::<Vec<_>>();
+    eventually("what waits goes elsewhere", || (elsewhere.values() == all_of("moves")).then_some(()));
+    // Nobody sends what is left of one that is deleted, but for one of its name.
+    let there = || machine.directory.join("data/kafka/stays+k").exists();
+    assert!(there());
+    machine.api("DELETE", "/objects/to-stays", "");
+    machine.api("DELETE", "/objects/stays", "");
+    eventually("it says since when it waits", || {
+        machine.directory.join("data/kafka/stays+k/gone").exists().then_some(())
+    });
+    let here = Broker::start(first, &Arc::default());
+    machine.create(&pipeline("stays", first, false));
+    machine.create(&server("to-stays", stays, "stays"));
+    eventually("what waits goes", || (here.values() == all_of("stays")).then_some(()));
+    machine.api("DELETE", "/objects/to-stays", "");
+    machine.api("DELETE", "/objects/stays", "");
+    eventually("nothing of it is left", || (!there()).then_some(()));
+    assert_eq!(elsewhere.values(), all_of("moves"));
+    here.stop();
+    elsewhere.stop();
+}
+
 #[test]
 fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
     let Some(kafka) = program("javac").and_then(|_| Kafka::new(None)) else { return };
@@ -77,7 +121,7 @@ fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
         answer.map_or((0, String::new()), |answer| (answer.status, answer.body))
     };
     // The topic is made for the first one.
-    eventually("it takes records", || (send(sync, "first").0 == 200).then_some(()));
+    patiently("it takes records", || (send(sync, "first").0 == 200).then_some(()));
     // Larger than it takes (1 MiB): it says so, and nothing behind waits for it.
     let refused = post(sync, &"x".repeat(2 << 20));
     assert!(refused.0 == 500 && refused.1.contains("(error 10 of Kafka's)"), "{refused:?}");
@@ -93,8 +137,8 @@ fn kafka_itself_takes_what_is_handed_to_it_and_misses_nothing_after_a_crash() {
     eventually("it serves again", || (send(later, "after").0 == 202).then_some(()));
     let _running = kafka.start();
     kafka.is_there();
-    eventually("all is handed over", || machine.metric("weir_kafka_spool_bytes").filter(|bytes| *bytes == 0.0));
-    eventually("it takes records again", || (send(sync, "last").0 == 200).then_some(()));
+    patiently("all is handed over", || machine.metric("weir_kafka_spool_bytes").filter(|bytes| *bytes == 0.0));
+    patiently("it takes records again", || (send(sync, "last").0 == 200).then_some(()));
     let mut wanted = vec!["first".to_owned()];
     wanted.extend((0..20).map(number));
     wanted.push("between".to_owned());

@@ -93,7 +93,7 @@ fn kafka_takes_lines_within_tls_of_certificates_and_users_it_knows() {
     sinks.extend(bad.iter().map(|(name, sink, _)| (*name, sink.clone())));
     let shop = logged(&machine, &sinks);
     let topics: Vec<&str> = good.iter().map(|(name, _)| *name).collect();
-    let _running = away_hangs_and_killed(&kafka, &mut machine, shop, &topics);
+    let running = away_hangs_and_killed(&kafka, &mut machine, shop, &topics);
     for (name, _, why) in bad {
         until_told(&machine, name, why);
         assert_eq!(kafka.holds(name), "", "{name}");
@@ -119,6 +119,29 @@ fn kafka_takes_lines_within_tls_of_certificates_and_users_it_knows() {
     assert!(refused.body.contains("its password is not right"), "{}", refused.body);
     assert_eq!(posted("secret-3").status, 200);
     assert!(kafka.holds("events").contains("a body"));
+    // A user is renamed while Kafka is away: what waits is sent as whom the document names by then.
+    drop(running);
+    let later = |user: &str, password: &str| {
+        let then = json!({"name": "taken", "kind": "ResponseBuilder", "template": "statusCode: 202"});
+        json!({"kind": "Pipeline", "name": "later", "filters": [filter(user, password, false), then]}).to_string()
+    };
+    let port = free_port();
+    machine.create(&later("former", "secret-0"));
+    machine.create(&server("web-later", port, "later"));
+    let post = |number: usize| {
+        let ask = Connection::open(&format!("127.0.0.1:{port}"));
+        ask.and_then(|mut c| c.request("POST", "/", &[], &format!("later-{number}.")))
+            .is_ok_and(|answer| answer.status == 202)
+    };
+    eventually("it answers", || post(0).then_some(()));
+    (1..5).for_each(|number| assert!(post(number)));
+    eventually("they are on disk", || machine.metric("weir_kafka_spooled_total").filter(|count| *count >= 5.0));
+    machine.update("later", &later("edge", "secret-3"));
+    let _running = kafka.start();
+    let came = || kafka.holds("events").matches("later-").count();
+    let there = within(STARTS, || (came() >= 5).then_some(()));
+    assert!(there.is_some(), "{} came\n{}\n{}", came(), machine.log(), kafka.said());
+    assert_eq!(numbers(&kafka.holds("events"), "later-"), (0..5).collect::<Vec<_>>(), "in their order");
     let shown = machine.api("GET", "/objects", "").body + &machine.log();
     assert!(!shown.contains("PRIVATE KEY") && !shown.contains("\"secret-"), "{shown}");
 }
