@@ -9,7 +9,7 @@ use crate::arguments::Format;
 use crate::describe::fields;
 use crate::objects::age;
 use crate::output::{heads, print, structured, succeeded, table};
-use crate::server::{Server, segment, value};
+use crate::server::{PATIENCE, Server, segment, value};
 
 pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
     let members = find(server, name).await?;
@@ -153,10 +153,16 @@ pub async fn purge(server: &Server, names: &[String]) -> Result<(), String> {
         return Err("delete member: name one or more (weirctl get member lists them)".into());
     }
     for name in names {
-        let gone = server.send(Method::DELETE, &format!("/status/members/{}", segment(name)), String::new()).await;
-        gone.map_err(|message| format!("delete Member {name} failed, {message}"))?;
-        succeeded("delete", "Member", name);
+        expelled(server, name, Instant::now()).await?;
     }
+    Ok(())
+}
+
+/// Asks for so long while the others cannot decide it.
+async fn expelled(server: &Server, name: &str, until: Instant) -> Result<(), String> {
+    let gone = server.insist(Method::DELETE, &format!("/status/members/{}", segment(name)), until).await;
+    gone.map_err(|message| format!("delete Member {name} failed, {message}"))?;
+    succeeded("delete", "Member", name);
     Ok(())
 }
 
@@ -205,10 +211,12 @@ pub async fn replace(server: &Server, old: &str, new: &str, url: &str, wait: Dur
         fits(&members, url, Some(old))?;
         print(&started_with(&members, new, url, Some(old)));
     }
+    let until = Instant::now() + wait;
     let before = if old == new { gone["weir"]["instance"].as_str().unwrap_or_default() } else { "" };
     joined(server, new, before, wait).await?;
     if old != new && !wait.is_zero() {
-        purge(server, &[old.to_owned()]).await?;
+        // The group has changed a moment ago, and may be electing a leader.
+        expelled(server, old, until.max(Instant::now() + PATIENCE)).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Talking to the admin API.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base_model::yaml;
 use control_api::LEADERLESS_HEADER;
@@ -83,6 +83,35 @@ impl Server {
         Ok(answer)
     }
 
+    /// Sends a change, again and again while nothing can be decided: a majority may be missed for the moment in which another leader is
+    /// elected, and whoever waits for the change anyhow is not to look for that. What came of a try that nobody answered is not known, so
+    /// that something to be deleted may be gone by then.
+    pub async fn insist(&self, method: Method, path: &str, until: Instant) -> Result<(), String> {
+        let mut is_unknown = false;
+        loop {
+            let answer = self.answer(method.clone(), path, String::new(), None).await;
+            let why = match answer {
+                Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                    self.refusal(answer.status, &answer.body)
+                }
+                Ok(answer) => {
+                    tell_warnings(&answer);
+                    let is_gone = is_unknown && method == Method::DELETE && answer.status == StatusCode::NOT_FOUND;
+                    return match answer.status.is_success() || is_gone {
+                        true => Ok(()),
+                        false => Err(self.refusal(answer.status, &answer.body)),
+                    };
+                }
+                Err(why) => why,
+            };
+            is_unknown = true;
+            if Instant::now() >= until {
+                return Err(why);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Whether the machine serves, and whether anybody leads its cluster; warnings go to stderr.
     pub async fn health(&self) -> Result<(), String> {
         let answer = self.call(Method::GET, "/healthz", String::new()).await?;
@@ -101,6 +130,16 @@ impl Server {
     }
 
     async fn call_if(&self, method: Method, path: &str, body: String, tag: Option<&str>) -> Result<Answer, String> {
+        let answer = self.answer(method, path, body, tag).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        tell_warnings(&answer);
+        Err(self.refusal(answer.status, &answer.body))
+    }
+
+    /// What the server says, be it no.
+    async fn answer(&self, method: Method, path: &str, body: String, tag: Option<&str>) -> Result<Answer, String> {
         let url = format!("{}/apis/v2{path}", self.base);
         let mut headers = vec![("accept", "application/json"), ("content-type", "application/yaml")];
         if let Some(authorization) = &self.authorization {
@@ -109,12 +148,7 @@ impl Server {
         if let Some(tag) = tag {
             headers.push(("if-match", tag));
         }
-        let answer = self.client.call(method, &url, &headers, body, PATIENCE).await.map_err(|e| self.unreached(&e))?;
-        if answer.status.is_success() {
-            return Ok(answer);
-        }
-        tell_warnings(&answer);
-        Err(self.refusal(answer.status, &answer.body))
+        self.client.call(method, &url, &headers, body, PATIENCE).await.map_err(|e| self.unreached(&e))
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> String {
@@ -184,4 +218,7 @@ pub fn segment(text: &str) -> String {
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longer than the server's own `--cluster-request-timeout`, so that its reason is heard.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Between two tries of a change that cannot be decided.
+const AGAIN: Duration = Duration::from_millis(500);

@@ -10,6 +10,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use control_admin::{Door, Logins};
 use control_api::client::Client;
 use control_api::tls::{Pem, server_config};
+use serde_json::json;
 use world::{Authority, World};
 
 #[test]
@@ -354,6 +355,50 @@ fn health_tells_what_is_not_well_and_ends_with_1_where_nobody_leads() {
     let done = answers("x-weir-leaderless: true\r\n");
     assert_eq!((done.code, done.out.as_str()), (1, ""), "{}", done.err);
     assert!(done.err.contains("nobody leads the cluster") && done.err.contains("is held back"), "{}", done.err);
+}
+
+/// The new member had joined, and the old one was left in the group for a moment in which nobody led it.
+#[test]
+fn a_member_is_replaced_also_where_the_others_cannot_decide_for_a_moment() {
+    let member = |name: &str, up: bool| json!({"options": {"Name": name, "ClusterRole": "primary"}, "weir": {"up": up, "votes": true, "instance": name}});
+    let members = json!([member("n1", true), member("n2", true), member("n3", false), member("n4", true)]).to_string();
+    let undecided = (503, json!({"code": 503, "message": "nobody leads"}).to_string());
+    let gone = (404, json!({"code": 404, "message": "member n3 not found"}).to_string());
+    let done = (200, String::new());
+    let refused = (400, json!({"code": 400, "message": "without member n3 nothing could be decided"}).to_string());
+    for (answers, fails) in [
+        // What a try has done that was not decided in time is not known.
+        (vec![undecided.clone(), undecided.clone(), gone.clone()], None),
+        (vec![undecided.clone(), done], None),
+        (vec![gone], Some("member n3 not found")),
+        (vec![undecided, refused], Some("nothing could be decided")),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (members, mut answers) = (members.clone(), answers.into_iter());
+        // Ends with the test.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 4096];
+                let count = std::io::Read::read(&mut stream, &mut request).unwrap_or(0);
+                let (status, body) = match request[..count].starts_with(b"DELETE ") {
+                    true => answers.next().unwrap(),
+                    false => (200, members.clone()),
+                };
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes());
+            }
+        });
+        let home = tempfile::tempdir().unwrap();
+        let replace = ["member", "replace", "n3", "n4", "--peer-url", "http://127.0.0.1:1", "--server", &url];
+        let asked = Command::new(PROGRAM).args(replace).env("HOME", home.path()).output();
+        let ended = Ended::of(asked.unwrap());
+        match fails {
+            None => ended.shows("delete Member n3 successfully"),
+            Some(why) => ended.fails(why),
+        };
+    }
 }
 
 #[test]
