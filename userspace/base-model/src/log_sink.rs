@@ -126,7 +126,9 @@ pub struct SyslogSinkSpec {
     /// `unix:///dev/log`.
     pub address: String,
     /// Whom a server with a `tls://` address has to be, and as whom it is spoken to. Default: any whose certificate an authority of the
-    /// system has signed.
+    /// system has signed. A server of TLS 1.3 that has asked for a certificate is waited for, 1 s at most for each connection, before lines
+    /// go to it: a client that sends nothing but lines cannot tell otherwise whether its certificate is taken. Servers that hand out
+    /// tickets say it at once; those that do not cost that second (`weir_tls_events_total{event="verdict_unheard"}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsSpec>,
     /// Facility of the lines: `kern`, `user`, `daemon`, `local0` to `local7` and so on. Default `local0`.
