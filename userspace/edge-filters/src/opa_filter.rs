@@ -31,8 +31,9 @@
 //! that wait for others (`http.send`, `net.lookup_ip_addr`) or are of OPA itself (`opa.runtime`, `rego.*`) are not, nor are those of private
 //! keys, `graph.reachable_paths`, `graphql.*`, `yaml.*`, `uri.*`, `json.patch` and JSON Schema.
 //!
-//! What functions that make more of what they are given (`concat`, `replace`, `split`, `sprintf`, `json.marshal` and their like) make for one
-//! decision is 16 MiB at most; a policy that wants more fails. Numbers, sets and objects are bounded by `timeout` alone.
+//! What functions that make more of what they are given (`concat`, `replace`, `split`, `sprintf`, `walk`, `json.marshal` and their like) make
+//! for one decision is 16 MiB at most; a policy that wants more fails. `bits.lsh` by more than 4096, and a `product` of more bits, are
+//! undefined. Other numbers, sets and objects are bounded by `timeout` alone.
 //!
 //! Outcomes: `opaDenied`. Counted: `opa_timeouts`, `opa_texts`, `opa_errors`. Fits HTTPServer. Costs 10 to 100 µs of a worker for usual policies, never
 //! much more than `timeout`; memory of a compiled policy per worker.

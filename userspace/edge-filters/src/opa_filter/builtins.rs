@@ -85,6 +85,8 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("json.marshal_with_options", 2, grown::marshal_with_options),
     ("sprintf", 2, grown::sprintf),
     ("bits.lsh", 2, grown::shift_left),
+    ("product", 1, grown::product),
+    ("walk", 1, grown::walk),
     ("urlquery.encode", 1, |args| grown::own("urlquery.encode", args)),
     ("urlquery.encode_object", 1, |args| grown::own("urlquery.encode_object", args)),
     ("indexof_n", 2, |args| grown::own("indexof_n", args)),
@@ -95,9 +97,9 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
 
 const SPENT: &str = "the policy makes more than 16 MiB of what it is given";
 
-/// How many arguments a function takes that is added.
+/// How many arguments a function takes that is added. The engine knows by itself what the last one of `walk` is.
 pub(super) fn arguments(name: &str) -> Option<u8> {
-    FUNCTIONS.iter().find(|(known, ..)| *known == name).map(|(_, arguments, _)| *arguments)
+    FUNCTIONS.iter().find(|(known, ..)| *known == name && *known != "walk").map(|(_, arguments, _)| *arguments)
 }
 
 /// Longest list a function makes of a few numbers.

@@ -187,6 +187,44 @@ pub(super) fn shift_left(args: &[Value]) -> Option<Value> {
 
 const PLACES_MAX: i64 = 4096;
 
+/// A list of numbers in a client's body is as long as it likes, and what comes of it as long as all of them together.
+pub(super) fn product(args: &[Value]) -> Option<Value> {
+    // What is no whole number takes no more room than one.
+    let bits = |number: &Value| number.as_number().ok().map(|number| number.as_big().map_or(0, |whole| whole.bits()));
+    let all: Option<u64> = match &args[0] {
+        Value::Array(all) => all.iter().map(bits).sum(),
+        Value::Set(all) => all.iter().map(bits).sum(),
+        _ => None,
+    };
+    (all? <= PRODUCT_BITS).then(|| own("product", args))?
+}
+
+const PRODUCT_BITS: u64 = 4096;
+
+/// Every value in a value with the way to it, which is as long as it lies deep: the ways together may be many times what they lead through.
+pub(super) fn walk(args: &[Value]) -> Option<Value> {
+    let (mut way, mut all) = (Vec::new(), Vec::new());
+    walk_from(&mut way, &args[0], &mut all)?;
+    Some(Value::from(all))
+}
+
+fn walk_from(way: &mut Vec<Value>, value: &Value, all: &mut Vec<Value>) -> Option<()> {
+    take((way.len() + 2) * PLACE)?;
+    all.push(Value::from(vec![Value::from(way.clone()), value.clone()]));
+    let mut into = |name: Value, value: &Value| {
+        way.push(name);
+        walk_from(way, value, all)?;
+        way.pop();
+        Some(())
+    };
+    match value {
+        Value::Array(values) => values.iter().enumerate().try_for_each(|(at, value)| into(Value::from(at), value)),
+        Value::Set(values) => values.iter().try_for_each(|value| into(value.clone(), value)),
+        Value::Object(values) => values.iter_sorted().try_for_each(|(name, value)| into(name.clone(), value)),
+        _ => Some(()),
+    }
+}
+
 /// Values in one another, of which each indents what is in it.
 const DEEP: usize = 16;
 
@@ -205,8 +243,9 @@ pub(super) fn own(name: &str, args: &[Value]) -> Option<Value> {
 }
 
 /// With the number of their arguments.
-const OWN_FUNCTIONS: [(&str, usize); 9] = [
+const OWN_FUNCTIONS: [(&str, usize); 10] = [
     ("sprintf", 2),
+    ("product", 1),
     ("bits.lsh", 2),
     ("json.marshal_with_options", 2),
     ("urlquery.encode", 1),

@@ -206,6 +206,23 @@ fn what_a_policy_makes_of_texts_is_bounded() {
     // One such number from a client took gigabytes, and let it pass.
     assert_eq!(comes_to("bits.lsh(1, 4000000000)"), None);
     assert_eq!(comes_to("bits.lsh(1, 40)").as_deref(), Some("1099511627776"));
+    // So did a long list of numbers in a body, and one in which each value lies deep.
+    let many = |number: &str, count: usize| format!("product({:?}) != 0", vec![number; count]).replace('"', "");
+    assert_eq!(comes_to(&many("9223372036854775807", 66)), None);
+    assert_eq!(comes_to(&many("9223372036854775807", 60)).as_deref(), Some("true"));
+    assert_eq!(comes_to("product([-2, -2, 0.5])").as_deref(), Some("2"));
+    let walked = |body: &str| {
+        let rules =
+            "allow { walk(json.unmarshal(input.request.body), [path, value]); value == \"it\"; count(path) == 2 }";
+        let Made { mut engine, .. } = engine(&format!("package http\n{rules}"), Duration::from_secs(3600)).unwrap();
+        engine.set_input(self::input(&json!({"body": body})));
+        grown::begin();
+        engine.eval_rule(RULE.to_owned()).map_err(|_| grown::is_spent())
+    };
+    assert_eq!(walked(r#"{"a": ["x", "it"]}"#), Ok(Value::from(true)));
+    assert_eq!(walked(r#"{"a": "it"}"#), Ok(Value::Undefined));
+    let deep = format!("{}{}{}", "[".repeat(100), vec!["1"; 100_000].join(","), "]".repeat(100));
+    assert_eq!(walked(&deep), Err(true));
     let refused = engine("package http\nallow { graph.reachable_paths({}, []) == [] }", TIMEOUT).err().unwrap();
     assert!(refused.contains("use graph.reachable"), "{refused}");
     assert_eq!(comes_to(r#"sprintf("%%20260101%d", [1])"#).as_deref(), Some(r#""%202601011""#));
