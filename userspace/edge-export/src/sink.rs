@@ -145,7 +145,8 @@ impl LogSink {
         workers: &[Worker],
     ) -> Result<LogSink, String> {
         let target = Target::new(name, spec, machine, telemetry, workers)?;
-        let directory = DIRECTORY.get().cloned().unwrap_or_else(|| std::env::temp_dir().join("weir-logs")).join(name);
+        let root = DIRECTORY.get().cloned().unwrap_or_else(|| std::env::temp_dir().join("weir-logs"));
+        let directory = root.join(places::directory_of(name));
         let spool = places::free(&directory, spec.spool.unwrap_or_default().max_bytes)
             .map_err(|error| format!("its lines cannot be kept in {}: {error}", directory.display()))?;
         let shared = Arc::new(Shared {

@@ -267,9 +267,9 @@ impl Drop for Document {
     }
 }
 
-/// The name of a document's directory. No name of a pipeline or a filter has a `+`.
+/// The name of a document's directory, which no other's has.
 fn directory_of(document: &str) -> String {
-    let name: String = document.replace('/', "+");
+    let name = places::directory_of(document);
     if name.len() <= NAME_BYTES {
         return name;
     }

@@ -12,6 +12,12 @@ const PLACES: usize = 4;
 /// Tries of a place that somebody removes meanwhile.
 const TRIES: usize = 3;
 
+/// The name of the directory of a document with this name, `namespace/name` or `pipeline/filter` among them: those that are gone are looked
+/// for among the directories beside each other. No name has a `+`.
+pub fn directory_of(name: &str) -> String {
+    if matches!(name, "." | "..") { format!("+{name}") } else { name.replace('/', "+") }
+}
+
 /// The first place nobody has; `WouldBlock` where all are taken.
 pub fn free<K: Kept>(directory: &Path, most: u64) -> io::Result<Spool<K>> {
     let mut taken = io::Error::from(io::ErrorKind::WouldBlock);
@@ -41,5 +47,17 @@ pub fn left<K: Kept>(directory: &Path) -> Vec<Spool<K>> {
 pub fn clear<K: Kept>(spool: Spool<K>) {
     if let Err(error) = spool.remove() {
         tracing::warn!(%error, "a place for {} that is empty cannot be removed", K::NAME);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_document_has_the_directory_of_another_or_of_all() {
+        let names = ["a", "a/b", "a.b", "a-b", "a/b/c", ".", "..", "../a"];
+        let directories: Vec<String> = names.iter().map(|name| directory_of(name)).collect();
+        assert_eq!(directories, ["a", "a+b", "a.b", "a-b", "a+b+c", "+.", "+..", "..+a"]);
     }
 }
