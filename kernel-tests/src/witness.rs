@@ -136,7 +136,9 @@ impl Past {
 
     /// The same with one more behind it.
     fn and(&self, machine: u16) -> [u16; 4] {
-        [machine, self.asked[0], self.asked[1], self.asked[2]]
+        let [last, before, second, first] = self.asked;
+        // Of more than four the first is kept, and the one after it forgotten.
+        if first == 0 { [machine, last, before, second] } else { [machine, last, before, first] }
     }
 }
 
@@ -338,7 +340,7 @@ impl Witness {
             Kind::Error => Reason::IcmpErrorLocal,
             _ => Reason::Local,
         };
-        if past.hops >= 6 {
+        if past.hops >= 9 {
             return Err(local);
         }
         if !arrived && owner != own {
@@ -373,23 +375,15 @@ impl Witness {
             return Err(local);
         }
         let mut candidates = owners.to_vec();
-        if past.asked[3] != 0 {
-            // The first of those asked is forgotten, and it was the owner of new flows.
-            candidates[0] = 0;
-        }
         if let Some(earlier) = &vip.earlier {
-            let mut before = earlier.slots[spread::slot(flow, earlier.hash, earlier.seed)].owners();
-            if past.asked[3] != 0 {
-                before[0] = 0;
-            }
-            candidates.extend(before);
+            candidates.extend(earlier.slots[spread::slot(flow, earlier.hash, earlier.seed)].owners());
         }
         let owner = candidates.into_iter().find(|owner| *owner != 0 && *owner != own && !past.has_asked(*owner));
         let next = stands_in.or(owner);
         let (claim, at) = match past.claim {
             // Who has it is no longer among those that are remembered.
-            _ if mine > past.claim || past.at == 3 => (mine, 0),
-            claim => (claim, past.at + 1),
+            _ if mine > past.claim || past.at == 2 && past.asked[3] != 0 => (mine, 0),
+            claim => (claim, (past.at + 1).min(3)),
         };
         let reason = if arrived { Reason::SecondChanceRelayed } else { Reason::SecondChance };
         if let Some(to) = next {
@@ -408,7 +402,7 @@ impl Witness {
             return Ok(Fate {
                 to,
                 bare: false,
-                past: Past { hops: 6, claim: past.claim, at: 0, asked: past.and(own) },
+                past: Past { hops: 9, claim: past.claim, at: 0, asked: past.and(own) },
                 reason,
             });
         }
@@ -441,12 +435,18 @@ impl Witness {
     }
 
     /// Who takes a flow where nobody serves it: the owner of another slot, 40,503 further on, or of the next of those, up to the sixteenth.
-    /// Two machines try, and no more.
+    /// Two machines try, and
+    /// no more. Of a slot that remembers four machines it is one of those.
     fn stand_in(&self, vip: &Vip, flow: &Flow, past: &Past) -> Option<u16> {
         let slot = spread::slot(flow, vip.hash, self.seed);
         let others = (1..=16).map(|turn| vip.slots[(slot + turn * 40_503) % vip.slots.len()].current());
         let fit = |owner: &u16| *owner != 0 && *owner != self.own && *owner != past.asked[0];
-        if past.asked[1] == 0 { others.into_iter().find(fit) } else { None }
+        let owners = vip.slots[slot].owners();
+        match past.asked[1] {
+            0 if owners[3] != 0 => owners[1..].iter().copied().find(fit),
+            0 => others.into_iter().find(fit),
+            _ => None,
+        }
     }
 
     fn fragment(&mut self, road: &Road<'_>, upper: &Upper) -> Result<Judgement, Reason> {
@@ -480,7 +480,7 @@ impl Witness {
         let local = if past.hops > 0 { Reason::Decapsulated } else { Reason::FragmentLocal };
         let datagram = (header.source, header.destination, upper.protocol, part.id);
         if part.later {
-            if past.hops >= 6 {
+            if past.hops >= 9 {
                 return Ok(road.ends(local));
             }
             return match self.ways.get(&datagram) {

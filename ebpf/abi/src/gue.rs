@@ -10,8 +10,8 @@
 //! +---------------+---------------+-------------------------------+
 //! |                        cluster cookie                         |
 //! +---------------------------------------------------------------+
-//! |    machines that were asked, the last one first,              |
-//! |                       16 bits each, little-endian             |
+//! |    machines that were asked, the last one first, and of more  |
+//! |    than four the first of all; 16 bits each, little-endian    |
 //! +---------------------------------------------------------------+
 //! ```
 //! Machines of two versions steer together while a cluster is upgraded, so what stands here never changes its meaning. What comes to be
@@ -71,8 +71,9 @@ pub const fn at(packed: u8) -> u8 {
     packed >> 6
 }
 
-/// Machines that were asked whether they hold a connection, the last one in the lowest 16 bits; 0 is nobody. Whatever the tables of
-/// the machines say, none is asked twice.
+/// Machines that were asked whether they hold a connection, the last one in the lowest 16 bits; 0 is nobody. There is room for the
+/// owners of a slot: of more, the first one stays, and the second is forgotten. That one stands in for the first, or one table among
+/// several has it.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Asked(pub u64);
@@ -82,7 +83,15 @@ impl Asked {
 
     #[inline(always)]
     pub const fn and(self, machine: u16) -> Asked {
-        Asked(self.0 << 16 | machine as u64)
+        // Calculated: one road for the verifier.
+        let first = (self.is_full() as u64).wrapping_neg() << 48;
+        Asked((self.0 << 16 | machine as u64) & !first | self.0 & first)
+    }
+
+    /// The next one that is asked drives another out.
+    #[inline(always)]
+    pub const fn is_full(self) -> bool {
+        self.at(3) != 0
     }
 
     /// Counted from the last one, 0 to 3.

@@ -75,10 +75,10 @@ pub const WAYS_MAX: u32 = 512;
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;
 
-/// Tunnels one packet may pass: from the machine that got it to each of four owners, to one more while tables differ for the moment
-/// that a change takes, and back to who holds a closing socket when nobody holds more.
+/// Tunnels one packet may pass: from the machine that got it to each of four owners and to two that stood in, to two more while tables
+/// differ for the moment that changes take, and back to who holds a closing socket when nobody holds more.
 /// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
-pub const HOPS_MAX: u8 = 6;
+pub const HOPS_MAX: u8 = 9;
 
 /// Slots looked into for one whose owner stands in for a machine that does not serve. With two machines one flow in 65,000 finds all of
 /// them to be its own, and is refused.

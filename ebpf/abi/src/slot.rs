@@ -32,6 +32,12 @@ impl Slot {
         self.0 >> 16 != 0
     }
 
+    /// Whether it remembers as many as it can.
+    #[inline(always)]
+    pub const fn is_full(self) -> bool {
+        self.0 >> 48 != 0
+    }
+
     /// The owner before the current one; 0: none.
     #[inline(always)]
     pub const fn previous(self) -> u16 {

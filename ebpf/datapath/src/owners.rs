@@ -98,7 +98,7 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
     // the slot had in the past: a SYN goes the same way, and the further one gets from here, the less is known of this machine.
     let mut owner = 0;
     if before.at(1) == 0 && !(asks && lease < lease::YOUNG) {
-        owner = stand_in(tables, q.table as u16, q.number, before.and(q.own as u16));
+        owner = stand_in(tables, q, before.and(q.own as u16));
         owner = tables.forget(owner as usize) as u16;
     }
     if asks {
@@ -111,9 +111,10 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
             owner = next(Slot(q.slot_before), before, q.own as u16);
         }
         if owner != 0 {
-            // The fourth of those that were asked is forgotten with the next, and with it whose the claim was.
-            let better = mine > best || gue::at(packed) == 3;
-            let (held, at) = if better { (mine, 0) } else { (best, gue::at(packed) + 1) };
+            // With the one that is forgotten it is forgotten whose the claim was.
+            let whose = gue::at(packed);
+            let better = mine > best || whose == 2 && before.is_full();
+            let (held, at) = if better { (mine, 0) } else { (best, whose + (whose != 3) as u8) };
             return Decision::to(owner, gue::pack(hops, held, at));
         }
         if best > held::NOTHING && best >= mine {
@@ -149,8 +150,7 @@ pub fn slot_before(tables: &impl Tables, q: &Question) -> Slot {
     tables.slot(spread.table as u16, Slot::number(hash))
 }
 
-/// The newest owner that is not this machine and was not asked yet; 0: nobody is left. When four were asked the owner of new flows was
-/// among those before them: every search begins with it.
+/// The newest owner that is not this machine and was not asked yet, as far as that is remembered; 0: nobody is left.
 #[inline(always)]
 pub fn next(slot: Slot, asked: Asked, own: u16) -> u16 {
     let mut out = zeros(slot.0);
@@ -159,7 +159,6 @@ pub fn next(slot: Slot, asked: Asked, own: u16) -> u16 {
     out |= zeros(slot.0 ^ spread(asked.at(2)));
     out |= zeros(slot.0 ^ spread(asked.at(3)));
     out |= zeros(slot.0 ^ spread(own));
-    out |= (zeros(asked.0 >> 48) >> 15 & 1 ^ 1) << 15;
     let left = !out & TOPS;
     let lowest = left & left.wrapping_neg();
     let owner = slot.0 & (lowest >> 15).wrapping_mul(0xffff);
@@ -167,15 +166,21 @@ pub fn next(slot: Slot, asked: Asked, own: u16) -> u16 {
     (owner | owner >> 16) as u16
 }
 
-/// Who takes a flow of slot `number` in place of its owners, none of whom serves it: the owner of another slot, the same on every
-/// machine. 0: nobody. Only the last two that were asked are left out: more are not tried.
+/// Who takes a flow in place of its slot's owner, who does not serve it: the owner of another slot, the same on every machine, which the
+/// slot remembers once that is known; where it has no room for another, the newest of those it remembers. 0: nobody. Only the last two
+/// that were asked are left out: more are not tried.
 #[inline(always)]
-pub fn stand_in(tables: &impl Tables, table: u16, number: u32, asked: Asked) -> u16 {
-    let mut number = number;
+pub fn stand_in(tables: &impl Tables, q: &Question, asked: Asked) -> u16 {
+    let (slot, mut number) = (Slot(q.slot), q.number);
+    let mut known = if slot.is_full() { slot.0 >> 16 } else { 0 };
     let mut turn = 0;
     while turn < STAND_INS_MAX {
-        number = Slot::stand_in(number);
-        let owner = tables.slot(table, number).current();
+        let mut owner = known as u16;
+        known >>= 16;
+        if owner == 0 {
+            number = Slot::stand_in(number);
+            owner = tables.slot(q.table as u16, number).current();
+        }
         if owner != 0 && owner != asked.at(0) && owner != asked.at(1) {
             return owner;
         }
@@ -210,6 +215,10 @@ mod tests {
             assert_eq!(next(slot, asked, 9), owner);
             asked = asked.and(owner);
         }
+        assert_eq!(asked.at(3), 7, "the first one stays");
+        // One drains no more: it is the owner by this machine's table, and by that of the machine that was asked first it was not.
+        let asked = Asked::NOBODY.and(4).and(5).and(7).and(3);
+        assert_eq!(next(Slot::new([1, 4, 3, 2]), asked, 2), 1);
         // A machine that is no owner was asked too; an entry of the newest place names nobody.
         assert_eq!(next(slot, Asked::NOBODY.and(9), 7), 65_535);
         assert_eq!(next(Slot::new([0, 5, 0, 0]), Asked::NOBODY, 9), 5);
@@ -227,9 +236,8 @@ mod tests {
             let slot = Slot(x & 0x0003_0003_0003_0003 | (x >> 60) << 15);
             let asked = Asked(x.rotate_left(21) & 0x0003_0003_0003_0003);
             let own = (x >> 33) as u16 & 3;
-            let first = usize::from(asked.at(3) != 0);
             let fresh = |o: &u16| *o != 0 && *o != own && (0..4).all(|place| asked.at(place) != *o);
-            let naive = slot.owners().into_iter().skip(first).find(fresh);
+            let naive = slot.owners().into_iter().find(fresh);
             assert_eq!(next(slot, asked, own), naive.unwrap_or(0), "{slot:?} {asked:?} {own}");
         }
     }

@@ -289,42 +289,6 @@ proptest! {
         prop_assert!(journey.len() <= usize::from(HOPS_MAX) + 1, "{journey:?}");
     }
 
-    /// While a change is on its way some machines have the slot as it was and some as it will be: a connection is found all the same,
-    /// by whichever machine its packets come in.
-    #[test]
-    fn a_connection_is_found_before_while_and_after_its_slot_changes(
-        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
-        count in 1..=4usize,
-        change in 0..4u8,
-        place in 0..4usize,
-        newer in prop::collection::vec(any::<bool>(), usize::from(MACHINES) + 1),
-        closing in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
-        entry in 1..=MACHINES,
-    ) {
-        let before = owners[..count].to_vec();
-        let mut after = before.clone();
-        match change {
-            // Another takes over; one comes back; one is done; all but the one are.
-            0 => after.insert(0, owners[count]),
-            1 => after.rotate_right(place % count),
-            2 if count > 1 => drop(after.remove(place % count)),
-            _ => after.truncate(1),
-        }
-        after.truncate(4);
-        let holders: Vec<u16> = before.iter().copied().filter(|m| after.contains(m)).collect();
-        let slot = |list: &[u16]| {
-            let mut owners = [0; 4];
-            owners[..list.len()].copy_from_slice(list);
-            Slot::new(owners)
-        };
-        for holder in holders {
-            let table = |m: u16| if newer[usize::from(m)] { slot(&after) } else { slot(&before) };
-            let state = |m: u16| if m == holder { 1 } else { closing[usize::from(m)] };
-            let journey = journey(true, entry, table, state);
-            prop_assert_eq!(journey.last(), Some(&(holder, true)), "{:?} -> {:?}: {:?}", before, after, journey);
-        }
-    }
-
     /// Whatever has become of the daemons since, and whoever had the slot in the past: a flow stays with the machine that took it.
     #[test]
     fn a_flow_is_found_where_it_was_taken(
@@ -401,6 +365,52 @@ proptest! {
         // With one owner nobody else is asked, and it answers.
         prop_assert!(count == 1 || worth(last) == best, "{slot:?} {states:?}: {journey:?}");
         prop_assert!(owners[..count].contains(&last));
+    }
+}
+
+proptest! {
+    // What goes wrong only with the fullest slots comes up once in some thousands.
+    #![proptest_config(ProptestConfig { cases: 40_000, ..ProptestConfig::default() })]
+
+    /// While changes are on their way some machines have the slot as it was and some as it will be, up to two changes apart: a connection is
+    /// found all the same, by whichever machine its packets come in, and whatever daemons live.
+    #[test]
+    fn a_connection_is_found_before_while_and_after_its_slot_changes(
+        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
+        count in 1..=4usize,
+        changes in prop::collection::vec((0..4u8, 0..4usize), 1..=2),
+        newer in prop::collection::vec(0..=2usize, usize::from(MACHINES) + 1),
+        closing in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
+        leases in prop::collection::vec(lease::OFF..=lease::LAPSED, usize::from(MACHINES) + 1),
+        entry in 1..=MACHINES,
+    ) {
+        let (owners, others) = owners.split_at(count);
+        let mut others = others.iter();
+        let mut tables = vec![owners.to_vec()];
+        for (change, place) in changes {
+            let mut after = tables.last().unwrap().clone();
+            let (count, place) = (after.len(), place % after.len());
+            match change {
+                // Another takes over; one comes back; one is done; all but the one are.
+                0 => after.insert(0, *others.next().unwrap()),
+                1 => after[..=place].rotate_right(1),
+                2 if count > 1 => drop(after.remove(place)),
+                _ => after.truncate(1),
+            }
+            after.truncate(4);
+            tables.push(after);
+        }
+        let slot = |list: &[u16]| {
+            let mut owners = [0; 4];
+            owners[..list.len()].copy_from_slice(list);
+            Slot::new(owners)
+        };
+        for holder in tables[0].iter().copied().filter(|m| tables.iter().all(|table| table.contains(m))) {
+            let table = |m: u16| slot(&tables[newer[usize::from(m)].min(tables.len() - 1)]);
+            let state = |m: u16| if m == holder { 1 } else { closing[usize::from(m)] };
+            let journey = journey_of(frame(6, b"x"), entry, table, state, |m| leases[usize::from(m)]);
+            prop_assert_eq!(journey.last(), Some(&(holder, true)), "{:?}, {:?}: {:?}", tables, newer, journey);
+        }
     }
 }
 

@@ -142,7 +142,7 @@ pub fn tunnel(frame: &[u8], header: &Header) -> Result<Option<Tunnel>, Reason> {
     }
     let hops = match gue[4] & 0x0f {
         // No machine of ours writes it, so it must go no further.
-        0 => 6,
+        0 => 9,
         hops => hops,
     };
     let claim = [Claim::Unasked, Claim::Nothing, Claim::TimeWait, Claim::Closing][usize::from(gue[4] >> 4 & 3)];
