@@ -362,6 +362,8 @@ fn others_take_the_new_flows_of_a_machine_that_does_not_serve() {
     // Both are back, before the others knew.
     fleet.edges[1].serve();
     renew();
+    let lapsed: Vec<bool> = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().lapsed_ms() > 0).collect();
+    assert_eq!(lapsed, [false, false, true], "who lapsed knows, and says so to the others");
     let mut back = everybody(&fleet);
     assert_eq!(owners(&back), ["1", "2", "3"].map(String::from).into());
     open.append(&mut back);

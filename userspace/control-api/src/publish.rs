@@ -183,6 +183,10 @@ pub struct Member {
     /// Its kernel steers as the cluster says, since its program began: before that no flows are given to it.
     #[serde(skip_serializing_if = "is_not")]
     pub steers: bool,
+    /// When it last found that others may have taken its new flows, because its daemon had not said in time that it lives. Milliseconds since
+    /// 1970 by its own clock, and compared for being another alone; 0: never.
+    #[serde(skip_serializing_if = "is_never")]
+    pub lapsed_ms: u64,
 }
 
 /// What an edge says of itself; it is never written to the cluster's state.
@@ -259,6 +263,9 @@ pub struct Generation {
     /// What chooses the slot of a packet; none in a cluster below feature level 10, which follows the document at once and has no seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashRule>,
+    /// Ids of those whose new flows of this generation others took for a while: see [`Member::lapsed_ms`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lapsed: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -511,6 +518,10 @@ fn no_tokens(tokens: &BTreeMap<String, Token>) -> bool {
 
 fn no_sections(sections: &Sections) -> bool {
     sections.is_empty()
+}
+
+fn is_never(time: &u64) -> bool {
+    *time == 0
 }
 
 fn is_not(steers: &bool) -> bool {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base_text::duration;
 use control_api::{Member, TicketKey};
 use control_state::{
-    Action, AuthorityStep, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, Terms, TicketStep,
-    ticket_step,
+    Action, AuthorityStep, FIRST_LEVEL, LAPSES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, Terms,
+    TicketStep, ticket_step,
 };
 use tokio::task::JoinSet;
 
@@ -274,6 +274,12 @@ fn change_of(
         (said.level, said.released) = (0, Default::default());
     }
     said.steers &= state.level() >= SAYS_THAT_IT_STEERS;
+    if state.level() < LAPSES_LEVEL {
+        said.lapsed_ms = 0;
+    } else if said.lapsed_ms == 0 {
+        // One that has begun anew does not know of it any more.
+        said.lapsed_ms = known.map_or(0, |known| known.lapsed_ms);
+    }
     if known.is_some_and(|known| **known == said) {
         return Ok(None);
     }
@@ -329,12 +335,13 @@ fn says_the_same(said: &Member, known: &Member) -> bool {
         started_at,
         released,
         steers,
+        lapsed_ms,
     } = said;
     known.up
         && (name, instance, api_addr, peer_url) == (&known.name, &known.instance, &known.api_addr, &known.peer_url)
         && (role, edge, labels, addresses) == (&known.role, &known.edge, &known.labels, &known.addresses)
         && (version, level, started_at) == (&known.version, &known.level, &known.started_at)
-        && (released, steers) == (&known.released, &known.steers)
+        && (released, steers, lapsed_ms) == (&known.released, &known.steers, &known.lapsed_ms)
 }
 
 /// Where a voter is reached by now, if that is elsewhere.

@@ -354,7 +354,11 @@ impl Action {
 
     fn level_beside_documents(&self) -> u32 {
         let new = match self {
+            Action::PutMembers { members, .. } if members.iter().any(|member| member.lapsed_ms > 0) => {
+                return LAPSES_LEVEL;
+            }
             Action::PutMembers { .. } => return PUTS_MEMBERS,
+            Action::PutMember { member } if member.lapsed_ms > 0 => return LAPSES_LEVEL,
             Action::PutGenerated { keys, .. } if !keys.is_empty() => return RULES_LEVEL,
             Action::PutGenerated { puts, deletes, .. } => {
                 let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
@@ -447,6 +451,10 @@ fn restore_level(backup: &Snapshot) -> u32 {
         sections,
         purges,
     } = backup;
+    let mut generations = steering.values().flat_map(|vip| &vip.generations);
+    if members.values().any(|member| member.lapsed_ms > 0) || generations.any(|of| !of.lapsed.is_empty()) {
+        return LAPSES_LEVEL;
+    }
     if sections.contains_key(RULES) {
         return RULES_LEVEL;
     }
@@ -544,6 +552,9 @@ pub(crate) const ROOMS_LEVEL: u32 = 11;
 
 /// From here on by law 2.
 pub(crate) const GONE_LEVEL: u32 = 12;
+
+/// Members say from here on when others may have taken their new flows, and generations of steering keep it.
+pub const LAPSES_LEVEL: u32 = 17;
 
 /// Members say that they steer from here on.
 pub const SAYS_THAT_IT_STEERS: u32 = 10;

@@ -24,8 +24,8 @@ use crate::state::State;
 /// by another, that a grant is for namespaces, that each of those members is for itself, and that what comes back fits beside what is
 /// there; 14 that rules of servers stand beside their documents, and are written together with what they lead to, and that virtual IPs go
 /// by prefix; 15 that virtual IPs have backends, servers that do not run Weir; 16 that whoever has come with a token may ask
-/// again.
-pub const LEVEL: u32 = 16;
+/// again; 17 that a member says when others may have taken its new flows, and that generations of steering keep it.
+pub const LEVEL: u32 = 17;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -222,6 +222,9 @@ mod tests {
         let of = json!({"of": "sourceIP", "ipv4": 0, "ipv6": 0, "seed": 7});
         let hashed = with("steering", json!({"vip": {"generations": [{"number": 1, "machines": [], "hash": of}]}}));
         assert_eq!((level(&steers), level(&hashed)), (10, 10), "members of level 9 would stop at either");
+        let lapsed = with("members", json!({"n1": {"name": "n1", "lapsedMs": 1}}));
+        let kept = with("steering", json!({"vip": {"generations": [{"number": 1, "machines": [], "lapsed": [1]}]}}));
+        assert_eq!((level(&lapsed), level(&kept)), (17, 17), "members of level 16 would stop at either");
     }
 
     #[test]

@@ -33,8 +33,8 @@ mod tokens;
 
 pub use authority::{Authority, AuthorityStep, Former, JoinToken, Spender, SpentToken, Successor, Terms};
 pub use command::{
-    AUTHORITIES_LEVEL, NAMESPACES_LEVEL, PUTS_MEMBERS, RULES_LEVEL, SAYS_THAT_IT_STEERS, SPENDERS_LEVEL, SectionPut,
-    TOLD_LEVEL,
+    AUTHORITIES_LEVEL, LAPSES_LEVEL, NAMESPACES_LEVEL, PUTS_MEMBERS, RULES_LEVEL, SAYS_THAT_IT_STEERS, SPENDERS_LEVEL,
+    SectionPut, TOLD_LEVEL,
 };
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;

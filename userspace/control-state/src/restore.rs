@@ -92,8 +92,9 @@ fn take_places(view: &mut Snapshot, backup: &Snapshot) {
         let mut machines = generation.machines.clone();
         machines.retain_mut(|machine| ids.get(&machine.member).map(|id| machine.member = *id).is_some());
         machines.sort_unstable_by_key(|machine| machine.member);
-        let (alive, released) = (renamed(&generation.alive), renamed(&generation.released));
-        Generation { number: generation.number, machines, alive, released, hash: generation.hash.clone() }
+        let [alive, released, lapsed] =
+            [&generation.alive, &generation.released, &generation.lapsed].map(|list| renamed(list));
+        Generation { number: generation.number, machines, alive, released, hash: generation.hash.clone(), lapsed }
     };
     let steering = backup.steering.iter().map(|(vip, then)| {
         let generations = then.generations.iter().map(moved).collect();

@@ -3,12 +3,13 @@
 //! A member takes flows when it has said that its kernel steers, so that nothing is sent to one that does not know yet what it is sent.
 //! What was before a generation is kept until every member has said that it holds nothing of it. A fleet that goes to and fro between the
 //! same few states, as with a member that comes and goes, has the same tables after the second round as after the tenth: later rounds
-//! are not kept, where slots remember all who had them meanwhile. Another `hash` is a change like any other: the connections from before are looked for by what chose their machines then.
+//! are not kept, where slots remember all who had them meanwhile. A member whose daemon did not serve for a while says so, because others
+//! took its new flows then: what they took is of the generation before, and a new one begins. Another `hash` is a change like any other: the connections from before are looked for by what chose their machines then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::command::SAYS_THAT_IT_STEERS;
+use crate::command::{LAPSES_LEVEL, SAYS_THAT_IT_STEERS};
 use base_model::HashRule;
 use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Members, Snapshot, Steering};
 use serde_json::Value;
@@ -19,6 +20,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
         return;
     }
     let seed = seed(&next.cluster_id);
+    let lapsed = lapsed(previous, next);
     let mut steering = BTreeMap::new();
     let is_there = |name: &String| next.objects.get(name).is_some_and(is_virtual_ip);
     let mut ids: BTreeSet<u16> = next.steering.iter().filter(|(name, _)| is_there(name)).map(|(_, s)| s.id).collect();
@@ -31,7 +33,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
         let after = if next.level < BY_NEED {
             steer_by_number(before_it, document, &next.members)
         } else {
-            let mut after = steer_vip(name, before_it, document, &next.members, (next.level, seed));
+            let mut after = steer_vip(name, before_it, document, &next.members, (next.level, seed, &lapsed));
             if after.id == 0 {
                 after.id = (1..=u16::MAX).find(|id| !ids.contains(id)).unwrap_or(0);
                 ids.insert(after.id);
@@ -49,6 +51,13 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
     if steering != *next.steering {
         next.steering = Arc::new(steering);
     }
+}
+
+/// Whose new flows others may have taken since.
+fn lapsed(previous: &Snapshot, next: &Snapshot) -> Vec<u16> {
+    let said = |name: &String| previous.members.get(name).map_or(0, |member| member.lapsed_ms);
+    let members = next.members.iter().filter(|(name, member)| member.lapsed_ms != said(name) && member.lapsed_ms != 0);
+    members.map(|(_, member)| member.id).collect()
 }
 
 fn is_virtual_ip(document: &Arc<Value>) -> bool {
@@ -145,7 +154,7 @@ fn steer_vip(
     before: Option<&Steering>,
     document: &Value,
     members: &Members,
-    (level, seed): (u32, u32),
+    (level, seed, lapsed): (u32, u32, &[u16]),
 ) -> Steering {
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
     let known = |id: u16| generations.last().is_none_or(|last| last.alive.contains(&id));
@@ -164,9 +173,22 @@ fn steer_vip(
 
     let hash = (level >= SAYS_THAT_IT_STEERS).then(|| hash_rule(document, seed));
     let last = generations.last().map(|last| (&last.machines, &last.alive, &last.hash));
-    if last != Some((&machines, &alive, &hash)) {
+    let mut changed = last != Some((&machines, &alive, &hash));
+    if let Some(last) = generations.last_mut() {
+        let is_of = |id: &&u16| last.machines.iter().any(|machine| machine.member == **id) && alive.contains(*id);
+        let lapsed: Vec<u16> = lapsed.iter().filter(is_of).copied().collect();
+        changed |= !lapsed.is_empty();
+        last.lapsed.extend(lapsed);
+        last.lapsed.sort_unstable();
+        last.lapsed.dedup();
+        if changed && level >= LAPSES_LEVEL {
+            // It is only now that it is known whether the last one is as those before.
+            forget_rounds(&mut generations, level);
+        }
+    }
+    if changed {
         let number = generations.last().map_or(1, |last| last.number + 1);
-        generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new(), hash });
+        generations.push(Generation { number, machines, alive: alive.clone(), hash, ..Generation::default() });
         if level >= SAYS_THAT_IT_STEERS {
             forget_rounds(&mut generations, level);
         }
@@ -223,7 +245,8 @@ fn forget_rounds(generations: &mut Vec<Generation>, level: u32) {
     if kept && generations.len() <= GENERATIONS_KEPT {
         return;
     }
-    let same = |a: &Generation, b: &Generation| (&a.machines, &a.alive, &a.hash) == (&b.machines, &b.alive, &b.hash);
+    let key = |of: &Generation| (of.machines.clone(), of.alive.clone(), of.hash.clone(), of.lapsed.clone());
+    let same = |a: &Generation, b: &Generation| key(a) == key(b);
     for round in 1..=ROUND_MAX {
         let Some(first) = generations.len().checked_sub(3 * round) else { return };
         let repeats = |at: usize| same(&generations[at], &generations[at + round]);
@@ -234,13 +257,16 @@ fn forget_rounds(generations: &mut Vec<Generation>, level: u32) {
     }
 }
 
-/// Owners that a slot can have had in these generations: one by each table, and, for each table that machines died under, who stood in for
-/// them until that was known.
+/// Owners that a slot can have had in these generations: one by each table, and, for each table that machines died under or did not serve for a
+/// while, who stood in for them.
 fn owners_most(generations: &[Generation]) -> usize {
     let (mut tables, mut died) = (BTreeSet::new(), BTreeSet::new());
     let key = |of: &Generation| of.machines.iter().map(|m| (m.member, m.weight)).collect::<Vec<_>>();
     for generation in generations {
         tables.insert(key(generation));
+        if !generation.lapsed.is_empty() {
+            died.insert(key(generation));
+        }
     }
     for pair in generations.windows(2) {
         if pair[0].machines.iter().any(|machine| !pair[1].alive.contains(&machine.member)) {

@@ -1222,6 +1222,50 @@ fn a_member_takes_flows_when_it_has_said_that_it_steers() {
 }
 
 #[test]
+fn what_others_took_while_a_daemon_did_not_serve_is_of_the_generation_before() {
+    let mut world = World::default();
+    let kept = |world: &World, name: &str| -> Vec<(u64, Vec<u16>, Vec<u16>)> {
+        let generations = &world.state.view.steering[name].generations;
+        generations.iter().map(|g| (g.number, g.lapsed.clone(), g.released.clone())).collect()
+    };
+    let says = |world: &mut World, name: &str, lapsed_ms: u64, released: u64| {
+        let released = [("v".to_owned(), released)].into();
+        world
+            .act(Action::PutMember { member: Member { steers: true, lapsed_ms, released, ..member(name) } })
+            .answer
+            .unwrap();
+    };
+    world.act(Action::RaiseLevel { level: crate::LEVEL }).answer.unwrap();
+    for name in ["n1", "n2", "n3"] {
+        says(&mut world, name, 0, 0);
+    }
+    world.put(PutMode::Create, json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]})).unwrap();
+    let drains = json!([{"name": "n1", "state": "draining"}, {"name": "n2"}]);
+    world
+        .put(PutMode::Create, json!({"name": "w", "kind": "VirtualIP", "addresses": ["10.0.0.2"], "machines": drains}))
+        .unwrap();
+    let w = kept(&world, "w");
+    says(&mut world, "n2", 0, 1);
+    says(&mut world, "n3", 0, 1);
+    assert_eq!(kept(&world, "v"), [(1, vec![], vec![2, 3])]);
+    says(&mut world, "n1", 7_000, 0);
+    assert_eq!(kept(&world, "v"), [(1, vec![1], vec![2, 3]), (2, vec![], vec![])], "all look again at what they hold");
+    assert_eq!(kept(&world, "w"), w, "it takes no flows of that one");
+    // The same again is no news, and an earlier time is: it is another clock's.
+    says(&mut world, "n1", 7_000, 0);
+    assert_eq!(kept(&world, "v").len(), 2);
+    says(&mut world, "n1", 6_000, 0);
+    assert_eq!(kept(&world, "v")[1..], [(2, vec![1], vec![]), (3, vec![], vec![])]);
+    for name in ["n1", "n2", "n3"] {
+        says(&mut world, name, 6_000, 3);
+    }
+    assert_eq!(kept(&world, "v").last().unwrap().1, [0u16; 0]);
+    // One that lapses over and over does not fill the history.
+    (0..300).for_each(|turn| says(&mut world, "n1", 10_000 + turn, 0));
+    assert!(kept(&world, "v").len() < 10, "{:?}", kept(&world, "v"));
+}
+
+#[test]
 fn virtual_ips_keep_their_numbers_whatever_comes_and_goes() {
     let mut world = World::default();
     let id = |world: &World, name: &str| world.state.view.steering[name].id;

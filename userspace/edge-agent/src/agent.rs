@@ -228,6 +228,11 @@ impl Agent {
         self.steer.as_mut().map(|steer| steer.look(&self.current)).unwrap_or_default()
     }
 
+    /// When others may last have taken this machine's new flows: see [`Steer::lapsed_ms`]. Meant to be called with every turn.
+    pub fn lapsed_ms(&mut self) -> u64 {
+        self.steer.as_mut().map_or(0, Steer::lapsed_ms)
+    }
+
     /// The kernel steers as the cluster says, since this process began.
     pub fn steers(&self) -> bool {
         self.steer.as_ref().is_some_and(Steer::steers)

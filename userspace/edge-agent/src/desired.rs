@@ -256,6 +256,9 @@ pub struct Step {
     /// What chooses the slot of a packet; none: what the document says, without a seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashRule>,
+    /// Machines whose new flows others took for a while.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lapsed: Vec<u16>,
 }
 
 impl Steering {

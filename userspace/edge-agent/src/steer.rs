@@ -62,6 +62,8 @@ pub struct Steer {
     backends: Backends,
     /// By server and protocol.
     listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
+    /// What was said last of when it lapsed, and since when.
+    lapsed: (u64, Option<Instant>),
     failures: BTreeMap<String, String>,
     /// Of those, the ones that are not steered by the slots they should be.
     unsteered: BTreeSet<String>,
@@ -134,6 +136,7 @@ impl Steer {
             known: Arc::default(),
             backends: Backends::default(),
             listeners: BTreeMap::new(),
+            lapsed: (0, None),
             failures: BTreeMap::new(),
             unsteered: BTreeSet::new(),
             detach,
@@ -381,6 +384,17 @@ impl Steer {
         self.looks.iter().filter(|(_, look)| look.done).map(|(vip, look)| (vip.clone(), look.number)).collect()
     }
 
+    /// When others may last have taken new flows of this machine, in milliseconds since 1970; 0: never. One that lapses over and over says
+    /// so now and then: until it has, it looks for them itself.
+    pub fn lapsed_ms(&mut self) -> u64 {
+        let (told, at) = self.lapsed;
+        let now = lock(&self.plane).kernel.lapsed_ms();
+        if now != told && at.is_none_or(|at| at.elapsed() >= LAPSE) {
+            self.lapsed = (now, Some(Instant::now()));
+        }
+        self.lapsed.0
+    }
+
     /// `None` while the cluster does not know this machine.
     fn wanted(&mut self, desired: &Desired, specs: &BTreeMap<String, VirtualIpSpec>) -> Option<Wanted> {
         let own = desired.machines.get(&self.own)?;
@@ -534,6 +548,9 @@ struct Look {
 /// For so long after a change other machines may still send new flows by the table before it.
 const SETTLED: Duration = Duration::from_secs(3);
 
+/// Between two times that it is said that this machine's daemon did not serve for a while: each is a change for all machines.
+const LAPSE: Duration = Duration::from_secs(5);
+
 /// Between two looks. One costs about a microsecond for every connection of the machine.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -590,6 +607,7 @@ fn slots_of(
             machines: candidates(machines),
             alive: step.alive.clone(),
             released: step.released.clone(),
+            lapsed: step.lapsed.clone(),
         };
         (!part.is_empty()).then(|| part.iter().map(step).collect())
     };
@@ -627,11 +645,12 @@ fn slots_of(
 
 /// What of a generation the slots follow from: not its number.
 #[derive(PartialEq)]
-struct Spread(Vec<(u16, u32)>, Vec<u16>, Vec<u16>, Option<HashRule>);
+struct Spread(Vec<(u16, u32)>, [Vec<u16>; 3], Option<HashRule>);
 
 impl Spread {
     fn of((machines, step): &(&[(u16, u32)], Step)) -> Spread {
-        Spread(machines.to_vec(), step.alive.clone(), step.released.clone(), step.hash.clone())
+        let ids = [step.alive.clone(), step.released.clone(), step.lapsed.clone()];
+        Spread(machines.to_vec(), ids, step.hash.clone())
     }
 }
 
@@ -775,6 +794,46 @@ mod tests {
         assert!(slots.iter().any(|slot| slot.previous() == 2));
         let gone = owners([true; 3], &[1, 2, 3], &[1, 3]);
         assert!(gone.iter().all(|slot| !slot.owners().contains(&2)));
+    }
+
+    #[test]
+    fn who_stood_in_for_a_daemon_that_did_not_serve_is_remembered() {
+        let alive = vec![1, 2, 3];
+        let of = |lapsed: &[u16]| {
+            let step = |number, lapsed: &[u16]| Step {
+                number,
+                alive: alive.clone(),
+                lapsed: lapsed.to_vec(),
+                ..Step::default()
+            };
+            let steering = Steering {
+                id: 1,
+                generations: vec![vec![(1, 1), (2, 1), (3, 1)]; 2],
+                alive: alive.clone(),
+                steps: vec![step(1, lapsed), step(2, &[])],
+            };
+            let machines = alive.iter().map(|id| (format!("m{id}"), machine(*id, true))).collect();
+            let desired = Desired {
+                machines: Arc::new(machines),
+                steering: Arc::new([("v".to_owned(), Arc::new(steering))].into()),
+                ..Desired::default()
+            };
+            let there = |id: &u16| edge_kernel::Machine {
+                index: *id,
+                name: format!("m{id}"),
+                address: IpAddr::from([10, 0, 0, *id as u8]),
+                next_hop: None,
+                backend: None,
+                own: *id == 1,
+            };
+            let there: Vec<_> = alive.iter().map(there).collect();
+            slots_of(&mut BTreeMap::new(), "v", &desired, &there, 255).slots
+        };
+        let (before, after) = (of(&[]), of(&[2]));
+        for (before, after) in before.iter().zip(&*after) {
+            assert_eq!(before.current(), after.current());
+            assert_eq!(after.has_past(), after.current() == 2, "{after:?}");
+        }
     }
 
     #[test]

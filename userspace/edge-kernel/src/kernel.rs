@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
@@ -98,6 +99,8 @@ pub struct Attachment {
 pub struct Kernel {
     pub(crate) options: Options,
     pub(crate) config: Arc<MappedArray<Config>>,
+    /// See [`Kernel::lapsed_ms`].
+    pub(crate) lapsed_ms: Arc<AtomicU64>,
     pub(crate) slots: MappedArray<Slot>,
     pub(crate) machines: MappedArray<abi::Machine>,
     pub(crate) before: MappedArray<abi::Before>,
@@ -350,6 +353,7 @@ impl Kernel {
             .map_err(|e| KernelError::system("cannot use the rings for captured packets", e))?;
         Ok(Kernel {
             config,
+            lapsed_ms: Arc::default(),
             captures,
             slots: mapped("SLOTS", take("SLOTS")?)?,
             machines: mapped("MACHINES", take("MACHINES")?)?,

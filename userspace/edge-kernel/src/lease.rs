@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use abi::Config;
 use abi::config::lease;
@@ -18,12 +18,20 @@ use crate::sys;
 pub struct Lease {
     config: Arc<MappedArray<Config>>,
     began: Cell<Instant>,
+    lapsed_ms: Arc<AtomicU64>,
 }
 
 impl Kernel {
     /// Until it is renewed for the first time, the word of the process before stands, or nobody's.
     pub fn lease(&self) -> Lease {
-        Lease { config: self.config.clone(), began: Cell::new(Instant::now()) }
+        let (config, lapsed_ms) = (self.config.clone(), self.lapsed_ms.clone());
+        Lease { config, began: Cell::new(Instant::now()), lapsed_ms }
+    }
+
+    /// When a lease of this machine was last renewed that had lapsed: others may have taken its new flows. Milliseconds since 1970; 0: never,
+    /// since this process began.
+    pub fn lapsed_ms(&self) -> u64 {
+        self.lapsed_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -38,6 +46,8 @@ impl Lease {
         let soon = now + CLOSE_CALL;
         if lease::state(self.word().load(Ordering::Relaxed), soon) == lease::LAPSED {
             self.began.set(Instant::now());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.lapsed_ms.store(now.as_millis() as u64, Ordering::Relaxed);
         }
         let until = now + time.as_nanos() as u64;
         self.store(lease::word(until, self.began.get().elapsed() < Self::YOUNG));

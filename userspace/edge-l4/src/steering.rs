@@ -25,6 +25,8 @@ pub struct Step<'a> {
     pub alive: Vec<u16>,
     /// Machines that have said, during this step, that they hold nothing in slots that are not theirs by its table.
     pub released: Vec<u16>,
+    /// Machines that live and whose daemons did not serve for a while at the end of this step: others took their new flows.
+    pub lapsed: Vec<u16>,
 }
 
 /// Folds the history of a virtual IP, oldest step first, into its slots.
@@ -36,47 +38,65 @@ pub fn slots(steps: &[Step<'_>]) -> Vec<Slot> {
             tables.push((&step.machines, maglev::full_table(&step.machines)));
             tables.len() - 1
         });
-        fold(&mut slots, &tables[at].1, &step.alive, &step.released);
+        fold(&mut slots, &tables[at].1, step);
     }
     slots
 }
 
 /// Takes the slots one step on. `table` is that of the step's machines.
-pub fn fold(slots: &mut Vec<Slot>, table: &[u16], alive: &[u16], released: &[u16]) {
+pub fn fold(slots: &mut Vec<Slot>, table: &[u16], step: &Step<'_>) {
     let mut eligible = Ids::NONE;
     table.iter().for_each(|owner| eligible.set(*owner));
     eligible.clear(NOBODY);
     let mut living = Ids::NONE;
-    alive.iter().for_each(|id| living.set(*id));
+    step.alive.iter().for_each(|id| living.set(*id));
     slots.resize(table.len(), Slot::default());
     // While its daemon was dead and this was not known yet, others took the flows of a machine: see `datapath::owners::stand_in`.
-    let dead = |slot: &Slot| slot.current() != NOBODY && !living.has(slot.current());
-    let before = slots.iter().any(dead).then(|| slots.clone());
+    let dead = |id: u16| id != NOBODY && !living.has(id);
+    let before = slots.iter().any(|slot| dead(slot.current())).then(|| slots.clone());
     for (number, (slot, owner)) in slots.iter_mut().zip(table).enumerate() {
         if slot.0 == u64::from(*owner) && (*owner == NOBODY || living.has(*owner)) {
             continue;
         }
-        let stood_in =
-            before.as_ref().filter(|_| dead(slot)).map_or(NOBODY, |before| stand_in(before, number, slot.current()));
+        let stood_in = before.as_ref().map_or([NOBODY; 2], |before| stood_in(before, number, slot.current(), dead));
         *slot = next(*slot, *owner, &eligible, |id| living.has(id));
-        if stood_in != NOBODY && living.has(stood_in) {
-            *slot = behind(*slot, stood_in);
+        *slot = behind(*slot, stood_in.map(|id| if living.has(id) { id } else { NOBODY }));
+    }
+    if !step.released.is_empty() {
+        let mut kept = living;
+        step.released.iter().for_each(|id| kept.clear(*id));
+        for (slot, owner) in slots.iter_mut().zip(table).filter(|(slot, _)| slot.has_past()) {
+            // Who takes new flows of the slot may have got one since.
+            let current = slot.current();
+            *slot = next(*slot, *owner, &eligible, |id| id == current || kept.has(id));
         }
     }
-    let mut kept = living;
-    released.iter().for_each(|id| kept.clear(*id));
-    if released.is_empty() {
-        return;
-    }
-    for (slot, owner) in slots.iter_mut().zip(table).filter(|(slot, _)| slot.has_past()) {
-        // Who takes new flows of the slot may have got one since.
-        let current = slot.current();
-        *slot = next(*slot, *owner, &eligible, |id| id == current || kept.has(id));
+    if !step.lapsed.is_empty() {
+        let lapsed = |id: u16| step.lapsed.contains(&id);
+        let before = slots.clone();
+        for (number, slot) in slots.iter_mut().enumerate() {
+            *slot = behind(*slot, stood_in(&before, number, slot.current(), lapsed));
+        }
     }
 }
 
-/// Who took the slot's flows while its owner did not serve. As the kernel's programs choose it; small tables are those of tests.
-fn stand_in(slots: &[Slot], number: usize, owner: u16) -> u16 {
+/// Who may have taken the slot's flows while its owner did not serve: the one that stands in for it, and where that one did not serve
+/// either, another. As the kernel's programs choose them; small tables are those of tests.
+fn stood_in(slots: &[Slot], number: usize, owner: u16, silent: impl Fn(u16) -> bool) -> [u16; STAND_INS] {
+    let mut asked = [owner, NOBODY, NOBODY];
+    for at in 0..STAND_INS {
+        // Of a slot that is full it was one that it remembers.
+        if asked[at] == NOBODY || !silent(asked[at]) || slots[number].is_full() {
+            break;
+        }
+        asked[at + 1] = stand_in(slots, number, &asked[..=at]);
+    }
+    // Where there is room for one alone it is for the one that served.
+    [asked[2], asked[1]]
+}
+
+/// The owner of another slot, that is none of these.
+fn stand_in(slots: &[Slot], number: usize, asked: &[u16]) -> u16 {
     let step = |number: usize| match u32::try_from(number) {
         Ok(number) if slots.len() == abi::limits::SLOTS as usize => Slot::stand_in(number) as usize,
         _ => (number + 1) % slots.len(),
@@ -85,21 +105,25 @@ fn stand_in(slots: &[Slot], number: usize, owner: u16) -> u16 {
     for _ in 0..STAND_INS_MAX {
         number = step(number);
         let other = slots[number].current();
-        if other != NOBODY && other != owner {
+        if other != NOBODY && !asked.contains(&other) {
             return other;
         }
     }
     NOBODY
 }
 
-/// The slot with one more owner behind the first, if there is room and it is not among them.
-fn behind(slot: Slot, id: u16) -> Slot {
+/// Machines that try, one after the other, to stand in for one that does not serve.
+const STAND_INS: usize = 2;
+
+/// The slot with more owners behind the first, for which there is room and which are not among them.
+fn behind(slot: Slot, ids: [u16; STAND_INS]) -> Slot {
     let mut owners = slot.owners();
-    if owners.contains(&id) || owners[OWNERS - 1] != NOBODY {
-        return slot;
+    for id in ids {
+        if id != NOBODY && !owners.contains(&id) && !Slot::new(owners).is_full() {
+            owners[1..].rotate_right(1);
+            owners[1] = id;
+        }
     }
-    owners[1..].rotate_right(1);
-    owners[1] = id;
     Slot::new(owners)
 }
 
@@ -180,7 +204,7 @@ mod tests {
     /// Machines with equal shares, and others that live.
     fn step(ids: &[u16], drain: &[u16]) -> Step<'static> {
         let machines = candidates(&ids.iter().map(|id| (*id, 1)).collect::<Vec<_>>());
-        Step { machines, alive: [ids, drain].concat(), released: Vec::new() }
+        Step { machines, alive: [ids, drain].concat(), ..Step::default() }
     }
 
     fn owners(ids: &[u16]) -> Vec<u16> {
@@ -271,6 +295,8 @@ mod tests {
         End(u8),
         /// A machine looks at what it holds and says what it is done with.
         Look(u16),
+        /// Its daemon does not serve for a while, and others take its new flows.
+        Lapse(u16),
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -281,7 +307,8 @@ mod tests {
             1 => id.clone().prop_map(Event::Crash),
             3 => (id.clone(), 1..6u32).prop_map(|(id, weight)| Event::Weigh(id, weight)),
             2 => any::<u8>().prop_map(Event::End),
-            3 => id.prop_map(Event::Look),
+            3 => id.clone().prop_map(Event::Look),
+            2 => id.prop_map(Event::Lapse),
         ]
     }
 
@@ -319,7 +346,7 @@ mod tests {
                 alive.iter().filter(|id| !self.draining.contains(id)).map(|id| (*id, self.weights[id])).collect();
             let machines = candidates(&taking);
             if self.history.last().is_none_or(|last| last.machines != machines || last.alive != alive) {
-                self.history.push(Step { machines, alive, released: Vec::new() });
+                self.history.push(Step { machines, alive, ..Step::default() });
             }
         }
 
@@ -337,7 +364,7 @@ mod tests {
             let mut slots = Vec::new();
             for step in &self.history {
                 let table = Fleet::cached(&mut self.tables, &step.machines);
-                fold(&mut slots, table, &step.alive, &step.released);
+                fold(&mut slots, table, step);
             }
             slots
         }
@@ -364,6 +391,24 @@ mod tests {
                 Event::Weigh(id, weight) => drop(self.weights.insert(id, weight)),
                 Event::End(n) => {
                     self.connections.retain(|(slot, id)| (slot * 31 + usize::from(*id) * 7) % 256 > usize::from(n))
+                }
+                Event::Lapse(id) => {
+                    let slots = self.slots();
+                    if !self.history.last().unwrap().alive.contains(&id) {
+                        return;
+                    }
+                    for (number, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.current() == id) {
+                        let other = (1..=STAND_INS_MAX).map(|turn| slots[(number + turn) % slots.len()].current());
+                        // A slot whose four owners are all needed has no room for a fifth: one of them takes its flows.
+                        let other = if slot.is_full() { vec![slot.previous()] } else { other.collect() };
+                        if let Some(other) = other.into_iter().find(|other| ![NOBODY, id].contains(other)) {
+                            self.connections.insert((number, other));
+                        }
+                    }
+                    let last = self.history.last_mut().unwrap();
+                    last.lapsed.push(id);
+                    let (machines, alive) = (last.machines.clone(), last.alive.clone());
+                    self.history.push(Step { machines, alive, ..Step::default() });
                 }
                 Event::Look(id) => {
                     let (table, slots) = (self.table(), self.slots());
@@ -431,7 +476,8 @@ mod tests {
                     let ids = |bits: u8| (1..=4u16).filter(move |id| bits & (1 << (id - 1)) != 0);
                     let alive = alive | taking;
                     let machines = candidates(&ids(*taking).map(|id| (id, 1)).collect::<Vec<_>>());
-                    fold(&mut slots, &maglev::table(&machines, SLOTS), &ids(alive).collect::<Vec<_>>(), &[]);
+                    let table = maglev::table(&machines, SLOTS);
+                    fold(&mut slots, &table, &Step { machines, alive: ids(alive).collect(), ..Step::default() });
                 }
                 slots
             };

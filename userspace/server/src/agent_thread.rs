@@ -46,6 +46,10 @@ pub trait Acts {
     fn steers(&self) -> bool {
         false
     }
+    /// When others may last have taken its new flows; 0: never.
+    fn lapsed_ms(&mut self) -> u64 {
+        0
+    }
     /// Another process is about to take over; see [`Rest`].
     fn hold(&mut self) {}
     /// It did not.
@@ -87,6 +91,10 @@ impl Acts for Agent {
 
     fn steers(&self) -> bool {
         Agent::steers(self)
+    }
+
+    fn lapsed_ms(&mut self) -> u64 {
+        Agent::lapsed_ms(self)
     }
 
     fn hold(&mut self) {
@@ -156,7 +164,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
             tick();
             agent.tick();
             sources.look(agent.current());
-            health.agent_says(agent.released(), agent.steers());
+            health.agent_says(agent.released(), agent.steers(), agent.lapsed_ms());
         }));
         let pause = match turned {
             Ok(()) => {
@@ -290,7 +298,8 @@ fn desired(snapshot: &Snapshot) -> Desired {
             // Who was alive is not said of generations from before the cluster's second feature level.
             let unsaid = g.alive.is_empty() && !g.machines.is_empty();
             let alive = if unsaid { s.alive.clone() } else { g.alive.clone() };
-            Step { number: g.number, alive, released: g.released.clone(), hash: g.hash.clone() }
+            let (released, lapsed) = (g.released.clone(), g.lapsed.clone());
+            Step { number: g.number, alive, released, hash: g.hash.clone(), lapsed }
         };
         let steering = Steering {
             id: s.id,

@@ -200,11 +200,14 @@ impl Health {
         }
     }
 
-    /// What this machine is done with, by VirtualIP, and whether its kernel steers: the others hear of it.
-    pub fn agent_says(&self, released: BTreeMap<String, u64>, steers: bool) {
+    /// What this machine is done with, by VirtualIP, whether its kernel steers, and when others may have taken its new flows: the others hear
+    /// of it.
+    pub fn agent_says(&self, released: BTreeMap<String, u64>, steers: bool, lapsed_ms: u64) {
         self.steers.store(steers, Ordering::Relaxed);
         if let Some(control) = self.control() {
-            control.update_member(|member| (member.released, member.steers) = (released, steers));
+            control.update_member(|member| {
+                (member.released, member.steers, member.lapsed_ms) = (released, steers, lapsed_ms);
+            });
         }
     }
 
