@@ -164,6 +164,7 @@ fn a_second_opinion_agrees_on_what_is_answered_with_what() {
     for cookie in [Some(0xfffe_1234), None] {
         let mut model = Model::of(&machines, &vips);
         model.cookie = cookie;
+        model.ways_last = Duration::MAX;
         model.way_to = Some(router);
         let mut witness = Witness::new(machines.clone(), vips.clone(), [world::address(OWN), world::own_v6()]);
         witness.syn_cookie = cookie;
