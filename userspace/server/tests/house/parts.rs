@@ -250,10 +250,33 @@ pub fn eureka() -> Option<(PathBuf, String, PathBuf)> {
                           @org.springframework.cloud.netflix.eureka.server.EnableEurekaServer\n\
                           public class Registry {\n    public static void main(String[] words) {\n        \
                           org.springframework.boot.SpringApplication.run(Registry.class, words);\n    }\n}\n";
+    java_program("eureka-4.1.6", WANTS, STARTS)
+}
+
+/// Java, the class path of Nacos's core and its service registry, which Maven's repository carries, and the program that starts them.
+pub fn nacos() -> Option<(PathBuf, String, PathBuf)> {
+    // Of the two Hessians that it asks for it works with the other one.
+    const WANTS: &str = "<project><modelVersion>4.0.0</modelVersion><groupId>part</groupId><artifactId>nacos</artifactId><version>1</version>\
+                         <dependencies><dependency><groupId>io.springboot.nacos</groupId><artifactId>nacos-naming</artifactId>\
+                         <version>2.2.4</version><exclusions><exclusion><groupId>com.alipay.sofa</groupId>\
+                         <artifactId>hessian</artifactId></exclusion></exclusions></dependency></dependencies></project>";
+    // Logins are of another part of it, which nobody carries.
+    const STARTS: &str = "@org.springframework.boot.autoconfigure.SpringBootApplication(scanBasePackages = \"com.alibaba.nacos\", exclude = {\n    \
+                          org.springframework.boot.autoconfigure.security.servlet.SecurityAutoConfiguration.class,\n    \
+                          org.springframework.boot.actuate.autoconfigure.security.servlet.ManagementWebSecurityAutoConfiguration.class})\n\
+                          public class Registry {\n    public Registry(com.alibaba.nacos.core.code.ControllerMethodsCache methods) {\n        \
+                          methods.initClassMethod(\"com.alibaba.nacos.naming.controllers\");\n    }\n\n    \
+                          public static void main(String[] words) {\n        \
+                          org.springframework.boot.SpringApplication.run(Registry.class, words);\n    }\n}\n";
+    java_program("nacos-2.2.4", WANTS, STARTS)
+}
+
+/// Java, a class path with what is asked for, and a program of one file.
+fn java_program(name: &str, wants: &str, starts: &str) -> Option<(PathBuf, String, PathBuf)> {
     let java = program("java")?;
-    let main = brought("eureka-4.1.6", "Registry.java", |place| {
+    let main = brought(name, "Registry.java", |place| {
         let mut command = Command::new(program("mvn").ok_or("there is no mvn")?);
-        for (name, text) in [("pom.xml", WANTS), ("Registry.java", STARTS)] {
+        for (name, text) in [("pom.xml", wants), ("Registry.java", starts)] {
             fs::write(place.join(name), text).map_err(|_| "there is no room for it")?;
         }
         command.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);

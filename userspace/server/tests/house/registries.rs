@@ -3,7 +3,7 @@
 use crate::cluster::{ADDRESSES, in_a_network_of};
 use crate::leash::Leashed;
 use crate::parts;
-use crate::world::{Answer, Backend, Connection, Machine, answers, eventually, free_port, get, server};
+use crate::world::{Answer, Backend, Connection, Machine, answers, eventually, free_port, get, server, within};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// A pipeline whose pool follows a service, with a server of its own to fall back to.
 fn following(registry: &str, service: &str, fallback: &Backend) -> String {
@@ -86,7 +87,9 @@ impl Part {
         let mut command = (self.command)(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process = Some(Leashed::start(&mut command).unwrap());
-        eventually("it listens", || TcpStream::connect((self.host, self.port)).ok());
+        // What is written in Java takes its time where everything else runs beside it.
+        let listens = within(Duration::from_secs(300), || TcpStream::connect((self.host, self.port)).ok());
+        assert!(listens.is_some(), "nobody listens at {}:{}", self.host, self.port);
     }
 
     pub fn kill(&mut self) {
@@ -423,6 +426,71 @@ fn servers_come_from_eureka() {
     });
     assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
     register(&eureka, "2", &second, "UP");
+    served_by(entry, &["second"]);
+}
+
+/// Alibaba's own server, without the part that logins are of. It has several ports, and a network for itself.
+#[test]
+fn servers_come_from_nacos() {
+    let Some((java, classes, main)) = parts::nacos() else { return };
+    if !in_a_network_of("registries::servers_come_from_nacos", 0) {
+        return;
+    }
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let mut nacos = Part::start(8848, move |directory| {
+        let mut command = Command::new(&java);
+        command.args([
+            "-Xmx256m",
+            "-XX:TieredStopAtLevel=1",
+            "-Dnacos.standalone=true",
+            "-Dnacos.core.auth.enabled=false",
+        ]);
+        command.args(["-Dnacos.inetutils.ip-address=127.0.0.1", &format!("-Dnacos.home={}", directory.display())]);
+        command.args(["-cp", &classes]).arg(&main).arg("--server.address=127.0.0.1").current_dir(directory);
+        command
+    });
+    // Nobody sends heartbeats for them here: they are taken for well for as long as the test may last.
+    let lasts = "%22preserved.heart.beat.timeout%22:%22900000%22,%22preserved.ip.delete.timeout%22:%22900000%22";
+    let does = |nacos: &Part, method: &str, backend: &Backend, more: &str| {
+        let place = format!("serviceName=orders&ip=127.0.0.1&port={}&ephemeral=true", backend.port);
+        nacos.does(method, &format!("/nacos/v1/ns/instance?{place}&metadata=%7B{lasts}%7D{more}"), "");
+    };
+    let machine = Machine::start();
+    let entry = free_port();
+    machine.create(
+        "kind: NacosServiceRegistry\nname: nacos\nsyncInterval: 200ms\nservers: [{scheme: http, contextPath: /nacos, ipAddr: 127.0.0.1, port: 8848}]\n",
+    );
+    machine.create(&following("nacos", "orders", &fallback));
+    machine.create(&server("hs", entry, "pl"));
+    answers(entry, "/", 200);
+    served_by(entry, &["fallback"]);
+    does(&nacos, "POST", &first, "");
+    served_by(entry, &["first"]);
+    does(&nacos, "POST", &second, "&weight=2");
+    served_by(entry, &["first", "second"]);
+    assert_eq!(status(&machine, "nacos")["instancesNum"]["orders"], 2);
+    // One that is taken out, comes back, and another that goes.
+    does(&nacos, "POST", &first, "&enabled=false");
+    served_by(entry, &["second"]);
+    does(&nacos, "POST", &first, "&enabled=true");
+    served_by(entry, &["first", "second"]);
+    does(&nacos, "DELETE", &second, "");
+    served_by(entry, &["first"]);
+    status_says(&machine, "nacos", "ready");
+
+    nacos.signal("STOP");
+    status_says(&machine, "nacos", "no answer within");
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    nacos.signal("CONT");
+    status_says(&machine, "nacos", "ready");
+    nacos.kill();
+    status_says(&machine, "nacos", "Nacos at");
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    // It has forgotten everything, which is not believed at once; then one comes.
+    nacos.run();
+    eventually("its emptiness is held off", || status(&machine, "nacos")["held"]["orders"].as_str().map(str::to_owned));
+    assert_eq!(who(entry), BTreeSet::from(["first".to_owned()]));
+    does(&nacos, "POST", &second, "");
     served_by(entry, &["second"]);
 }
 
