@@ -906,7 +906,7 @@ impl Pool {
         let recipe = Recipe {
             name: name.clone(),
             kind: kind.to_owned(),
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             identity: identity.cloned(),
             listed: servers,
             stats: stats.clone(),

@@ -12,7 +12,8 @@ use edge_upstream::balance::load::Waiting;
 use edge_upstream::discovery::{Directory, Follows, Instance};
 use edge_upstream::sticky::Sticky;
 use edge_upstream::{Balancer, Check, Identity, Server};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// See the module doc.
@@ -40,7 +41,7 @@ pub(crate) struct Recipe {
     pub name: String,
     /// Of the filter.
     pub kind: String,
-    pub spec: PoolSpec,
+    pub spec: Arc<PoolSpec>,
     pub identity: Option<Arc<Identity>>,
     /// Those of the document, which `serverTags` have been applied to.
     pub listed: Vec<Arc<Server>>,
@@ -51,8 +52,9 @@ pub(crate) struct Recipe {
 impl Members {
     /// Follows the service of the pool, if it has one. `before` is the balancer of the generation before: what servers have under way is
     /// counted on, and who was there is no newcomer.
-    pub fn after(recipe: Recipe, before: Option<&Balancer>) -> Result<Arc<Members>, String> {
+    pub fn after(mut recipe: Recipe, before: Option<&Balancer>) -> Result<Arc<Members>, String> {
         let key = recipe.spec.service().map(|(registry, service)| Directory::key(registry, service));
+        recipe.spec = but_for_the_service(recipe.spec);
         // At once with what the service has: beside the generation before, its servers are no newcomers.
         let known = key.as_deref().map(|key| Directory::here().instances(key)).unwrap_or_default();
         let sets = recipe.sets(&known, before)?;
@@ -167,6 +169,24 @@ impl Recipe {
     }
 }
 
+/// The same without the service that it names, in one place of memory for all pools that are alike then: of ten thousand that a controller
+/// has made most are, and the document of a pool is the largest thing that is kept of it.
+fn but_for_the_service(mut spec: Arc<PoolSpec>) -> Arc<PoolSpec> {
+    static LATEST: Mutex<VecDeque<Weak<PoolSpec>>> = Mutex::new(VecDeque::new());
+    let own = Arc::make_mut(&mut spec);
+    (own.members.service_registry, own.members.service_name) = Default::default();
+    let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = latest.iter().filter_map(Weak::upgrade).find(|known| *known == spec) {
+        return same;
+    }
+    latest.truncate(ALIKE_SOUGHT - 1);
+    latest.push_front(Arc::downgrade(&spec));
+    spec
+}
+
+/// So many of the latest are looked through for one that is the same.
+const ALIKE_SOUGHT: usize = 16;
+
 /// The queue of the generation before, where there was one: who waits there is in front.
 fn waiting_of(spec: &PoolSpec, before: Option<&Balancer>) -> Option<Arc<Waiting>> {
     let size = spec.members.queue.as_ref()?.size as usize;
@@ -205,7 +225,7 @@ mod tests {
             Recipe {
                 name: "proxy#p#main".to_owned(),
                 kind: "Proxy".to_owned(),
-                spec,
+                spec: Arc::new(spec),
                 identity: None,
                 listed,
                 stats: PoolStats::new(PoolNames::default(), 2),
@@ -247,6 +267,20 @@ mod tests {
         let none = members("{serviceRegistry: members, serviceName: a}");
         assert_eq!(urls(&none), Vec::<String>::new());
         assert!(none.of(0).balancer.choose(&Request::default(), &Client::default(), 0).is_none());
+    }
+
+    #[test]
+    fn pools_that_are_alike_but_for_their_service_are_kept_once() {
+        let of = |service: &str, more: &str| {
+            members(&format!("{{serviceRegistry: members, serviceName: alike-{service}, maxConcurrency: 7777{more}}}"))
+        };
+        tell("alike-a", &[("http://10.5.0.1:80", &[])]);
+        tell("alike-b", &[("http://10.5.0.2:80", &[])]);
+        let (a, b, other) = (of("a", ""), of("b", ""), of("b", ", http2: true"));
+        assert!(Arc::ptr_eq(&a.recipe.spec, &b.recipe.spec) && !Arc::ptr_eq(&b.recipe.spec, &other.recipe.spec));
+        assert_eq!((urls(&a), urls(&b)), (vec!["http://10.5.0.1:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()]));
+        tell("alike-a", &[("http://10.5.0.3:80", &[])]);
+        assert_eq!((urls(&a), urls(&b)), (vec!["http://10.5.0.3:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()]));
     }
 
     #[test]
