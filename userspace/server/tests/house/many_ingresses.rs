@@ -50,6 +50,11 @@ fn memory(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
+/// What comes while something is written waits until that is through, and a little longer: a change is told of that comes alone.
+fn alone() {
+    std::thread::sleep(Duration::from_millis(250));
+}
+
 fn told(what: &str, mut took: Vec<Duration>) {
     took.sort();
     println!("{what}: median {:.1?}, longest {:.1?} of {}", took[took.len() / 2], took[took.len() - 1], took.len());
@@ -135,6 +140,7 @@ fn figures(kube: &Kube, port: u16, document: &str, many: &Many<'_>) {
         if turn == 0 {
             (many.to_other)(&mut changed);
         }
+        alone();
         kube.put(changed);
         live(port, n, if turn == 0 { "second" } else { "first" })
     });
@@ -142,6 +148,7 @@ fn figures(kube: &Kube, port: u16, document: &str, many: &Many<'_>) {
     // Pods that come and go.
     let changes = (0..20).map(|n| {
         let (n, turn) = (count / 20 * (n / 2), n % 2);
+        alone();
         kube.put(slice(&format!("s{n}"), 1, if turn == 0 { &second } else { &first }));
         live(port, n, if turn == 0 { "second" } else { "first" })
     });
