@@ -23,7 +23,7 @@ mod sections;
 mod tickets;
 mod wasm;
 
-pub use compact::compact;
+pub use compact::{Kept, compact};
 pub use custom::{CUSTOM_BATCH_FIELDS, CUSTOM_KIND_FIELDS, CustomBatch, CustomRules};
 pub use namespaces::{NAMESPACE_LABEL, is_namespaced, made_key, object_key};
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base_model::{Cidr, HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
-use control_api::Document;
+use control_api::{Document, Kept};
 use control_kubernetes::certificates::secret_of;
 use control_kubernetes::ingress::{self, Known, Rules, Settings};
 use control_kubernetes::object::LoadBalancerPlace;
@@ -86,7 +86,7 @@ impl Maker for IngressMaker {
         if !places.is_empty() {
             // One for all: ten thousand may be told at once.
             let said: Vec<Value> = places.iter().map(place_json).collect();
-            let said = Arc::new(json!({"loadBalancer": {"ingress": said}}));
+            let said = Kept::of(&json!({"loadBalancer": {"ingress": said}}));
             // Both are in the order of their keys.
             let mut ours = outcome.reports.keys().peekable();
             for (key, ingress) in seen.store.ingresses_by_key() {

@@ -7,7 +7,7 @@
 //! Most of what changes in a cluster are pods that come and go: servers of services, which no document names. Those are written without
 //! anything being made anew, and so is a status heard of that is the one that was told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -336,8 +336,8 @@ impl<C: Cluster> Work<C> {
         let Heard::Put(object) = heard else { return false };
         let place = (object.kind(), object.key());
         let Some(was) = self.store.get(place.0, &place.1) else { return false };
-        let told =
-            object.differs_in_status(was) && self.statuses.get(&place).is_some_and(|wanted| object.has_status(wanted));
+        let told = object.differs_in_status(was)
+            && self.statuses.get(&place).is_some_and(|wanted| object.has_status(&wanted.read()));
         if told {
             self.statuses.remove(&place);
             self.tell_pause.reset();
@@ -507,16 +507,14 @@ impl<C: Cluster> Work<C> {
             }
         }
         let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
-        let (puts, mut gone) =
+        let writes::Documents { servers, pipelines, mut gone } =
             writes::documents(objects, (&parent, &namespace), &documents, &outcome.pipelines, &mut self.alike);
-        let (servers, pipelines): (Vec<&Arc<Value>>, Vec<&Arc<Value>>) =
-            puts.into_iter().partition(|document| is_server(document));
         let kept: BTreeSet<String> = outcome.kept.iter().map(|name| namespaces::key(&namespace, name)).collect();
         let gone_servers: Vec<String> =
             gone.extract_if(.., |key| objects.get(key).is_some_and(|d| is_server(d))).collect();
         // A server that goes leaves its port to one that comes, in the same change; others go by themselves.
         let (mut servers, left) = paired(servers, gone_servers.into_iter().filter(|key| !kept.contains(key)), objects);
-        first.extend(pipelines.into_iter().map(|document| Write::Document(document.clone(), Vec::new())));
+        first.extend(pipelines.into_iter().map(|document| Write::Pipeline(document.clone())));
         if apart {
             // A server that cannot be as it is to be stays as it was, and so do its rules, which come before it.
             let stored = state.view.sections.get(RULES);
@@ -527,7 +525,7 @@ impl<C: Cluster> Work<C> {
             stays.extend(refused_now);
             first.extend(writes::rules(stored, (name, &namespace), &rules, &stays, &mut self.alike));
         }
-        first.extend(servers.into_iter().map(|(document, goes)| Write::Document(document, goes)));
+        first.extend(servers.into_iter().map(|(document, goes)| Write::Server(document, goes)));
         first.extend(left.into_iter().map(Write::NoDocument));
         let rules: usize = outcome.rules.values().map(|rules| rules.len()).sum();
         self.alike.tidy(outcome.documents.len() + outcome.pipelines.len() + rules);
@@ -569,7 +567,7 @@ impl<C: Cluster> Work<C> {
             let action = Action::PutGenerated {
                 owner: self.controller.name.clone(),
                 fence: None,
-                puts: part.iter().map(|(server, _)| entry(server, namespace)).collect(),
+                puts: part.iter().map(|(server, _)| entry(Value::clone(server), namespace)).collect(),
                 deletes: part.iter().flat_map(|(_, goes)| goes.clone()).collect(),
                 keys: Vec::new(),
             };
@@ -635,12 +633,13 @@ impl<C: Cluster> Work<C> {
                     endpoints.puts.push(KeyPut::new(service_key(service), json!({"instances": instances})));
                 }
                 Write::NoServers(service) => endpoints.deletes.push(service_key(service)),
-                Write::Document(document, goes) => {
-                    puts.push(entry(document, &namespace));
+                Write::Pipeline(document) => puts.push(entry(document.read(), &namespace)),
+                Write::Server(document, goes) => {
+                    puts.push(entry(Value::clone(document), &namespace));
                     deletes.extend(goes.iter().cloned());
                 }
                 Write::NoDocument(key) => deletes.push(key.clone()),
-                Write::Rule(key, rule) => rules.puts.push(KeyPut::new(key.clone(), rule.clone())),
+                Write::Rule(key, rule) => rules.puts.push(KeyPut::new(key.clone(), rule.read())),
                 Write::NoRule(key) => rules.deletes.push(key.clone()),
             }
         }
@@ -677,7 +676,7 @@ impl<C: Cluster> Work<C> {
         for action in actions {
             self.controller.cluster.propose(action, &name).await?;
         }
-        let with_it = |write: &Write| if let Write::Document(_, goes) = write { goes.len() } else { 0 };
+        let with_it = |write: &Write| if let Write::Server(_, goes) = write { goes.len() } else { 0 };
         let changes: usize = part.len() + part.iter().map(with_it).sum::<usize>();
         self.controller.board.update(&name, |entry| entry.changes_total += changes as u64);
         for write in part {
@@ -854,13 +853,12 @@ fn namespace_of(kind: &str, name: &str, level: u32) -> String {
     namespaces::of_controller(kind, name)
 }
 
-fn entry(document: &Value, namespace: &str) -> Entry {
+fn entry(document: Value, namespace: &str) -> Entry {
     Entry::new(Document::new(placed(document, namespace)), Vec::new())
 }
 
 /// The document, which says where it is kept.
-fn placed(document: &Value, namespace: &str) -> Value {
-    let mut document = document.clone();
+fn placed(mut document: Value, namespace: &str) -> Value {
     if namespace != namespaces::DEFAULT_NAMESPACE {
         document["labels"] = json!({NAMESPACE_LABEL: namespace});
     }
@@ -899,10 +897,11 @@ async fn alive(api: Api, tell: mpsc::Sender<Said>) {
 /// Asks about a document once for each version of it, of which a sum is kept: of ten thousand the documents themselves would be much.
 struct Checked {
     checks: Arc<dyn Checks>,
-    known: HashMap<String, (u64, Result<(), String>)>,
+    /// By the sums of their names: of ten thousand those themselves would be as much as all else that is kept here.
+    known: HashMap<u64, (u64, Result<(), Box<str>>)>,
     /// Nobody who writes a document knows which sum it has.
     sums: RandomState,
-    used: BTreeSet<String>,
+    used: HashSet<u64>,
     /// Of certificates, by their secrets.
     names: HashMap<String, ((String, String), Vec<String>)>,
     names_used: BTreeSet<String>,
@@ -914,7 +913,7 @@ impl Checked {
             checks,
             known: HashMap::new(),
             sums: RandomState::new(),
-            used: BTreeSet::new(),
+            used: HashSet::new(),
             names: HashMap::new(),
             names_used: BTreeSet::new(),
         }
@@ -923,6 +922,10 @@ impl Checked {
     fn forget_unused(&mut self) {
         let used = std::mem::take(&mut self.used);
         self.known.retain(|name, _| used.contains(name));
+        if self.known.capacity() > 4 * (self.known.len() + 64) {
+            // All of ten thousand are asked about once.
+            self.known.shrink_to_fit();
+        }
         let used = std::mem::take(&mut self.names_used);
         self.names.retain(|secret, _| used.contains(secret));
     }
@@ -930,14 +933,14 @@ impl Checked {
 
 impl Check for Checked {
     fn check(&mut self, document: &Value) -> Result<(), String> {
-        let name = document["name"].as_str().unwrap_or_default();
-        self.used.insert(name.to_owned());
+        let name = self.sums.hash_one(document["name"].as_str().unwrap_or_default());
+        self.used.insert(name);
         let sum = self.sums.hash_one(document);
-        match self.known.get(name) {
-            Some((known, result)) if *known == sum => result.clone(),
+        match self.known.get(&name) {
+            Some((known, result)) if *known == sum => result.clone().map_err(String::from),
             _ => {
                 let result = self.checks.check(document);
-                self.known.insert(name.to_owned(), (sum, result.clone()));
+                self.known.insert(name, (sum, result.clone().map_err(Box::from)));
                 result
             }
         }

@@ -3,9 +3,9 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::time::SystemTime;
 
+use control_api::Kept;
 use control_api::time::rfc3339;
 use control_kubernetes::ingress::Reports;
 use control_kubernetes::{Api, Key, Kind, Store};
@@ -23,7 +23,7 @@ pub enum Tell {
         kind: Kind,
         key: Key,
         version: String,
-        status: Arc<Value>,
+        status: Kept,
     },
     Event {
         kind: Kind,
@@ -85,14 +85,15 @@ impl Teller {
             true => outcome.statuses.contains_key(&(*kind, key.clone())),
             false => store.get(*kind, key).is_some(),
         });
+        if self.told.capacity() > 4 * (self.told.len() + 64) {
+            // Ten thousand are told at once, once.
+            self.told.shrink_to_fit();
+        }
         for ((kind, key), status) in outcome.statuses.iter() {
             let Some(version) = store.get(*kind, key).map(|object| object.meta().resource_version.clone()) else {
                 continue;
             };
-            self.once(
-                Tell::Status { kind: *kind, key: key.clone(), version, status: status.clone() },
-                &status.to_string(),
-            );
+            self.once(Tell::Status { kind: *kind, key: key.clone(), version, status: status.clone() }, status.text());
         }
         for (kind, key) in &self.look(&outcome.reports) {
             let Some(report) = outcome.reports.get(&(*kind, key.clone())) else { continue };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base_model::namespaces;
-use control_api::{Document, Section, rule_key, rules_of};
+use control_api::{Document, Kept, Section, rule_key, rules_of};
 use control_kubernetes::ingress::{HostPlace, Pipelines, Rules};
 use control_registries::record::Instance;
 use control_state::owner;
@@ -17,9 +17,10 @@ pub(crate) enum Write {
     /// Of a service.
     Servers(String, Vec<Instance>),
     /// With what goes when it comes.
-    Document(Arc<Value>, Vec<String>),
+    Server(Arc<Value>, Vec<String>),
+    Pipeline(Kept),
     /// By its key.
-    Rule(String, Arc<Value>),
+    Rule(String, Kept),
     NoRule(String),
     NoDocument(String),
     NoServers(String),
@@ -30,8 +31,9 @@ impl Write {
     pub fn length(&self) -> usize {
         match self {
             Write::Servers(service, instances) => service.len() + instances.len() * INSTANCE,
-            Write::Document(document, _) => length_of(document),
-            Write::Rule(key, rule) => key.len() + length_of(rule),
+            Write::Server(document, _) => length_of(document),
+            Write::Pipeline(document) => document.text().len(),
+            Write::Rule(key, rule) => key.len() + rule.text().len(),
             Write::NoRule(key) | Write::NoDocument(key) | Write::NoServers(key) => key.len(),
         }
     }
@@ -40,43 +42,65 @@ impl Write {
 /// Of a server of a service.
 const INSTANCE: usize = 100;
 
-/// What was made and what the cluster has of it, where that is the same.
+/// What was made and what the cluster has of it, where that is the same: by where what was made is in memory, and what is held here stays
+/// there.
 #[derive(Default)]
-pub(crate) struct Alike(HashMap<usize, (Arc<Value>, Document)>);
+pub(crate) struct Alike {
+    servers: HashMap<usize, (Arc<Value>, Document)>,
+    others: HashMap<usize, (Kept, Document)>,
+}
 
 impl Alike {
-    /// What is held here stays where it is.
-    fn holds(&mut self, made: &Arc<Value>, stored: &Document) -> bool {
+    fn holds_server(&mut self, made: &Arc<Value>, stored: &Document) -> bool {
         let place = Arc::as_ptr(made).addr();
-        if self.0.get(&place).is_some_and(|(_, then)| Arc::ptr_eq(then, stored)) {
+        if self.servers.get(&place).is_some_and(|(_, then)| Arc::ptr_eq(then, stored)) {
             return true;
         }
         let same = is_stored(made, stored);
         if same {
-            self.0.insert(place, (made.clone(), stored.clone()));
+            self.servers.insert(place, (made.clone(), stored.clone()));
+        }
+        same
+    }
+
+    fn holds(&mut self, made: &Kept, stored: &Document) -> bool {
+        let place = made.place();
+        if self.others.get(&place).is_some_and(|(_, then)| Arc::ptr_eq(then, stored)) {
+            return true;
+        }
+        let same = is_stored(&made.read(), stored);
+        if same {
+            self.others.insert(place, (made.clone(), stored.clone()));
         }
         same
     }
 
     /// Lets go of what nobody else holds any more, when there is much of it. So many are in use.
     pub fn tidy(&mut self, used: usize) {
-        if self.0.len() > used + used / 8 + 64 {
-            self.0.retain(|_, (made, _)| Arc::strong_count(made) > 1);
+        if self.servers.len() + self.others.len() > used + used / 8 + 64 {
+            self.servers.retain(|_, (made, _)| Arc::strong_count(made) > 1);
+            self.others.retain(|_, (made, _)| !made.is_alone());
         }
     }
 }
 
-/// Documents that are to be written, and keys of those that are to go. `of` is whose they are, as objects tell it, and the namespace they
-/// are kept in.
+/// Documents that are to be written, and keys of those that are to go.
+pub(crate) struct Documents<'m> {
+    pub servers: Vec<&'m Arc<Value>>,
+    pub pipelines: Vec<&'m Kept>,
+    pub gone: Vec<String>,
+}
+
+/// `of` is whose they are, as objects tell it, and the namespace they are kept in.
 pub(crate) fn documents<'m>(
     objects: &BTreeMap<String, Document>,
     (parent, namespace): (&str, &str),
     few: &'m BTreeMap<String, Arc<Value>>,
     many: &'m Pipelines,
     alike: &mut Alike,
-) -> (Vec<&'m Arc<Value>>, Vec<String>) {
+) -> Documents<'m> {
     let prefix = if namespaces::is_default(namespace) { String::new() } else { format!("{namespace}/") };
-    let (mut puts, mut gone, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut servers, mut pipelines, mut gone, mut seen) = (Vec::new(), Vec::new(), Vec::new(), BTreeSet::new());
     // In one namespace names are in the order of the keys.
     let mut many = many.iter().peekable();
     for (key, stored) in objects {
@@ -87,24 +111,25 @@ pub(crate) fn documents<'m>(
             continue;
         };
         while let Some((_, made)) = many.next_if(|(of, _)| of.as_str() < name) {
-            puts.push(made);
+            pipelines.push(made);
         }
-        let made = many.next_if(|(of, _)| *of == name).map(|(_, made)| made);
-        let made = made.or_else(|| {
-            let (of, made) = few.get_key_value(name)?;
+        let is_ours = owner(stored) == parent;
+        if let Some((_, made)) = many.next_if(|(of, _)| *of == name) {
+            if !is_ours || !alike.holds(made, stored) {
+                pipelines.push(made);
+            }
+        } else if let Some((of, made)) = few.get_key_value(name) {
             seen.insert(of.as_str());
-            Some(made)
-        });
-        match (made, owner(stored) == parent) {
-            (Some(made), true) if alike.holds(made, stored) => {}
-            (Some(made), _) => puts.push(made),
-            (None, true) => gone.push(key.clone()),
-            (None, false) => {}
+            if !is_ours || !alike.holds_server(made, stored) {
+                servers.push(made);
+            }
+        } else if is_ours {
+            gone.push(key.clone());
         }
     }
-    puts.extend(many.map(|(_, made)| made));
-    puts.extend(few.iter().filter(|(name, _)| !seen.contains(name.as_str())).map(|(_, made)| made));
-    (puts, gone)
+    pipelines.extend(many.map(|(_, made)| made));
+    servers.extend(few.iter().filter(|(name, _)| !seen.contains(name.as_str())).map(|(_, made)| made));
+    Documents { servers, pipelines, gone }
 }
 
 /// Rules that are to be written, and those that are to go, by their keys. Those of servers that are kept as they are stay as well.
@@ -162,7 +187,7 @@ fn place_in(text: &str) -> Option<(u16, &str)> {
 /// The document with its rules in it: what members are told that know no rules beside documents.
 pub(crate) fn whole(document: &Value, rules: &Rules) -> Value {
     let mut document = document.clone();
-    document["rules"] = rules.values().map(|rule| Value::clone(rule)).collect();
+    document["rules"] = rules.values().map(Kept::read).collect();
     document
 }
 
@@ -226,16 +251,20 @@ mod tests {
                 ("elsewhere/d".to_owned(), stored("C:ing", "d", 1)),
             ]
             .into();
-            let made = |all: &[(&'static str, u64)]| -> Vec<(String, Arc<Value>)> {
-                all.iter().map(|(name, n)| ((*name).to_owned(), Arc::new(pipeline(name, *n)))).collect()
+            let made = |all: &[(&'static str, u64)]| -> Vec<(String, Value)> {
+                all.iter().map(|(name, n)| ((*name).to_owned(), pipeline(name, *n))).collect()
             };
-            let few = made(&[("c", 2), ("z", 1)]).into_iter().collect();
-            let many = made(&[("0", 1), ("b", 1), ("theirs", 1)]).into_iter().collect();
+            let few = made(&[("c", 2), ("z", 1)]).into_iter().map(|(name, made)| (name, made.into())).collect();
+            let many = made(&[("0", 1), ("b", 1), ("theirs", 1)]);
+            let many = many.into_iter().map(|(name, made)| (name, Kept::of(&made))).collect();
             let mut alike = Alike::default();
-            let (puts, gone) = documents(&objects, ("C:ing", namespace), &few, &many, &mut alike);
-            let mut names: Vec<&str> = puts.iter().map(|document| document["name"].as_str().unwrap()).collect();
-            names.sort_unstable();
-            assert_eq!(names, ["0", "c", "theirs", "z"], "{namespace}");
+            let Documents { servers, pipelines, gone } =
+                documents(&objects, ("C:ing", namespace), &few, &many, &mut alike);
+            let name = |document: &Value| document["name"].as_str().unwrap().to_owned();
+            let names: Vec<String> = pipelines.iter().map(|made| name(&made.read())).collect();
+            assert_eq!(names, ["0", "theirs"], "{namespace}");
+            let names: Vec<String> = servers.iter().map(|made| name(made)).collect();
+            assert_eq!(names, ["c", "z"], "{namespace}");
             let mut wanted = vec![key("a"), "elsewhere/d".to_owned()];
             wanted.sort_unstable();
             assert_eq!(gone, wanted);
@@ -244,7 +273,7 @@ mod tests {
 
     #[test]
     fn of_many_rules_one_that_is_another_is_written() {
-        let rule = |backend: &str| Arc::new(json!({"paths": [{"backend": backend}]}));
+        let rule = |backend: &str| Kept::of(&json!({"paths": [{"backend": backend}]}));
         let hosts: Vec<String> =
             (0..1_000).map(|n| format!("h{n}.test")).chain(["*.test".into(), String::new()]).collect();
         let mut rules: Rules = hosts.iter().map(|host| (HostPlace::of(host), rule("a"))).collect();
@@ -256,7 +285,7 @@ mod tests {
             for write in &writes {
                 match write {
                     Write::Rule(key, rule) => {
-                        let keyed = Keyed { owner: "ing".to_owned(), value: rule.clone(), ..Keyed::default() };
+                        let keyed = Keyed { owner: "ing".to_owned(), value: rule.read().into(), ..Keyed::default() };
                         section.insert(key.clone(), Arc::new(keyed));
                     }
                     Write::NoRule(key) => drop(section.remove(key)),

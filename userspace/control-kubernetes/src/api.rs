@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use base_text::quoted;
 use bytes::Bytes;
+use control_api::Kept;
 use control_api::client::Client;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -245,9 +246,9 @@ impl Api {
     }
 
     /// Changes some fields of the status of an object, as long as nobody has written to it since this version.
-    pub async fn patch_status(&self, kind: Kind, key: &Key, version: &str, status: &Value) -> Result<(), ApiError> {
+    pub async fn patch_status(&self, kind: Kind, key: &Key, version: &str, status: &Kept) -> Result<(), ApiError> {
         let path = format!("{}/status", kind.path_of(self.version(kind), &key.namespace, &key.name));
-        let mut body = serde_json::json!({"status": status});
+        let mut body = serde_json::json!({"status": status.read()});
         if !version.is_empty() {
             body["metadata"] = serde_json::json!({"resourceVersion": version});
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_text::quoted;
+use control_api::Kept;
 use imbl::{OrdMap, OrdSet};
 use serde_json::{Map, Value, json};
 
@@ -69,10 +70,10 @@ pub struct Plan {
 
 /// Entries of `rules` of a server, in the order they are asked in. As the others here a persistent map: a copy of ten thousand entries
 /// costs nothing, and a change the way to its entry.
-pub type Rules = OrdMap<HostPlace, Arc<Value>>;
+pub type Rules = OrdMap<HostPlace, Kept>;
 
 /// By name.
-pub type Pipelines = OrdMap<String, Arc<Value>>;
+pub type Pipelines = OrdMap<String, Kept>;
 
 pub type Services = OrdSet<String>;
 

@@ -1,12 +1,14 @@
 //! The kinds of objects that are watched, and where the API server has them.
 
 use std::fmt;
-
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::sync::Arc;
 
-use crate::object::{Ingress, IngressClass, Object, SERVICE_NAME, Secret, Service};
+use crate::gateway::object::{
+    BackendTlsPolicy, FilterSpec, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, Route,
+};
+use crate::object::{
+    ConfigMap, EndpointSlice, Ingress, IngressClass, Meta, Object, SERVICE_NAME, Secret, Service, Texts,
+};
 
 /// A kind of object that controllers look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,48 +147,48 @@ impl Kind {
         format!("{}/{name}", self.path(version, Some(namespace).filter(|namespace| !namespace.is_empty())))
     }
 
-    /// Reads one object; what is not used of it is passed over.
-    pub fn read(self, mut value: Value) -> Result<Object, String> {
-        self.strip(&mut value);
-        fn of<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, String> {
-            serde_json::from_value(value).map(Arc::new).map_err(|error| error.to_string())
+    /// Reads one object from its JSON; what is not used of it is passed over.
+    pub fn read(self, text: &str) -> Result<Object, String> {
+        macro_rules! read {
+            ($read:ty) => {{
+                let mut object: $read = serde_json::from_str(text).map_err(|error| error.to_string())?;
+                self.strip(&mut object.metadata);
+                Arc::new(object)
+            }};
         }
         Ok(match self {
-            Kind::Ingress => Object::Ingress(of::<Ingress>(value)?),
-            Kind::IngressClass => Object::IngressClass(of::<IngressClass>(value)?),
-            Kind::Service => Object::Service(of::<Service>(value)?),
-            Kind::EndpointSlice => Object::EndpointSlice(of(value)?),
-            Kind::Secret => Object::Secret(of::<Secret>(value)?),
-            Kind::Namespace => Object::Namespace(of(value)?),
-            Kind::GatewayClass => Object::GatewayClass(of(value)?),
-            Kind::Gateway => Object::Gateway(of(value)?),
+            Kind::Ingress => Object::Ingress(read!(Ingress)),
+            Kind::IngressClass => Object::IngressClass(read!(IngressClass)),
+            Kind::Service => Object::Service(read!(Service)),
+            Kind::EndpointSlice => Object::EndpointSlice(read!(EndpointSlice)),
+            Kind::Secret => Object::Secret(read!(Secret)),
+            Kind::Namespace => Object::Namespace(read!(Namespace)),
+            Kind::GatewayClass => Object::GatewayClass(read!(GatewayClass)),
+            Kind::Gateway => Object::Gateway(read!(Gateway)),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
-                Object::Route(self, of(value)?)
+                Object::Route(self, read!(Route))
             }
-            Kind::ReferenceGrant => Object::ReferenceGrant(of(value)?),
-            Kind::ListenerSet => Object::ListenerSet(of(value)?),
-            Kind::BackendTlsPolicy => Object::BackendTlsPolicy(of(value)?),
-            Kind::ConfigMap => Object::ConfigMap(of(value)?),
-            Kind::FilterSpec => Object::FilterSpec(of(value)?),
+            Kind::ReferenceGrant => Object::ReferenceGrant(read!(ReferenceGrant)),
+            Kind::ListenerSet => Object::ListenerSet(read!(ListenerSet)),
+            Kind::BackendTlsPolicy => Object::BackendTlsPolicy(read!(BackendTlsPolicy)),
+            Kind::ConfigMap => Object::ConfigMap(read!(ConfigMap)),
+            Kind::FilterSpec => Object::FilterSpec(read!(FilterSpec)),
         })
     }
-}
 
-impl Kind {
     /// Takes out what objects of this kind have and nobody here looks at: of ten thousand it is most of their memory.
-    fn strip(self, value: &mut Value) {
-        let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    fn strip(self, meta: &mut Meta) {
         if !matches!(self, Kind::Ingress | Kind::IngressClass) {
-            meta.shift_remove("annotations");
+            meta.annotations = Texts::default();
         }
         match self {
             Kind::Namespace => {}
-            Kind::EndpointSlice => {
-                if let Some(labels) = meta.get_mut("labels").and_then(Value::as_object_mut) {
-                    labels.retain(|name, _| name == SERVICE_NAME);
-                }
-            }
-            _ => drop(meta.shift_remove("labels")),
+            Kind::EndpointSlice => meta.labels.retain(|name| name == SERVICE_NAME),
+            _ => meta.labels = Texts::default(),
+        }
+        if matches!(self, Kind::Service | Kind::EndpointSlice | Kind::Secret) {
+            // Which of two is older is asked of others.
+            meta.creation_timestamp = String::new();
         }
     }
 }
@@ -215,11 +217,11 @@ mod tests {
             (Kind::EndpointSlice, (1, 0)),
             (Kind::HttpRoute, (0, 0)),
         ] {
-            let object = kind.read(json!({"metadata": metadata})).unwrap();
+            let object = kind.read(&json!({"metadata": metadata}).to_string()).unwrap();
             let meta = object.meta();
             assert_eq!((meta.labels.len(), meta.annotations.len()), kept, "{kind} {meta:?}");
         }
-        assert!(Kind::Secret.read(json!({"metadata": null})).is_err(), "what is none is told as before");
+        assert!(Kind::Secret.read(r#"{"metadata": null}"#).is_err(), "what is none is told as before");
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Object {
             }
             Object::GatewayClass(object) => &object.status,
             Object::Gateway(object) => &object.status,
-            Object::Route(_, object) => &object.status,
+            Object::Route(_, object) => &object.status.read(),
             Object::ListenerSet(object) => &object.status,
             Object::BackendTlsPolicy(object) => &object.status,
             _ => return false,
@@ -166,16 +166,49 @@ pub struct Meta {
     #[serde(deserialize_with = "or_default")]
     pub deletion_timestamp: String,
     #[serde(deserialize_with = "or_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts,
     #[serde(deserialize_with = "but_what_was_applied")]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Texts,
 }
 
 /// kubectl keeps the whole object there once more, as it was applied last.
-fn but_what_was_applied<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let mut annotations: BTreeMap<String, String> = or_default(d)?;
-    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+fn but_what_was_applied<'de, D: Deserializer<'de>>(d: D) -> Result<Texts, D::Error> {
+    let mut annotations: Texts = or_default(d)?;
+    annotations.retain(|name| name != "kubectl.kubernetes.io/last-applied-configuration");
     Ok(annotations)
+}
+
+/// Texts by their names, in the order of those. Most objects have none or one, for which a map would take half a kilobyte.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts(Box<[(String, String)]>);
+
+impl Texts {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(of, _)| of.as_str().cmp(name)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter().map(|(name, text)| (name, text))
+    }
+
+    /// Keeps those of these names.
+    pub fn retain(&mut self, keeps: impl Fn(&str) -> bool) {
+        if !self.0.iter().all(|(name, _)| keeps(name)) {
+            self.0 = std::mem::take(&mut self.0).into_iter().filter(|(name, _)| keeps(name)).collect();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Texts, D::Error> {
+        Ok(Texts(BTreeMap::deserialize(d)?.into_iter().collect()))
+    }
 }
 
 impl Meta {
@@ -194,13 +227,20 @@ impl Meta {
     }
 
     pub fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.get(name).map(String::as_str)
+        self.annotations.get(name)
     }
 }
 
 /// `null` stands for nothing in many objects.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// The same of a list, in no more room than it takes: most have one entry, and would have the room for four.
+pub(crate) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Vec<T>, D::Error> {
+    let mut list: Vec<T> = or_default(d)?;
+    list.shrink_to_fit();
+    Ok(list)
 }
 
 impl Ingress {
@@ -226,16 +266,16 @@ pub struct Ingress {
 pub struct IngressSpec {
     pub ingress_class_name: Option<String>,
     pub default_backend: Option<IngressBackend>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub tls: Vec<IngressTls>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub rules: Vec<IngressRule>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressTls {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub hosts: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub secret_name: String,
@@ -252,7 +292,7 @@ pub struct IngressRule {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressHttp {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub paths: Vec<IngressPath>,
 }
 
@@ -318,7 +358,7 @@ pub struct IngressStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancer {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ingress: Vec<LoadBalancerPlace>,
 }
 
@@ -365,11 +405,11 @@ pub struct ServiceSpec {
     pub cluster_ip: String,
     #[serde(deserialize_with = "or_default")]
     pub external_name: String,
-    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    #[serde(rename = "externalIPs", deserialize_with = "list")]
     pub external_ips: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ip_families: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<ServicePort>,
 }
 
@@ -391,9 +431,9 @@ pub struct ServicePort {
 pub struct EndpointSlice {
     pub metadata: Meta,
     pub address_type: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub endpoints: Vec<Endpoint>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<EndpointPort>,
 }
 
@@ -403,14 +443,14 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 impl EndpointSlice {
     /// The service it is of.
     pub fn service(&self) -> Option<&str> {
-        self.metadata.labels.get(SERVICE_NAME).map(String::as_str)
+        self.metadata.labels.get(SERVICE_NAME)
     }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub conditions: EndpointConditions,
@@ -497,7 +537,7 @@ mod tests {
         let ingress = |version: &str, class: &str, status: Value| {
             let metadata = json!({"name": "a", "namespace": "n", "uid": "u", "resourceVersion": version});
             let spec = json!({"ingressClassName": class});
-            Kind::Ingress.read(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+            Kind::Ingress.read(&json!({"metadata": metadata, "spec": spec, "status": status}).to_string()).unwrap()
         };
         let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb.test"}]}});
         let (before, after) = (ingress("1", "c", json!({})), ingress("2", "c", status.clone()));
@@ -506,7 +546,7 @@ mod tests {
         let route = |version: &str, host: &str, status: Value| {
             let metadata = json!({"name": "a", "namespace": "n", "resourceVersion": version});
             Kind::HttpRoute
-                .read(json!({"metadata": metadata, "spec": {"hostnames": [host]}, "status": status}))
+                .read(&json!({"metadata": metadata, "spec": {"hostnames": [host]}, "status": status}).to_string())
                 .unwrap()
         };
         let told = json!({"parents": [{"controllerName": "x"}]});
@@ -517,28 +557,34 @@ mod tests {
 
     #[test]
     fn what_is_null_or_unknown_does_not_matter() {
-        let ingress = Kind::Ingress.read(json!({
-            "kind": "Ingress",
-            "metadata": {"name": "a", "namespace": "n", "annotations": null, "managedFields": [{}]},
-            "spec": {"rules": [{"http": {"paths": [{"path": null, "pathType": "Prefix",
-                "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}], "tls": null},
-            "status": {"loadBalancer": {}}
-        }));
+        let ingress = Kind::Ingress.read(
+            &json!({
+                "kind": "Ingress",
+                "metadata": {"name": "a", "namespace": "n", "annotations": null, "managedFields": [{}]},
+                "spec": {"rules": [{"http": {"paths": [{"path": null, "pathType": "Prefix",
+                    "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}], "tls": null},
+                "status": {"loadBalancer": {}}
+            })
+            .to_string(),
+        );
         let Ok(Object::Ingress(ingress)) = ingress else { panic!("{ingress:?}") };
         let http = ingress.spec.rules[0].http.as_ref().unwrap();
         assert_eq!(http.paths[0].backend.service.as_ref().unwrap().port.text(), "80");
         assert_eq!(ingress.metadata.key().to_string(), "n/a");
-        assert!(Kind::Ingress.read(json!({"spec": {"rules": 7}})).is_err());
-        let slice = Kind::EndpointSlice
-            .read(json!({"addressType": "IPv4", "endpoints": null, "ports": null, "metadata": {"name": "x"}}));
+        assert!(Kind::Ingress.read(&json!({"spec": {"rules": 7}}).to_string()).is_err());
+        let slice = Kind::EndpointSlice.read(
+            &json!({"addressType": "IPv4", "endpoints": null, "ports": null, "metadata": {"name": "x"}}).to_string(),
+        );
         assert!(slice.is_ok());
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let secret = Kind::Secret
-            .read(json!({"metadata": {"name": "s", "namespace": "n"}, "type": "kubernetes.io/tls",
-            "data": {"tls.crt": "QQ==", "tls.key": "c2VjcmV0", "other": "eA=="}}));
+        let secret = Kind::Secret.read(
+            &json!({"metadata": {"name": "s", "namespace": "n"}, "type": "kubernetes.io/tls",
+            "data": {"tls.crt": "QQ==", "tls.key": "c2VjcmV0", "other": "eA=="}})
+            .to_string(),
+        );
         let Ok(Object::Secret(secret)) = secret else { panic!() };
         assert_eq!(format!("{secret:?}"), "secret n/s");
         assert_eq!(decoded(&secret.data.key).as_deref(), Some("secret"));

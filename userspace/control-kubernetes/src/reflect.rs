@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::api::{ANSWER, Api, ApiError, Status};
@@ -156,43 +156,74 @@ async fn turn(
         let Ok(data) = frame.into_data() else { continue };
         lines.push(&data);
         while let Some(line) = lines.next().map_err(&broke)? {
-            let event: Event =
+            let event: Event<'_> =
                 serde_json::from_slice(&line).map_err(|error| broke(format!("said what is no event ({error})")))?;
             hear(place, event, version, tell).await?;
         }
     }
 }
 
+/// The object of an event, and those of a page, are read as what they are, and nothing else is made of their text: of ten thousand that come
+/// at once what would be made is much.
 #[derive(Deserialize)]
-struct Event {
+struct Event<'l> {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
-    object: Value,
+    #[serde(default, borrow)]
+    object: Option<&'l RawValue>,
+}
+
+/// What there is of an object that may not be readable.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head {
+    #[serde(deserialize_with = "crate::object::or_default")]
+    metadata: HeadMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct HeadMeta {
+    #[serde(deserialize_with = "crate::object::or_default")]
+    namespace: String,
+    #[serde(deserialize_with = "crate::object::or_default")]
+    name: String,
+    #[serde(deserialize_with = "crate::object::or_default")]
+    resource_version: String,
+}
+
+impl Head {
+    fn of(text: &str) -> HeadMeta {
+        serde_json::from_str::<Head>(text).unwrap_or_default().metadata
+    }
+
+    fn key(text: &str) -> Key {
+        let HeadMeta { namespace, name, .. } = Head::of(text);
+        Key::new(namespace, name)
+    }
 }
 
 async fn hear(
     place: &Place,
-    event: Event,
+    event: Event<'_>,
     version: &mut Option<String>,
     tell: &mpsc::Sender<(Place, Heard)>,
 ) -> Result<(), ApiError> {
+    let text = event.object.map_or("null", RawValue::get);
     if event.kind == "ERROR" {
-        let said = Status::deserialize(&event.object).unwrap_or_default();
+        let said: Status = serde_json::from_str(text).unwrap_or_default();
         let status = if said.code == 0 && said.reason == "Expired" { 410 } else { said.code };
         let told = format!("Kubernetes ended the watch of {}: {} ({status})", place.kind, said.message);
         return Err(ApiError::new(status, told));
     }
-    let meta = |name: &str| event.object["metadata"][name].as_str().unwrap_or_default().to_owned();
-    let (at, key) = (meta("resourceVersion"), Key::new(meta("namespace"), meta("name")));
-    let heard = match event.kind.as_str() {
-        "ADDED" | "MODIFIED" => match place.kind.read(event.object) {
-            Ok(object) => Heard::Put(object),
-            Err(why) => Heard::Unread(key, why),
+    let (at, heard) = match event.kind.as_str() {
+        "ADDED" | "MODIFIED" => match place.kind.read(text) {
+            Ok(object) => (object.meta().resource_version.clone(), Heard::Put(object)),
+            Err(why) => (Head::of(text).resource_version, Heard::Unread(Head::key(text), why)),
         },
-        "DELETED" => Heard::Gone(key),
+        "DELETED" => (Head::of(text).resource_version, Heard::Gone(Head::key(text))),
         // Bookmarks, and what comes to be.
-        _ => Heard::Well,
+        _ => (Head::of(text).resource_version, Heard::Well),
     };
     say(tell, place, heard).await?;
     if !at.is_empty() {
@@ -206,7 +237,7 @@ struct Page {
     #[serde(default)]
     metadata: PageMeta,
     #[serde(default, deserialize_with = "crate::object::or_default")]
-    items: Vec<Value>,
+    items: Vec<Box<RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -227,19 +258,15 @@ async fn list(api: &Api, place: &Place) -> Result<Listed, ApiError> {
             "" => place.path(api, &format!("limit={PAGE}")),
             token => place.path(api, &format!("limit={PAGE}&continue={}", escaped(token))),
         };
-        let answer = api.json(Method::GET, &path, "", Bytes::new()).await?;
+        let page: Page = api.json(Method::GET, &path, "", Bytes::new()).await?;
         let wrong = |what: String| ApiError::new(0, format!("Kubernetes at {}: {what}", api.place()));
-        let page: Page = serde_json::from_value(answer)
-            .map_err(|error| wrong(format!("its list of {} cannot be read: {error}", place.kind)))?;
         if page.metadata.resource_version.is_empty() {
             return Err(wrong(format!("its list of {} has no version; is it an API server?", place.kind)));
         }
         for item in page.items {
-            let meta = |name: &str| item["metadata"][name].as_str().unwrap_or_default().to_owned();
-            let key = Key::new(meta("namespace"), meta("name"));
-            match place.kind.read(item) {
-                Ok(object) => drop(listed.insert(key, object)),
-                Err(why) => unread.push((key, why)),
+            match place.kind.read(item.get()) {
+                Ok(object) => drop(listed.insert(object.key(), object)),
+                Err(why) => unread.push((Head::key(item.get()), why)),
             }
         }
         goes_on = page.metadata.goes_on;

@@ -1,17 +1,16 @@
 //! What is told of an object of Kubernetes: what of it is done, what only nearly, and what not.
 
-use std::fmt;
-use std::sync::Arc;
-
+use control_api::Kept;
 use imbl::OrdMap;
 use serde_json::{Value, json};
+use std::fmt;
 
 use crate::kinds::Kind;
 use crate::object::Key;
 
 /// Statuses that objects are to have, by what they are of. Ten thousand are there at once when all of a cluster is served first, and are
 /// held by whoever tells them as well.
-pub type Statuses = OrdMap<(Kind, Key), Arc<Value>>;
+pub type Statuses = OrdMap<(Kind, Key), Kept>;
 
 /// What became of a part of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

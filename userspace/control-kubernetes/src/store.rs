@@ -341,7 +341,7 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     pub(crate) fn object(kind: Kind, value: Value) -> Object {
-        kind.read(value).unwrap()
+        kind.read(&value.to_string()).unwrap()
     }
 
     pub(crate) fn everywhere(kind: Kind) -> Place {

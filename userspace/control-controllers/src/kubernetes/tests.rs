@@ -58,7 +58,7 @@ impl Maker for Says {
 
 fn named(objects: &[Value], kind: Kind) -> Heard {
     let read = |object: &Value| {
-        let object: Object = kind.read(object.clone()).unwrap();
+        let object: Object = kind.read(&object.to_string()).unwrap();
         (object.key(), object)
     };
     Heard::Listed(objects.iter().map(read).collect(), Vec::new())
@@ -158,7 +158,7 @@ async fn a_server_that_is_kept_has_its_servers() {
     work.stale = true;
     assert!(work.act().await.unwrap());
     assert_eq!(known(), (2, Some("10.0.0.1".to_owned())));
-    let moved = Kind::EndpointSlice.read(pods("10.0.0.2")).unwrap();
+    let moved = Kind::EndpointSlice.read(&pods("10.0.0.2").to_string()).unwrap();
     assert!(work.hear(Said::Heard(place(Kind::EndpointSlice), Heard::Put(moved))) && !work.stale);
     assert!(work.act().await.unwrap());
     assert_eq!(known(), (2, Some("10.0.0.2".to_owned())));
@@ -172,7 +172,7 @@ async fn a_server_that_is_kept_has_its_servers() {
     *next.lock().unwrap() = (second.into(), &["n/t:80"], &[]);
     work.stale = true;
     assert!(!work.act().await.unwrap());
-    let moved = Kind::EndpointSlice.read(pods("10.0.0.3")).unwrap();
+    let moved = Kind::EndpointSlice.read(&pods("10.0.0.3").to_string()).unwrap();
     work.hear(Said::Heard(place(Kind::EndpointSlice), Heard::Put(moved)));
     assert!(!work.act().await.unwrap());
     assert_eq!(known(), (3, Some("10.0.0.3".to_owned())));

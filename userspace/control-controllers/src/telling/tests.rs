@@ -100,7 +100,7 @@ impl Server {
 
 fn status(name: &str, n: u64) -> Tell {
     let key = Key::new("shop", name);
-    Tell::Status { kind: Kind::Ingress, key, version: String::new(), status: Arc::new(json!({"n": n})) }
+    Tell::Status { kind: Kind::Ingress, key, version: String::new(), status: control_api::Kept::of(&json!({"n": n})) }
 }
 
 /// What became of things, by word.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_model::GoDuration;
-use control_api::compact;
+use control_api::Kept;
 use serde_json::{Map, Value, json};
 
 use super::object::{
@@ -189,8 +189,8 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>]) {
         known.members.shrink_to_fit();
         let rule = rule(&host, &known.members, (&nothing, &refusing));
         let place = HostPlace::of(&host);
-        if door.rules.get(&place).is_none_or(|known| **known != rule) {
-            door.rules.insert(place, Arc::new(compact(rule)));
+        if door.rules.get(&place).is_none_or(|known| !known.is(&rule)) {
+            door.rules.insert(place, Kept::of(&rule));
         }
     }
     for (door, listeners) in listening {

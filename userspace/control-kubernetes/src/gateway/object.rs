@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control_api::Kept;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::object::{Key, Meta, or_default};
+use crate::object::{Key, Meta, Texts, list, or_default};
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -45,9 +46,9 @@ pub struct Gateway {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     pub gateway_class_name: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<Listener>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<GatewayAddress>,
     #[serde(deserialize_with = "or_default")]
     pub infrastructure: Infrastructure,
@@ -78,7 +79,7 @@ pub struct BackendTls {
 pub struct FrontendTls {
     #[serde(deserialize_with = "or_default")]
     pub default: TlsOfClients,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub per_port: Vec<TlsOfPort>,
 }
 
@@ -99,7 +100,7 @@ pub struct TlsOfClients {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientValidation {
-    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    #[serde(rename = "caCertificateRefs", deserialize_with = "list")]
     pub ca_certificate_refs: Vec<Reference>,
     /// Empty: `AllowValidOnly`.
     #[serde(deserialize_with = "or_default")]
@@ -129,7 +130,7 @@ pub struct ListenerSet {
 pub struct ListenerSetSpec {
     #[serde(deserialize_with = "or_default")]
     pub parent_ref: Reference,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<Listener>,
 }
 
@@ -147,7 +148,7 @@ pub struct BackendTlsPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendTlsPolicySpec {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub target_refs: Vec<PolicyTarget>,
     #[serde(deserialize_with = "or_default")]
     pub validation: BackendTlsValidation,
@@ -167,12 +168,12 @@ pub struct PolicyTarget {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendTlsValidation {
-    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    #[serde(rename = "caCertificateRefs", deserialize_with = "list")]
     pub ca_certificate_refs: Vec<Reference>,
     #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<String>,
     pub hostname: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub subject_alt_names: Vec<SubjectAltName>,
 }
 
@@ -220,7 +221,7 @@ pub struct Listener {
 pub struct ListenerTls {
     #[serde(deserialize_with = "or_default")]
     pub mode: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub certificate_refs: Vec<Reference>,
 }
 
@@ -229,7 +230,7 @@ pub struct ListenerTls {
 pub struct AllowedRoutes {
     #[serde(deserialize_with = "or_default")]
     pub namespaces: AllowedNamespaces,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub kinds: Vec<RouteKind>,
 }
 
@@ -248,7 +249,7 @@ pub struct AllowedNamespaces {
 pub struct Selector {
     #[serde(deserialize_with = "or_default")]
     pub match_labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub match_expressions: Vec<Requirement>,
 }
 
@@ -257,16 +258,16 @@ pub struct Selector {
 pub struct Requirement {
     pub key: String,
     pub operator: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub values: Vec<String>,
 }
 
 impl Selector {
-    pub fn takes(&self, labels: &BTreeMap<String, String>) -> bool {
-        let same = self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value));
+    pub fn takes(&self, labels: &Texts) -> bool {
+        let same = self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value.as_str()));
         same && self.match_expressions.iter().all(|wanted| {
             let value = labels.get(&wanted.key);
-            let listed = value.is_some_and(|value| wanted.values.contains(value));
+            let listed = value.is_some_and(|value| wanted.values.iter().any(|listed| listed == value));
             match wanted.operator.as_str() {
                 "In" => listed,
                 "NotIn" => !listed,
@@ -305,7 +306,7 @@ pub struct Route {
     #[serde(deserialize_with = "shared_or_default")]
     pub spec: Arc<RouteSpec>,
     #[serde(deserialize_with = "or_default")]
-    pub status: Value,
+    pub status: Kept,
 }
 
 impl Route {
@@ -332,11 +333,11 @@ fn shared_or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteSpec {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<ParentRef>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub hostnames: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub rules: Vec<RouteRule>,
 }
 
@@ -354,11 +355,11 @@ pub struct ParentRef {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteRule {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub matches: Vec<RouteMatch>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub filters: Vec<RouteFilter>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<BackendRef>,
     pub timeouts: Option<Timeouts>,
     pub retry: Option<Retry>,
@@ -368,9 +369,9 @@ pub struct RouteRule {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteMatch {
     pub path: Option<ValueMatch>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub headers: Vec<ValueMatch>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub query_params: Vec<ValueMatch>,
     /// Of an HTTPRoute a word, of a GRPCRoute a service and its method.
     #[serde(deserialize_with = "or_default")]
@@ -405,11 +406,11 @@ pub struct RouteFilter {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderModifier {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub set: Vec<NameValue>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub add: Vec<NameValue>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub remove: Vec<String>,
 }
 
@@ -464,15 +465,15 @@ pub struct Fraction {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cors {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_origins: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub allow_credentials: bool,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_methods: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_headers: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub expose_headers: Vec<String>,
     pub max_age: Option<i64>,
 }
@@ -486,7 +487,7 @@ pub struct BackendRef {
     pub name: String,
     pub port: Option<i64>,
     pub weight: Option<i64>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub filters: Vec<RouteFilter>,
 }
 
@@ -500,7 +501,7 @@ pub struct Timeouts {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retry {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub codes: Vec<i64>,
     pub attempts: Option<i64>,
     pub backoff: Option<String>,
@@ -517,9 +518,9 @@ pub struct ReferenceGrant {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReferenceGrantSpec {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub from: Vec<GrantFrom>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub to: Vec<GrantTo>,
 }
 

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use control_api::compact;
+use control_api::{Kept, compact};
 use serde_json::{Value, json};
 
 use super::http::{self, Door, KnownDoor, Led};
@@ -39,7 +39,7 @@ pub struct Known {
     /// Of the controller's object.
     pub(super) name: String,
     /// Those that are not ours as well.
-    routes: BTreeMap<Kind, BTreeMap<Key, KnownRoute>>,
+    routes: BTreeMap<Kind, BTreeMap<Key, Box<KnownRoute>>>,
     /// What they saw of Gateways.
     ground: Vec<Ground>,
     believed: Believed,
@@ -194,26 +194,27 @@ impl Known {
     }
 
     fn put_pipeline(&mut self, name: &str, document: Value) {
-        if self.pipelines.get(name).is_some_and(|known| **known == document) {
+        if self.pipelines.get(name).is_some_and(|known| known.is(&document)) {
             return;
         }
-        let was = self.pipelines.insert(name.to_owned(), Arc::new(compact(document)));
-        self.count(was.as_deref(), self.pipelines.get(name).cloned().as_deref());
+        let was = self.pipelines.insert(name.to_owned(), Kept::of(&document));
+        self.count(was, Some(document));
     }
 
     fn drop_pipeline(&mut self, name: &str) {
         let was = self.pipelines.remove(name);
-        self.count(was.as_deref(), None);
+        self.count(was, None);
     }
 
     /// Services that a pipeline asks for now, and those that it asked for: of filters that a namespace wrote itself as well, and nobody else
     /// asks for what is made here.
-    fn count(&mut self, was: Option<&Value>, now: Option<&Value>) {
-        let of = |document: Option<&Value>| -> BTreeSet<String> {
-            let asked = document.map(base_model::service_registry::services_of).unwrap_or_default().into_iter();
+    fn count(&mut self, was: Option<Kept>, now: Option<Value>) {
+        let of = |document: Option<Value>| -> BTreeSet<String> {
+            let asked =
+                document.as_ref().map(base_model::service_registry::services_of).unwrap_or_default().into_iter();
             asked.filter(|(registry, _)| *registry == self.name).map(|(_, service)| service).collect()
         };
-        let (was, now) = (of(was), of(now));
+        let (was, now) = (of(was.map(|was| was.read())), of(now));
         for service in now.difference(&was) {
             if self.services.contains(service) {
                 *self.asked.entry(service.clone()).or_insert(1) += 1;
@@ -332,7 +333,7 @@ impl Made<'_> {
             door.hosts.entry(lead.host.clone()).or_default().members.push(lead.led.clone());
             self.changed_hosts.insert((lead.door.clone(), lead.host.clone()));
         }
-        let known = KnownRoute { route, judged, looked: [looked, placed], led: now, takes: taken };
+        let known = Box::new(KnownRoute { route, judged, looked: [looked, placed], led: now, takes: taken });
         self.known.routes.entry(kind).or_default().insert(key, known);
     }
 
@@ -357,7 +358,8 @@ impl Made<'_> {
         let mut places = Vec::new();
         let mut parents = Vec::new();
         let none = Vec::new();
-        let before = route.status["parents"].as_array().unwrap_or(&none);
+        let status = route.status.read();
+        let before = status["parents"].as_array().unwrap_or(&none);
         let hosts = if route.spec.hostnames.is_empty() { vec!["*".to_owned()] } else { route.spec.hostnames.clone() };
         let mut report = Report { hosts, ..Report::default() };
         let is_ours = route.spec.parent_refs.iter().any(|parent| target_of(parent, route, ours).is_some());
@@ -395,9 +397,9 @@ impl Made<'_> {
         // What other controllers say stays.
         let mut all: Vec<Value> = before.iter().filter(|was| was["controllerName"] != CONTROLLER).cloned().collect();
         all.extend(parents);
-        match changed(json!({"parents": all}), &route.status) {
-            Some(status) if self.known.statuses.get(&told_of).is_some_and(|known| **known == status) => {}
-            Some(status) => drop(self.known.statuses.insert(told_of.clone(), Arc::new(compact(status)))),
+        match changed(json!({"parents": all}), &status) {
+            Some(status) if self.known.statuses.get(&told_of).is_some_and(|known| known.is(&status)) => {}
+            Some(status) => drop(self.known.statuses.insert(told_of.clone(), Kept::of(&status))),
             None => drop(self.known.statuses.remove(&told_of)),
         }
         if unsupported.is_some() {
@@ -408,7 +410,11 @@ impl Made<'_> {
             let takes = Takes { places: Some(places), leads: Vec::new(), report: Some(report) };
             return (takes, Vec::new());
         }
-        let (leads, led) = self.leads(ours, of, &places, reusable, &mut report);
+        let (mut leads, mut led) = self.leads(ours, of, &places, reusable, &mut report);
+        // They are kept: most routes have one of each.
+        leads.shrink_to_fit();
+        led.shrink_to_fit();
+        places.shrink_to_fit();
         report.hosts.shrink_to_fit();
         self.known.put_report(told_of, report);
         (Takes { places: Some(places), leads, report: None }, led)
@@ -502,7 +508,7 @@ impl Made<'_> {
         }
         known.servers.clone_from(&servers);
         let mut all = known.statuses.clone();
-        all.extend(statuses.into_iter().map(|(of, status)| (of, Arc::new(status))));
+        all.extend(statuses.into_iter().map(|(of, status)| (of, Kept::of(&status))));
         Plan {
             documents: servers,
             rules,
@@ -671,5 +677,6 @@ pub(super) fn shared_hosts(listener: &str, route: &[String]) -> Vec<String> {
         };
         hosts.extend(shared.filter(|shared| !hosts.contains(shared)));
     }
+    hosts.shrink_to_fit();
     hosts
 }

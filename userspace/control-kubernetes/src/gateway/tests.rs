@@ -20,10 +20,10 @@ impl Plan {
         let owned = |(name, document): (&String, &Arc<Value>)| (name.clone(), Value::clone(document));
         let mut documents: BTreeMap<String, Value> = plan.documents.iter().map(owned).collect();
         for (name, rules) in &plan.rules {
-            documents.get_mut(name).unwrap()["rules"] = rules.values().map(|rule| Value::clone(rule)).collect();
+            documents.get_mut(name).unwrap()["rules"] = rules.values().map(control_api::Kept::read).collect();
         }
-        documents.extend(plan.pipelines.iter().map(owned));
-        let statuses = plan.statuses.iter().map(|(of, status)| (of.clone(), Value::clone(status)));
+        documents.extend(plan.pipelines.iter().map(|(name, document)| (name.clone(), document.read())));
+        let statuses = plan.statuses.iter().map(|(of, status)| (of.clone(), status.read()));
         Plan {
             documents,
             services: plan.services.into_iter().collect(),

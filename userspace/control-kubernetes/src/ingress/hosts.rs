@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use control_api::compact;
+use control_api::Kept;
 use serde_json::{Value, json};
 
 use super::options::{Canary, Options};
@@ -91,10 +91,20 @@ struct KnownSecret {
 struct KnownHost {
     /// Ingresses that have paths of it.
     members: Vec<Key>,
-    made: Host,
+    made: MadeHost,
 }
 
-/// What came of a host, beside its rules.
+/// What came of a host, beside its rules, in no more room than it takes: names are in their order.
+#[derive(Default)]
+struct MadeHost {
+    /// The namespace of the oldest that has a path of it.
+    owner: Option<String>,
+    pipelines: Box<[String]>,
+    services: Box<[String]>,
+    notes: Box<[(Key, Note)]>,
+}
+
+/// The same in the making.
 #[derive(Default)]
 struct Host {
     /// The namespace of the oldest that has a path of it.
@@ -128,6 +138,15 @@ struct Placed<'m> {
 }
 
 impl Host {
+    fn made(self) -> MadeHost {
+        MadeHost {
+            owner: self.owner,
+            pipelines: self.pipelines.into_iter().collect(),
+            services: self.services.into_iter().collect(),
+            notes: self.notes.into(),
+        }
+    }
+
     fn refused(&mut self, key: &Key, what: &str, told: impl Into<String>) {
         let mut report = Report::default();
         report.refused(what, told);
@@ -249,7 +268,12 @@ impl Made<'_> {
         if let Some(parts) = &parts {
             self.tls |= !ingress.spec.tls.is_empty();
             for host in parts.hosts() {
-                self.known.hosts.entry(host.to_owned()).or_default().members.push(key.clone());
+                let members = &mut self.known.hosts.entry(host.to_owned()).or_default().members;
+                if members.is_empty() {
+                    // Most hosts are of one.
+                    members.reserve_exact(1);
+                }
+                members.push(key.clone());
                 self.hosts.insert(host.to_owned());
             }
             if parts.default.is_some() && ingress.spec.rules.is_empty() {
@@ -291,6 +315,7 @@ impl Made<'_> {
         } else {
             Some(self.rules_of(host, &members, placed, &mut made))
         };
+        let made = made.made();
         self.touched.extend(before.notes.iter().chain(&made.notes).map(|(key, _)| key.clone()));
         // Whose a name is says which certificate is shown.
         self.tls |= before.owner != made.owner && !self.known.plan.certificates.is_empty();
@@ -490,27 +515,30 @@ impl Made<'_> {
     }
 
     fn put(&mut self, name: &str, document: Value) {
-        if self.known.plan.pipelines.get(name).is_none_or(|known| **known != document) {
-            self.known.plan.pipelines.insert(name.to_owned(), Arc::new(compact(document)));
+        if self.known.plan.pipelines.get(name).is_none_or(|known| !known.is(&document)) {
+            self.known.plan.pipelines.insert(name.to_owned(), Kept::of(&document));
         }
     }
 
     /// Counts what a host leads to now, and lets go of what nobody leads to any more.
-    fn count(&mut self, now: &Host, before: &Host) {
+    fn count(&mut self, now: &MadeHost, before: &MadeHost) {
         let known = &mut *self.known;
-        for name in now.pipelines.difference(&before.pipelines) {
+        let but = |names: &'_ [String], not: &[String]| -> Vec<String> {
+            names.iter().filter(|name| not.binary_search(name).is_err()).cloned().collect()
+        };
+        for name in &but(&now.pipelines, &before.pipelines) {
             if let Some(pipeline) = known.pipelines.get_mut(name) {
                 pipeline.leads += 1;
             }
         }
-        for service in now.services.difference(&before.services) {
+        for service in &but(&now.services, &before.services) {
             let asked = known.services.entry(service.clone()).or_default();
             *asked += 1;
             if *asked == 1 {
                 known.plan.services.insert(service.clone());
             }
         }
-        for name in before.pipelines.difference(&now.pipelines) {
+        for name in &but(&before.pipelines, &now.pipelines) {
             let Some(pipeline) = known.pipelines.get_mut(name) else { continue };
             pipeline.leads -= 1;
             if pipeline.leads == 0 {
@@ -518,7 +546,7 @@ impl Made<'_> {
                 known.plan.pipelines.remove(name);
             }
         }
-        for service in before.services.difference(&now.services) {
+        for service in &but(&before.services, &now.services) {
             let Some(asked) = known.services.get_mut(service) else { continue };
             *asked -= 1;
             if *asked == 0 {
@@ -628,7 +656,7 @@ impl Made<'_> {
             let told = format!("ingress {}, which is older, has the default backend of every host", older.key);
             report.refused("spec.defaultBackend", told);
         }
-        let hosts: Vec<&Host> =
+        let hosts: Vec<&MadeHost> =
             parts.hosts().into_iter().filter_map(|host| Some(&known.hosts.get(host)?.made)).collect();
         // Of every host, where that is its.
         let any = known.hosts.get("").filter(|_| known.defaults.contains(key)).map(|any| &any.made);
@@ -644,8 +672,8 @@ impl Made<'_> {
 /// Puts a rule in its place, unless the same is there.
 fn set(rules: &mut Rules, place: &HostPlace, rule: Option<Value>) {
     match rule {
-        Some(rule) if rules.get(place).is_some_and(|known| **known == rule) => {}
-        Some(rule) => drop(rules.insert(place.clone(), Arc::new(compact(rule)))),
+        Some(rule) if rules.get(place).is_some_and(|known| known.is(&rule)) => {}
+        Some(rule) => drop(rules.insert(place.clone(), Kept::of(&rule))),
         None if !rules.contains_key(place) => {}
         None => drop(rules.remove(place)),
     }

@@ -64,9 +64,9 @@ pub(super) fn planned(objects: &[(Kind, Value)]) -> Plan {
 /// `HOST PATH -> BACKEND`, in the order they are looked at.
 fn routes(rules: &Rules) -> Vec<String> {
     let mut told = Vec::new();
-    for rule in rules.values() {
+    for rule in rules.values().map(Kept::read) {
         let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
-        let host = text(rule, "host") + &text(rule, "hostRegexp");
+        let host = text(&rule, "host") + &text(&rule, "hostRegexp");
         for path in rule["paths"].as_array().unwrap() {
             let parts = ["path", "pathPrefix", "pathRegexp"].map(|name| text(path, name));
             let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -229,7 +229,7 @@ fn easegresss_annotations_are_read() {
             "a.test / => /new/ -> ing.n.s.80~a",
         ]
     );
-    let proxy = &plan.pipelines["ing.n.s.80~a"]["filters"][0];
+    let proxy = &plan.pipelines["ing.n.s.80~a"].read()["filters"][0];
     assert_eq!(proxy["serverMaxBodySize"], 1000);
     assert_eq!(
         proxy["pools"][0],
@@ -263,7 +263,7 @@ fn websockets_are_relayed_within_their_bounds() {
     let annotations = json!({"easegress.ingress.kubernetes.io/websocket": "true",
         "easegress.ingress.kubernetes.io/websocket-origin-patterns": "*.shop.test, a.test"});
     let plan = planned(&[service("s"), ingress("a", 1, annotations, &[("", vec![path("/", "Prefix", "s")])])]);
-    let filter = &plan.pipelines["ing.n.s.80~a"]["filters"][0];
+    let filter = &plan.pipelines["ing.n.s.80~a"].read()["filters"][0];
     assert_eq!(filter["kind"], "WebSocketProxy");
     assert_eq!(filter["pools"][0]["originPatterns"], json!(["*.shop.test", "a.test"]));
 }
@@ -355,9 +355,9 @@ proptest::proptest! {
         proptest::prop_assert_eq!(&first.rules, &second.rules);
         proptest::prop_assert_eq!(&first.pipelines, &second.pipelines);
         proptest::prop_assert_eq!(&first.reports, &second.reports);
-        let server = json!({"name": "x", "kind": "HTTPServer", "port": 80, "rules": first.rules.values().map(|rule| Value::clone(rule)).collect::<Vec<_>>()});
+        let server = json!({"name": "x", "kind": "HTTPServer", "port": 80, "rules": first.rules.values().map(Kept::read).collect::<Vec<_>>()});
         proptest::prop_assert_eq!(Checked.check(&server), Ok(()));
-        for rule in first.rules.values() {
+        for rule in first.rules.values().map(Kept::read) {
             for path in rule["paths"].as_array().unwrap() {
                 let backend = path["backend"].as_str().unwrap();
                 proptest::prop_assert!(first.pipelines.contains_key(backend), "{} leads nowhere", backend);
@@ -494,7 +494,7 @@ fn of_many_hosts_the_rule_of_one_is_another_and_the_others_are_the_very_same() {
     let (after, checked) = again(&store, &mut known);
     assert_eq!(checked, 1, "its routes: the pipeline is there");
     let differs = |was: &Rules, now: &Rules| -> Vec<String> {
-        let others = now.iter().filter(|(place, rule)| !was.get(*place).is_some_and(|was| Arc::ptr_eq(was, rule)));
+        let others = now.iter().filter(|(place, rule)| !was.get(*place).is_some_and(|was| was.is_same(rule)));
         others.map(|(place, _)| place.host.clone()).collect()
     };
     assert_eq!(after.rules.len(), MANY as usize + 1);
@@ -503,7 +503,7 @@ fn of_many_hosts_the_rule_of_one_is_another_and_the_others_are_the_very_same() {
     let gone: Vec<&String> =
         before.pipelines.keys().filter(|name| !after.pipelines.contains_key(name.as_str())).collect();
     assert_eq!(gone, ["ing.n.s7.80"]);
-    let others = after.pipelines.iter().filter(|(name, now)| !Arc::ptr_eq(&before.pipelines[name.as_str()], now));
+    let others = after.pipelines.iter().filter(|(name, now)| !before.pipelines[name.as_str()].is_same(now));
     assert_eq!(others.count(), 0);
     assert!(before.reports.ptr_eq(&after.reports) && Arc::ptr_eq(&before.certificates, &after.certificates));
 }

@@ -278,9 +278,15 @@ mod tests {
         tell("alike-b", &[("http://10.5.0.2:80", &[])]);
         let (a, b, other) = (of("a", ""), of("b", ""), of("b", ", http2: true"));
         assert!(Arc::ptr_eq(&a.recipe.spec, &b.recipe.spec) && !Arc::ptr_eq(&b.recipe.spec, &other.recipe.spec));
-        assert_eq!((urls(&a), urls(&b)), (vec!["http://10.5.0.1:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()]));
+        assert_eq!(
+            (urls(&a), urls(&b)),
+            (vec!["http://10.5.0.1:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()])
+        );
         tell("alike-a", &[("http://10.5.0.3:80", &[])]);
-        assert_eq!((urls(&a), urls(&b)), (vec!["http://10.5.0.3:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()]));
+        assert_eq!(
+            (urls(&a), urls(&b)),
+            (vec!["http://10.5.0.3:80".to_owned()], vec!["http://10.5.0.2:80".to_owned()])
+        );
     }
 
     #[test]

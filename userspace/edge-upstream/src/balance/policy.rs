@@ -123,7 +123,10 @@ impl ByTable {
 /// Whose turn it is, for each worker: a counter of all workers would be fought for with every request. The turn of a worker is exact;
 /// they begin spread over the servers, so that few requests on many workers are spread as well.
 #[derive(Debug)]
-pub struct Turns(Box<[Turn]>);
+pub struct Turns(
+    /// Empty where there is nobody to choose among: of ten thousand pools most have one server.
+    Box<[Turn]>,
+);
 
 /// A cache line of its own; written by one worker alone.
 #[derive(Debug)]
@@ -132,12 +135,15 @@ struct Turn(AtomicUsize);
 
 impl Turns {
     pub(super) fn new(servers: usize, workers: usize) -> Turns {
-        let workers = workers.max(1);
+        let workers = if servers < 2 { 0 } else { workers.max(1) };
         Turns((0..workers).map(|worker| Turn(AtomicUsize::new(worker * servers.max(workers) / workers))).collect())
     }
 
     #[inline]
     pub(super) fn next(&self, worker: usize) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
         let turn = &self.0[worker % self.0.len()].0;
         let now = turn.load(Ordering::Relaxed);
         turn.store(now.wrapping_add(1), Ordering::Relaxed);

@@ -79,7 +79,7 @@ impl World {
     fn tell(&mut self, plan: &super::super::Plan) {
         for (of, status) in plan.statuses.iter() {
             let mut value = self.objects[of].clone();
-            value["status"] = Value::clone(status);
+            value["status"] = status.read();
             self.put(of.0, value);
         }
     }
@@ -306,11 +306,11 @@ fn of_many_routes_the_one_that_changes_is_read_and_the_others_are_the_very_same(
     assert_eq!((looked_at, before.statuses.len()), (1, 0), "their statuses were written, and nothing else");
     let differs = |was: &super::super::Plan, now: &super::super::Plan| {
         let (was, now) = (&was.rules["gw.http.80"], &now.rules["gw.http.80"]);
-        let others = now.iter().filter(|(place, rule)| !was.get(*place).is_some_and(|was| Arc::ptr_eq(was, rule)));
+        let others = now.iter().filter(|(place, rule)| !was.get(*place).is_some_and(|was| was.is_same(rule)));
         others.map(|(place, _)| place.host.clone()).collect::<Vec<_>>()
     };
     let pipelines = |was: &super::super::Plan, now: &super::super::Plan| {
-        let same = |name: &String, one: &Arc<Value>| was.pipelines.get(name).is_some_and(|was| Arc::ptr_eq(was, one));
+        let same = |name: &String, one: &control_api::Kept| was.pipelines.get(name).is_some_and(|was| was.is_same(one));
         now.pipelines.iter().filter(|(name, one)| !same(name, one)).map(|(name, _)| name.clone()).collect::<Vec<_>>()
     };
     // Another backend: the pipeline is another, and the rule leads to it as before.
@@ -454,7 +454,7 @@ fn of_ten_thousand_routes_without_a_host_a_change_costs_their_one_rule() {
         let (kind, value) = of(many, 8);
         world.put(kind, value);
         let plan = timed("one more path", &mut world);
-        let rule = plan.rules["gw.http.80"].values().next().unwrap().to_string();
+        let rule = plan.rules["gw.http.80"].values().next().unwrap().text().to_owned();
         println!("their rule has {} bytes", rule.len());
     }
 }
