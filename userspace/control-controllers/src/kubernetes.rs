@@ -143,6 +143,8 @@ struct Work<C> {
     alive: Option<String>,
     /// What could not be written the last time.
     unwritten: Option<String>,
+    /// Something was to be written in this turn.
+    wrote: bool,
 }
 
 impl<C: Cluster> Controller<C> {
@@ -212,8 +214,11 @@ impl<C: Cluster> Controller<C> {
                 continue;
             }
             let begun = Instant::now();
+            work.wrote = false;
             let acted = work.act().await;
-            not_before = Instant::now() + REST.max(begun.elapsed() * RESTS_FOR).min(AGAIN);
+            // Where nothing was written nobody else has anything to do with it.
+            let least = if work.wrote { REST } else { Duration::ZERO };
+            not_before = Instant::now() + least.max(begun.elapsed() * RESTS_FOR).min(AGAIN);
             match acted {
                 Ok(done) => dirty = !done,
                 Err(deposed) => return deposed,
@@ -250,6 +255,7 @@ impl<C: Cluster> Work<C> {
             faults: 0,
             alive: None,
             unwritten: None,
+            wrote: false,
         }
     }
 
@@ -268,7 +274,8 @@ impl<C: Cluster> Work<C> {
                 let of_servers =
                     |kind: Kind| kind == Kind::EndpointSlice && !self.controller.maker.names_servers(&self.store);
                 self.stale |= first || !told && changes.iter().any(|(kind, _)| !of_servers(*kind));
-                !changes.is_empty() || first
+                // A status that is as it was told leaves nothing to do, and what comes after it waits for no rest.
+                !told && !changes.is_empty() || first
             }
             Said::Alive(alive) => {
                 if let Err(why) = &alive
@@ -673,6 +680,7 @@ impl<C: Cluster> Work<C> {
             let (before, after) = (keys(endpoints.puts, Vec::new()), keys(Vec::new(), endpoints.deletes));
             [before, between, after].into_iter().flatten().collect()
         };
+        self.wrote |= !actions.is_empty();
         for action in actions {
             self.controller.cluster.propose(action, &name).await?;
         }

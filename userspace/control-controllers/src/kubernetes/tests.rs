@@ -219,3 +219,30 @@ async fn what_could_not_be_told_is_told_again() {
     work.hear(Said::Alive(Ok(())));
     assert!(work.tells_again());
 }
+
+/// Each of ten thousand objects is heard of once more when its status has been written. Nothing is to be done then, and a change that comes
+/// meanwhile waits for no rest after it.
+#[tokio::test]
+async fn a_status_that_is_as_it_was_told_asks_for_no_turn() {
+    let world = World::new();
+    let next = Arc::new(Mutex::new((BTreeMap::new(), &[][..], &[][..])));
+    let (mut work, _telling) = work(&world, &next, 1);
+    let place = Place { kind: Kind::Ingress, namespace: None };
+    let ingress = |version: &str, status: Value, host: &str| {
+        let metadata = json!({"name": "i", "namespace": "n", "resourceVersion": version});
+        json!({"metadata": metadata, "spec": {"rules": [{"host": host}]}, "status": status})
+    };
+    let told = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    work.hear(Said::Heard(place.clone(), named(&[ingress("1", Value::Null, "a.test")], Kind::Ingress)));
+    work.statuses.insert((Kind::Ingress, Key::new("n", "i")), control_api::Kept::of(&told));
+    let mut hears = |version: &str, status: &Value, host: &str| {
+        work.stale = false;
+        let object = Kind::Ingress.read(&ingress(version, status.clone(), host).to_string()).unwrap();
+        let turns = work.hear(Said::Heard(place.clone(), Heard::Put(object)));
+        (turns, work.stale)
+    };
+    assert_eq!(hears("2", &told, "a.test"), (false, false));
+    assert_eq!(hears("3", &told, "b.test"), (true, true), "it says something else");
+    let others = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}});
+    assert_eq!(hears("4", &others, "b.test"), (true, true), "somebody else has written there");
+}
