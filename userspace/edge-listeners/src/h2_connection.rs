@@ -533,7 +533,7 @@ pub(crate) async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection
             let deadline = streams.add_tunnel();
             let client = stream.into_duplex();
             let join = Box::pin(tunnel::join(&*client, &*backend, &deadline, || local.tunnel_silence()));
-            local.tunnel_ended(join.await);
+            local.tunnel_ended(join.await.end);
         }
     }
 }

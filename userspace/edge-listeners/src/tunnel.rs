@@ -8,10 +8,9 @@
 use base_runtime::net::{Pipe, ReceivedPiece};
 use base_runtime::time::Deadline;
 use edge_pipeline::Duplex;
-use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Bytes that may wait for a side that reads slowly, per direction.
@@ -53,13 +52,25 @@ pub struct Patience {
 
 /// Joins both sides to the end. `patience` is asked for whenever something has passed or the silence is over, so that a server that
 /// stops can shorten it; `deadline` is set by it, and may be brought forward by others.
-pub async fn join(
-    client: &dyn Duplex,
-    backend: &dyn Duplex,
-    deadline: &Deadline,
-    patience: impl Fn() -> Patience,
-) -> TunnelEnd {
-    join_counting(client, backend, deadline, patience, |_, _| ()).await.end
+pub fn join<'a, P: Fn() -> Patience + Unpin>(
+    client: &'a dyn Duplex,
+    backend: &'a dyn Duplex,
+    deadline: &'a Deadline,
+    patience: P,
+) -> Joint<'a, P, impl Fn(Side, u64) + Unpin> {
+    join_counting(client, backend, deadline, patience, |_, _| ())
+}
+
+/// As [`join`]; `count` is told of the bytes of each piece, and who sent it.
+pub fn join_counting<'a, P: Fn() -> Patience + Unpin, C: Fn(Side, u64) + Unpin>(
+    client: &'a dyn Duplex,
+    backend: &'a dyn Duplex,
+    deadline: &'a Deadline,
+    patience: P,
+    count: C,
+) -> Joint<'a, P, C> {
+    let (ways, parting) = <([Way; 2], Parting)>::default();
+    Joint { client, backend, deadline, patience, count, ways, parting, passed: true }
 }
 
 /// One of the two that are joined.
@@ -76,62 +87,67 @@ pub struct Ended {
     pub broken: Option<(Side, io::Error)>,
 }
 
-/// As [`join`]; `count` is told of the bytes of each piece, and who sent it.
-pub async fn join_counting(
-    client: &dyn Duplex,
-    backend: &dyn Duplex,
-    deadline: &Deadline,
-    patience: impl Fn() -> Patience,
-    count: impl Fn(Side, u64),
-) -> Ended {
-    let (passed, mut broken) = (Cell::new(true), None);
-    let way = |sender, from, to| Way {
-        sender,
-        from,
-        to,
-        passed: &passed,
-        count: &count,
-        done: false,
-        pipe: None,
-        flow: Flow::default(),
-    };
-    let mut ways = [way(Side::Client, client, backend), way(Side::Backend, backend, client)];
-    let mut parting = Parting::default();
-    let end = poll_fn(|cx| {
-        for way in &mut ways {
-            if let Err(of) = way.poll(cx) {
-                broken = Some(of);
-                return Poll::Ready(TunnelEnd::Broken);
+/// Two sides that are joined: the future of [`join`]. Written by hand, because tunnels last, and what an async fn is called with lies in its
+/// future twice.
+pub struct Joint<'a, P, C> {
+    client: &'a dyn Duplex,
+    backend: &'a dyn Duplex,
+    deadline: &'a Deadline,
+    patience: P,
+    count: C,
+    /// From the client, and from the backend.
+    ways: [Way; 2],
+    parting: Parting,
+    /// Something has, since the silence was measured.
+    passed: bool,
+}
+
+impl<P: Fn() -> Patience + Unpin, C: Fn(Side, u64) + Unpin> Future for Joint<'_, P, C> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let ended = ready!(self.poll_end(cx));
+        self.deadline.clear();
+        match ended.end {
+            TunnelEnd::Finished => {}
+            TunnelEnd::Broken => {
+                self.client.abort();
+                self.backend.abort();
+            }
+            TunnelEnd::Idle => {
+                self.client.shutdown();
+                self.backend.shutdown();
+            }
+        }
+        Poll::Ready(ended)
+    }
+}
+
+impl<P: Fn() -> Patience + Unpin, C: Fn(Side, u64) + Unpin> Joint<'_, P, C> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Joint { client, backend, deadline, patience, count, ways, parting, passed } = self;
+        let ends = |end| Poll::Ready(Ended { end, broken: None });
+        let both = [(Side::Client, *client, *backend), (Side::Backend, *backend, *client)];
+        for (way, (sender, from, to)) in ways.iter_mut().zip(both) {
+            let mut ends = Ends { sender, from, to, passed, count };
+            if let Err(of) = way.poll(&mut ends, cx) {
+                return Poll::Ready(Ended { end: TunnelEnd::Broken, broken: Some(of) });
             }
         }
         if ways.iter().all(|w| w.done) {
-            return Poll::Ready(TunnelEnd::Finished);
+            return ends(TunnelEnd::Finished);
         }
-        if passed.take() && !parting.told {
-            deadline.set_after(parting.silence(backend, patience()));
+        if std::mem::take(passed) && !parting.told {
+            deadline.set_after(parting.silence(*backend, patience()));
         }
         while deadline.poll_expired(cx).is_ready() {
-            let Some(left) = parting.expired(backend, patience()) else { return Poll::Ready(TunnelEnd::Idle) };
+            let Some(left) = parting.expired(*backend, patience()) else { return ends(TunnelEnd::Idle) };
             deadline.set_after(left);
             // What is to be said is said by whoever is asked for it.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
-    })
-    .await;
-    deadline.clear();
-    match end {
-        TunnelEnd::Finished => {}
-        TunnelEnd::Broken => {
-            client.abort();
-            backend.abort();
-        }
-        TunnelEnd::Idle => {
-            client.shutdown();
-            backend.shutdown();
-        }
     }
-    Ended { end, broken }
 }
 
 /// How far the end of a tunnel has come that nobody but its server wants.
@@ -167,55 +183,64 @@ impl Parting {
     }
 }
 
-/// One direction.
-struct Way<'a> {
+/// Both ends of a direction, and who is told of what passes.
+struct Ends<'a, C> {
     sender: Side,
     from: &'a dyn Duplex,
     to: &'a dyn Duplex,
-    passed: &'a Cell<bool>,
-    count: &'a dyn Fn(Side, u64),
+    passed: &'a mut bool,
+    count: &'a C,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Way {
     done: bool,
     /// Bytes in the kernel that `to` has not taken.
     pipe: Option<Pipe>,
     flow: Flow,
 }
 
-impl Way<'_> {
+impl Way {
     /// An error is of the side that failed.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), (Side, io::Error)> {
-        let sender = self.sender;
+    fn poll<C: Fn(Side, u64)>(
+        &mut self,
+        ends: &mut Ends<'_, C>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), (Side, io::Error)> {
+        let (sender, from, to) = (ends.sender, ends.from, ends.to);
         let taker = if sender == Side::Client { Side::Backend } else { Side::Client };
         for _ in 0..TURN {
             if self.done {
                 return Ok(());
             }
-            if let (Some(pipe), Some(to)) = (&mut self.pipe, self.to.plain()) {
+            if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
                 match to.poll_send_pipe(pipe, cx) {
                     Poll::Ready(result) => result.map_err(|error| (taker, error))?,
                     Poll::Pending => return Ok(()),
                 }
                 self.pipe = None;
             }
-            match self.to.poll_send_ready(cx, HIGH_WATER) {
+            match to.poll_send_ready(cx, HIGH_WATER) {
                 Poll::Ready(result) => result.map_err(|error| (taker, error))?,
                 Poll::Pending => return Ok(()),
             }
-            let Poll::Ready(piece) = self.poll_piece(cx) else { return Ok(()) };
+            let Poll::Ready(piece) = self.poll_piece(from, cx) else { return Ok(()) };
             let piece = piece.map_err(|error| (sender, error))?;
-            if piece.is_none() || self.to.is_heard() {
-                self.passed.set(true);
+            if piece.is_none() || to.is_heard() {
+                *ends.passed = true;
             }
             match piece {
                 Some(ReceivedPiece::Buf(bytes)) => {
-                    self.judge(bytes.len() as u64);
-                    self.to.send(bytes);
+                    self.judge(ends, bytes.len() as u64);
+                    to.send(bytes);
                 }
                 Some(ReceivedPiece::Pipe(pipe)) => {
-                    self.judge(pipe.len() as u64);
+                    self.judge(ends, pipe.len() as u64);
                     self.pipe = Some(pipe);
                 }
                 None => {
-                    self.to.shutdown();
+                    to.shutdown();
                     self.done = true;
                 }
             }
@@ -225,19 +250,19 @@ impl Way<'_> {
         Ok(())
     }
 
-    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<ReceivedPiece>>> {
-        match self.from.plain() {
+    fn poll_piece(&self, from: &dyn Duplex, cx: &mut Context<'_>) -> Poll<io::Result<Option<ReceivedPiece>>> {
+        match from.plain() {
             Some(from) if self.flow.spliced => from.poll_recv_piece(SPLICED_MOST, cx),
-            _ => self.from.poll_recv(cx).map_ok(|bytes| bytes.map(ReceivedPiece::Buf)),
+            _ => from.poll_recv(cx).map_ok(|bytes| bytes.map(ReceivedPiece::Buf)),
         }
     }
 
     /// A piece of this many bytes has passed: large ones stay in the kernel from now on where both sides are plain.
-    fn judge(&mut self, bytes: u64) {
+    fn judge<C: Fn(Side, u64)>(&mut self, ends: &Ends<'_, C>, bytes: u64) {
         let was = self.flow.spliced;
-        (self.count)(self.sender, bytes);
+        (ends.count)(ends.sender, bytes);
         self.flow.add(bytes);
-        if let (Some(from), Some(_)) = (self.from.plain(), self.to.plain()) {
+        if let (Some(from), Some(_)) = (ends.from.plain(), ends.to.plain()) {
             if was && !self.flow.spliced {
                 // What has come in between shows with the next piece.
                 from.end_splice();

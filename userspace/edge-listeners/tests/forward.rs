@@ -33,6 +33,7 @@ on_both_drivers![
     http2_asks_for_the_same,
     http3_asks_for_the_same,
     udp_passes_as_capsules,
+    udp_passes_as_capsules_of_http2,
     udp_passes_as_datagrams_of_http3,
     udp_goes_where_the_document_lets_it,
     a_refusal_names_the_destination,
@@ -518,6 +519,45 @@ fn ports_of_udp_are_others_than_those_of_tcp(io: IoMode) {
     other.set_read_timeout(Some(support::PATIENCE)).unwrap();
     assert_eq!(other.recv(&mut bytes).map(|length| bytes[..length].to_vec()).unwrap(), b"hello");
     assert_eq!(house.ask(&get(&format!("http://127.0.0.1:{}/", house.port), "")).status(), 403);
+}
+
+/// On the stream, which has nothing beside it.
+fn udp_passes_as_capsules_of_http2(io: IoMode) {
+    let (port, heard) = udp_echo();
+    let house = House::new(io, &format!("h2c: true\n{ANY}"), &pipeline("connectUdp: true"));
+    let open = |host: &str| {
+        let uri = format!("http://proxy.test{}", udp_path(host, port));
+        let request = http::Request::builder().method("CONNECT").uri(uri).header("capsule-protocol", "?1");
+        request.extension(h2::ext::Protocol::from_static("connect-udp")).body(()).unwrap()
+    };
+    h2_client::run(async {
+        let (requests, _driver) = h2_client::connect(house.port).await;
+        assert_eq!(h2_client::ask(&requests, open("10.0.0.1"), b"").await.unwrap().status, 403);
+        let mut requests = requests.ready().await.unwrap();
+        let (response, mut sending) = requests.send_request(open("127.0.0.1"), false).unwrap();
+        let response = response.await.unwrap();
+        let field = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((response.status().as_u16(), field("capsule-protocol"), field("upgrade")), (200, Some("?1"), None));
+        let mut body = response.into_body();
+        for content in [&b"hello"[..], b"x", &[7; 9000]] {
+            let (said, mut came) = (payload(content), Vec::new());
+            // In pieces that end anywhere.
+            said.chunks(1001).for_each(|piece| sending.send_data(Bytes::copy_from_slice(piece), false).unwrap());
+            while came.len() < said.len() {
+                let data = body.data().await.unwrap().unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                came.extend_from_slice(&data);
+            }
+            assert!(came == said, "{} of {}", came.len(), said.len());
+        }
+        // One that breaks off in a capsule has said nothing whole.
+        sending.send_data(Bytes::copy_from_slice(&payload(b"cut")[..4]), true).unwrap();
+        let broken = body.data().await.map(|data| data.map_err(|error| error.reason()));
+        assert_eq!(broken, Some(Err(Some(h2::Reason::PROTOCOL_ERROR))));
+    });
+    eventually("it is over", || house.traffic.connections() == 0);
+    assert_eq!(heard.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [5, 1, 9000]);
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", ("127.0.0.1", port)).unwrap();
 }
 
 fn udp_passes_as_datagrams_of_http3(io: IoMode) {

@@ -150,7 +150,7 @@ fn both_sides_of_a_connect_are_joined_without_a_socket() {
         let task = base_runtime::spawn(async move {
             let deadline = Deadline::new();
             let patience = tunnel::Patience { silence: Duration::from_secs(600), stopping: false };
-            let end = tunnel::join(&client, &*joined, &deadline, || patience).await;
+            let end = tunnel::join(&client, &*joined, &deadline, || patience).await.end;
             assert_eq!(end, tunnel::TunnelEnd::Finished);
         });
         turns().await;
