@@ -13,6 +13,7 @@ use abi::{
 };
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::steer::AsItIs;
 use datapath::syn::Segment;
 use datapath::tables::Bucket;
 use datapath::{Connection, Live, Outcome, Tables, general, usual};
@@ -132,13 +133,13 @@ impl Model {
         buffer[HEADROOM..].copy_from_slice(frame);
         let mut other = buffer.clone();
         let mut slice = SliceFrame::new(&mut buffer, frame.len());
-        let usual = usual::steer(&mut slice, self);
+        let usual = usual::steer(&mut slice, self, &AsItIs);
         let found: Vec<u8> = slice.bytes().collect();
         let mut slice = SliceFrame::new(&mut other, frame.len());
         let outcome = general(&mut slice, self);
         let bytes: Vec<u8> = slice.bytes().collect();
         match usual {
-            Some(usual) => {
+            Some(Ok(usual) | Err(usual)) => {
                 assert_eq!((usual, found), (outcome, bytes.clone()), "the road of usual packets, and the general one")
             }
             None => assert_eq!(found, frame, "what is left to the general road has not been touched"),

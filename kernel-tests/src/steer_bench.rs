@@ -157,13 +157,14 @@ fn contenders() -> Vec<Contender> {
         kept("own, new connection", tcp(Fixture::Here, true, SYN), 60),
         sent("own, asks for a socket, second chance", v4, 1, tcp(Fixture::HereBefore, true, ACK), 110),
         kept("no VIP", packet::tcp(client(true, 1), client(true, 2), ACK, 15), 12),
-        // A part of all of these.
+        // A part of all of these, and one of the second chance.
         Contender { program: "bench_lookup", goal: None, ..kept("the look-up of the VIP alone", spread(true), 0) },
+        Contender { program: "bench_socket", goal: None, ..kept("the look-up of the socket alone", spread(true), 0) },
     ]
 }
 
-const PROGRAMS: [&str; 6] =
-    ["bench_empty", "bench_kept", "bench_lookup", "bench_harness", "bench_steer_v4", "bench_steer_v6"];
+const PROGRAMS: [&str; 7] =
+    ["bench_empty", "bench_kept", "bench_lookup", "bench_socket", "bench_harness", "bench_steer_v4", "bench_steer_v6"];
 
 const KEPT: &str = "harness of what stays";
 const SENT: &str = "harness of what is sent";

@@ -1365,14 +1365,14 @@ const EXAMINED_BY: &str = "6.18.";
 /// is no longer carried past the question whether it does. `xdp_steer` rose by 6 % and two others by 4 with owners of full slots that stand in
 /// and a list of those asked that keeps the first.
 const EXAMINED: [(Hook, u32); 9] = [
-    (Hook::XdpSteer, 27_754),
-    (Hook::XdpGeneral, 47_701),
-    (Hook::XdpFragment, 38_317),
+    (Hook::XdpSteer, 21_480),
+    (Hook::XdpGeneral, 48_628),
+    (Hook::XdpFragment, 37_790),
     (Hook::XdpCapture, 29_268),
-    (Hook::XdpSyn, 42_509),
-    (Hook::XdpBackend, 9_879),
-    (Hook::XdpDeliver, 5_982),
-    (Hook::SkLookup, 3_834),
+    (Hook::XdpSyn, 42_087),
+    (Hook::XdpBackend, 9_859),
+    (Hook::XdpDeliver, 5_449),
+    (Hook::SkLookup, 3_843),
     (Hook::SkReuseport, 57),
 ];
 /// On any: it gives up at a million. Before 6.2 every number counts as one that matters as soon as there are functions, and far fewer

@@ -3,7 +3,7 @@
 use crate::limit::Rate;
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 12;
+pub const LAYOUT_VERSION: u32 = 13;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.

@@ -12,12 +12,15 @@ pub struct Machine {
     pub source: Address,
     /// Bits of [`Machine::PRESENT`] and the others.
     pub flags: u32,
-    /// Destination MAC of frames sent to it; all zero: answer to the MAC the frame came from, i.e. through the router.
-    pub next_hop: [u8; 6],
-    pub reserved: [u8; 6],
     /// Of a backend: which bits of the last word of `source` differ from connection to connection, as they lie in memory.
     pub spread: u32,
-    pub reserved_too: u32,
+    /// Destination MAC of frames sent to it, its first byte lowest; 0: answer to the MAC the frame came from, i.e. through the router.
+    pub next_hop: u64,
+    /// Of a tunnel over IPv4: the address it is sent from.
+    pub own_v4: u32,
+    /// And the sum of the half-words of its header that are the same in every packet.
+    pub sum_v4: u32,
+    pub reserved: u64,
 }
 
 /// Key of the map SENDERS: an address that GUE of a machine of ours comes from. Its value is the machine's index. Both generations
@@ -37,6 +40,11 @@ impl Machine {
     pub const OWN: u32 = 2;
     /// It does not run Weir: it takes IP in IP (RFC 2003, RFC 2473, RFC 4213), answers clients itself, and passes nothing on.
     pub const BACKEND: u32 = 4;
+
+    /// Tunnels to it are over IPv4.
+    pub const OVER_V4: u32 = 8;
+    /// This machine has an address of that family to send them from.
+    pub const REACHABLE: u32 = 16;
 
     #[inline(always)]
     pub const fn is_present(&self) -> bool {
@@ -60,4 +68,4 @@ impl Machine {
     }
 }
 
-const _: () = assert!(size_of::<Machine>() == 56 && size_of::<SenderKey>() == 20);
+const _: () = assert!(size_of::<Machine>() == 64 && size_of::<SenderKey>() == 20);

@@ -53,7 +53,8 @@ pub struct VipAt {
     pub bits_and_one: u32,
     /// The element of VIPS, which others may share.
     pub element: u32,
-    pub reserved: u64,
+    /// Of an address of IPv4 alone what [`VipAt::v4`] says: to compare one word.
+    pub v4: u64,
 }
 
 /// Buckets of one generation, and so seeds: four addresses each where there are as many as there can be.
@@ -92,6 +93,12 @@ impl VipHash {
 }
 
 impl VipAt {
+    /// The address is one native word.
+    #[inline(always)]
+    pub const fn v4(raw: u32) -> u64 {
+        1 << 32 | raw as u64
+    }
+
     #[inline(always)]
     pub const fn is(&self, address: &Address, bits: u16) -> bool {
         let (a, b) = (&self.address.0, &address.0);
@@ -161,20 +168,22 @@ pub enum HashMode {
 }
 
 impl Counts {
+    pub const ALL: Counts = Counts {
+        source_port: u16::MAX,
+        destination_port: u16::MAX,
+        protocol: u16::MAX,
+        reserved: 0,
+        source: [u32::MAX; 4],
+        destination: u32::MAX,
+    };
+
     pub const NONE: Counts =
         Counts { source_port: 0, destination_port: 0, protocol: 0, reserved: 0, source: [0; 4], destination: 0 };
 
     /// For packets to an address of the family.
     pub fn new(mode: HashMode, v4: bool) -> Counts {
         match mode {
-            HashMode::FiveTuple => Counts {
-                source_port: u16::MAX,
-                destination_port: u16::MAX,
-                protocol: u16::MAX,
-                reserved: 0,
-                source: [u32::MAX; 4],
-                destination: u32::MAX,
-            },
+            HashMode::FiveTuple => Counts::ALL,
             HashMode::SourceIp => Counts { source: [u32::MAX; 4], ..Counts::NONE },
             HashMode::SourcePrefix { v4: bits_v4, v6: bits_v6 } => {
                 let bits = if v4 { 96 + bits_v4.min(32) as u32 } else { bits_v6.min(128) as u32 };
@@ -231,6 +240,8 @@ impl VipAddress {
 impl Service {
     /// There is an element of BEFORE for its VIP.
     pub const BEFORE: u8 = 1;
+    /// All of a packet counts: its masks are [`Counts::ALL`].
+    pub const ALL: u8 = 16;
     /// New connections of its VIP are limited: there is an element of LIMITS.
     pub const LIMITED: u8 = 2;
     /// What comes too fast is answered with SYN cookies: likewise.

@@ -213,7 +213,7 @@ fn wrap(
     if own.is_unspecified() {
         return Err(Reason::NoOwnAddress);
     }
-    let send = if to.next_hop == [0; 6] { Send::Back } else { Send::To(to.next_hop) };
+    let send = Send::to(to);
     let inner = if packet.v4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 };
     let outer = if v4 { HEADER_V4 } else { HEADER_V6 };
     if !frame.push_head(outer) || !link.write(frame, if v4 { IPV4 } else { IPV6 }, send) {

@@ -2,7 +2,7 @@
 
 use crate::{Frame, Tables, Window};
 
-use abi::Reason;
+use abi::{Machine, Reason};
 
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
@@ -33,11 +33,21 @@ pub enum Send {
     Keep,
     /// Back to the MAC it came from.
     Back,
-    /// To a machine on this link.
-    To([u8; 6]),
+    /// To a machine on this link: its MAC, the first byte lowest.
+    To(u64),
+}
+
+impl Send {
+    #[inline(always)]
+    pub fn to(machine: &Machine) -> Send {
+        if machine.next_hop == 0 { Send::Back } else { Send::To(machine.next_hop) }
+    }
 }
 
 impl Ethernet {
+    /// Where there is one without a tag that nobody asks for.
+    pub const UNREAD: Ethernet = Ethernet { addresses: [0; 3], tag: [0; 2], kind: 0, length: HEADER };
+
     #[inline(always)]
     pub fn parse(frame: &impl Frame) -> Result<Ethernet, Reason> {
         let Some(w) = frame.window::<HEADER>(0) else { return Err(Reason::EthernetTruncated) };
@@ -51,11 +61,14 @@ impl Ethernet {
         Ok(Ethernet { addresses, tag, kind: t.u16(2), length: HEADER + TAG })
     }
 
-    /// Of a frame without a tag, which the window is the start of.
+    /// Of a frame without a tag: what lies at `at` becomes the header of a frame that begins with the window.
     #[inline(always)]
-    pub fn untagged(w: impl Window) -> Ethernet {
-        let addresses = [w.u32_raw(0), w.u32_raw(4), w.u32_raw(8)];
-        Ethernet { addresses, tag: [0; 2], kind: w.u16(12), length: HEADER }
+    pub fn move_up(w: impl Window, at: usize, kind: u16, send: Send) {
+        let [a, b, c] = addressed([w.u32_raw(at), w.u32_raw(at + 4), w.u32_raw(at + 8)], send);
+        w.put_u32_raw(0, a);
+        w.put_u32_raw(4, b);
+        w.put_u32_raw(8, c);
+        w.put_u16(12, kind);
     }
 
     /// The MAC it came from, its first byte lowest.
@@ -80,16 +93,7 @@ impl Ethernet {
     #[inline(always)]
     pub fn write(&self, frame: &impl Frame, kind: u16, send: Send) -> bool {
         let Some(w) = frame.window::<HEADER>(0) else { return false };
-        let a = &self.addresses;
-        let words = match send {
-            Send::Keep => *a,
-            Send::Back => [a[1] >> 16 | a[2] << 16, a[2] >> 16 | a[0] << 16, a[0] >> 16 | a[1] << 16],
-            Send::To(m) => [
-                u32::from_le_bytes([m[0], m[1], m[2], m[3]]),
-                u16::from_le_bytes([m[4], m[5]]) as u32 | a[0] << 16,
-                a[0] >> 16 | a[1] << 16,
-            ],
-        };
+        let words = addressed(self.addresses, send);
         w.put_u32_raw(0, words[0]);
         w.put_u32_raw(4, words[1]);
         w.put_u32_raw(8, words[2]);
@@ -102,5 +106,15 @@ impl Ethernet {
         t.put_u16_raw(0, self.tag[1]);
         t.put_u16(2, kind);
         true
+    }
+}
+
+/// The two addresses of a frame that goes there.
+#[inline(always)]
+fn addressed(a: [u32; 3], send: Send) -> [u32; 3] {
+    match send {
+        Send::Keep => a,
+        Send::Back => [a[1] >> 16 | a[2] << 16, a[2] >> 16 | a[0] << 16, a[0] >> 16 | a[1] << 16],
+        Send::To(mac) => [mac as u32, (mac >> 32) as u32 & 0xffff | a[0] << 16, a[0] >> 16 | a[1] << 16],
     }
 }

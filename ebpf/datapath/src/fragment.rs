@@ -85,7 +85,7 @@ impl<T: Tables> Road<'_, T> {
             let kind = Kind(self.tables.forget(kind.0));
             flow.v4 = self.tables.forget(flow.v4 as usize) != 0;
             flow.protocol = self.tables.forget(flow.protocol as usize) as u8;
-            let Some(service) = self.find_service(address, &flow) else {
+            let Some(service) = self.find_service(address, &flow, 0) else {
                 self.tables.remember(part, FragmentWay::default());
                 return Ok(self.stay(Reason::PortNotServed));
             };

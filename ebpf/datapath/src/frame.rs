@@ -42,6 +42,7 @@ pub trait Window: Copy {
     fn put_u8(self, at: usize, value: u8);
     fn put_u16_raw(self, at: usize, value: u16);
     fn put_u32_raw(self, at: usize, value: u32);
+    fn put_u64_raw(self, at: usize, value: u64);
 
     #[inline(always)]
     fn u16(self, at: usize) -> u16 {

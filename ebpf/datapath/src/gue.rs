@@ -3,7 +3,7 @@
 use abi::gue::{Asked, FLAGS, LENGTH, LENGTH_BITS, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
 use abi::{Machine, Reason, SenderKey, Settings};
 
-use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
+use crate::ethernet::{Ethernet, HEADER, IPV4, IPV6, Send};
 use crate::icmp::write_addresses_v6;
 use crate::ip::{HEADER_V4, HEADER_V6, Ip, UDP};
 use crate::{Frame, Live, Tables, Window};
@@ -101,10 +101,27 @@ pub fn unwrap(frame: &mut impl Frame, link: &Ethernet, tunnel: &Tunnel) -> bool 
     frame.pull_head(tunnel.length) && link.write(frame, tunnel.inner, Send::Keep)
 }
 
+/// With all that can be said beforehand of tunnels to it: `own` are this machine's addresses, IPv4 and IPv6.
+pub fn prepared(machine: Machine, own: [abi::Address; 2]) -> Machine {
+    let v4 = machine.address.is_v4();
+    let own = if v4 { own[0] } else { own[1] };
+    let mut flags = machine.flags;
+    flags |= if v4 { Machine::OVER_V4 } else { 0 };
+    flags |= if own.is_unspecified() { 0 } else { Machine::REACHABLE };
+    let sum = |source: u32| sum_v4(UDP, source, machine.address.v4_raw());
+    let (own_v4, sum_v4) = if v4 { (own.v4_raw(), sum(own.v4_raw())) } else { (0, 0) };
+    Machine { flags, own_v4, sum_v4, ..machine }
+}
+
 /// Bytes a tunnel to this machine adds.
 #[inline(always)]
 pub fn overhead(to: &Machine) -> usize {
-    if to.address.is_v4() { OVERHEAD_V4 } else { OVERHEAD_V6 }
+    if is_over_v4(to) { OVERHEAD_V4 } else { OVERHEAD_V6 }
+}
+
+#[inline(always)]
+fn is_over_v4(to: &Machine) -> bool {
+    to.flags & Machine::OVER_V4 != 0
 }
 
 /// Puts a tunnel to `to` around the packet and addresses the frame.
@@ -116,32 +133,78 @@ pub fn wrap(
     to: &Machine,
     wrap: &Wrap,
 ) -> Result<(), Reason> {
-    let v4 = to.address.is_v4();
-    let own = if v4 { settings.own_v4 } else { settings.own_v6 };
-    if own.is_unspecified() {
+    if to.flags & Machine::REACHABLE == 0 {
         return Err(Reason::NoOwnAddress);
     }
-    let destination = to.address;
-    let send = if to.next_hop == [0; 6] { Send::Back } else { Send::To(to.next_hop) };
-    let datagram = UDP_HEADER + LENGTH + wrap.length;
-
-    if v4 {
+    let send = Send::to(to);
+    if is_over_v4(to) {
         if !frame.push_head(OVERHEAD_V4) || !link.write(frame, IPV4, send) {
             return Err(Reason::HeadroomMissing);
         }
         let Some(w) = frame.window::<OVERHEAD_V4>(link.length) else { return Err(Reason::HeadroomMissing) };
-        let length = (HEADER_V4 + datagram) as u16;
-        write_outer_v4(w, wrap.class, length, UDP, own.v4_raw(), destination.v4_raw());
-        write_udp_gue(w, HEADER_V4, datagram, settings.cookie, wrap);
+        write_v4(w, 0, settings, to, wrap);
     } else {
         if !frame.push_head(OVERHEAD_V6) || !link.write(frame, IPV6, send) {
             return Err(Reason::HeadroomMissing);
         }
         let Some(w) = frame.window::<OVERHEAD_V6>(link.length) else { return Err(Reason::HeadroomMissing) };
-        write_outer_v6(w, wrap.class, 0, datagram as u16, UDP, &own.0, &destination.0);
-        write_udp_gue(w, HEADER_V6, datagram, settings.cookie, wrap);
+        write_v6(w, 0, settings, to, wrap);
     }
     Ok(())
+}
+
+/// The same of a frame without a tag, to a machine that is reachable.
+#[inline(always)]
+pub fn wrap_untagged(frame: &mut impl Frame, settings: &Settings, to: &Machine, wrap: &Wrap) -> Result<(), Reason> {
+    let send = Send::to(to);
+    if is_over_v4(to) {
+        if !frame.push_head(OVERHEAD_V4) {
+            return Err(Reason::HeadroomMissing);
+        }
+        let Some(w) = frame.start::<{ OVERHEAD_V4 + HEADER }>() else { return Err(Reason::HeadroomMissing) };
+        Ethernet::move_up(w, OVERHEAD_V4, IPV4, send);
+        write_v4(w, HEADER, settings, to, wrap);
+    } else {
+        if !frame.push_head(OVERHEAD_V6) {
+            return Err(Reason::HeadroomMissing);
+        }
+        let Some(w) = frame.start::<{ OVERHEAD_V6 + HEADER }>() else { return Err(Reason::HeadroomMissing) };
+        Ethernet::move_up(w, OVERHEAD_V6, IPV6, send);
+        write_v6(w, HEADER, settings, to, wrap);
+    }
+    Ok(())
+}
+
+/// All of a tunnel over IPv4, `at` in the window: as [`write_outer_v4`] has its header, in words of which most are known beforehand.
+#[inline(always)]
+fn write_v4(w: impl Window, at: usize, settings: &Settings, to: &Machine, wrap: &Wrap) {
+    let datagram = UDP_HEADER + LENGTH + wrap.length;
+    let length = ((HEADER_V4 + datagram) as u16).to_be() as u32;
+    let first = 0x45 | (wrap.class as u32) << 8;
+    let checksum = fold_checksum(to.sum_v4 + (first - 0x45) + length);
+    w.put_u32_raw(at, first | length << 16);
+    let [flags, fate] = unchanging(UDP);
+    w.put_u64_raw(at + 4, (flags as u64) << 16 | (fate as u64) << 32 | (checksum as u64) << 48);
+    w.put_u32_raw(at + 12, to.own_v4);
+    w.put_u32_raw(at + 16, to.address.v4_raw());
+    write_udp_gue(w, at + HEADER_V4, datagram, settings.cookie, wrap);
+}
+
+/// The same over IPv6.
+#[inline(always)]
+fn write_v6(w: impl Window, at: usize, settings: &Settings, to: &Machine, wrap: &Wrap) {
+    let datagram = UDP_HEADER + LENGTH + wrap.length;
+    let traffic = (0x6000 | (wrap.class as u16) << 4).to_be() as u64;
+    let length = (datagram as u16).to_be() as u64;
+    w.put_u64_raw(at, traffic | length << 32 | (UDP as u64) << 48 | (TTL as u64) << 56);
+    let (own, address) = (&settings.own_v6.0, &to.address.0);
+    let mut i = 0;
+    while i < 4 {
+        w.put_u32_raw(at + 8 + i * 4, own[i]);
+        w.put_u32_raw(at + 24 + i * 4, address[i]);
+        i += 1;
+    }
+    write_udp_gue(w, at + HEADER_V6, datagram, settings.cookie, wrap);
 }
 
 /// The header around a packet: `length` is of both together.
@@ -182,32 +245,36 @@ pub fn write_outer_v6(
 #[inline(always)]
 fn write_udp_gue(w: impl Window, at: usize, datagram: usize, cookie: u32, wrap: &Wrap) {
     // From the range that RFC 6335 sets aside for such uses.
-    w.put_u16(at, 0xc000 | (wrap.entropy & 0x3fff) as u16);
-    w.put_u16(at + 2, PORT);
-    w.put_u16(at + 4, datagram as u16);
-    // Zero, over IPv6 too: RFC 6935 allows it for tunnels, and the inner packet has its own.
-    w.put_u16_raw(at + 6, 0);
-    w.put_u8(at + 8, VERSION_AND_LENGTH);
-    w.put_u8(at + 9, if wrap.v4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 });
-    w.put_u16(at + 10, FLAGS);
-    w.put_u8(at + 12, wrap.packed);
-    w.put_u8(at + 13, MAGIC);
-    w.put_u16(at + 14, wrap.epoch);
+    let source = (0xc000 | (wrap.entropy & 0x3fff) as u16).to_be() as u64;
+    // The checksum is zero, over IPv6 too: RFC 6935 allows it for tunnels, and the inner packet has its own.
+    let length = (datagram as u16).to_be() as u64;
+    w.put_u64_raw(at, source | (PORT.to_be() as u64) << 16 | length << 32);
+    let carries = if wrap.v4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 } as u64;
+    let start = VERSION_AND_LENGTH as u64 | carries << 8 | (FLAGS.to_be() as u64) << 16 | (MAGIC as u64) << 40;
+    w.put_u64_raw(at + 8, start | (wrap.packed as u64) << 32 | (wrap.epoch.to_be() as u64) << 48);
     w.put_u32_raw(at + 16, cookie);
-    w.put_u32_raw(at + 20, wrap.asked.0 as u32);
-    w.put_u32_raw(at + 24, (wrap.asked.0 >> 32) as u32);
+    w.put_u64_raw(at + 20, wrap.asked.0);
 }
 
 /// Checksum of an IPv4 header without options as [`wrap`] and the ICMP answers write it, raw.
 #[inline(always)]
 pub fn checksum_v4(class: u8, length: u16, protocol: u8, source: u32, destination: u32) -> u16 {
-    let mut sum = (u16::from_be_bytes([0x45, class])).to_be() as u32;
-    sum += length.to_be() as u32;
-    sum += DO_NOT_FRAGMENT.to_be() as u32;
-    sum += u16::from_be_bytes([TTL, protocol]).to_be() as u32;
-    sum += (source & 0xffff) + (source >> 16);
-    sum += (destination & 0xffff) + (destination >> 16);
-    fold_checksum(sum)
+    let changing = (u16::from_be_bytes([0, class])).to_be() as u32 + length.to_be() as u32;
+    fold_checksum(changing + sum_v4(protocol, source, destination))
+}
+
+/// What is in every such header, as half-words on the wire: flags, and behind them how long it may travel and what it carries.
+#[inline(always)]
+const fn unchanging(protocol: u8) -> [u16; 2] {
+    [DO_NOT_FRAGMENT.to_be(), u16::from_be_bytes([TTL, protocol]).to_be()]
+}
+
+/// The sum of the half-words of a header that do not differ from packet to packet.
+#[inline(always)]
+fn sum_v4(protocol: u8, source: u32, destination: u32) -> u32 {
+    let [flags, fate] = unchanging(protocol);
+    let fixed = u16::from_be_bytes([0x45, 0]).to_be() as u32 + flags as u32 + fate as u32;
+    fixed + (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16)
 }
 
 /// Ones' complement of a ones' complement sum of at most 65,000 half-words.

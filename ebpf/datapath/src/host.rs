@@ -104,6 +104,12 @@ impl Window for SliceWindow<'_> {
             self.0[at + i].set(byte);
         }
     }
+
+    fn put_u64_raw(self, at: usize, value: u64) {
+        for (i, byte) in value.to_ne_bytes().into_iter().enumerate() {
+            self.0[at + i].set(byte);
+        }
+    }
 }
 
 const XDP_FRAME: usize = 40;

@@ -85,46 +85,17 @@ impl Ip {
         })
     }
 
-    /// A whole packet without options. It begins at `at` in the window.
+    /// Of a whole packet without options, from `source` to `destination`.
     #[inline(always)]
-    pub fn usual_v4(w: impl Window, at: usize) -> Option<Ip> {
-        let (first, fragment) = (w.u8(at), w.u16(at + 6));
-        if first != PLAIN || fragment & 0x3fff != 0 {
-            return None;
-        }
-        Some(Ip {
-            v4: true,
-            at,
-            source: Address::from_v4_raw(w.u32_raw(at + 12)),
-            destination: Address::from_v4_raw(w.u32_raw(at + 16)),
-            protocol: w.u8(at + 9),
-            class: w.u8(at + 1),
-            length: w.u16(at + 2) as usize,
-            first,
-            fragment,
-        })
-    }
-
-    /// The same; extension headers are left to who looks at the protocol.
-    #[inline(always)]
-    pub fn usual_v6(w: impl Window, at: usize) -> Option<Ip> {
-        let words = |at| Address([w.u32_raw(at), w.u32_raw(at + 4), w.u32_raw(at + 8), w.u32_raw(at + 12)]);
-        let (source, destination) = (words(at + 8), words(at + 24));
-        let first = w.u8(at);
-        if first >> 4 != 6 || source.is_v4() || destination.is_v4() {
-            return None;
-        }
-        Some(Ip {
-            v4: false,
-            at,
-            source,
-            destination,
-            protocol: w.u8(at + 6),
-            class: (w.u16(at) >> 4) as u8,
-            length: w.u16(at + 4) as usize + HEADER_V6,
-            first,
-            fragment: 0,
-        })
+    pub fn whole(
+        v4: bool,
+        at: usize,
+        [source, destination]: [Address; 2],
+        protocol: u8,
+        class: u8,
+        length: usize,
+    ) -> Ip {
+        Ip { v4, at, source, destination, protocol, class, length, first: PLAIN, fragment: 0 }
     }
 
     /// Of a packet whose header was read before.
@@ -252,7 +223,7 @@ impl Ip {
 }
 
 /// How an IPv4 header without options begins.
-const PLAIN: u8 = 0x45;
+pub const PLAIN: u8 = 0x45;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 pub const FRAGMENT: u8 = 44;

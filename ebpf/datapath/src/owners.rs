@@ -48,6 +48,22 @@ impl Question {
     /// From this bit on, whether the daemon lives: a number of [`lease`].
     pub const LEASE: u32 = 8;
 
+    pub const NONE: Question = Question {
+        tuple: [0; 9],
+        number: 0,
+        slot: 0,
+        asked: 0,
+        table: 0,
+        packed: 0,
+        flags: 0,
+        own: 0,
+        before: 0,
+        reserved: 0,
+        slot_before: 0,
+        ip: 0,
+        tcp: 0,
+    };
+
     #[inline(always)]
     pub const fn v4(&self) -> bool {
         self.flags & Question::V4 != 0

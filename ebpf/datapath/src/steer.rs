@@ -27,6 +27,18 @@ pub struct Outcome {
     pub watched: u8,
 }
 
+/// Nothing is done with a decision but to hand it on.
+pub struct AsItIs;
+
+impl usual::End for AsItIs {
+    type Made = Outcome;
+
+    #[inline(always)]
+    fn end(&self, _: &Live<'_>, outcome: Outcome) -> Outcome {
+        outcome
+    }
+}
+
 /// Whether a packet is of a connection whose virtual IP takes only so many without SYN cookies.
 pub mod watched {
     use crate::ip::TCP;
@@ -48,7 +60,10 @@ pub mod watched {
 /// Decides about the frame and changes it accordingly: as [`general`] says, which is asked where [`usual::steer`] does not decide.
 #[inline(always)]
 pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
-    usual::steer(frame, tables).unwrap_or_else(|| general(frame, tables))
+    match usual::steer(frame, tables, &AsItIs) {
+        Some(Ok(outcome) | Err(outcome)) => outcome,
+        None => general(frame, tables),
+    }
 }
 
 /// Decides about any frame. On a verdict of Pass or Drop for a reason other than
@@ -263,7 +278,7 @@ impl<T: Tables> Road<'_, T> {
         flow.v4 = self.tables.forget(flow.v4 as usize) != 0;
         flow.protocol = self.tables.forget(flow.protocol as usize) as u8;
         let kind = Kind(self.tables.forget(kind.0));
-        match self.find_service(address, &flow) {
+        match self.find_service(address, &flow, 0) {
             Some(service) => {
                 if let Some(reason) = self.limited(&flow, service, kind, self.hops) {
                     return Ok(Outcome { vip: service.vip, ..nobody(reason) });
@@ -371,10 +386,9 @@ impl<T: Tables> Road<'_, T> {
         Ok((flow, Kind::OPENING))
     }
 
-    /// The first service of the protocol that serves the port.
+    /// The first service of the protocol that serves the port, of those from `i` on.
     #[inline(always)]
-    pub fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow) -> Option<&'v Service> {
-        let mut i = 0;
+    pub fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow, mut i: usize) -> Option<&'v Service> {
         loop {
             if i as u32 >= address.count {
                 return None;
@@ -401,9 +415,36 @@ impl<T: Tables> Road<'_, T> {
         tcp: usize,
         arrived: bool,
     ) -> Plan {
+        let hash = flow.hash(&service.counts, self.live.settings.seed);
+        let (number, slot) = self.slot(hash, service);
+        self.fate::<WHOLE>(flow, service, kind, tcp, arrived, (number, slot))
+    }
+
+    /// The number of the slot that a flow's hash chooses, and what it says.
+    #[inline(always)]
+    pub fn slot(&self, hash: u32, service: &Service) -> (u32, Slot) {
+        let number = Slot::number(hash);
+        (number, self.tables.slot(service.table, number))
+    }
+
+    /// What the tunnel to a machine says that is the first to get the packet.
+    #[inline(always)]
+    pub const fn first_tunnel(&self) -> u8 {
+        abi::gue::pack(1, held::UNASKED, 0)
+    }
+
+    /// [`Road::choose`], when the slot is known.
+    #[inline(always)]
+    pub fn fate<const WHOLE: bool>(
+        &self,
+        flow: &Flow,
+        service: &Service,
+        kind: Kind,
+        tcp: usize,
+        arrived: bool,
+        (number, slot): (u32, Slot),
+    ) -> Plan {
         let settings = self.live.settings;
-        let number = Slot::number(flow.hash(&service.counts, settings.seed));
-        let slot = self.tables.slot(service.table, number);
         let vip = service.vip;
         let own = settings.own as u16;
         // Only who has a socket for a connection can be told from who has not.
@@ -425,8 +466,7 @@ impl<T: Tables> Road<'_, T> {
                 _ => Sent::FORWARDED,
             };
             // One that was led here was in a tunnel before.
-            let hops = if WHOLE { 1 } else { self.hops + 1 };
-            let packed = abi::gue::pack(hops, held::UNASKED, 0);
+            let packed = if WHOLE { self.first_tunnel() } else { abi::gue::pack(self.hops + 1, held::UNASKED, 0) };
             return Plan { vip, to, packed, asked: Asked::NOBODY, sent, end: None };
         }
         // Said where it is needed: carried along it would divide the roads.
@@ -557,13 +597,19 @@ impl<T: Tables> Road<'_, T> {
     }
 
     #[inline(always)]
-    pub fn machine(&self, index: u16) -> Option<&Machine> {
+    fn machine(&self, index: u16) -> Option<&Machine> {
+        self.any_machine(index).filter(|machine| machine.takes_gue())
+    }
+
+    /// Whatever it takes.
+    #[inline(always)]
+    pub fn any_machine(&self, index: u16) -> Option<&Machine> {
         let machines = self.live.settings.machines;
         if index == 0 || index as u32 >= machines {
             return None;
         }
         let at = self.live.switch.generation() * machines + index as u32;
-        self.tables.machine(at).filter(|machine| machine.takes_gue())
+        self.tables.machine(at)
     }
 
     /// Up the stack; a packet that came through a tunnel was already counted by who sent it.

@@ -163,8 +163,7 @@ fn reply(frame: &mut impl Frame, tables: &impl Tables, link: &Ethernet, segment:
         return None;
     }
     let kind = if v4 { ethernet::IPV4 } else { ethernet::IPV6 };
-    let [a, b, c, d, e, f, ..] = way.to_le_bytes();
-    if !link.write(frame, kind, Send::To([a, b, c, d, e, f])) {
+    if !link.write(frame, kind, Send::To(way)) {
         return None;
     }
     let length = (TCP_HEADER + options) as u16;

@@ -11,8 +11,10 @@ use abi::{
     Settings, Slot, SourceKey, Switch, Verdict, VipAddress, VipKey, VipPlace,
 };
 use datapath::flow::Flow;
+use datapath::gue;
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::steer::AsItIs;
 use datapath::syn::Segment;
 use datapath::tables::Bucket;
 use datapath::{Live, Outcome, Tables, general, usual};
@@ -30,6 +32,8 @@ struct World {
     /// State of this machine's socket for every connection.
     state: u32,
     lease: u8,
+    /// What the access lists say of all sources: an element of ACCESS; 0: there are none.
+    listed: u64,
     vips: HashMap<VipKey, VipAddress>,
     machines: Vec<Machine>,
     slot: Slot,
@@ -39,10 +43,11 @@ struct World {
 
 impl World {
     fn new(own: [u8; 4], slot: Slot) -> World {
-        let machine = |last: u8, flags| Machine {
-            address: core::net::Ipv4Addr::new(203, 0, 113, last).into(),
-            flags: flags | Machine::PRESENT,
-            ..Machine::default()
+        let own_v4 = core::net::Ipv4Addr::from(own).into();
+        let machine = |last: u8, flags| {
+            let address = core::net::Ipv4Addr::new(203, 0, 113, last).into();
+            let machine = Machine { address, flags: flags | Machine::PRESENT, ..Machine::default() };
+            gue::prepared(machine, [own_v4, Address::UNSPECIFIED])
         };
         let one = |n: u8| machine(n, if n == own[3] { Machine::OWN } else { 0 });
         let machines = std::iter::once(Machine::default()).chain((1..=MACHINES as u8).map(one)).collect();
@@ -72,6 +77,7 @@ impl World {
             },
             state: 0,
             lease: 0,
+            listed: 0,
             vips: HashMap::from([(key, value)]),
             machines,
             slot,
@@ -90,11 +96,11 @@ impl World {
         let bytes = slice.bytes().collect();
 
         let mut slice = SliceFrame::new(&mut other, frame.len());
-        let usual = usual::steer(&mut slice, self);
+        let usual = usual::steer(&mut slice, self, &AsItIs);
         assert!(self.asked.get() <= before + 2, "as above");
         let found: Vec<u8> = slice.bytes().collect();
         match usual {
-            Some(usual) => {
+            Some(Ok(usual) | Err(usual)) => {
                 assert_eq!((usual, &found), (outcome, &bytes), "the road of usual packets, and the general one")
             }
             None => assert_eq!(found, frame, "what is left to the general road has not been touched"),
@@ -175,19 +181,19 @@ impl Tables for World {
     fn remember(&self, _: &Part, _: FragmentWay) {}
 
     fn access_listed(&self) -> u32 {
-        0
+        (self.listed != 0).into()
     }
 
     fn access_word(&self, _: u32) -> u64 {
-        0
+        self.listed
     }
 
     fn access_block(&self, _: u32) -> u32 {
-        0
+        abi::access::DENY
     }
 
     fn access_prefix(&self, _: &AccessKey) -> u32 {
-        0
+        abi::access::DENY
     }
 
     fn limit(&self, _: u32) -> Option<&Limit> {
@@ -262,6 +268,67 @@ proptest! {
         if outcome.reason.verdict() == Verdict::Pass && outcome.reason != Reason::Decapsulated {
             prop_assert_eq!(out, bytes);
         }
+    }
+
+    /// [`World::run`] asks both roads.
+    #[test]
+    fn the_road_of_usual_packets_says_what_the_general_one_says(
+        v4 in any::<bool>(),
+        tcp in any::<bool>(),
+        flags in any::<u8>(),
+        // Most are as usual, and most of the others nearly.
+        edits in prop::collection::vec((12..60usize, prop::sample::select(vec![0u8, 1, 4, 6, 17, 20, 44, 45, 0x45, 0x60, 255])), 0..3),
+        payload in 0..120usize,
+        cut in prop::sample::select(vec![0, 0, 0, 1, 9, 30]),
+        owners in prop::array::uniform4(0..=MACHINES + 1),
+        // Of the machine it is sent to, and of its service.
+        machine in (any::<bool>(), prop::sample::select(vec![0, 0, 0, Machine::BACKEND]), any::<bool>(), any::<u64>()),
+        said in prop::sample::select(vec![0, Service::ALL, Service::ALL, Service::LIMITED, Service::COOKIES, Service::BEFORE]),
+        ports in (0..=100u16, 0..=100u16),
+        backends in prop::sample::select(vec![0, 0, 0, 0, 1]),
+        mtu in prop::sample::select(vec![1500, 1500, 200, 120]),
+        (listed, lease, state) in (prop::sample::select(vec![0, 0, 1, 2, 3, u64::MAX]), 0..=lease::LAPSED, 0..13u32),
+    ) {
+        let mut world = World::new([203, 0, 113, 1], Slot::new(owners));
+        (world.settings.mtu, world.listed, world.lease, world.state) = (mtu, listed, lease, state);
+        let (over_v4, more, reachable, next_hop) = machine;
+        for machine in &mut world.machines[2..] {
+            let address = if over_v4 { machine.address } else { Address([1, 2, 3, machine.address.0[3]]) };
+            let bare = Machine { address, flags: Machine::PRESENT | more, next_hop: next_hop >> 16, ..Machine::default() };
+            let own = if reachable { [world.settings.own_v4, Address([5, 6, 7, 8])] } else { [Address::UNSPECIFIED; 2] };
+            *machine = gue::prepared(bare, own);
+        }
+        world.settings.own_v6 = Address([5, 6, 7, 8]);
+        let mut value = *world.vips.values().next().expect("a virtual IP");
+        value.backends = backends;
+        for service in &mut value.services[..2] {
+            (service.flags, service.port_first, service.port_last) = (said, ports.0.min(ports.1), ports.0.max(ports.1));
+        }
+        world.vips.values_mut().for_each(|of_v4| *of_v4 = value);
+        let v6 = Address([0x20, 0x21, 0x22, 0x23]);
+        world.vips.insert(VipKey { address: v6, ..VipKey::default() }, value);
+
+        let mut bytes = frame(if tcp { 6 } else { 17 }, &vec![7; payload]);
+        if tcp {
+            bytes[47] = flags;
+        }
+        if !v4 {
+            let behind = bytes.split_off(34);
+            bytes.truncate(12);
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            bytes.extend((behind.len() as u16).to_be_bytes());
+            bytes.extend([if tcp { 6 } else { 17 }, 64]);
+            bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            bytes.extend(v6.octets());
+            bytes.extend(behind);
+        }
+        bytes.truncate(bytes.len() - cut.min(bytes.len()));
+        for (at, value) in edits {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        let _ = world.run(&bytes);
     }
 
     #[test]

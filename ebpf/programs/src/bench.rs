@@ -30,11 +30,13 @@ use aya_ebpf::programs::XdpContext;
 
 use abi::{Address, VipPlace};
 use datapath::ethernet::{Ethernet, IPV4, IPV6, Send};
+use datapath::owners::Question;
 use datapath::{Frame, Tables, Window, usual};
 
+use crate::decide::tcp_state;
 use crate::frame::XdpFrame;
 use crate::tables::Maps;
-use crate::verdict::settle;
+use crate::verdict::{Settles, settle};
 use crate::xdp_steer::leave;
 
 /// Element 0: how many flows there are, less one; a power of two. Element 1: state of the generator.
@@ -70,6 +72,19 @@ pub fn bench_lookup(context: XdpContext) -> u32 {
     }
 }
 
+/// What it costs to ask the kernel for the socket of a connection over IPv4, and nothing else.
+#[xdp]
+pub fn bench_socket(context: XdpContext) -> u32 {
+    let frame = XdpFrame::new(context.ctx);
+    choose::<26, 34>(&frame);
+    let Some(w) = frame.window::<12>(26) else { return XDP_DROP };
+    let tuple = [w.u32_raw(0), w.u32_raw(4), w.u32_raw(8), 0, 0, 0, 0, 0, 0];
+    match tcp_state(context.ctx, &Question { tuple, flags: Question::V4, ..Question::NONE }) {
+        0 => XDP_PASS,
+        _ => XDP_TX,
+    }
+}
+
 /// What the harness costs of others: flow in, tunnel's room added and taken away, link header written twice.
 #[xdp]
 pub fn bench_harness(context: XdpContext) -> u32 {
@@ -83,11 +98,13 @@ pub fn bench_harness(context: XdpContext) -> u32 {
 }
 
 #[xdp]
+#[inline(always)]
 pub fn bench_steer_v4(context: XdpContext) -> u32 {
     run::<26, 34>(context, IPV4)
 }
 
 #[xdp]
+#[inline(always)]
 pub fn bench_steer_v6(context: XdpContext) -> u32 {
     run::<34, 54>(context, IPV6)
 }
@@ -98,8 +115,12 @@ fn run<const SOURCE: usize, const PORTS: usize>(context: XdpContext, kind: u16) 
     choose::<SOURCE, PORTS>(&frame);
     let bytes = frame.len();
     let Some(tables) = Maps::of_usual(context.ctx, bytes) else { return XDP_DROP };
-    let Some(outcome) = usual::steer(&mut frame, &tables) else { return leave(&context) };
-    match settle(outcome, &tables, bytes) {
+    let verdict = match usual::steer(&mut frame, &tables, &Settles { tables: &tables, bytes }) {
+        Some(Ok(verdict)) => verdict,
+        Some(Err(outcome)) => settle(outcome, &tables, bytes),
+        None => return leave(&context),
+    };
+    match verdict {
         XDP_TX => undo(&mut frame, kind),
         other => other,
     }

@@ -138,6 +138,12 @@ impl Window for XdpWindow {
         // SAFETY: as in `put_u8` and `u16_raw`.
         unsafe { ((self.0 + at) as *mut u32).write_volatile(value) }
     }
+
+    #[inline(always)]
+    fn put_u64_raw(self, at: usize, value: u64) {
+        // SAFETY: as in `put_u8` and `u16_raw`.
+        unsafe { ((self.0 + at) as *mut u64).write_volatile(value) }
+    }
 }
 
 /// `pointer + offset`, for an offset of at most OFFSET_MAX. Bounded and added where LLVM cannot see it, so that the register

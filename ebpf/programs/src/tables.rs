@@ -12,7 +12,7 @@ use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, Config, Delivery, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey,
-    Settings, Slot, SourceKey, Switch, Syn, VipAddress, VipHash, VipKey, VipPlace, WayKey,
+    Settings, Slot, SourceKey, Switch, Syn, VipAddress, VipAt, VipHash, VipKey, VipPlace, WayKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::steer::watched;
@@ -160,6 +160,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn find_vip(&self, live: &Live<'_>, address: Address) -> Option<&VipAddress> {
+        // Only on the road of usual packets is the family a constant.
+        if self.usual && address.is_v4() {
+            let at = place_of(live, live.settings.vip_hash.of_v4(address.v4_raw()))?;
+            if at.v4 == VipAt::v4(address.v4_raw()) {
+                return VIPS.get(at.element);
+            }
+            if (self.prefixed() >> live.switch.generation()) & 1 == 0 {
+                return None;
+            }
+        }
         VIPS.get(find_element(live, self.prefixed(), address)?)
     }
 
@@ -375,21 +385,26 @@ impl Tables for Maps {
 /// The element of VIPS for an address or a prefix by itself. Userspace writes only the generation that is not live, so nothing of it changes while it is read.
 #[inline(always)]
 fn element_of(live: &Live<'_>, key: &VipKey) -> Option<u32> {
-    let number = live.settings.vip_hash.of(&key.address, key.bits);
-    let seed = VIP_SEEDS.get(VipHash::bucket(live.switch, number))?;
-    let at = VIP_PLACES.get(VipHash::place(live.switch, number, *seed))?;
+    let at = place_of(live, live.settings.vip_hash.of(&key.address, key.bits))?;
     at.is(&key.address, key.bits).then_some(at.element)
+}
+
+/// What lies where its number puts it.
+#[inline(always)]
+fn place_of(live: &Live<'_>, number: u32) -> Option<&'static VipAt> {
+    let seed = VIP_SEEDS.get(VipHash::bucket(live.switch, number))?;
+    VIP_PLACES.get(VipHash::place(live.switch, number, *seed))
 }
 
 /// Likewise for an address, or the longest prefix that has it. `prefixed`: by generation one bit, whether there are prefixes.
 #[inline(always)]
 pub fn find_element(live: &Live<'_>, prefixed: u32, address: Address) -> Option<u32> {
-    let place = VipPlace::whole(live.switch.generation() as u16, address);
-    let found = element_of(live, &place.key);
-    if found.is_some() || (prefixed >> live.switch.generation()) & 1 == 0 {
+    let generation = live.switch.generation();
+    let found = element_of(live, &VipKey { generation: generation as u16, bits: 0, address });
+    if found.is_some() || (prefixed >> generation) & 1 == 0 {
         return found;
     }
-    element_of(live, prefix_of(&place)?)
+    element_of(live, prefix_of(&VipPlace::whole(generation as u16, address))?)
 }
 
 /// The longest prefix that has the address.

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::XdpContext;
 
-use abi::{Counter, REASONS, Reason, Verdict, counter};
+use abi::{Config, Counter, REASONS, Reason, Verdict, counter};
+use datapath::usual::End;
 use datapath::{Live, Outcome};
 
 use crate::maps::{CAPTURE_ROAD, CAPTURED, COUNTERS, ROADS, STEERED, switch};
@@ -15,20 +16,44 @@ use crate::tables::{Maps, live};
 pub fn settle(outcome: Outcome, tables: &Maps, bytes: usize) -> u32 {
     if let Some(config) = tables.config() {
         // How much room there is is the same in every generation.
-        let Live { settings, .. } = live(switch(config), config);
-        // SAFETY: the helper has no arguments.
-        let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-        let at = counter::counters_index(settings.vips, cpu, outcome.vip, outcome.reason as u8);
-        count(COUNTERS.get_ptr_mut(at), bytes);
-        if outcome.machine != 0 {
-            let at = counter::steered_index(settings.vips, settings.machines, cpu, outcome.vip, outcome.machine);
-            count(STEERED.get_ptr_mut(at), bytes);
+        return settle_in(config, &live(switch(config), config), outcome, tables, bytes);
+    }
+    action(outcome.reason.verdict())
+}
+
+/// The same at once, on the road of usual packets.
+pub struct Settles<'a> {
+    pub tables: &'a Maps,
+    pub bytes: usize,
+}
+
+impl End for Settles<'_> {
+    type Made = u32;
+
+    #[inline(always)]
+    fn end(&self, live: &Live<'_>, outcome: Outcome) -> u32 {
+        match self.tables.config() {
+            Some(config) => settle_in(config, live, outcome, self.tables, self.bytes),
+            None => action(outcome.reason.verdict()),
         }
-        // All that a capture costs while there is none.
-        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
-        if unsafe { (&raw const (*config).captures).read_volatile() } != 0 {
-            show(&outcome, tables, bytes);
-        }
+    }
+}
+
+#[inline(always)]
+fn settle_in(config: *const Config, live: &Live<'_>, outcome: Outcome, tables: &Maps, bytes: usize) -> u32 {
+    let settings = live.settings;
+    // SAFETY: the helper has no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    let at = counter::counters_index(settings.vips, cpu, outcome.vip, outcome.reason as u8);
+    count(COUNTERS.get_ptr_mut(at), bytes);
+    if outcome.machine != 0 {
+        let at = counter::steered_index(settings.vips, settings.machines, cpu, outcome.vip, outcome.machine);
+        count(STEERED.get_ptr_mut(at), bytes);
+    }
+    // All that a capture costs while there is none.
+    // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+    if unsafe { (&raw const (*config).captures).read_volatile() } != 0 {
+        show(&outcome, tables, bytes);
     }
     action(outcome.reason.verdict())
 }

@@ -240,8 +240,9 @@ fn run(command: &mut Command) {
 /// does: on a slow machine both begin anew before.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// Every program, and the Linux since which it must load: what it needs is there from then on.
-const PROGRAMS: [(&str, Hook, [u32; 2]); 8] = [
+const PROGRAMS: [(&str, Hook, [u32; 2]); 9] = [
     ("xdp_steer", Hook::XdpSteer, [5, 10]),
+    ("xdp_general", Hook::XdpGeneral, [5, 10]),
     ("xdp_fragment", Hook::XdpFragment, [5, 10]),
     ("xdp_capture", Hook::XdpCapture, [5, 10]),
     ("xdp_syn", Hook::XdpSyn, [6, 0]),

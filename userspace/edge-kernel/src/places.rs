@@ -56,7 +56,9 @@ impl Places {
             });
             let at = VipHash::place(FIRST, number, seeds[VipHash::bucket(FIRST, number) as usize]) as usize;
             debug_assert!(taken[at]);
-            places[at] = VipAt { address: key.address, bits_and_one: u32::from(key.bits) + 1, element, reserved: 0 };
+            let (address, bits_and_one) = (key.address, u32::from(key.bits) + 1);
+            let v4 = if address.is_v4() && key.bits == 0 { VipAt::v4(address.v4_raw()) } else { 0 };
+            places[at] = VipAt { address, bits_and_one, element, v4 };
         }
         Places { hash, seeds, places, elements }
     }
@@ -168,7 +170,11 @@ mod tests {
         let number = places.hash.of(&key.address, key.bits);
         let seed = places.seeds[VipHash::bucket(FIRST, number) as usize];
         let at = &places.places[VipHash::place(FIRST, number, seed) as usize];
-        at.is(&key.address, key.bits).then(|| &places.elements[at.element as usize])
+        let is = at.is(&key.address, key.bits);
+        if key.address.is_v4() && key.bits == 0 {
+            assert_eq!(at.v4 == VipAt::v4(key.address.v4_raw()), is, "the short way says the same");
+        }
+        is.then(|| &places.elements[at.element as usize])
     }
 
     fn all_are_found(services: &BTreeMap<VipKey, VipAddress>, random: u64) -> Places {

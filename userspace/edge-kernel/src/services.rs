@@ -119,7 +119,8 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: Prefix) 
                 flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 }
                     | if vip.limits.all.is_some() || vip.limits.source.is_some() { Service::LIMITED } else { 0 }
                     | if vip.limits.cookies.is_some() { Service::COOKIES } else { 0 }
-                    | if vip.backends { Service::BACKENDS } else { 0 },
+                    | if vip.backends { Service::BACKENDS } else { 0 }
+                    | if vip.hash == Hash::FiveTuple { Service::ALL } else { 0 },
                 vip: vip.id,
                 table,
                 reserved_too: 0,
@@ -200,6 +201,16 @@ mod tests {
             let mask = Address(value.services[0].counts.source).octets();
             assert_eq!(mask, if key.address.is_v4() { V4_24 } else { V6_56 });
             assert_eq!(value.services[2].table, 12);
+        }
+    }
+
+    #[test]
+    fn where_all_of_a_packet_counts_it_is_said_beside_the_masks() {
+        for (hash, all) in [(Hash::FiveTuple, true), (Hash::SourceIp, false), (Hash::DestinationPort, false)] {
+            let services = gather(&[Vip { hash, ..vip(1, &[80..=80]) }], |id| id).unwrap();
+            for service in services.values().flat_map(|value| &value.services[..2]) {
+                assert_eq!((service.flags & Service::ALL != 0, service.counts == Counts::ALL), (all, all), "{hash:?}");
+            }
         }
     }
 

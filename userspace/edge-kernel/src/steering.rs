@@ -69,8 +69,10 @@ impl Machine {
                 spread = u32::MAX.checked_shr(32u32.saturating_sub(free)).unwrap_or(0).to_be();
             }
         }
-        let next_hop = self.next_hop.or(next_hop).unwrap_or_default();
-        abi::Machine { address, source, flags, next_hop, reserved: [0; 6], spread, reserved_too: 0 }
+        let [a, b, c, d, e, f] = self.next_hop.or(next_hop).unwrap_or_default();
+        let next_hop = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let machine = abi::Machine { address, source, flags, spread, next_hop, ..abi::Machine::default() };
+        datapath::gue::prepared(machine, own)
     }
 }
 

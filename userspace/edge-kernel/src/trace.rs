@@ -109,7 +109,8 @@ impl Kernel {
             let outer = if machine.address.is_v4() { 20 } else { 40 };
             // Behind the Ethernet, the outer and the UDP header and four bytes of GUE's.
             let packed = bytes.get(14 + outer + 8 + 4).copied().unwrap_or_default();
-            let next_hop = Some(machine.next_hop).filter(|mac| *mac != [0; 6]);
+            let [mac @ .., _, _] = machine.next_hop.to_le_bytes();
+            let next_hop = Some(mac).filter(|mac| *mac != [0; 6]);
             let backend = machine.is_backend();
             // To a backend there is no GUE, and no way back.
             let hops = if backend { 1 } else { gue::hops(packed) };
