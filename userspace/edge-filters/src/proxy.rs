@@ -87,8 +87,9 @@ use base_model::{
     AdaptiveConcurrencySpec, CircuitBreakerSpec, Findings, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec,
     ServerUrl, decode,
 };
-use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
+use base_runtime::time::Deadline;
+use base_runtime::{Boxed, Buf};
 use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolStats, ServerRecorder, UpstreamError};
 use bounded::Bounded;
@@ -118,10 +119,11 @@ use memory_cache::MemoryCache;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use timed::Timed;
 
@@ -356,7 +358,7 @@ impl Proxy {
             mirror.copy(exchange);
         }
         let outcome = match self.choose(exchange) {
-            Some(chosen) => self.relay_to(chosen, exchange).await,
+            Some(chosen) => pin!(self.relay_to(chosen, exchange)).await,
             None => refuse(exchange, 503, INTERNAL_ERROR),
         };
         if let Some(least) = self.pack_least
@@ -389,6 +391,15 @@ impl Proxy {
             overload::refuse_late(exchange);
             return TIMEOUT;
         }
+        // What most pools have nothing of is kept out of the way of their requests, and out of the room that these take.
+        if pool.memory.is_none() && pool.adaptive.is_none() && pool.breaker.is_none() {
+            return pin!(self.try_all(pool, None, exchange)).await;
+        }
+        Boxed::new(self.relay_with_care(pool, exchange)).await
+    }
+
+    /// Answers from the memory of the pool, or calls a server.
+    async fn relay_with_care(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
         let Some(memory) = &pool.memory else { return self.call(pool, exchange).await };
         let earlier = exchange.space().response.take();
         let asked = memory.answer(exchange);
@@ -454,7 +465,7 @@ impl Proxy {
         let mut tries = 0;
         let outcome = loop {
             tries += 1;
-            let (outcome, sent, attended) = self.try_once(pool, pass.as_ref(), exchange).await;
+            let (outcome, sent, attended) = pin!(self.try_once(pool, pass.as_ref(), exchange)).await;
             let again = pool.retry.as_ref().filter(|r| tries < r.attempts() && !once && !repeated);
             let over = matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) || is_final(exchange);
             let Some(retry) = again.filter(|_| !over) else {
@@ -503,20 +514,10 @@ impl Proxy {
         if pool.is_failure(status) { FAILURE_CODE } else { SUCCESS }
     }
 
-    /// A server that has room, now or after a while in the queue; or why there is none.
-    async fn admit(&self, pool: &Pool, set: &Set, exchange: &Exchange) -> Result<(Choice, Option<Place>), NoServer> {
+    /// A server that has room after a while in the queue, where none has now; or why there is none.
+    async fn queue(&self, pool: &Pool, set: &Set, exchange: &Exchange) -> Result<(Choice, Option<Place>), NoServer> {
         let worker = base_runtime::worker_index();
-        let admit = |waited| set.balancer.admit(exchange.request(), &exchange.client, worker, waited);
-        let mut waits = false;
-        while set.balancer.is_asking(waits, base_runtime::now()) {
-            waits = true;
-            base_runtime::time::sleep(LOOK_FOR_ANSWERS).await;
-        }
-        match admit(false) {
-            Admission::To(choice, place) => return Ok((choice, place)),
-            Admission::Nobody => return Err(NoServer::NONE),
-            Admission::Full => pool.full.hit(worker),
-        }
+        pool.full.hit(worker);
         let Some(waiting) = set.balancer.waiting() else {
             return Err(NoServer("each server has as many requests as it may have", "server_requests"));
         };
@@ -538,7 +539,7 @@ impl Proxy {
                     }
                     continue;
                 }
-                match admit(true) {
+                match set.balancer.admit(exchange.request(), &exchange.client, worker, true) {
                     Admission::To(choice, place) => return Ok((choice, place)),
                     Admission::Nobody => return Err(NoServer::NONE),
                     Admission::Full => {
@@ -578,7 +579,15 @@ impl Proxy {
         let worker = base_runtime::worker_index();
         let set = pool.members.of(worker);
         let Set { balancer, of_pool, of_servers, urls } = &*set;
-        let (first, place) = match self.admit(pool, &set, exchange).await {
+        if balancer.is_asking(false, base_runtime::now()) {
+            Boxed::new(first_answers(balancer)).await;
+        }
+        let admitted = match balancer.admit(exchange.request(), &exchange.client, worker, false) {
+            Admission::To(choice, place) => Ok((choice, place)),
+            Admission::Nobody => Err(NoServer::NONE),
+            Admission::Full => Boxed::new(self.queue(pool, &set, exchange)).await,
+        };
+        let (first, place) = match admitted {
             Ok((first, place)) => pool.with_room(balancer, exchange.request(), first, place),
             Err(NoServer(why, limit)) => {
                 of_pool.no_server();
@@ -615,22 +624,13 @@ impl Proxy {
         // What streams is gone once it was sent.
         let once = exchange.space_ref().request_body.is_stream();
         let most = left.into_iter().chain(pool.timeout).min();
-        let reached = {
+        let reached = if pool.hedging.is_none() && self.following.is_none() {
             // It stays in its place: each move would copy as much as the futures of a whole try take.
-            let reached = pin!(async {
-                let answer = match &pool.hedging {
-                    Some(hedging) => self.reach_hedged(pool, &set, hedging, first, &stand, exchange).await?,
-                    None => self.reach(pool, &set, first, &stand, exchange).await?,
-                };
-                match &self.following {
-                    None => Ok(answer),
-                    Some(_) => self.follow(pool, &set, answer, &stand, once, exchange).await,
-                }
-            });
-            match most {
-                None => Ok(reached.await),
-                Some(most) => base_runtime::time::timeout(most, reached).await.map_err(|_| most),
-            }
+            let reaching = pin!(self.reach(pool, &set, first, &stand, exchange));
+            within(most, reaching).await
+        } else {
+            let reaching = Boxed::new(self.reach_far(pool, &set, first, &stand, once, exchange));
+            within(most, reaching).await
         };
         let result = match reached {
             Ok(result) => result,
@@ -711,6 +711,26 @@ impl Proxy {
         }
     }
 
+    /// As [`Proxy::reach`], with a second server where the first takes long, and where an answer points to.
+    async fn reach_far(
+        &self,
+        pool: &Pool,
+        set: &Set,
+        first: Choice,
+        stand: &Stand<'_>,
+        once: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, AttemptError> {
+        let answer = match &pool.hedging {
+            Some(hedging) => self.reach_hedged(pool, set, hedging, first, stand, exchange).await?,
+            None => self.reach(pool, set, first, stand, exchange).await?,
+        };
+        match &self.following {
+            None => Ok(answer),
+            Some(_) => self.follow(pool, set, answer, stand, once, exchange).await,
+        }
+    }
+
     /// Asks servers until one can be reached, `first` before others. Nothing was sent to one that could not be connected to, so
     /// that any request may go elsewhere, its body as it is. What a connection that broke may have done is done again once, on a
     /// fresh one of this server or of another, and only where that is sound.
@@ -735,7 +755,8 @@ impl Proxy {
             // That of the server before is given up first.
             drop(stand.attended.take());
             *stand.attended.borrow_mut() = stand.begin(choice.index);
-            let error = match self.attempt(pool, set, choice.index, stand, exchange).await {
+            let attempted = pin!(self.attempt(pool, set, choice.index, stand, exchange)).await;
+            let error = match attempted {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -812,7 +833,7 @@ impl Proxy {
             limits: &self.limits,
             counters: &pool.counters,
         };
-        let result = attempt.run(&mut space.request_body).await;
+        let result = pin!(attempt.run(&mut space.request_body)).await;
         if span.is_some() {
             let status = result.as_ref().map_or(0, |answer| self.verdict(&answer.response));
             spans::end(span, pool, status, &result, exchange);
@@ -1148,6 +1169,32 @@ fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
     let servers: usize = spec.all_pools().map(|p| p.servers.len()).sum();
     let per_server = (spec.max_idle_conns as usize / servers.max(1)).min(spec.max_idle_conns_per_host as usize);
     per_server.div_ceil(parts.telemetry.workers().max(1)).max(1)
+}
+
+/// Waits until somebody is known to be well, or is to wait no longer for that.
+async fn first_answers(balancer: &Balancer) {
+    loop {
+        base_runtime::time::sleep(LOOK_FOR_ANSWERS).await;
+        if !balancer.is_asking(true, base_runtime::now()) {
+            return;
+        }
+    }
+}
+
+/// The future within this time, if any; or how long that was.
+fn within<F: Future + Unpin>(
+    most: Option<Duration>,
+    mut future: F,
+) -> impl Future<Output = Result<F::Output, Duration>> {
+    let limit = most.map(|most| (most, Deadline::new()));
+    limit.iter().for_each(|(most, deadline)| deadline.set_after(*most));
+    poll_fn(move |cx| match Pin::new(&mut future).poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => match &limit {
+            None => Poll::Pending,
+            Some((most, deadline)) => deadline.poll_expired(cx).map(|()| Err(*most)),
+        },
+    })
 }
 
 /// How far a try has come.

@@ -22,7 +22,7 @@ use proto_http::{Limits, Request, Response};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -268,7 +268,8 @@ async fn attend_either(presence: Presence, mut first: Buf) -> Left {
 async fn attend(presence: Presence, first: Buf) -> Left {
     let connection = &*presence.0;
     let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
-    match serve(local, connection, first).await {
+    let then = pin!(serve(local, connection, first)).await;
+    match then {
         Then::Http(Next::Again) if !local.is_stopping() => {
             connection.rest();
             return Left::Waiting(presence);
@@ -307,7 +308,7 @@ fn poll_receive(stream: &Transport, deadline: &Deadline, cx: &mut Context<'_>) -
 
 async fn serve(local: &Rc<Local>, connection: &ClientConnection, first: Buf) -> Then {
     let mut exchange = local.take_exchange();
-    let then = serve_with(local, connection, first, &mut exchange).await;
+    let then = pin!(serve_with(local, connection, first, &mut exchange)).await;
     local.give_back(exchange);
     then
 }
@@ -334,12 +335,15 @@ async fn serve_with(local: &Rc<Local>, connection: &ClientConnection, first: Buf
         }
     };
     if let Some(response) = refusal {
-        request::refuse(local, &mut stream, exchange, response).await;
+        pin!(request::refuse(local, &mut stream, exchange, response)).await;
     } else if stream.is_connect_with_content() {
         local.limit("connect_content");
-        request::refuse(local, &mut stream, exchange, Response::with_status(400)).await;
-    } else if let Served::Joined(backend, held) = request::serve(local, &mut stream, exchange).await {
-        return Then::Joined(backend, held);
+        pin!(request::refuse(local, &mut stream, exchange, Response::with_status(400))).await;
+    } else {
+        let served = pin!(request::serve(local, &mut stream, exchange)).await;
+        if let Served::Joined(backend, held) = served {
+            return Then::Joined(backend, held);
+        }
     }
     Then::Http(stream.settle_body().await)
 }

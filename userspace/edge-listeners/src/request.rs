@@ -18,6 +18,7 @@ use crate::watch::Ended;
 use base_model::RequestIds;
 use base_model::ip_filter::CidrSet;
 use base_quic::stats as quic;
+use base_runtime::Boxed;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Hold, Pipeline, rounds};
 use proto_cache::key::is_disguised;
@@ -72,7 +73,7 @@ pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &m
 pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange) -> Served {
     // Before anything is done for it.
     if local.refuses(exchange) {
-        return finish(local, stream, exchange, None, None).await;
+        return pin!(finish(local, stream, exchange, None, None)).await;
     }
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
@@ -132,8 +133,14 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
                 } else {
                     let around = live.around.as_ref().and_then(|slot| slot.current());
                     exchange.route = std::ptr::from_ref::<Route>(route).addr() as u64;
-                    let walks = settle_early(local, &pipeline, around.as_deref(), exchange, stream).await
-                        && run(&pipeline, around.as_deref(), exchange, stream).await;
+                    let mut walks = true;
+                    if stream.is_early() {
+                        let settled = settle_early(local, &pipeline, around.as_deref(), exchange, stream);
+                        walks = Boxed::new(settled).await;
+                    }
+                    if walks {
+                        walks = pin!(run(&pipeline, around.as_deref(), exchange, stream)).await;
+                    }
                     match walks {
                         true => exchange.answered(),
                         false => exchange.client_gone = true,
@@ -160,7 +167,7 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     }
     // The pipeline is done with the request: what it left unread is dropped here.
     exchange.default_space().request_body = Body::Empty;
-    finish(local, stream, exchange, routed, web).await
+    pin!(finish(local, stream, exchange, routed, web)).await
 }
 
 /// Counts a bound that the request has reached, and has it remember that.
@@ -305,8 +312,8 @@ fn may_connect(found: Result<(&Route, Matched), u16>) -> Result<(&Route, Matched
     }
 }
 
-/// Where the request is in early data, which may be sent once more by somebody else: says so to backends where nothing comes of that, and
-/// waits until the client has shown to be there where something may (RFC 8470). False: the client left meanwhile.
+/// The request is in early data, which may be sent once more by somebody else: says so to backends where nothing comes of that, and waits
+/// until the client has shown to be there where something may (RFC 8470). False: the client left meanwhile.
 async fn settle_early<S: ClientStream>(
     local: &Local,
     pipeline: &Pipeline,
@@ -314,9 +321,6 @@ async fn settle_early<S: ClientStream>(
     exchange: &mut Exchange,
     stream: &mut S,
 ) -> bool {
-    if !stream.is_early() {
-        return true;
-    }
     let is_safe = exchange.request().method.is_safe()
         && !is_disguised(&exchange.request().headers)
         && matches!(exchange.default_space_ref().request_body, Body::Empty)
@@ -348,8 +352,8 @@ async fn run<S: ClientStream>(
     let interim = exchange.interim.clone();
     let mut walk = pin!(async {
         match around {
-            None => drop(pipeline.run(exchange).await),
-            Some(around) => pipeline.run_within(around, exchange).await,
+            None => drop(pin!(pipeline.run(exchange)).await),
+            Some(around) => Boxed::new(pipeline.run_within(around, exchange)).await,
         }
         exchange.end();
     });
@@ -431,7 +435,7 @@ async fn finish<S: ClientStream>(
     let mut pace = local.with_live(|live| Pace::new(&live.timeouts, live.timeouts.send));
     let (before, failed_before) = (stream.bytes_said(), stream.body_failure().is_some());
     let (head, mut dropped) = (AnswerHead { response, length, trailers, follows, leaves }, 0);
-    let mut sent = response::send(stream, &head, body, &mut pace, &mut dropped).await;
+    let mut sent = pin!(response::send(stream, &head, body, &mut pace, &mut dropped)).await;
     if dropped > 0 {
         local.limit("trailers_dropped");
     }
@@ -440,7 +444,7 @@ async fn finish<S: ClientStream>(
         *response = Response::with_status(status);
         request_id::tell(&id, response);
         let head = AnswerHead { response, length: Some(0), trailers: false, follows, leaves };
-        sent = response::send(stream, &head, Body::Empty, &mut pace, &mut dropped).await;
+        sent = Boxed::new(response::send(stream, &head, Body::Empty, &mut pace, &mut dropped)).await;
     }
     exchange.id = id;
     if !failed_before && let Some(failure) = stream.body_failure() {

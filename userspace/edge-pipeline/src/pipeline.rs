@@ -7,6 +7,7 @@ use base_model::{BranchSpec, FlowNodeSpec, ParallelSpec, PipelineSpec};
 use base_telemetry::Telemetry;
 use proto_trace::{Begun, SpanKind};
 use serde_json::Value;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -231,12 +232,12 @@ impl Pipeline {
 
     /// Walks the flow. The answer, if any filter gave one, is the response of the exchange's `DEFAULT` namespace.
     /// Says whether the flow was ended by `END` or by a result nobody jumps on, rather than by its last node.
-    pub async fn run(&self, exchange: &mut Exchange) -> bool {
-        self.run_with(self.data.as_ref(), exchange).await
+    pub fn run<'a>(&'a self, exchange: &'a mut Exchange) -> impl Future<Output = bool> + 'a {
+        self.run_with(self.data.as_ref(), exchange)
     }
 
     /// As [`Pipeline::run`], with this as `.data.PIPELINE`.
-    async fn run_with(&self, data: Option<&Value>, exchange: &mut Exchange) -> bool {
+    async fn run_with<'a>(&'a self, data: Option<&'a Value>, exchange: &'a mut Exchange) -> bool {
         match data {
             Some(data) => drop(exchange.data.insert(PIPELINE.to_owned(), data.clone())),
             None => drop(exchange.data.remove(PIPELINE)),
@@ -245,7 +246,9 @@ impl Pipeline {
         // The first station begins with the poll: what is between them costs less than asking the clock again.
         let began = exchange.is_timed().then(|| exchange.clock.max(base_runtime::poll_began()));
         let span = begin(&self.name, began, exchange);
-        let Walked { ended, .. } = walk(&self.nodes, 0, began, exchange).await;
+        // It stays in its place, and so does what is pinned elsewhere on the way of each request: awaited where it is made, a future is
+        // copied first, with all the room that it will need.
+        let Walked { ended, .. } = pin!(walk(&self.nodes, 0, began, exchange)).await;
         if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
             trace.end(span, exchange.clock);
         }

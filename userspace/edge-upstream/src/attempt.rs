@@ -19,6 +19,7 @@ use proto_http::{Limits, Method, Request, Response};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -243,7 +244,14 @@ impl Attempt<'_> {
                     }
                 }
             };
-            match lease.exchange(self, body, self.keep_body || is_kept && repeatable).await {
+            let keep_body = self.keep_body || is_kept && repeatable;
+            // Each stays in its place: awaited where it is made, it would be copied first, and with it the room of the largest.
+            let exchanged = match lease {
+                Lease::Connection(link) => pin!(link.exchange(self, body, keep_body)).await,
+                Lease::Stream(stream) => pin!(stream.exchange(self, body, keep_body)).await,
+                Lease::H3(stream) => pin!(stream.exchange(self, body, keep_body)).await,
+            };
+            match exchanged {
                 // A connection that many share may have come to its end in the meantime.
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) if left > 0 => {}
                 // Once: over HTTP/1.1 nobody asks for that.

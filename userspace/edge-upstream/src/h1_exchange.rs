@@ -28,18 +28,15 @@ const SPLICED_LEAST: u64 = 128 * 1024;
 
 impl Exchanger for Box<Link> {
     async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
-        attempt.over(self, body, keep_body).await
-    }
-}
-
-impl Attempt<'_> {
-    async fn over(&self, link: Box<Link>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
+        let link = self;
         let stream = &link.stream;
         let framing = match body.length() {
             _ if body.has_trailers() => Framing::Chunked,
             Some(0) if matches!(body, Body::Stream(_)) => Framing::Length(0),
             // A method that usually carries a body says that it has none; others stay without framing.
-            Some(0) if matches!(self.request.method, Method::Post | Method::Put | Method::Patch) => Framing::Length(0),
+            Some(0) if matches!(attempt.request.method, Method::Post | Method::Put | Method::Patch) => {
+                Framing::Length(0)
+            }
             Some(0) => Framing::Empty,
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
@@ -47,7 +44,7 @@ impl Attempt<'_> {
         let kept = if keep_body { body.again() } else { None };
         // What has nothing to lose is as it was, too.
         let is_kept = kept.is_some() || matches!(body, Body::Empty);
-        let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
+        let mut outgoing = kept.unwrap_or_else(|| std::mem::take(body));
         let sent_before = stream.bytes_sent();
         // Broken before anything of an answer came.
         let unanswered = |error| {
@@ -57,9 +54,9 @@ impl Attempt<'_> {
             let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
             AttemptError::Broken { error, stage, loss: None }
         };
-        let mut sending = self.begin_upload(stream, outgoing, framing).await?;
+        let begun = poll_fn(|cx| Poll::Ready(attempt.begin_upload(stream, std::mem::take(&mut outgoing), framing, cx)));
+        let mut sending = begun.await?;
         let mut interim = h1::InterimCount::default();
-        let mut response = fresh_response();
         let mut partial: Vec<u8> = Vec::new();
         let mut answered = false;
         let mut unsent = None;
@@ -96,12 +93,13 @@ impl Attempt<'_> {
             if !partial.is_empty() {
                 partial.extend_from_slice(&buffer);
                 // No head ends without a line's end: one that comes byte by byte is not read from its start with each of them.
-                if !buffer.contains(&b'\n') && partial.len() < self.limits.head_bytes {
+                if !buffer.contains(&b'\n') && partial.len() < attempt.limits.head_bytes {
                     continue;
                 }
             }
             let bytes: &[u8] = if partial.is_empty() { &buffer } else { &partial };
-            let (read, head) = self.parse(bytes, &mut interim, &mut response)?;
+            let mut response = fresh_response();
+            let (read, head) = attempt.parse(bytes, &mut interim, &mut response)?;
             let Some(head) = head else {
                 partial = bytes[read..].to_vec();
                 continue;
@@ -112,7 +110,7 @@ impl Attempt<'_> {
             // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
             if head.switching {
                 let said = sending.is_none() && unsent.is_none();
-                let offered = h1::offered_upgrade(&self.request.headers).filter(|_| self.upgrade && said);
+                let offered = h1::offered_upgrade(&attempt.request.headers).filter(|_| attempt.upgrade && said);
                 let accepted = h1::accepted_upgrade(&response.headers).filter(|_| response.status == 101);
                 if offered.is_none() || accepted != offered {
                     return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
@@ -122,8 +120,8 @@ impl Attempt<'_> {
                 }
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
             }
-            let keep = head.keep_alive.then_some(self.max_idle);
-            let beside = Beside::begin(sending, unsent.is_some(), response.status, self.counters);
+            let keep = head.keep_alive.then_some(attempt.max_idle);
+            let beside = Beside::begin(sending, unsent.is_some(), response.status, attempt.counters);
             let connection = BusyConnection { link, keep, beside };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
@@ -136,8 +134,8 @@ impl Attempt<'_> {
                 }
                 framing => Body::Stream(Box::new(Download {
                     connection: Some(connection),
-                    decoder: BodyDecoder::of_answer(framing, self.limits),
-                    mended: (framing == Framing::Chunked).then(|| self.counters.mended.clone()),
+                    decoder: BodyDecoder::of_answer(framing, attempt.limits),
+                    mended: (framing == Framing::Chunked).then(|| attempt.counters.mended.clone()),
                     pending: (!buffer.is_empty()).then_some(buffer),
                     splicing: false,
                 })),
@@ -145,7 +143,9 @@ impl Attempt<'_> {
             return Ok(Answer { response, body, upgraded: None });
         }
     }
+}
 
+impl Attempt<'_> {
     /// Reads heads until that of the final answer; interim ones go their way. Says how many bytes were read, and the head if it
     /// is there.
     fn parse(
@@ -177,15 +177,15 @@ impl Attempt<'_> {
     }
 
     /// Sends the head, with the first piece of the body when that is there already. `None`: there is nothing more to send.
-    async fn begin_upload(
+    fn begin_upload(
         &self,
         stream: &Transport,
         mut body: Body,
         framing: Framing,
+        cx: &mut Context<'_>,
     ) -> Result<Option<H1Upload>, AttemptError> {
         let chunked = framing == Framing::Chunked;
-        let first = poll_fn(|cx| Poll::Ready(body.poll_piece(cx, Sight::Seen))).await;
-        let (piece, more) = match first {
+        let (piece, more) = match body.poll_piece(cx, Sight::Seen) {
             Poll::Ready(Err(error)) => return Err(AttemptError::RequestBody(error)),
             Poll::Ready(Ok(None)) => (None, false),
             Poll::Ready(Ok(piece)) => (piece, body.is_stream() || body.length() != Some(0)),

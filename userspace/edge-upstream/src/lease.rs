@@ -44,16 +44,6 @@ pub enum Lease {
     H3(H3Stream),
 }
 
-impl Exchanger for Lease {
-    async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
-        match self {
-            Lease::Connection(link) => link.exchange(attempt, body, keep_body).await,
-            Lease::Stream(stream) => stream.exchange(attempt, body, keep_body).await,
-            Lease::H3(stream) => stream.exchange(attempt, body, keep_body).await,
-        }
-    }
-}
-
 /// A new lease, within `limit`. `introduction` goes before everything else. `recorder` counts what is made for it.
 pub(crate) async fn open(
     server: &Server,
