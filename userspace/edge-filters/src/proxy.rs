@@ -461,7 +461,7 @@ impl Proxy {
         let once = exchange.space_ref().request_body.is_stream();
         let idempotent = exchange.request().method.is_idempotent();
         pool.counted();
-        let repeated = exchange.request().headers.contains(overload::RETRY);
+        let repeated = exchange.request().headers.has_known(Known::XRetryAttempt);
         let mut tries = 0;
         let outcome = loop {
             tries += 1;

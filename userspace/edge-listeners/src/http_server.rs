@@ -647,7 +647,7 @@ impl Local {
     }
 
     /// What requests that are passed on are marked with.
-    pub fn mark(&self) -> &str {
+    pub fn mark(&self) -> &edge_pipeline::rounds::Mark {
         self.server.shared.mark()
     }
 

@@ -180,7 +180,7 @@ pub struct Shared {
     workers: Vec<Worker>,
     machine: Arc<str>,
     /// What this cluster's servers call themselves in the requests they pass on, see [`rounds`].
-    mark: Box<str>,
+    mark: rounds::Mark,
     slots: Mutex<BTreeMap<String, Arc<PipelineSlot>>>,
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     /// Rules that controllers have made, by the server they are for, whether that is there or not.
@@ -221,7 +221,7 @@ impl Shared {
     }
 
     /// See [`rounds`].
-    pub fn mark(&self) -> &str {
+    pub fn mark(&self) -> &rounds::Mark {
         &self.mark
     }
 
@@ -383,7 +383,7 @@ impl Traffic {
         let shared = Shared {
             workers,
             machine: machine.into(),
-            mark: rounds::mark_of(&telemetry.identity().cluster_name).into(),
+            mark: rounds::Mark::of(&telemetry.identity().cluster_name),
             slots: Mutex::default(),
             arounds: Mutex::default(),
             made_rules: Mutex::default(),

@@ -3,7 +3,7 @@
 
 use crate::exchange::Exchange;
 use crate::grpc::{self, Code};
-use proto_http::Headers;
+use proto_http::{Headers, Known};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Rank of a request, 0 to 127: which are let in first where not all can be.
@@ -64,6 +64,9 @@ pub fn note_deadline(exchange: &mut Exchange) -> Option<Instant> {
     }
     let started = exchange.started;
     let headers = &exchange.request().headers;
+    if !headers.has_known(Known::XRequestDeadline) && !headers.has_known(Known::GrpcTimeout) {
+        return exchange.deadline;
+    }
     // Whoever says it twice may be heard by the next layer as the one or the other: the earliest counts, and is all that goes on.
     let said = said_deadlines(headers).filter_map(parse_deadline);
     let said = said.filter_map(|patience| match patience {
@@ -103,7 +106,7 @@ pub fn pass_on_deadline(headers: &mut Headers, until: Instant, now: Instant) {
 /// Every deadline that a client has written: in fields of its own, or in one with commas, which says the same (RFC 9110 section 5.3). No
 /// way to write one has a comma in it.
 fn said_deadlines(headers: &Headers) -> impl Iterator<Item = &str> {
-    let texts = headers.values(DEADLINE).map(|value| std::str::from_utf8(value).unwrap_or_default());
+    let texts = headers.known_all(Known::XRequestDeadline).map(|value| std::str::from_utf8(value).unwrap_or_default());
     texts.flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty())
 }
 

@@ -3,12 +3,26 @@
 //!
 //! `Via` would say the same, but servers answer differently where it is there: nginx packs nothing for proxies, unless it is told to.
 
-use proto_http::Headers;
+use proto_http::{Headers, Known, Ready};
 
 pub const FIELD: &str = "CDN-Loop";
 
-/// What the servers of the cluster of this name call themselves: the same on each of them. The name is not shown to backends.
-pub fn mark_of(cluster: &str) -> String {
+/// What the servers of a cluster call themselves, and the field that says it.
+#[derive(Debug)]
+pub struct Mark {
+    name: Box<str>,
+    field: Option<Ready>,
+}
+
+impl Mark {
+    /// That of the cluster of this name: the same on each of its servers. The name is not shown to backends.
+    pub fn of(cluster: &str) -> Mark {
+        let name = mark_of(cluster);
+        Mark { field: Ready::new(FIELD, &name), name: name.into() }
+    }
+}
+
+fn mark_of(cluster: &str) -> String {
     // FNV-1a: it only has to be the same everywhere.
     let hash = cluster
         .bytes()
@@ -17,14 +31,15 @@ pub fn mark_of(cluster: &str) -> String {
 }
 
 /// How many servers with this mark have passed the request on.
-pub fn passed(headers: &Headers, mark: &str) -> usize {
-    let elements = headers.values(FIELD).flat_map(|line| line.split(|byte| *byte == b','));
-    elements.filter(|element| is_of(element, mark)).count()
+pub fn passed(headers: &Headers, mark: &Mark) -> usize {
+    let elements = headers.known_all(Known::CdnLoop).flat_map(|line| line.split(|byte| *byte == b','));
+    elements.filter(|element| is_of(element, &mark.name)).count()
 }
 
 /// Notes that so many servers with this mark have passed the request on.
-pub fn note(headers: &mut Headers, mark: &str, hops: usize) {
-    (passed(headers, mark)..hops).for_each(|_| headers.add(FIELD, mark));
+pub fn note(headers: &mut Headers, mark: &Mark, hops: usize) {
+    let Some(field) = &mark.field else { return };
+    (passed(headers, mark)..hops).for_each(|_| headers.add_ready(field));
 }
 
 /// Notes in a request of our own, which is asked because of another one, who has passed that one on.
@@ -45,14 +60,15 @@ mod tests {
 
     #[test]
     fn marks_are_counted_in_all_lines_and_nothing_else_is() {
-        let mark = mark_of("eg-cluster-default-name");
-        assert_eq!(mark, mark_of("eg-cluster-default-name"));
-        assert_ne!(mark, mark_of("another"));
+        assert_eq!(mark_of("eg-cluster-default-name"), mark_of("eg-cluster-default-name"));
+        assert_ne!(mark_of("eg-cluster-default-name"), mark_of("another"));
+        let mark = Mark::of("eg-cluster-default-name");
+        let name = mark.name.clone();
         let mut headers = Headers::new();
         assert_eq!(passed(&headers, &mark), 0);
-        headers.add("CDN-Loop", format!("cdn.example, {mark};hops=1 ,,{mark}x, x{mark}"));
-        headers.add("cdn-loop", format!("other; a=\"{mark}\""));
-        headers.add("CDN-LOOP", mark.to_ascii_uppercase());
+        headers.add("CDN-Loop", format!("cdn.example, {name};hops=1 ,,{name}x, x{name}"));
+        headers.add("cdn-loop", format!("other; a=\"{name}\""));
+        headers.add("CDN-LOOP", name.to_ascii_uppercase());
         assert_eq!(passed(&headers, &mark), 2);
         let mut question = Headers::new();
         question.add("CDN-Loop", "forged");

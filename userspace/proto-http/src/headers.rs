@@ -71,6 +71,10 @@ pub enum Known {
     AcceptEncoding,
     XForwardedFor,
     XRequestId,
+    CdnLoop,
+    GrpcTimeout,
+    XRequestDeadline,
+    XRetryAttempt,
 }
 
 impl Known {
@@ -109,23 +113,36 @@ impl Known {
             (6, b'e') => is(name, b"expect", Known::Expect),
             (6, b's') => is(name, b"server", Known::Server),
             (6, b'c') => is(name, b"cookie", Known::Cookie),
+            (8, b'c') => is(name, b"cdn-loop", Known::CdnLoop),
             (7, b'u') => is(name, b"upgrade", Known::Upgrade),
             (7, b't') => is(name, b"trailer", Known::Trailer),
             (10, b'c') => is(name, b"connection", Known::Connection),
             (10, b'k') => is(name, b"keep-alive", Known::KeepAlive),
             (10, b's') => is(name, b"set-cookie", Known::SetCookie),
             (12, b'c') => is(name, b"content-type", Known::ContentType),
+            (12, b'g') => is(name, b"grpc-timeout", Known::GrpcTimeout),
             (12, b'x') => is(name, b"x-request-id", Known::XRequestId),
             (14, b'c') => is(name, b"content-length", Known::ContentLength),
             (15, b'a') => is(name, b"accept-encoding", Known::AcceptEncoding),
+            (15, b'x') if name[2] | 0x20 == b'r' => is(name, b"x-retry-attempt", Known::XRetryAttempt),
             (15, b'x') => is(name, b"x-forwarded-for", Known::XForwardedFor),
             (16, b'c') => is(name, b"content-encoding", Known::ContentEncoding),
             (16, b'p') => is(name, b"proxy-connection", Known::ProxyConnection),
             (17, b't') => is(name, b"transfer-encoding", Known::TransferEncoding),
             (18, b'p') => is(name, b"proxy-authenticate", Known::ProxyAuthenticate),
+            (18, b'x') => is(name, b"x-request-deadline", Known::XRequestDeadline),
             (19, b'p') => is(name, b"proxy-authorization", Known::ProxyAuthorization),
             _ => Known::Other,
         }
+    }
+
+    /// Whether nothing may pass for the field, nor take it out, because much hangs on it. The others are known so that they are found at
+    /// once, and are to clients what any field is.
+    pub(crate) fn is_guarded(self) -> bool {
+        !matches!(
+            self,
+            Known::Other | Known::CdnLoop | Known::GrpcTimeout | Known::XRequestDeadline | Known::XRetryAttempt
+        )
     }
 
     /// Whether the field speaks of this hop only and is never relayed (RFC 9110 section 7.6.1), `Connection`'s own list aside.
@@ -149,16 +166,17 @@ impl Known {
 static LENGTHS: [u32; 32] = {
     let mut lengths = [0; 32];
     lengths[b'a' as usize & 31] = 1 << 15;
-    lengths[b'c' as usize & 31] = 1 << 6 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16;
+    lengths[b'c' as usize & 31] = 1 << 6 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16;
     lengths[b'd' as usize & 31] = 1 << 4;
     lengths[b'e' as usize & 31] = 1 << 6;
+    lengths[b'g' as usize & 31] = 1 << 12;
     lengths[b'h' as usize & 31] = 1 << 4;
     lengths[b'k' as usize & 31] = 1 << 10;
     lengths[b'p' as usize & 31] = 1 << 16 | 1 << 18 | 1 << 19;
     lengths[b's' as usize & 31] = 1 << 6 | 1 << 10;
     lengths[b't' as usize & 31] = 1 << 2 | 1 << 7 | 1 << 17;
     lengths[b'u' as usize & 31] = 1 << 7;
-    lengths[b'x' as usize & 31] = 1 << 12 | 1 << 15;
+    lengths[b'x' as usize & 31] = 1 << 12 | 1 << 15 | 1 << 18;
     lengths
 };
 
@@ -169,6 +187,31 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N], known: Known) -> Known {
     // Setting this bit maps only a letter's two cases to the letter. To a dash it maps CR too, which no token contains.
     let differs = name.iter().zip(text).fold(0, |differs, (a, b)| differs | ((a | 0x20) ^ b));
     if differs == 0 { known } else { Known::Other }
+}
+
+/// A field that is made once and added to many messages, see [`Headers::add_ready`].
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// `name: value\r\n`, and where in it they lie.
+    line: Box<[u8]>,
+    name: Span,
+    value: Span,
+    known: Known,
+}
+
+impl Ready {
+    /// `None` for a name that is no token. Control bytes of the value become spaces.
+    pub fn new(name: &str, value: &str) -> Option<Ready> {
+        let mut alone = Headers::new();
+        alone.add(name, value);
+        let field = alone.fields.pop()?;
+        let Field { name, value, known, .. } = field;
+        Some(Ready { line: alone.arena.into(), name, value, known })
+    }
+
+    pub fn value(&self) -> &[u8] {
+        self.value.of(&self.line)
+    }
 }
 
 /// The header fields of a message, in order, names in the case they came in.
@@ -249,6 +292,11 @@ impl Headers {
         self.fields.iter().map(|f| (f.name.of(&self.arena), f.value.of(&self.arena), f.known))
     }
 
+    /// Whether there is a field recognised as `known`.
+    pub fn has_known(&self, known: Known) -> bool {
+        self.fields.iter().any(|f| f.known == known)
+    }
+
     /// Appends a field. A name that is not a token is refused by leaving the field out; control bytes of the value become spaces.
     pub fn add(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (name, value) = (name.as_ref(), value.as_ref());
@@ -263,15 +311,25 @@ impl Headers {
         self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
     }
 
-    /// As [`add`](Headers::add), of a name that was recognised before: the one that is written so.
+    /// As [`add`](Headers::add), of a name that was recognised before, the one that is written so, and of a value without control bytes.
     pub fn add_known(&mut self, known: Known, name: &'static str, value: &[u8]) {
         debug_assert!(is_name(name.as_bytes()) && Known::of(name.as_bytes()) == known, "{name}");
+        debug_assert!(is_value(value), "a value of {name} that was not looked at");
         self.arena.reserve(name.len() + value.len() + 4);
         let name = self.store(name.as_bytes());
         self.arena.extend_from_slice(b": ");
-        let value = self.store_value(value);
+        let value = self.store(value);
         self.arena.extend_from_slice(b"\r\n");
         self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
+    }
+
+    /// Appends a field that was made ready before.
+    pub fn add_ready(&mut self, ready: &Ready) {
+        let start = self.arena.len() as u32;
+        self.arena.extend_from_slice(&ready.line);
+        let at = |span: Span| Span { start: start + span.start, len: span.len };
+        let (name, value) = (at(ready.name), at(ready.value));
+        self.fields.push(Field { name, value, known: ready.known, noted: Noted { line: true, known: true } });
     }
 
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
@@ -442,7 +500,7 @@ impl Headers {
         self.arena.extend_from_slice(text);
     }
 
-    /// Removes the fields that `Connection` lists (RFC 9110 section 7.6.1) and that no part of the engine acts on.
+    /// Removes the fields that `Connection` lists (RFC 9110 section 7.6.1), but for those that are guarded.
     pub(crate) fn remove_listed(&mut self) {
         let arena = &self.arena;
         let connection: Vec<Span> =
@@ -451,7 +509,7 @@ impl Headers {
             let mut tokens = connection.iter().flat_map(|v| v.of(arena).split(|&b| b == b','));
             tokens.any(|token| bytes::trim(token).eq_ignore_ascii_case(name))
         };
-        self.fields.retain(|f| f.known != Known::Other || !listed(f.name.of(arena)));
+        self.fields.retain(|f| f.known.is_guarded() || !listed(f.name.of(arena)));
     }
 
     /// Removes what speaks of this hop only. What `Connection` listed beside that was struck out when the head was read.
@@ -640,6 +698,42 @@ mod tests {
                 singly.set("Content-Type", "text/plain");
                 assert_eq!(fields(&h), fields(&singly), "{before:?} {removed:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_made_ready_is_added_as_any_field() {
+        let ready = Ready::new("CDN-Loop", "weir\r\nEvil: 1").unwrap();
+        assert_eq!(ready.value(), b"weir  Evil: 1");
+        assert!(Ready::new("Not A Name", "x").is_none());
+        let (mut added, mut singly) = (Headers::new(), Headers::new());
+        for h in [&mut added, &mut singly] {
+            h.add("Accept", "*/*");
+        }
+        added.add_ready(&ready);
+        added.add_ready(&ready);
+        (0..2).for_each(|_| singly.add("CDN-Loop", ready.value()));
+        assert_eq!(lines(&added), lines(&singly));
+        assert_eq!(added.known_all(Known::CdnLoop).collect::<Vec<_>>(), [ready.value(), ready.value()]);
+        assert!(added.has_known(Known::CdnLoop) && !added.has_known(Known::Host));
+        assert!(!added.is_ruled(b"CDN-Loop") && added.remove("cdn-loop") && added.len() == 1);
+    }
+
+    /// Fields that are only found faster than others are to clients what any field is: nothing is refused because of their names.
+    #[test]
+    fn names_that_are_only_found_faster_are_not_guarded() {
+        for name in ["CDN-Loop", "Grpc-Timeout", "X-Request-Deadline", "X-Retry-Attempt", "X-Other"] {
+            assert!(!Known::of(name.as_bytes()).is_guarded(), "{name}");
+            assert_eq!(
+                Known::of(name.to_ascii_uppercase().as_bytes()),
+                Known::of(name.to_ascii_lowercase().as_bytes())
+            );
+        }
+        assert_eq!(Known::of(b"x-retry-attempt"), Known::XRetryAttempt);
+        assert_eq!(Known::of(b"x-request-deadline"), Known::XRequestDeadline);
+        assert_eq!(Known::of(b"grpc-timeout"), Known::GrpcTimeout);
+        for name in ["X-Forwarded-For", "X-Request-Id", "Connection", "Host"] {
+            assert!(Known::of(name.as_bytes()).is_guarded(), "{name}");
         }
     }
 

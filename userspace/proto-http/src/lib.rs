@@ -18,7 +18,7 @@ pub mod path;
 pub mod protocol;
 
 pub use date::ImfDate;
-pub use headers::{Headers, Known};
+pub use headers::{Headers, Known, Ready};
 pub use limits::{Limits, Underscores};
 pub use message::{Method, Request, Response, Scheme, Version};
 pub use path::{Path, PathError};

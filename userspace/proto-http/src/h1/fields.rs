@@ -173,7 +173,7 @@ fn read_lines(
     let mut rest = text;
     loop {
         let at = text.len() - rest.len();
-        if let Some((name_len, value_len, next)) = read_plain_line(rest) {
+        if let Some((name_len, value_len, next)) = read_plain_line(text, rest) {
             if headers.len() >= limits.fields {
                 return Err(Fault::TooManyFields);
             }
@@ -225,18 +225,28 @@ fn read_lines(
 
 /// Reads a line that is what nearly all are: a name of up to fifteen letters and dashes, a colon and one space, a value
 /// without tabs or space around it, CRLF. Answers with the lengths of name and value and what follows, `None` for any other
-/// line, which [`read_line`] is to look at.
+/// line, which [`read_line`] is to look at. `rest` is the end of `text`.
 #[inline(always)]
-fn read_plain_line(rest: &[u8]) -> Option<(usize, usize, &[u8])> {
-    let name_len = bytes::plain_name_len(rest.first_chunk()?);
+fn read_plain_line<'a>(text: &[u8], rest: &'a [u8]) -> Option<(usize, usize, &'a [u8])> {
+    let name_len = match rest.first_chunk() {
+        Some(start) => bytes::plain_name_len(start),
+        None => bytes::plain_name_len(&padded(rest)),
+    };
     let (colon, value) = rest[name_len..].split_first_chunk::<2>()?;
     if *colon != *b": " || name_len == 0 || *value.first()? <= b' ' {
         return None;
     }
-    let (value, end) = value.split_at_checked(bytes::find_control_or_tab(rest, value))?;
+    let (value, end) = value.split_at_checked(bytes::find_control_or_tab(text, value))?;
     let (end, next) = end.split_first_chunk::<2>()?;
     let plain = *end == *b"\r\n" && !matches!(value, [.., b' '] | []);
     plain.then_some((name_len, value.len(), next))
+}
+
+/// Less than sixteen bytes, with zeros behind them: the last line of a short head.
+fn padded(rest: &[u8]) -> [u8; 16] {
+    let mut block = [0; 16];
+    block[..rest.len()].copy_from_slice(rest);
+    block
 }
 
 impl Seen {
@@ -309,7 +319,7 @@ impl Seen {
                     return Err(Fault::Connection);
                 }
                 match Known::of(token) {
-                    Known::Other => self.lists_fields = true,
+                    known if !known.is_guarded() => self.lists_fields = true,
                     known if known.is_hop_by_hop() => {}
                     _ => return Err(Fault::Connection),
                 }
@@ -416,7 +426,7 @@ pub(crate) fn is_odd(underscore: bool, name: &[u8]) -> bool {
 pub(crate) fn is_lookalike(name: &[u8]) -> bool {
     let mut dashed = [0; LONGEST_LOOKALIKE];
     let Some(dashed) = dashed_into(name, &mut dashed) else { return false };
-    Known::of(dashed) != Known::Other
+    Known::of(dashed).is_guarded()
         || dashed.starts_with(b"x-forwarded-")
         || dashed == b"x-real-ip"
         || dashed == b"forwarded"
@@ -440,7 +450,7 @@ const LONGEST_LOOKALIKE: usize = 40;
 pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     let mut dashed = [0; LONGEST_LOOKALIKE];
     let name = dashed_into(name, &mut dashed).unwrap_or(name);
-    if Known::of(name) != Known::Other {
+    if Known::of(name).is_guarded() {
         return true;
     }
     let starts = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix));

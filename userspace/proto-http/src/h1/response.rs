@@ -118,7 +118,12 @@ fn read_status_line(buf: &[u8]) -> Result<Option<(Version, u16, usize)>, Fault> 
         Some(b'\r' | b'\n') => 12,
         Some(_) => return Err(Fault::StatusLine),
     };
-    let Some(end) = find_control(buf, reason) else { return Ok(None) };
+    let end = match &buf[reason..] {
+        // What nearly all say.
+        [b'O', b'K', b'\r', ..] => Some(reason + 2),
+        _ => find_control(buf, reason),
+    };
+    let Some(end) = end else { return Ok(None) };
     match (buf[end], buf.get(end + 1)) {
         (b'\r', Some(b'\n')) => {}
         (b'\r', None) => return Ok(None),
