@@ -104,6 +104,46 @@ pub(crate) fn write_fraction<const GROUPS: usize>(whole: u64, mut part: u32, out
     push_block(block, used, out);
 }
 
+/// Nanoseconds, a thousand and up to a million of them, as microseconds.
+#[inline]
+pub(crate) fn write_micros(nanos: u32, out: &mut Vec<u8>) {
+    let (mut block, at) = whole(nanos / 1_000);
+    let mut used = at;
+    let part = nanos % 1_000;
+    if part > 0 {
+        let [a, b, c, zeros] = THREE[part as usize];
+        block[at..at + 4].copy_from_slice(&[b'.', a, b, c]);
+        used += 4 - usize::from(zeros);
+    }
+    block[used..used + 3].copy_from_slice("µs".as_bytes());
+    push_block(block, used + 3, out);
+}
+
+/// Nanoseconds, a million and more of them, less than a second, as milliseconds.
+#[inline]
+pub(crate) fn write_millis(nanos: u32, out: &mut Vec<u8>) {
+    let (mut block, at) = whole(nanos / 1_000_000);
+    let mut used = at;
+    let part = nanos % 1_000_000;
+    if part > 0 {
+        let ([a, b, c, some], [d, e, f, zeros]) = (THREE[(part / 1_000) as usize], THREE[(part % 1_000) as usize]);
+        block[at..at + 7].copy_from_slice(&[b'.', a, b, c, d, e, f]);
+        // Three digits that are all zeros end nothing: the three before them say where the end is.
+        used += 7 - usize::from(zeros) - if zeros == 3 { usize::from(some) } else { 0 };
+    }
+    block[used..used + 2].copy_from_slice(b"ms");
+    push_block(block, used + 2, out);
+}
+
+/// A number below a thousand at the front of a block, and where it ends.
+#[inline]
+fn whole(n: u32) -> ([u8; 16], usize) {
+    let [a, b, c, _] = THREE[n as usize];
+    let skipped = usize::from(n < 100) + usize::from(n < 10);
+    let text = u128::from(u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped));
+    (text.to_le_bytes(), 3 - skipped)
+}
+
 /// Three digits of each number below a thousand, and how many zeros stand at their end.
 pub(crate) static THREE: [[u8; 4]; 1_000] = {
     let mut table = [[0; 4]; 1_000];

@@ -1,11 +1,11 @@
 //! Times, durations and addresses as Go prints them, straight into a buffer.
 
 use crate::calendar::date_of;
-use crate::digits::{OCTETS, THREE, push_block, write_fraction, write_number};
+use crate::digits::{OCTETS, THREE, push_block, write_fraction, write_micros, write_millis, write_number};
 use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 thread_local! {
     /// The last second written and its text: most lines fall into the same second as the one before.
@@ -14,8 +14,9 @@ thread_local! {
 
 /// RFC 3339 in UTC with milliseconds: `2024-05-06T07:08:09.123Z`. Easegress drops trailing zeros of the milliseconds; a fixed width
 /// reads and sorts better, and whoever parses the one parses the other.
-pub fn write_time(time: SystemTime, out: &mut Vec<u8>) {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+///
+/// `since` is the time since 1970.
+pub fn write_time(since: Duration, out: &mut Vec<u8>) {
     let seconds = since.as_secs();
     let (known, text) = SECOND.get();
     let text = if known == seconds {
@@ -25,9 +26,11 @@ pub fn write_time(time: SystemTime, out: &mut Vec<u8>) {
         SECOND.set((seconds, text));
         text
     };
-    out.extend_from_slice(&text);
     let [a, b, c, _] = THREE[since.subsec_millis() as usize];
-    out.extend_from_slice(&[b'.', a, b, c, b'Z']);
+    let mut whole = [0; 24];
+    whole[..19].copy_from_slice(&text);
+    whole[19..].copy_from_slice(&[b'.', a, b, c, b'Z']);
+    out.extend_from_slice(&whole);
 }
 
 fn digit(n: u32) -> u8 {
@@ -71,14 +74,8 @@ pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
             write_number(nanos.into(), out);
             out.extend_from_slice(b"ns");
         }
-        (0, 1_000..1_000_000) => {
-            write_fraction::<1>((nanos / 1_000).into(), nanos % 1_000, out);
-            out.extend_from_slice("µs".as_bytes());
-        }
-        (0, 1_000_000..) => {
-            write_fraction::<2>((nanos / 1_000_000).into(), nanos % 1_000_000, out);
-            out.extend_from_slice(b"ms");
-        }
+        (0, 1_000..1_000_000) => write_micros(nanos, out),
+        (0, 1_000_000..) => write_millis(nanos, out),
         _ => {
             let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
             if hours > 0 {
@@ -170,7 +167,7 @@ mod tests {
             (1_735_689_599_100, "2024-12-31T23:59:59.100Z"),
         ] {
             let mut out = Vec::new();
-            write_time(UNIX_EPOCH + Duration::from_millis(ms), &mut out);
+            write_time(Duration::from_millis(ms), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }

@@ -38,7 +38,7 @@ pub fn tell(
         }
     };
     log(&Entry {
-        time: clock::time_of_day(ended),
+        time: clock::since_1970(ended),
         remote_addr: Some(exchange.client.peer),
         real_ip: exchange.client.real_ip,
         method: exchange.method.as_str().as_bytes(),

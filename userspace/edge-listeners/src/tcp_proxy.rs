@@ -347,7 +347,7 @@ impl Local {
         let ended = base_runtime::now();
         log.with(|out| {
             out.push(b'[');
-            write_time(clock::time_of_day(ended), out);
+            write_time(clock::since_1970(ended), out);
             // Writing to memory does not fail.
             let _ = write!(out, "] [tcp {} ", self.proxy.name);
             write_address(told.client, out);

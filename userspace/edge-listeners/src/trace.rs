@@ -12,7 +12,7 @@ use edge_upstream::random;
 use proto_http::{Headers, Version};
 use proto_trace::{Beginning, Outgoing, Recording, SpanId, TraceId, extract, inject};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// The request begins.
 pub fn begin(local: &Local, tracer: &Tracer, exchange: &mut Exchange) {
@@ -40,7 +40,7 @@ pub fn begin(local: &Local, tracer: &Tracer, exchange: &mut Exchange) {
     if sampled {
         exchange.tags.note_own(|| format!("trace {trace}"));
     }
-    let at = clock::time_of_day(exchange.started).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = clock::since_1970(exchange.started);
     let clock = (exchange.started, u64::try_from(at.as_nanos()).unwrap_or_default());
     let mut recording = Recording::new(Beginning {
         trace,

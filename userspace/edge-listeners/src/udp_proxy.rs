@@ -593,7 +593,7 @@ impl Local {
         let ended = base_runtime::now();
         log.with(|out| {
             out.push(b'[');
-            write_time(clock::time_of_day(ended), out);
+            write_time(clock::since_1970(ended), out);
             // Writing to memory does not fail.
             let _ = write!(out, "] [udp {} ", self.proxy.name);
             write_address(session.key.client, out);

@@ -171,7 +171,7 @@ impl Context<'_> {
 /// `2026-11-21T13:37:00+00:00`
 fn iso8601(unix: u64) -> String {
     let mut text = Vec::new();
-    write_time(UNIX_EPOCH + Duration::from_secs(unix), &mut text);
+    write_time(Duration::from_secs(unix), &mut text);
     // The log's time has milliseconds behind the second.
     text.truncate("2026-11-21T13:37:00".len());
     format!("{}+00:00", String::from_utf8_lossy(&text))

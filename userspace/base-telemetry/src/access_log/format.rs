@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base_text::digits::{push_block, push_short, write_number};
 use base_text::escape::write_foreign;
@@ -16,6 +16,9 @@ pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method
 /// Bytes of the request target that are shown; longer ones end in `...`.
 const URI_BYTES_MAX: usize = 512;
 
+/// What most lines take: room is made once.
+const USUAL_BYTES: usize = 512;
+
 /// A compiled format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
@@ -24,27 +27,32 @@ pub struct Format {
     wants_tags: bool,
 }
 
+/// A text and what comes behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(Box<str>),
+struct Part {
     /// The first bytes of a block: nearly all texts between variables are that short.
-    Short([u8; SHORT], usize),
-    Variable(Variable),
+    block: [u8; SHORT],
+    used: usize,
+    /// One that is longer, and before the block.
+    long: Box<str>,
+    /// None behind the last text.
+    variable: Option<Variable>,
 }
 
 /// Bytes of a text that is copied as a block, see [`push_block`].
 const SHORT: usize = 16;
 
 impl Part {
-    fn text(text: &str) -> Part {
-        let mut block = [b' '; SHORT];
+    fn new(text: &str, variable: Option<Variable>) -> Part {
+        let (mut block, mut used, mut long) = ([b' '; SHORT], 0, "");
         match block.get_mut(..text.len()) {
             Some(start) => {
                 start.copy_from_slice(text.as_bytes());
-                Part::Short(block, text.len())
+                used = text.len();
             }
-            None => Part::Text(text.into()),
+            None => long = text,
         }
+        Part { block, used, long: long.into(), variable }
     }
 }
 
@@ -134,16 +142,13 @@ impl Format {
             let name = name.trim();
             let variable = VARIABLES.iter().find(|(known, _)| *known == name).map(|&(_, variable)| variable);
             let variable = variable.ok_or_else(|| FormatError::Unknown { name: name.chars().take(40).collect() })?;
-            if !literal.is_empty() {
-                parts.push(Part::text(literal));
-            }
-            parts.push(Part::Variable(variable));
+            parts.push(Part::new(literal, Some(variable)));
             rest = behind;
         }
         if !rest.is_empty() {
-            parts.push(Part::text(rest));
+            parts.push(Part::new(rest, None));
         }
-        let wants_tags = parts.contains(&Part::Variable(Variable::Tags));
+        let wants_tags = parts.iter().any(|part| part.variable == Some(Variable::Tags));
         Ok(Self { parts, shows_credentials: false, wants_tags })
     }
 
@@ -163,7 +168,7 @@ impl Format {
 
     /// Whether lines show request or response headers.
     pub fn wants_headers(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Variable(Variable::ReqHeaders | Variable::RespHeaders)))
+        self.parts.iter().any(|part| matches!(part.variable, Some(Variable::ReqHeaders | Variable::RespHeaders)))
     }
 }
 
@@ -192,8 +197,8 @@ impl Tags<'_> {
 /// One finished request.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
-    /// When the request began.
-    pub time: SystemTime,
+    /// When the request ended, since 1970.
+    pub time: Duration,
     pub remote_addr: Option<SocketAddr>,
     /// `None`: nobody knows.
     pub real_ip: Option<IpAddr>,
@@ -219,12 +224,16 @@ pub struct Entry<'a> {
 
 /// Appends the line of a request, with its newline. Allocates nothing once `out` has grown.
 pub fn write_line(format: &Format, entry: &Entry<'_>, out: &mut Vec<u8>) {
+    out.reserve(USUAL_BYTES);
     for part in &format.parts {
-        match part {
-            Part::Short(block, used) => push_block(*block, *used, out),
-            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Part::Variable(Variable::Uri) if !format.shows_credentials => write_uri(entry.uri, redact::write_url, out),
-            Part::Variable(variable) => write_variable(*variable, entry, out),
+        if !part.long.is_empty() {
+            out.extend_from_slice(part.long.as_bytes());
+        }
+        push_block(part.block, part.used, out);
+        match part.variable {
+            Some(Variable::Uri) if !format.shows_credentials => write_uri(entry.uri, redact::write_url, out),
+            Some(variable) => write_variable(variable, entry, out),
+            None => {}
         }
     }
     out.push(b'\n');
@@ -279,7 +288,6 @@ pub(super) fn write_uri(uri: &[u8], write: fn(&[u8], &mut Vec<u8>), out: &mut Ve
 mod tests {
     use super::*;
     use crate::access_log::tags;
-    use std::time::UNIX_EPOCH;
 
     #[test]
     fn formats() {
@@ -359,7 +367,7 @@ mod tests {
 
     fn entry() -> Entry<'static> {
         Entry {
-            time: UNIX_EPOCH + Duration::from_millis(1_709_210_096_005),
+            time: Duration::from_millis(1_709_210_096_005),
             remote_addr: Some(([10, 0, 0, 1], 4711).into()),
             real_ip: "2001:db8::1".parse().ok(),
             method: b"GET",

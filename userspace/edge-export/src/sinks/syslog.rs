@@ -20,7 +20,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Bytes of a message in one packet, at most (RFC 5426 section 3.2: what all receivers should take); longer ones are cut.
 const PACKET_MOST: usize = 8 * 1024;
@@ -85,7 +85,7 @@ impl SyslogSink {
     /// A message (RFC 5424 section 6).
     fn message(&self, line: &Line, out: &mut Vec<u8>) {
         out.extend(format!("<{}>1 ", self.facility * 8 + severity(line.kind)).as_bytes());
-        write_time(UNIX_EPOCH + Duration::from_nanos(line.at), out);
+        write_time(Duration::from_nanos(line.at), out);
         out.extend(format!(" {} {} - ", self.who, word(line.kind)).as_bytes());
         out.extend_from_slice(&line.text);
     }

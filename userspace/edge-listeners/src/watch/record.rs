@@ -10,7 +10,7 @@ use proto_http::Request;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How a request ended, beside its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Record {
                 crate::request_id::make(&mut id);
                 text(&id, HOST_MOST)
             }),
-            at: clock::time_of_day(seen.ended_at) - seen.duration,
+            at: UNIX_EPOCH + clock::since_1970(seen.ended_at).saturating_sub(seen.duration),
             sort,
             machine: seen.machine.to_owned(),
             worker: seen.worker,
@@ -303,7 +303,7 @@ fn text(bytes: &[u8], most: usize) -> String {
 /// To the millisecond, in UTC.
 fn rfc3339(time: SystemTime) -> String {
     let mut out = Vec::new();
-    base_text::time::write_time(time, &mut out);
+    base_text::time::write_time(time.duration_since(UNIX_EPOCH).unwrap_or_default(), &mut out);
     String::from_utf8(out).unwrap_or_default()
 }
 
