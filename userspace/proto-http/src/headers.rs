@@ -562,8 +562,21 @@ pub fn is_name(name: &[u8]) -> bool {
 
 /// A byte of a name as the least careful reader sees it: in lower case, and every mark a dash.
 pub(crate) fn dashed(b: u8) -> u8 {
-    if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' }
+    DASHED[usize::from(b)]
 }
+
+/// A look-up for each byte: filters that set and remove fields compare names by the dozen.
+static DASHED: [u8; 256] = {
+    let mut table = [b'-'; 256];
+    let mut b = 0;
+    while b < 128 {
+        if (b as u8).is_ascii_alphanumeric() {
+            table[b] = (b as u8).to_ascii_lowercase();
+        }
+        b += 1;
+    }
+    table
+};
 
 /// Whether two names are one to a reader that takes all marks alike.
 pub fn is_spelled_alike(a: &[u8], b: &[u8]) -> bool {
