@@ -86,7 +86,7 @@ pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
                 write_number(minutes, out);
                 out.push(b'm');
             }
-            write_fraction::<3>(seconds % 60, nanos, out);
+            write_fraction(seconds % 60, nanos, out);
             out.push(b's');
         }
     }
