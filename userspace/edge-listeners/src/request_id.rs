@@ -27,7 +27,7 @@ pub fn settle(exchange: &mut Exchange, ids: RequestIds) -> bool {
     let Some(first) = first else {
         make(&mut exchange.id);
         let id = std::mem::take(&mut exchange.id);
-        exchange.default_space().request.headers.add_known(Known::XRequestId, NAME, &id);
+        exchange.default_space().request.headers.add_known_clean(Known::XRequestId, NAME, &id);
         exchange.id = id;
         return false;
     };
@@ -53,7 +53,7 @@ pub fn tell(id: &[u8], response: &mut Response) {
     if response.headers.known(Known::XRequestId).is_some() {
         response.headers.set(NAME, id);
     } else {
-        response.headers.add_known(Known::XRequestId, NAME, id);
+        response.headers.add_known_clean(Known::XRequestId, NAME, id);
     }
 }
 

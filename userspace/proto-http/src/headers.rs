@@ -311,8 +311,9 @@ impl Headers {
         self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
     }
 
-    /// As [`add`](Headers::add), of a name that was recognised before, the one that is written so, and of a value without control bytes.
-    pub fn add_known(&mut self, known: Known, name: &'static str, value: &[u8]) {
+    /// As [`add`](Headers::add), of a name that was recognised before, the one that is written so, and of a value that was made by us or
+    /// looked at: one with control bytes would break the message open.
+    pub fn add_known_clean(&mut self, known: Known, name: &'static str, value: &[u8]) {
         debug_assert!(is_name(name.as_bytes()) && Known::of(name.as_bytes()) == known, "{name}");
         debug_assert!(is_value(value), "a value of {name} that was not looked at");
         self.arena.reserve(name.len() + value.len() + 4);
