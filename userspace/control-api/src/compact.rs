@@ -52,11 +52,6 @@ impl Kept {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Where it is in memory, which nothing else is for as long as this is held.
-    pub fn place(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
-    }
-
     /// Whether nobody else holds it.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1

@@ -347,6 +347,8 @@ impl<C: Cluster> Work<C> {
             && self.statuses.get(&place).is_some_and(|wanted| object.has_status(&wanted.read()));
         if told {
             self.statuses.remove(&place);
+            // Somebody who makes it another one is told the same again, whether or not anything was made in between.
+            self.teller.forget_status(place.0, &place.1);
             self.tell_pause.reset();
         }
         told

@@ -77,10 +77,21 @@ impl Teller {
         self.told.remove(&tell.place());
     }
 
+    /// The status of an object is as it was told: when it is another one, the same is told again.
+    pub fn forget_status(&mut self, kind: Kind, key: &Key) {
+        self.told.remove(&(kind, key.clone(), true));
+    }
+
+    /// Whether this was told of an object and is not told again for as long as it is the same.
+    #[cfg(test)]
+    pub fn has_told_status(&self, kind: Kind, key: &Key) -> bool {
+        self.told.contains_key(&(kind, key.clone(), true))
+    }
+
     /// What is new of it. Says whether there was room for all; the rest is told the next time.
     pub fn tell(&mut self, store: &Store, outcome: &Outcome) -> bool {
         self.is_full = false;
-        // Once a status is as it was told, somebody who makes it another one is told again.
+        // What is not to be told any more is told anew when it is again.
         self.told.retain(|(kind, key, is_status), _| match is_status {
             true => outcome.statuses.contains_key(&(*kind, key.clone())),
             false => store.get(*kind, key).is_some(),

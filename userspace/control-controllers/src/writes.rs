@@ -42,8 +42,8 @@ impl Write {
 /// Of a server of a service.
 const INSTANCE: usize = 100;
 
-/// What was made and what the cluster has of it, where that is the same: by where what was made is in memory, and what is held here stays
-/// there.
+/// What was made and what the cluster has of it, where that is the same: by where what the cluster has is in memory, and what is held here
+/// stays there. Two servers may have one and the same rule, and each is kept by itself.
 #[derive(Default)]
 pub(crate) struct Alike {
     servers: HashMap<usize, (Arc<Value>, Document)>,
@@ -52,8 +52,8 @@ pub(crate) struct Alike {
 
 impl Alike {
     fn holds_server(&mut self, made: &Arc<Value>, stored: &Document) -> bool {
-        let place = Arc::as_ptr(made).addr();
-        if self.servers.get(&place).is_some_and(|(_, then)| Arc::ptr_eq(then, stored)) {
+        let place = Arc::as_ptr(stored).addr();
+        if self.servers.get(&place).is_some_and(|(then, _)| Arc::ptr_eq(then, made)) {
             return true;
         }
         let same = is_stored(made, stored);
@@ -64,8 +64,8 @@ impl Alike {
     }
 
     fn holds(&mut self, made: &Kept, stored: &Document) -> bool {
-        let place = made.place();
-        if self.others.get(&place).is_some_and(|(_, then)| Arc::ptr_eq(then, stored)) {
+        let place = Arc::as_ptr(stored).addr();
+        if self.others.get(&place).is_some_and(|(then, _)| then.is_same(made)) {
             return true;
         }
         let same = is_stored(&made.read(), stored);
@@ -78,8 +78,8 @@ impl Alike {
     /// Lets go of what nobody else holds any more, when there is much of it. So many are in use.
     pub fn tidy(&mut self, used: usize) {
         if self.servers.len() + self.others.len() > used + used / 8 + 64 {
-            self.servers.retain(|_, (made, _)| Arc::strong_count(made) > 1);
-            self.others.retain(|_, (made, _)| !made.is_alone());
+            self.servers.retain(|_, (made, stored)| Arc::strong_count(made) > 1 && Arc::strong_count(stored) > 1);
+            self.others.retain(|_, (made, stored)| !made.is_alone() && Arc::strong_count(stored) > 1);
         }
     }
 }

@@ -221,7 +221,11 @@ impl Api {
         };
         serde_json::from_slice(&bytes).map_err(|error| {
             let page = bytes.trim_ascii_start().starts_with(b"<");
-            let why = if page { "a page; is a proxy in between, or is it not an API server?" } else { "not JSON" };
+            let why = match error.is_data() {
+                _ if page => "a page; is a proxy in between, or is it not an API server?",
+                true => "not what was asked for",
+                false => "not JSON",
+            };
             wrong(&format!("its answer is {why} ({error}; {})", beginning(&bytes)))
         })
     }
