@@ -166,6 +166,11 @@ impl Connection {
         sent
     }
 
+    /// How often the peer has said what has come to it.
+    pub fn acknowledgements(&self) -> u64 {
+        self.with(|machine| machine.stats().frame_rx.acks)
+    }
+
     /// Bytes of datagrams that are to go out.
     pub fn unsent_datagrams(&self, settings: &QuicSettings) -> usize {
         self.with(|machine| settings.datagram_bytes.saturating_sub(machine.datagrams().send_buffer_space() + UNUSED))

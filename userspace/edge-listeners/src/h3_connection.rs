@@ -293,7 +293,7 @@ impl Drive {
         self.keep_time(cx);
         self.write_control();
         let ended = self.driver.poll_transmit(cx);
-        match ended.is_pending() && !self.wire.outbox.borrow().is_empty() {
+        match ended.is_pending() && self.wire.outbox.borrow().wants_turn() {
             true => self.send_datagrams(cx),
             false => ended,
         }
@@ -302,7 +302,7 @@ impl Drive {
     /// Lets datagrams go out behind what streams had to say.
     fn send_datagrams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (quic, settings) = (self.driver.connection().clone(), QuicSettings::default());
-        let going = self.wire.outbox.borrow_mut().turn(quic.unsent_datagrams(&settings), quic.heard());
+        let going = self.wire.outbox.borrow_mut().turn(quic.unsent_datagrams(&settings), quic.acknowledgements());
         if going.is_empty() {
             return Poll::Pending;
         }

@@ -26,6 +26,7 @@ on_both_drivers![
     what_is_too_long_for_a_packet_is_dropped,
     a_flood_of_datagrams_leaves_others_their_turns,
     streams_go_on_where_little_passes_beside_a_flood,
+    what_is_said_long_after_a_flood_comes_at_once,
     what_comes_while_nobody_looks_is_lost_and_counted,
     what_waits_does_not_follow_the_end_of_its_stream,
     what_a_datagram_may_not_be_for,
@@ -311,15 +312,19 @@ fn flooding() -> Backend {
     })
 }
 
+/// A client to which packets are 1,200 bytes long.
+fn narrow(house: &House, certificate: &Certificate) -> Client {
+    let (peer, mut narrow) = (SocketAddr::from(([127, 0, 0, 1], house.port)), EndpointConfig::default());
+    narrow.max_udp_payload_size(1200).unwrap();
+    let config = config(&certificate.der, b"h3");
+    Client::begin_as(h3_client::bound_socket(), peer, "a.test", config, narrow).settled_in_for_datagrams()
+}
+
 /// Whoever loses much lets two packets pass at a time: less than the datagrams that QUIC gets in one turn.
 fn streams_go_on_where_little_passes_beside_a_flood(io: IoMode) {
     let backend = flooding();
     let (house, certificate) = house(io, &backend);
-    let (peer, mut narrow) = (SocketAddr::from(([127, 0, 0, 1], house.port)), EndpointConfig::default());
-    narrow.max_udp_payload_size(1200).unwrap();
-    let config = config(&certificate.der, b"h3");
-    let mut client =
-        Client::begin_as(h3_client::bound_socket(), peer, "a.test", config, narrow).settled_in_for_datagrams();
+    let mut client = narrow(&house, &certificate);
     let id = open(&mut client);
     client.loses = 4;
     assert!(client.drive(|client| client.datagrams.len() > 100), "{:?}", client.lost);
@@ -332,6 +337,41 @@ fn streams_go_on_where_little_passes_beside_a_flood(io: IoMode) {
     assert!(client.drive(|client| client.datagrams.len() > came), "nor do they keep those from their turn");
     assert!(house.limit("h3_datagrams") > 0);
     client.reset(id, 0x100);
+}
+
+/// By whoever speaks first: its client, which says nothing meanwhile, owes no acknowledgement that would let it go.
+fn what_is_said_long_after_a_flood_comes_at_once(io: IoMode) {
+    let (tell, told) = std::sync::mpsc::channel::<u8>();
+    let told = std::sync::Mutex::new(told);
+    let backend = Backend::new(move |mut wire, _| {
+        let _ = wire.head();
+        wire.send(SWITCHED);
+        for round in told.lock().unwrap().iter() {
+            let flood = if round % 2 == 0 { datagram(&[0; FILLS]).repeat(40) } else { datagram(&[round; 10]) };
+            wire.send(&flood);
+        }
+    });
+    let (house, certificate) = house(io, &backend);
+    let mut client = narrow(&house, &certificate);
+    let id = open(&mut client);
+    let mut at_once = 0;
+    client.loses = 4;
+    for round in (1..10u8).step_by(2) {
+        tell.send(round - 1).unwrap();
+        let mut came = usize::MAX;
+        while std::mem::replace(&mut came, client.datagrams.len()) != client.datagrams.len() || came == 0 {
+            client.drive_for(std::time::Duration::from_millis(200), |_| false);
+        }
+        // This one is not lost.
+        client.loses = 0;
+        tell.send(round).unwrap();
+        let (said, before) = (vec![round; 10], client.sent.len());
+        assert!(client.drive(|client| client.datagrams_of(id).contains(&said)), "{round}: {:?}", client.lost);
+        at_once += u32::from(client.sent.len() == before);
+        client.loses = 4;
+    }
+    drop(tell);
+    assert!(at_once > 2, "{at_once} of 5 came before the client had said anything");
 }
 
 /// QUIC has room for so many, and drops the oldest of more.

@@ -532,7 +532,7 @@ impl Drive {
         }
         self.write_control();
         let mut ended = self.driver.poll_transmit(cx);
-        if ended.is_pending() && !self.session.outbox.borrow().is_empty() {
+        if ended.is_pending() && self.session.outbox.borrow().wants_turn() {
             ended = self.send_datagrams(cx);
         }
         if ended.is_ready() {
@@ -578,10 +578,8 @@ impl Drive {
                 Ok(read) => read,
                 Err(fault) => return session.fail(fault.code()),
             };
-            if number >= session.opened.get() {
-                return session.fail(Code::Id);
-            }
-            let mut has_room = true;
+            // Of a request that was not made it is dropped; the others of the connection are not to suffer for it.
+            let mut has_room = number < session.opened.get();
             self.with(StreamId::new(Side::Client, Dir::Bi, number), |stream| {
                 has_room = stream.handle_datagram(content)
             });
@@ -593,7 +591,8 @@ impl Drive {
     /// Lets datagrams go out behind what streams had to say.
     fn send_datagrams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (session, settings) = (self.session.clone(), QuicSettings::asking());
-        let going = session.outbox.borrow_mut().turn(session.quic.unsent_datagrams(&settings), session.quic.heard());
+        let going =
+            session.outbox.borrow_mut().turn(session.quic.unsent_datagrams(&settings), session.quic.acknowledgements());
         if going.is_empty() {
             return Poll::Pending;
         }

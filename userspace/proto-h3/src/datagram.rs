@@ -108,7 +108,7 @@ pub struct Outbox {
     bytes: usize,
     /// Some that QUIC got could not go out at once.
     limited: bool,
-    /// How often the peer had been heard when all of them were out.
+    /// How often the peer had acknowledged when all of them were out.
     streams_from: Option<u64>,
 }
 
@@ -138,17 +138,22 @@ impl Outbox {
         Taken::Kept
     }
 
-    /// What QUIC is to get now that it has sent what it could: `unsent` bytes of what it got before are left, and its peer was heard so many
-    /// times.
-    pub fn turn(&mut self, unsent: usize, heard: u64) -> Vec<Vec<u8>> {
+    /// There is something for QUIC, or to learn of what it got.
+    pub fn wants_turn(&self) -> bool {
+        self.limited || !self.is_empty()
+    }
+
+    /// What QUIC is to get now that it has sent what it could: `unsent` bytes of what it got before are left, and its peer has acknowledged so
+    /// often. To be asked whenever it may have: what is pushed later does not wait for what was let go before.
+    pub fn turn(&mut self, unsent: usize, acknowledged: u64) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
-        if self.is_empty() || unsent > 0 {
-            self.limited |= unsent > 0;
+        if unsent > 0 {
+            self.limited = true;
             return out;
         }
         if self.limited {
             // What the peer has let go since went to streams, as far as those had anything to say.
-            if *self.streams_from.get_or_insert(heard) == heard {
+            if *self.streams_from.get_or_insert(acknowledged) == acknowledged {
                 return out;
             }
             (self.limited, self.streams_from) = (false, None);
@@ -250,6 +255,21 @@ mod tests {
             }
         }
         assert!(of_streams >= 150 && of_datagrams >= 150, "{of_streams} of streams, {of_datagrams} datagrams");
+    }
+
+    #[test]
+    fn what_comes_after_a_flood_does_not_wait_for_the_peer() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.push(1, b"flood"), Taken::Kept);
+        assert_eq!(numbers(outbox.turn(0, 1)), [1]);
+        assert!(!outbox.goes_on(500) && outbox.is_empty());
+        // It goes out, and is acknowledged.
+        for (unsent, heard) in [(500, 1), (0, 2), (0, 3)] {
+            assert!(outbox.wants_turn() && outbox.turn(unsent, heard).is_empty());
+        }
+        assert!(!outbox.wants_turn());
+        assert_eq!(outbox.push(1, b"later"), Taken::Kept);
+        assert_eq!(numbers(outbox.turn(0, 3)), [1], "nothing is under way that the peer would answer");
     }
 
     #[test]
