@@ -99,6 +99,8 @@ struct Shared {
     name: Arc<str>,
     wants_events: bool,
     directory: PathBuf,
+    /// Where builds before this one have kept lines of a sink in a namespace.
+    before: Option<PathBuf>,
     /// Let go of when its last lines were sent, or are left.
     spool: Mutex<Option<Spool<Line>>>,
     changed: Condvar,
@@ -153,6 +155,7 @@ impl LogSink {
             name: name.into(),
             wants_events: spec.wants(LogKind::Events),
             directory,
+            before: before(&root, name),
             spool: Mutex::new(Some(spool)),
             changed: Condvar::new(),
             events: Mutex::default(),
@@ -506,7 +509,7 @@ impl Sending {
     /// Takes what processes that have ended have left.
     fn adopt(&mut self) {
         self.looked = Some(Instant::now());
-        self.older.extend(places::left(&self.shared.directory));
+        self.older.extend(left(&self.shared.directory, self.shared.before.as_deref()));
     }
 
     fn is_well(&self, why: Option<String>) {
@@ -521,6 +524,57 @@ impl Sending {
     }
 }
 
+/// What waits of a sink; `before`: builds before this one had it there.
+fn left(directory: &Path, before: Option<&Path>) -> Vec<Spool<Line>> {
+    let mut left = Vec::new();
+    if let Some(before) = before.filter(|before| before.is_dir()) {
+        left.extend(places::left(before));
+        // The directory of a namespace may be that of a sink as well, or of others.
+        if leavings::clear(before)
+            && let Some(namespace) = before.parent()
+        {
+            leavings::clear(namespace);
+        }
+    }
+    left.extend(places::left(directory));
+    left
+}
+
+/// Where builds before this one had a sink of this name, if it was another place.
+fn before(root: &Path, name: &str) -> Option<PathBuf> {
+    (name.contains('/') && is_plain(name)).then(|| root.join(name))
+}
+
+/// A path of these names leads below where it begins.
+fn is_plain(name: &str) -> bool {
+    name.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its lines lay in a directory within that of the namespace.
+    #[test]
+    fn what_waits_of_a_sink_in_a_namespace_is_found_where_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let old = before(root.path(), "blue/log").unwrap();
+        let line = Line { kind: Kind::Access, at: 0, text: b"waits".as_slice().into() };
+        Spool::open(&old.join("0"), 1 << 20).unwrap().append(&[line], false).unwrap();
+        let look = || left(&root.path().join(places::directory_of("blue/log")), Some(&old));
+        let mut found = look();
+        let batch = found[0].peek(1 << 20).unwrap();
+        assert_eq!((found.len(), &*batch.kept[0].text), (1, b"waits".as_slice()));
+        found[0].forget(&batch).unwrap();
+        drop(found);
+        assert!(look().is_empty());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "nothing is left of it");
+        for name in ["log", "a/..", "./a", "../../a"] {
+            assert_eq!(before(root.path(), name), None, "{name}");
+        }
+    }
 }

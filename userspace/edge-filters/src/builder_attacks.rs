@@ -126,8 +126,14 @@ fn a_client_cannot_rewrite_method_path_and_host_through_an_adaptor() {
 #[test]
 fn a_refused_value_is_counted_and_told() {
     let telemetry = base_telemetry::Telemetry::new(base_telemetry::Identity::default(), 1);
-    let parts =
-        edge_pipeline::Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+    let parts = edge_pipeline::Parts {
+        name: "f",
+        pipeline: "p",
+        is_global: false,
+        previous: None,
+        resilience: &[],
+        telemetry: &telemetry,
+    };
     let fields = json!({"template": "header: {set: {X-U: '{{.req.URL.Query.Get \"u\"}}'}}"});
     let adaptor = (request_adaptor::KIND.build)(&fields, &parts).unwrap();
     let mut exchange = asked("a\r\nX-Evil: 1");

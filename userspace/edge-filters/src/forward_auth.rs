@@ -369,7 +369,14 @@ mod tests {
     fn auth(fields: &str) -> ForwardAuth {
         let spec = yaml(&format!("{{url: 'http://auth.test:1/ask', {fields}}}"));
         let telemetry = telemetry();
-        let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+        let parts = Parts {
+            name: "f",
+            pipeline: "p",
+            is_global: false,
+            previous: None,
+            resilience: &[],
+            telemetry: &telemetry,
+        };
         ForwardAuth::new(spec::of(&spec).unwrap(), &parts).unwrap()
     }
 

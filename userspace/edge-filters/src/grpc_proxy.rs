@@ -426,6 +426,7 @@ impl Forward {
         let parts = Parts {
             name: &self.name,
             pipeline: &self.pipeline,
+            is_global: false,
             previous: None,
             resilience: &self.resilience,
             telemetry: &self.telemetry,

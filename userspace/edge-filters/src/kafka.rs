@@ -20,8 +20,10 @@
 //! first when those are back, in their order, after a restart too; each arrives at least once. They go to where the filter of that name
 //! in that pipeline says by then, as whom it says: a renamed user, another certificate, other brokers. What a filter that is deleted or
 //! renamed had not sent waits a day for one of its name, and is removed then, or sooner where that is more than 256 MiB of all that are
-//! gone (`weir_kafka_gone_bytes`). Topics that do not exist are made where brokers do so; elsewhere a record for one is given up after a
-//! minute (5 s with `sync`), and stops no others meanwhile. The partition follows from the key as Easegress chooses it.
+//! gone (`weir_kafka_gone_bytes`). Of records that come while the document changes, later ones may overtake the last of those before. A
+//! build of before has other places and does not see these: who goes back to one waits until nothing waits (`weir_kafka_spool_bytes`).
+//! Topics that do not exist are made where brokers do so; elsewhere a record for one is given up after a minute (5 s with `sync`), and
+//! stops no others meanwhile. The partition follows from the key as Easegress chooses it.
 //!
 //! Brokers that want TLS or a user: `mtls: {rootCertBase64, certBase64, keyBase64}` as in a Proxy (`{}` for those of public authorities), and
 //! `sasl: {mechanism: SCRAM-SHA-512, username: edge, password: …}`.
@@ -37,7 +39,7 @@ use base_model::{Findings, MtlsSpec, Problem, SaslSpec};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
 use edge_kafka::{Access, Done, Record, SendError, Sender};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -170,8 +172,15 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("kafka.rs"),
     schema: spec::schema::<KafkaSpec>,
     check: spec::check::<KafkaSpec>,
-    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &format!("{}/{}", parts.pipeline, parts.name))),
+    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &document(parts))),
 };
+
+/// The name of a filter that no other has.
+fn document(parts: &Parts<'_>) -> String {
+    let filter = format!("{}/{}", parts.pipeline, parts.name);
+    // A pipeline of a namespace may be called as one of a GlobalFilter. No name has a colon.
+    if parts.is_global { format!(":{filter}") } else { filter }
+}
 
 impl Kafka {
     /// `document`: its name, with its pipeline's.
@@ -287,6 +296,24 @@ mod tests {
             assert_eq!(filter.topic(headers).as_deref(), topic);
             assert_eq!(filter.key(headers).as_deref(), Some(key.as_bytes()));
         }
+    }
+
+    /// One would send what waits of the other, to its own brokers.
+    #[test]
+    fn a_filter_of_a_global_filter_is_no_filter_of_a_namespace() {
+        let telemetry = telemetry();
+        let parts = |is_global| Parts {
+            name: "k",
+            pipeline: "g/beforePipeline",
+            is_global,
+            previous: None,
+            resilience: &[],
+            telemetry: &telemetry,
+        };
+        assert_eq!(
+            [true, false].map(|is_global| document(&parts(is_global))),
+            [":g/beforePipeline/k", "g/beforePipeline/k"]
+        );
     }
 
     #[test]

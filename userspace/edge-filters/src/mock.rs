@@ -274,7 +274,14 @@ rules:
     fn a_path_without_a_slash_is_refused_where_it_comes_in_alone() {
         let spec = "rules: [{code: 200, match: {path: a}}]";
         refuses(&KIND, spec, &["rules[0].match.path"]);
-        let parts = Parts { name: "m", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry() };
+        let parts = Parts {
+            name: "m",
+            pipeline: "p",
+            is_global: false,
+            previous: None,
+            resilience: &[],
+            telemetry: &telemetry(),
+        };
         assert!((KIND.build)(&yaml(spec), &parts).is_ok());
     }
 

@@ -322,6 +322,7 @@ mod tests {
                 &Parts {
                     name: "",
                     pipeline: "",
+                    is_global: false,
                     previous: None,
                     resilience: &[],
                     telemetry: &base_telemetry::Telemetry::new(base_telemetry::Identity::default(), 1),

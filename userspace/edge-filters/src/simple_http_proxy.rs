@@ -614,7 +614,14 @@ mod tests {
     #[test]
     fn a_port_that_this_process_opens_later_is_its_own_at_once() {
         let telemetry = crate::testing::telemetry();
-        let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+        let parts = Parts {
+            name: "f",
+            pipeline: "p",
+            is_global: false,
+            previous: None,
+            resilience: &[],
+            telemetry: &telemetry,
+        };
         let spec = serde_json::json!({"allowedDestinations": [{"addresses": ["127.0.0.0/8"]}]});
         let proxy = SimpleHttpProxy::new(&serde_json::from_value(spec).unwrap(), &parts).unwrap();
         let find = || {

@@ -71,7 +71,7 @@ pub fn packed(plain: &[u8]) -> Vec<u8> {
 fn build(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
     let fields = yaml(spec);
     kind.checked(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
-    let parts = Parts { name: "f", pipeline: "p", previous, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous, resilience: &[], telemetry };
     (kind.build)(&fields, &parts)
         .unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)))
 }

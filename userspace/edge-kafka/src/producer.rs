@@ -892,13 +892,19 @@ mod tests {
         let send = |sender: &Sender, of: &str, numbers: std::ops::Range<usize>| {
             numbers.for_each(|n| sender.send(record("t", &format!("{of}-{n}")), None).unwrap());
         };
+        let is_on_disk = |place: &str, last: &str| {
+            let files = fs::read_dir(directory.path().join(place)).into_iter().flatten().flatten();
+            let mut texts = files.filter_map(|file| fs::read(file.path()).ok());
+            texts.any(|text| text.windows(last.len()).any(|part| part == last.as_bytes()))
+        };
         send(&k, "k", 0..5);
         send(&l, "l", 0..5);
-        until("both wait", || ["p+k/0", "p+l/0"].iter().all(|place| waits(&directory.path().join(place))));
+        until("both wait", || is_on_disk("p+k/0", "k-4") && is_on_disk("p+l/0", "l-4"));
         // Renamed: it would still go to the same brokers, as somebody else, and they are still away.
         let renamed = at("p/k", &first, Some("other"));
         drop(k);
         send(&renamed, "k", 5..8);
+        until("they wait, too", || is_on_disk("p+k/0", "k-7"));
         // Elsewhere, where somebody is.
         let moved = at("p/k", &other.address(), None);
         send(&moved, "k", 8..10);

@@ -14,8 +14,6 @@ use crate::stats::COUNTERS;
 use base_text::Seldom;
 use edge_spool::leavings::{self, Leavings};
 use edge_spool::{Batch, Spool, places};
-use ring::digest::{SHA256, digest};
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +29,6 @@ pub(crate) const LOOK: Duration = Duration::from_secs(10);
 
 /// Between two lines in the log about a disk that takes nothing.
 const TELL: Duration = Duration::from_secs(10);
-
-/// Bytes of a name of a directory, at most.
-const NAME_BYTES: usize = 200;
 
 pub(crate) static LEAVINGS: Leavings = Leavings::of("Kafka filter");
 
@@ -81,7 +76,7 @@ struct Disk {
 impl Document {
     /// The one of this name, `pipeline/filter`.
     pub fn named(root: Option<&Path>, name: &str) -> Arc<Document> {
-        Document::at(root.map(|root| root.join(directory_of(name))), true)
+        Document::at(root.map(|root| root.join(places::directory_of(name))), true)
     }
 
     /// What builds before this one have left of these brokers and this user, where there is anything.
@@ -265,20 +260,6 @@ impl Drop for Document {
             LEAVINGS.mark(directory);
         }
     }
-}
-
-/// The name of a document's directory, which no other's has.
-fn directory_of(document: &str) -> String {
-    let name = places::directory_of(document);
-    if name.len() <= NAME_BYTES {
-        return name;
-    }
-    let mut short = name[..name.floor_char_boundary(NAME_BYTES / 2)].to_owned() + "+";
-    for byte in &digest(&SHA256, name.as_bytes()).as_ref()[..16] {
-        // Text always finds room.
-        let _ = write!(short, "{byte:02x}");
-    }
-    short
 }
 
 /// The name of a directory of builds before this one.

@@ -458,7 +458,8 @@ impl Traffic {
         let previous = slot.current();
         let build = |part: &Option<PipelineSpec>, key: &str, before: Option<&Pipeline>| {
             let build = |spec| {
-                Pipeline::build(&format!("{name}/{key}"), spec, &self.shared.kinds, before, &self.shared.telemetry)
+                let name = format!("{name}/{key}");
+                Pipeline::build_of(&name, true, spec, &self.shared.kinds, before, &self.shared.telemetry)
             };
             part.as_ref().map(build).transpose().map_err(|problems| {
                 let under = |mut problem: Problem| {

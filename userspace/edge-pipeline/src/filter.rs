@@ -129,6 +129,8 @@ pub struct Parts<'a> {
     pub name: &'a str,
     /// Name of the pipeline.
     pub pipeline: &'a str,
+    /// It is of a GlobalFilter: a pipeline of a namespace may have the same name.
+    pub is_global: bool,
     /// The filter of the same name and kind in the generation before, to inherit from.
     pub previous: Option<&'a dyn Filter>,
     /// `resilience` of the pipeline, as written.

@@ -128,6 +128,18 @@ impl Pipeline {
         previous: Option<&Pipeline>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Pipeline, BuildError> {
+        Pipeline::build_of(name, false, spec, kinds, previous, telemetry)
+    }
+
+    /// The same for one of a GlobalFilter, where it `is_global`.
+    pub fn build_of(
+        name: &str,
+        is_global: bool,
+        spec: &PipelineSpec,
+        kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
+        previous: Option<&Pipeline>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Pipeline, BuildError> {
         let mut problems = Vec::new();
         let mut filters: Vec<(Arc<str>, &'static str, Arc<dyn Filter>)> = Vec::new();
         for (index, filter) in spec.filters.iter().enumerate() {
@@ -142,6 +154,7 @@ impl Pipeline {
             let parts = Parts {
                 name: &filter.name,
                 pipeline: name,
+                is_global,
                 previous: inherited.map(|f| &**f),
                 resilience: &spec.resilience,
                 telemetry,

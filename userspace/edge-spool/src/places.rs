@@ -3,8 +3,13 @@
 
 use crate::frame::Kept;
 use crate::spool::Spool;
+use ring::digest::{SHA256, digest};
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+
+/// Bytes of the name of a directory, at most; what file systems take is 255.
+const NAME_BYTES: usize = 255;
 
 /// Below a directory.
 const PLACES: usize = 4;
@@ -13,9 +18,21 @@ const PLACES: usize = 4;
 const TRIES: usize = 3;
 
 /// The name of the directory of a document with this name, `namespace/name` or `pipeline/filter` among them: those that are gone are looked
-/// for among the directories beside each other. No name has a `+`.
+/// for among the directories beside each other. No name has a `+`; two long ones that begin alike end otherwise.
 pub fn directory_of(name: &str) -> String {
-    if matches!(name, "." | "..") { format!("+{name}") } else { name.replace('/', "+") }
+    if matches!(name, "." | "..") {
+        return format!("+{name}");
+    }
+    let plain = name.replace('/', "+");
+    if plain.len() <= NAME_BYTES {
+        return plain;
+    }
+    let mut short = plain[..plain.floor_char_boundary(NAME_BYTES / 2)].to_owned() + "+";
+    for byte in &digest(&SHA256, plain.as_bytes()).as_ref()[..16] {
+        // Text always finds room.
+        let _ = write!(short, "{byte:02x}");
+    }
+    short
 }
 
 /// The first place nobody has; `WouldBlock` where all are taken.
@@ -59,5 +76,7 @@ mod tests {
         let names = ["a", "a/b", "a.b", "a-b", "a/b/c", ".", "..", "../a"];
         let directories: Vec<String> = names.iter().map(|name| directory_of(name)).collect();
         assert_eq!(directories, ["a", "a+b", "a.b", "a-b", "a+b+c", "+.", "+..", "..+a"]);
+        let long = |end: &str| directory_of(&format!("{}/{}{end}", "p".repeat(250), "ü".repeat(250)));
+        assert!(long("a") != long("b") && long("a").len() <= NAME_BYTES && directory_of(&"p".repeat(253)).len() == 253);
     }
 }

@@ -42,7 +42,8 @@ fn who_finds_no_place_is_refused() {
     let filters: Vec<Arc<dyn Filter>> = ["a", "b", "c"]
         .iter()
         .map(|name| {
-            let parts = Parts { name, pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+            let parts =
+                Parts { name, pipeline: "p", is_global: false, previous: None, resilience: &[], telemetry: &telemetry };
             (kind.build)(&fields, &parts).unwrap_or_else(|_| panic!("a good document"))
         })
         .collect();

@@ -150,7 +150,14 @@ mod tests {
     #[test]
     fn what_would_still_be_kept_is_kept_on() {
         let telemetry = telemetry();
-        let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+        let parts = Parts {
+            name: "f",
+            pipeline: "p",
+            is_global: false,
+            previous: None,
+            resilience: &[],
+            telemetry: &telemetry,
+        };
         let made = |fields: &str, previous: Option<&Arc<MemoryCache>>| {
             let spec = base_model::decode::<MemoryCacheSpec>(&yaml(&format!("{{{fields}}}")), "").unwrap().value;
             MemoryCache::new(&spec, "main", &parts, previous)

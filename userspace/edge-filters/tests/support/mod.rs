@@ -176,7 +176,7 @@ fn build_with(spec: &str, telemetry: &Arc<Telemetry>, policies: &[&str]) -> Resu
     let fields = base_model::yaml::parse_document(spec).expect("good YAML");
     let text = |problems: Vec<base_model::Problem>| base_model::problem::render(&problems);
     proxy::KIND.checked(&fields, "").map_err(text)?;
-    let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &policies, telemetry };
+    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous: None, resilience: &policies, telemetry };
     (proxy::KIND.build)(&fields, &parts).map_err(text)
 }
 

@@ -68,7 +68,7 @@ fn made(spec: WasmHostSpec) -> Made {
 }
 
 fn build(spec: WasmHostSpec, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
-    let parts = Parts { name: "f", pipeline: "p", previous, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous, resilience: &[], telemetry };
     make(spec, &parts).unwrap_or_else(|problems| panic!("{}", base_model::problem::render(&problems)))
 }
 
