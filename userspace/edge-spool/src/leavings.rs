@@ -1,5 +1,6 @@
 //! What documents that are gone have left on disk: it waits for one of the same name, for a day and within a bound, and is removed then.
 
+use crate::spool;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -129,6 +130,7 @@ fn left(directory: &Path) -> Option<Left> {
         }
         let lock = OpenOptions::new().append(true).open(path.join("lock")).ok()?;
         lock.try_lock().ok()?;
+        spool::is_of(&lock, &path).ok()?;
         for file in fs::read_dir(&path).ok()?.flatten() {
             see(&file.path())?;
         }
@@ -141,7 +143,7 @@ fn left(directory: &Path) -> Option<Left> {
 impl Left {
     fn remove(&self) -> io::Result<()> {
         for (place, _held) in &self.places {
-            fs::remove_dir_all(place)?;
+            spool::remove(place)?;
         }
         match fs::remove_file(self.directory.join(MARK)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

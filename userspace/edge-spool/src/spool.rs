@@ -66,10 +66,7 @@ impl<K: Kept> Spool<K> {
         fs::create_dir_all(directory)?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o640).open(directory.join("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
-        // Whoever had it may have removed it in between: then this is the lock of nothing.
-        if fs::metadata(directory.join("lock"))?.ino() != lock.metadata()?.ino() {
-            return Err(ErrorKind::NotFound.into());
-        }
+        is_of(&lock, directory)?;
         let marks = Front::open(&directory.join("front"))?;
         let mut files: Vec<(u64, u64)> = fs::read_dir(directory)?
             .flatten()
@@ -109,7 +106,7 @@ impl<K: Kept> Spool<K> {
 
     /// Its directory goes, with all that is in it.
     pub fn remove(self) -> io::Result<()> {
-        fs::remove_dir_all(&self.directory)
+        remove(&self.directory)
     }
 
     /// Bytes on disk.
@@ -311,6 +308,27 @@ impl<K: Kept> Spool<K> {
 
     fn path(&self, number: u64) -> PathBuf {
         self.directory.join(format!("{number:012}.{}", K::NAME))
+    }
+}
+
+/// Whether a lock is that of the directory: whoever had it may have removed it in between, and then it is the lock of nothing.
+pub(crate) fn is_of(lock: &File, directory: &Path) -> io::Result<()> {
+    let there = fs::metadata(directory.join("lock"))?.ino();
+    if there == lock.metadata()?.ino() { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+}
+
+/// Removes a directory whose lock the caller has. The lock goes last: whoever comes then makes one of its own, and what it has written
+/// by that time stays.
+pub(crate) fn remove(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        if entry.file_name() != "lock" {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_file(directory.join("lock"))?;
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) => Err(error),
+        _ => Ok(()),
     }
 }
 
