@@ -145,7 +145,7 @@ impl Duty for Lead {
         let mut ids_left = None;
         let mut look = |name: &str, most: usize| {
             let report = seen.reports.get(name)?;
-            match change_of(name, report, (state, most, seen.now), &mut ids_left) {
+            match change_of(name, report, (state, most, seen.now, seen.at), &mut ids_left) {
                 Ok(change) => {
                     plan.members.extend(change);
                     None
@@ -245,7 +245,7 @@ struct NoId;
 fn change_of(
     name: &str,
     report: &Report,
-    (state, most, now): (&State, usize, Instant),
+    (state, most, now, at): (&State, usize, Instant, SystemTime),
     ids_left: &mut Option<usize>,
 ) -> Result<Option<Action>, NoId> {
     let known = state.view.members.get(name);
@@ -254,7 +254,8 @@ fn change_of(
         return Ok(was_up.then(|| Action::SetMemberUp { name: name.to_owned(), up: false }));
     }
     let Some(said) = &report.member else { return Ok(None) };
-    if known.is_some_and(|known| says_the_same(said, known)) {
+    let lapsed_ms = lapse_of(said, known.map(Arc::as_ref), state.level(), at);
+    if known.is_some_and(|known| says_the_same(said, lapsed_ms, known)) {
         return Ok(None);
     }
     if known.is_none() && state.level() >= TOLD_LEVEL && said.level < TOLD_LEVEL {
@@ -274,12 +275,7 @@ fn change_of(
         (said.level, said.released) = (0, Default::default());
     }
     said.steers &= state.level() >= SAYS_THAT_IT_STEERS;
-    if state.level() < LAPSES_LEVEL {
-        said.lapsed_ms = 0;
-    } else if said.lapsed_ms == 0 {
-        // One that has begun anew does not know of it any more.
-        said.lapsed_ms = known.map_or(0, |known| known.lapsed_ms);
-    }
+    said.lapsed_ms = lapsed_ms;
     if known.is_some_and(|known| **known == said) {
         return Ok(None);
     }
@@ -317,8 +313,21 @@ fn put_together(changes: Vec<Action>) -> Vec<Action> {
     others
 }
 
+/// When it is written down that a member lapsed. One that has begun anew does not know of it any more; and each time is a change for all, so
+/// one that lapses again soon waits: until then it looks itself for what others took. By its own clock and this machine's: where they
+/// differ, nothing waits.
+fn lapse_of(said: &Member, known: Option<&Member>, level: u32, at: SystemTime) -> u64 {
+    if level < LAPSES_LEVEL {
+        return 0;
+    }
+    let known = known.map_or(0, |known| known.lapsed_ms);
+    let now = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let soon = known <= now && now < known.saturating_add(LAPSES_APART.as_millis() as u64);
+    if said.lapsed_ms == 0 || soon { known } else { said.lapsed_ms }
+}
+
 /// What ten thousand members say ten times a second is compared without a copy of it.
-fn says_the_same(said: &Member, known: &Member) -> bool {
+fn says_the_same(said: &Member, lapsed: u64, known: &Member) -> bool {
     let Member {
         id: _,
         up: _,
@@ -335,13 +344,13 @@ fn says_the_same(said: &Member, known: &Member) -> bool {
         started_at,
         released,
         steers,
-        lapsed_ms,
+        lapsed_ms: _,
     } = said;
     known.up
         && (name, instance, api_addr, peer_url) == (&known.name, &known.instance, &known.api_addr, &known.peer_url)
         && (role, edge, labels, addresses) == (&known.role, &known.edge, &known.labels, &known.addresses)
         && (version, level, started_at) == (&known.version, &known.level, &known.started_at)
-        && (released, steers, lapsed_ms) == (&known.released, &known.steers, &known.lapsed_ms)
+        && (released, steers, lapsed) == (&known.released, &known.steers, known.lapsed_ms)
 }
 
 /// Where a voter is reached by now, if that is elsewhere.
@@ -372,6 +381,8 @@ fn ticket_change(step: TicketStep, state: &State) -> Option<Action> {
     }
 }
 
+/// Between two times that it is written down of a member that it lapsed.
+const LAPSES_APART: Duration = Duration::from_secs(60);
 /// Between two turns about everybody.
 const TURN: Duration = Duration::from_millis(100);
 /// Members that are written down by one change: an entry of the log of about 100 kB.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::command::{LAPSES_LEVEL, SAYS_THAT_IT_STEERS};
+use crate::command::SAYS_THAT_IT_STEERS;
 use base_model::HashRule;
 use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Members, Snapshot, Steering};
 use serde_json::Value;
@@ -173,20 +173,9 @@ fn steer_vip(
 
     let hash = (level >= SAYS_THAT_IT_STEERS).then(|| hash_rule(document, seed));
     let last = generations.last().map(|last| (&last.machines, &last.alive, &last.hash));
-    let mut changed = last != Some((&machines, &alive, &hash));
-    if let Some(last) = generations.last_mut() {
-        let is_of = |id: &&u16| last.machines.iter().any(|machine| machine.member == **id) && alive.contains(*id);
-        let lapsed: Vec<u16> = lapsed.iter().filter(is_of).copied().collect();
-        changed |= !lapsed.is_empty();
-        last.lapsed.extend(lapsed);
-        last.lapsed.sort_unstable();
-        last.lapsed.dedup();
-        if changed && level >= LAPSES_LEVEL {
-            // It is only now that it is known whether the last one is as those before.
-            forget_rounds(&mut generations, level);
-        }
-    }
-    if changed {
+    let changed = last != Some((&machines, &alive, &hash));
+    let lapsed = note_lapses(&mut generations, lapsed, &alive);
+    if changed || lapsed {
         let number = generations.last().map_or(1, |last| last.number + 1);
         generations.push(Generation { number, machines, alive: alive.clone(), hash, ..Generation::default() });
         if level >= SAYS_THAT_IT_STEERS {
@@ -209,6 +198,31 @@ fn steer_vip(
         }
     }
     Steering { id: before.map_or(0, |before| before.id), generations, alive }
+}
+
+/// Keeps with the last generation who of those that take its flows did not serve for a while. Whether another has to follow it, whose
+/// members say anew what they are done with: where the one before it is the same, that one keeps it, and the last is the other. So a table
+/// has two at most, whoever lapses how often, and drives none out that is needed.
+fn note_lapses(generations: &mut [Generation], lapsed: &[u16], alive: &[u16]) -> bool {
+    let Some((last, before)) = generations.split_last_mut() else { return false };
+    let takes = |id: &&u16| alive.contains(*id) && last.machines.iter().any(|machine| machine.member == **id);
+    let lapsed: Vec<u16> = lapsed.iter().filter(takes).copied().collect();
+    if lapsed.is_empty() {
+        return false;
+    }
+    let twin = before.last_mut().filter(|before| is_same(before, last));
+    let united = twin.is_some();
+    last.number += u64::from(united);
+    let kept = &mut twin.unwrap_or(last).lapsed;
+    kept.extend(lapsed);
+    kept.sort_unstable();
+    kept.dedup();
+    !united
+}
+
+/// But for what members said of them.
+fn is_same(a: &Generation, b: &Generation) -> bool {
+    (&a.machines, &a.alive, &a.hash) == (&b.machines, &b.alive, &b.hash)
 }
 
 /// What chooses the slot of a packet, as the document says.
@@ -245,8 +259,7 @@ fn forget_rounds(generations: &mut Vec<Generation>, level: u32) {
     if kept && generations.len() <= GENERATIONS_KEPT {
         return;
     }
-    let key = |of: &Generation| (of.machines.clone(), of.alive.clone(), of.hash.clone(), of.lapsed.clone());
-    let same = |a: &Generation, b: &Generation| key(a) == key(b);
+    let same = |a: &Generation, b: &Generation| is_same(a, b) && a.lapsed == b.lapsed;
     for round in 1..=ROUND_MAX {
         let Some(first) = generations.len().checked_sub(3 * round) else { return };
         let repeats = |at: usize| same(&generations[at], &generations[at + round]);

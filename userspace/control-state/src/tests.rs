@@ -1255,14 +1255,46 @@ fn what_others_took_while_a_daemon_did_not_serve_is_of_the_generation_before() {
     says(&mut world, "n1", 7_000, 0);
     assert_eq!(kept(&world, "v").len(), 2);
     says(&mut world, "n1", 6_000, 0);
-    assert_eq!(kept(&world, "v")[1..], [(2, vec![1], vec![]), (3, vec![], vec![])]);
+    assert_eq!(kept(&world, "v"), [(1, vec![1], vec![2, 3]), (3, vec![], vec![])]);
+    says(&mut world, "n2", 8_000, 3);
+    says(&mut world, "n3", 0, 3);
+    assert_eq!(kept(&world, "v"), [(1, vec![1, 2], vec![2, 3]), (4, vec![], vec![])], "that was said of another");
     for name in ["n1", "n2", "n3"] {
-        says(&mut world, name, 6_000, 3);
+        says(&mut world, name, if name == "n2" { 8_000 } else { 6_000 * u64::from(name == "n1") }, 4);
     }
-    assert_eq!(kept(&world, "v").last().unwrap().1, [0u16; 0]);
-    // One that lapses over and over does not fill the history.
-    (0..300).for_each(|turn| says(&mut world, "n1", 10_000 + turn, 0));
-    assert!(kept(&world, "v").len() < 10, "{:?}", kept(&world, "v"));
+    assert_eq!(kept(&world, "v"), [(4, vec![], vec![1, 2, 3])]);
+}
+
+#[test]
+fn daemons_that_do_not_get_to_run_drive_no_table_out_that_is_needed() {
+    let mut world = World::default();
+    world.act(Action::RaiseLevel { level: crate::LEVEL }).answer.unwrap();
+    let says = |world: &mut World, name: &str, lapsed_ms: u64| {
+        world.act(Action::PutMember { member: Member { steers: true, lapsed_ms, ..member(name) } }).answer.unwrap();
+    };
+    for name in ["n1", "n2", "n3", "n4"] {
+        says(&mut world, name, 0);
+    }
+    let vip = |state: &str| {
+        json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [
+            {"name": "n1"}, {"name": "n2"}, {"name": "n3"}, {"name": "n4", "state": state}]})
+    };
+    world.put(PutMode::Create, vip("active")).unwrap();
+    world.put(PutMode::Update, vip("draining")).unwrap();
+    let (mut random, mut number) = (7u64, 0);
+    for turn in 1..=1_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        says(&mut world, ["n1", "n2", "n3"][random as usize % 3], turn);
+        let last = world.state.view.steering["v"].generations.last().unwrap().number;
+        assert!(last > number, "all look again");
+        number = last;
+    }
+    let generations = &world.state.view.steering["v"].generations;
+    assert_eq!(generations.len(), 3, "{generations:?}");
+    assert_eq!(generations[0].machines.len(), 4, "what n4 holds from before it drained is remembered");
+    assert_eq!(generations[1].lapsed, [1, 2, 3]);
 }
 
 #[test]
