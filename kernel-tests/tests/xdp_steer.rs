@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use abi::config::lease;
 use abi::limit::Rate;
-use abi::limits::HOPS_MAX;
+use abi::limits::{HOPS_MAX, HOPS_MAX_BEFORE};
 use abi::{Reason, Switch, Verdict, gue};
 use edge_kernel::{AccessPrefix, AccessTables, Flow, Hook, Kernel, Protocol, SourceLimit, VipLimits, sys};
 use kernel_tests::model::Model;
@@ -841,11 +841,11 @@ fn fragments_from_a_tunnel_are_led_on_where_they_meet_and_looked_for_where_they_
         assert_eq!((&first.inner[..], first.asked), (inner(&met[0]), [OWN, 0, 0, 0]));
         let later = both.tunnelled(&packet::tunnel(sender, own, 1, &met[1]), Reason::FragmentForwarded, OTHER, 2);
         assert_eq!((&later.inner[..], later.asked), (inner(&met[1]), [OWN, 0, 0, 0]));
-        // One that was led in a ring ends.
-        for hops in 2..=HOPS_MAX {
+        // One that was led in a ring ends, where nobody was asked as early as with machines of before.
+        for hops in 2..=HOPS_MAX_BEFORE {
             let found = both.run(&packet::tunnel(sender, own, hops, &met[2]));
-            assert_eq!(went(found.clone()).map(|t| t.hops), (hops < HOPS_MAX).then_some(hops + 1));
-            assert!(hops < HOPS_MAX || found.0 == Reason::Decapsulated);
+            assert_eq!(went(found.clone()).map(|t| t.hops), (hops < HOPS_MAX_BEFORE).then_some(hops + 1));
+            assert!(hops < HOPS_MAX_BEFORE || found.0 == Reason::Decapsulated);
         }
         // They met at the other one, which led them here: another machine may hold the connection.
         let led = parts(Fixture::Elsewhere, ACK);
@@ -1363,10 +1363,11 @@ const EXAMINED_BY: &str = "6.18.";
 /// `xdp_fragment` has 3 % more for. `xdp_deliver` rose by 4 % with what each virtual IP has of FLOWS for itself. `pick_listener` rose by a
 /// fifth with places of virtual IPs, which a helper of the kernel looked for before; `xdp_steer` would have, but that why a packet stays
 /// is no longer carried past the question whether it does. `xdp_steer` rose by 6 % and two others by 4 with owners of full slots that stand in
-/// and a list of those asked that keeps the first.
+/// and a list of those asked that keeps the first, and `xdp_general` by a tenth with
+/// what comes back from machines of before.
 const EXAMINED: [(Hook, u32); 9] = [
     (Hook::XdpSteer, 21_480),
-    (Hook::XdpGeneral, 48_628),
+    (Hook::XdpGeneral, 53_034),
     (Hook::XdpFragment, 37_790),
     (Hook::XdpCapture, 29_268),
     (Hook::XdpSyn, 42_087),

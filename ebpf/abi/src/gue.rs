@@ -88,6 +88,12 @@ impl Asked {
         Asked((self.0 << 16 | machine as u64) & !first | self.0 & first)
     }
 
+    /// Whether the machine is among them.
+    #[inline(always)]
+    pub const fn has(self, machine: u16) -> bool {
+        (self.at(0) == machine) | (self.at(1) == machine) | (self.at(2) == machine) | (self.at(3) == machine)
+    }
+
     /// The next one that is asked drives another out.
     #[inline(always)]
     pub const fn is_full(self) -> bool {

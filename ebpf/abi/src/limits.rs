@@ -80,6 +80,9 @@ pub const CPUS_MAX: u32 = 8_192;
 /// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
 pub const HOPS_MAX: u8 = 9;
 
+/// The same of machines before it was nine: what they mean to be kept carries this.
+pub const HOPS_MAX_BEFORE: u8 = 6;
+
 /// Slots looked into for one whose owner stands in for a machine that does not serve. With two machines one flow in 65,000 finds all of
 /// them to be its own, and is refused.
 pub const STAND_INS_MAX: usize = 16;

@@ -2,7 +2,7 @@
 
 use abi::config::lease;
 use abi::gue::{Asked, held};
-use abi::limits::{HOPS_MAX, SERVICES_MAX};
+use abi::limits::{HOPS_MAX, HOPS_MAX_BEFORE, SERVICES_MAX};
 use abi::{Delivery, FragmentKey, Machine, Part, Reason, Service, Slot, VipAddress};
 
 use crate::ethernet::{self, Ethernet};
@@ -91,10 +91,11 @@ pub fn general<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
                     return nobody(Reason::GueTruncated);
                 }
                 (packed, asked) = (tunnel.packed, tunnel.asked);
-                if abi::gue::hops(packed) == 0 {
-                    // A count that no machine of ours writes is one that must not be followed.
-                    packed |= HOPS_MAX;
-                }
+                // A count that no machine of ours writes is one that must not be followed. What comes back to who was asked already is
+                // meant to stay, as what has passed many and nobody was asked for: machines before said so with a lower count.
+                let hops = abi::gue::hops(packed);
+                let back = asked.has(live.settings.own as u16) | ((asked.0 == 0) & (hops >= HOPS_MAX_BEFORE));
+                packed |= 0x0f * ((hops == 0) | back) as u8;
                 let mut inner = link;
                 inner.kind = tunnel.inner;
                 packet = match parse_ip(frame, &inner) {

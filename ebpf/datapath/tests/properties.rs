@@ -415,6 +415,26 @@ proptest! {
         prop_assert_eq!(journey.last(), Some(&(owner, true)));
     }
 
+    /// Machines before said that a packet is to stay with a lower count of tunnels than now.
+    #[test]
+    fn what_an_earlier_machine_sends_back_stays(
+        other in 2..=MACHINES, closing in prop::sample::select(vec![6, 5]), led in any::<bool>(), lease in lease::OFF..=lease::LAPSED,
+    ) {
+        let mut here = World::new([203, 0, 113, 1], Slot::new([1, other, 0, 0]));
+        (here.state, here.lease) = (closing, lease);
+        let there = World::new([203, 0, 113, other as u8], Slot::of(1));
+        // Back to who holds a closing socket, after both were asked; and a datagram of a connection that the daemon there knows to be here.
+        let (_, mut sent) = there.run(&frame(if led { 17 } else { 6 }, b"x"));
+        let gue = 14 + 20 + 8;
+        sent[gue + 4] = abi::gue::pack(6, if led { 0 } else { datapath::tables::held(closing) }, 0);
+        if !led {
+            sent[gue + 12..gue + 14].copy_from_slice(&other.to_le_bytes());
+            sent[gue + 14..gue + 16].copy_from_slice(&1u16.to_le_bytes());
+        }
+        let (outcome, _) = here.run(&sent);
+        prop_assert_eq!((outcome.reason, outcome.machine), (Reason::Decapsulated, 0));
+    }
+
     /// When nobody holds the connection, who holds the most of it answers.
     #[test]
     fn the_best_claim_answers(
