@@ -501,6 +501,7 @@ fn a_restart_does_not_stop_steering() {
     let kernel = fleet.edges[0].kernel.as_ref().unwrap();
     assert!(kernel.attachments()[0].taken_over);
     assert!(kernel.counters().packets(Reason::Forwarded) > 0, "the counters go on");
+    assert_eq!(kernel.lapsed_ms(), 0, "its maps would say so");
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
     fleet.apply([1, 2, 0, 0], false);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
@@ -509,7 +510,9 @@ fn a_restart_does_not_stop_steering() {
     // Another release with larger maps: the old programs steer until the new maps are filled.
     fleet.edges[0].kernel = None;
     fleet.edges[0].load(Some(PIN), Sizes { tables: 6, ..sizes() });
-    assert_eq!(fleet.edges[0].kernel.as_ref().unwrap().counters().packets(Reason::Local), 0);
+    let kernel = fleet.edges[0].kernel.as_ref().unwrap();
+    assert_eq!(kernel.counters().packets(Reason::Local), 0);
+    assert!(kernel.lapsed_ms() > 0, "nothing of its own says how long nobody renewed the lease of the others");
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
     fleet.apply([2, 1, 0, 0], false);

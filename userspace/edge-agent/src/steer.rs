@@ -549,7 +549,7 @@ struct Look {
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// Between two times that it is said that this machine's daemon did not serve for a while: each is a change for all machines.
-const LAPSE: Duration = Duration::from_secs(5);
+const LAPSE: Duration = Duration::from_secs(60);
 
 /// Between two looks. One costs about a microsecond for every connection of the machine.
 const LOOK: Duration = Duration::from_secs(2);

@@ -537,6 +537,7 @@ impl Kernel {
             sys::link_update(link.as_fd(), self.programs[&hook].as_fd())?;
             self.links.push((link, hook));
         } else {
+            crate::lease::note_lapse(&self.lapsed_ms);
             self.pending.push((link, hook));
         }
         Ok(())

@@ -28,8 +28,8 @@ impl Kernel {
         Lease { config, began: Cell::new(Instant::now()), lapsed_ms }
     }
 
-    /// When a lease of this machine was last renewed that had lapsed: others may have taken its new flows. Milliseconds since 1970; 0: never,
-    /// since this process began.
+    /// When a lease of this machine was last renewed that had lapsed, or the links of a process with other maps were found, whose lease is
+    /// not this one: others may have taken its new flows. Milliseconds since 1970; 0: never, since this process began.
     pub fn lapsed_ms(&self) -> u64 {
         self.lapsed_ms.load(Ordering::Relaxed)
     }
@@ -46,11 +46,15 @@ impl Lease {
         let soon = now + CLOSE_CALL;
         if lease::state(self.word().load(Ordering::Relaxed), soon) == lease::LAPSED {
             self.began.set(Instant::now());
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.lapsed_ms.store(now.as_millis() as u64, Ordering::Relaxed);
+            note_lapse(&self.lapsed_ms);
         }
         let until = now + time.as_nanos() as u64;
         self.store(lease::word(until, self.began.get().elapsed() < Self::YOUNG));
+    }
+
+    /// As that of a daemon that has lived for long: nothing is looked for at who may have stood in. For tests.
+    pub fn age(&self) {
+        self.began.set(Instant::now().checked_sub(Self::YOUNG).unwrap_or_else(Instant::now));
     }
 
     /// From now on others take what is new.
@@ -67,6 +71,12 @@ impl Lease {
         const AT: usize = std::mem::offset_of!(Config, lease) / 8;
         &self.config.double_words()[AT]
     }
+}
+
+/// Others may have taken flows until now.
+pub(crate) fn note_lapse(lapsed_ms: &AtomicU64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    lapsed_ms.store(now.as_millis() as u64, Ordering::Relaxed);
 }
 
 /// In nanoseconds.
