@@ -8,13 +8,14 @@
 mod katran;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::Array;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use edge_kernel::{Kernel, Options, sys};
+use edge_kernel::{AccessPrefix, Kernel, Options, sys};
 
 use crate::packet::{self, ACK, SYN};
 use crate::world::{self, Fixture, client};
@@ -63,6 +64,8 @@ struct Contender {
     /// What is taken off: by name.
     harness: Option<&'static str>,
     goal: Option<i64>,
+    /// Beside access lists that do not have its source.
+    listed: bool,
 }
 
 /// Runs all contenders `rounds` times. `object` is `target/bpf/weir-bench.bpf.o`, `katran` what `katran.bpf.c` became.
@@ -101,11 +104,16 @@ fn measure(rounds: u32, object: &[u8], pins: &Path, katran: Option<&Path>) -> Re
     }
     let row = |c: &Contender| Row { name: c.name, ns: Vec::new(), net: Vec::new(), goal: c.goal };
     let mut rows: Vec<Row> = contenders.iter().map(row).collect();
+    let (lists, mut listed) = (lists(), false);
     for round in 0..=rounds {
         let mut of_round = BTreeMap::new();
         for (contender, row) in contenders.iter().zip(&mut rows) {
             let of = |ebpf: &&mut Ebpf| ebpf.program(contender.program).is_some();
             let ebpf = programs.iter_mut().find(of).ok_or_else(|| format!("no object has {}", contender.program))?;
+            if contender.listed != listed {
+                listed = contender.listed;
+                kernel.set_access(if listed { &lists } else { &[] }).map_err(|e| e.to_string())?;
+            }
             let ns = once(ebpf, contender)?;
             of_round.insert(contender.name, ns);
             // The first round warms caches and clocks.
@@ -119,6 +127,17 @@ fn measure(rounds: u32, object: &[u8], pins: &Path, katran: Option<&Path>) -> Re
     Ok(rows)
 }
 
+/// A hundred thousand addresses of IPv4 that are nobody's here, in as many blocks, and as many prefixes of IPv6.
+fn lists() -> Vec<AccessPrefix> {
+    let v4 =
+        |n: u32| AccessPrefix { address: IpAddr::from((0x1000_0000 + n * 257).to_be_bytes()), bits: 32, denied: true };
+    let v6 = |n: u32| {
+        let address = IpAddr::from([0x2a00 + (n >> 12) as u16, (n << 4) as u16, 1, 0, 0, 0, 0, 0]);
+        AccessPrefix { address, bits: 48, denied: true }
+    };
+    (0..100_000).map(v4).chain((0..100_000).map(v6)).collect()
+}
+
 /// Harnesses first.
 fn contenders() -> Vec<Contender> {
     const MILLION: u64 = 1 << 20;
@@ -126,8 +145,15 @@ fn contenders() -> Vec<Contender> {
     let spread = |v4| tcp(Fixture::SpreadFiveTuple, v4, ACK);
     let udp = |v4| packet::udp(client(v4, 1), Fixture::SpreadFiveTuple.at(v4, 80), &[0; 27]);
     let (v4, v6) = ("bench_steer_v4", "bench_steer_v6");
-    let harness =
-        |name, program, flows| Contender { name, program, flows, frame: spread(true), harness: None, goal: None };
+    let harness = |name, program, flows| Contender {
+        name,
+        program,
+        flows,
+        frame: spread(true),
+        harness: None,
+        goal: None,
+        listed: false,
+    };
     let sent = |name, program, flows, frame, goal| {
         let harness = Some(if flows == 1 {
             SENT
@@ -136,21 +162,38 @@ fn contenders() -> Vec<Contender> {
         } else {
             SENT_MILLIONS
         });
-        Contender { name, program, flows, frame, harness, goal: Some(goal) }
+        Contender { name, program, flows, frame, harness, goal: Some(goal), listed: false }
     };
     // What stays is given up as it is: the harness has nothing to undo.
-    let kept =
-        |name, frame, goal| Contender { name, program: v4, flows: 1, frame, harness: Some(KEPT), goal: Some(goal) };
+    let kept = |name, frame, goal| Contender {
+        name,
+        program: v4,
+        flows: 1,
+        frame,
+        harness: Some(KEPT),
+        goal: Some(goal),
+        listed: false,
+    };
+    // What lists add that do not have the source: without them is the harness.
+    let missed = |name, program, frame, without| Contender {
+        name,
+        program,
+        flows: 1,
+        frame,
+        harness: Some(without),
+        goal: Some(10),
+        listed: true,
+    };
     vec![
         harness("empty program", "bench_empty", 1),
         harness(KEPT, "bench_kept", 1),
         harness(SENT, "bench_harness", 1),
         harness(SENT_MILLION, "bench_harness", MILLION),
         harness(SENT_MILLIONS, "bench_harness", 4 * MILLION),
-        sent("forward IPv4 TCP, warm", v4, 1, spread(true), 30),
+        sent(FORWARD_V4, v4, 1, spread(true), 30),
         sent("forward IPv4 TCP, 1 M flows", v4, MILLION, spread(true), 40),
         sent("forward IPv4 TCP, 4 M flows", v4, 4 * MILLION, spread(true), 40),
-        sent("forward IPv6 TCP, warm", v6, 1, spread(false), 40),
+        sent(FORWARD_V6, v6, 1, spread(false), 40),
         sent("forward IPv6 TCP, 1 M flows", v6, MILLION, spread(false), 50),
         sent("forward IPv4 UDP, warm", v4, 1, udp(true), 30),
         sent("forward IPv6 UDP, warm", v6, 1, udp(false), 40),
@@ -160,12 +203,16 @@ fn contenders() -> Vec<Contender> {
         // A part of all of these, and one of the second chance.
         Contender { program: "bench_lookup", goal: None, ..kept("the look-up of the VIP alone", spread(true), 0) },
         Contender { program: "bench_socket", goal: None, ..kept("the look-up of the socket alone", spread(true), 0) },
+        missed("access lists, IPv4, no hit: over forward", v4, spread(true), FORWARD_V4),
+        missed("access lists, IPv6, no hit: over forward", v6, spread(false), FORWARD_V6),
     ]
 }
 
 const PROGRAMS: [&str; 7] =
     ["bench_empty", "bench_kept", "bench_lookup", "bench_socket", "bench_harness", "bench_steer_v4", "bench_steer_v6"];
 
+const FORWARD_V4: &str = "forward IPv4 TCP, warm";
+const FORWARD_V6: &str = "forward IPv6 TCP, warm";
 const KEPT: &str = "harness of what stays";
 const SENT: &str = "harness of what is sent";
 const SENT_MILLION: &str = "harness of what is sent, 1 M flows";

@@ -76,6 +76,7 @@ fn no_connection_breaks_whose_machine_lives() {
     fleet.lives(&[4]);
     talk.finds(4);
     fleet.change(&all(), &[]);
+    fleet.ages(&[4]);
     talk.goes_on(&fleet, "it is back");
 
     // One is started again without its interface: routers leave it out first, and it drains.
@@ -393,8 +394,8 @@ impl Fleet {
             })
             .collect();
         let leases = edges.iter().map(|edge| edge.kernel.as_ref().expect("loaded").lease()).collect::<Vec<Lease>>();
-        leases.iter().for_each(|lease| lease.renew(LONG));
         let fleet = Fleet { client, router, edges, leases, history: Vec::new() };
+        fleet.ages(&all());
         fleet.route_over(&all());
         fleet
     }
@@ -456,6 +457,8 @@ impl Fleet {
         let next = Stage { lapsed: Vec::new(), ..last.clone() };
         self.history.push(next);
         self.tell_all();
+        // Until all know they have looked for it themselves.
+        self.ages(lapsed);
     }
 
     /// One edge after the other, so that for a while they do not agree.
@@ -487,7 +490,13 @@ impl Fleet {
         edge.kernel = None;
         edge.load(sizes);
         self.leases[at] = edge.kernel.as_ref().expect("loaded").lease();
-        self.leases[at].renew(LONG);
+        self.ages(&[index]);
+    }
+
+    /// They live, and do not look at who may have stood in for them, as in a fleet that has been there for more than ten minutes.
+    fn ages(&self, machines: &[u16]) {
+        machines.iter().for_each(|id| self.leases[usize::from(*id) - 1].age());
+        self.lives(machines);
     }
 
     fn lapses(&self, machines: &[u16]) {
@@ -495,7 +504,7 @@ impl Fleet {
     }
 
     fn lives(&self, machines: &[u16]) {
-        machines.iter().for_each(|id| self.leases[usize::from(*id) - 1].renew(LONG));
+        machines.iter().map(|id| &self.leases[usize::from(*id) - 1]).for_each(|lease| lease.renew(LONG));
     }
 
     /// As a process does that is started again without an interface.
