@@ -47,6 +47,8 @@ pub struct Role {
     pub ours: &'static str,
     pub nginx: &'static str,
     pub haproxy: &'static str,
+    /// Empty: Envoy is not set up for it.
+    pub envoy: &'static str,
     /// What is relayed are datagrams: nobody can connect to see whether it listens.
     pub datagrams: bool,
     /// Pingora, which is a program of ours, can do this, too.
@@ -60,6 +62,7 @@ pub const HTTP: Role = Role {
     ours: include_str!("../peers/weir.yaml"),
     nginx: include_str!("../peers/nginx.conf"),
     haproxy: include_str!("../peers/haproxy.cfg"),
+    envoy: "",
     datagrams: false,
     pingora: true,
     http2: false,
@@ -70,6 +73,7 @@ pub const REFUSAL: Role = Role {
     ours: include_str!("../peers/weir-refusal.yaml"),
     nginx: include_str!("../peers/nginx-refusal.conf"),
     haproxy: include_str!("../peers/haproxy-refusal.cfg"),
+    envoy: "",
     datagrams: false,
     pingora: false,
     http2: false,
@@ -80,6 +84,7 @@ pub const CACHE: Role = Role {
     ours: include_str!("../peers/weir-cache.yaml"),
     nginx: include_str!("../peers/nginx-cache.conf"),
     haproxy: include_str!("../peers/haproxy-cache.cfg"),
+    envoy: "",
     datagrams: false,
     pingora: false,
     http2: false,
@@ -93,6 +98,7 @@ pub const HTTP2_BOTH: Role = Role {
     ours: include_str!("../peers/weir-h2.yaml"),
     nginx: "",
     haproxy: include_str!("../peers/haproxy-h2.cfg"),
+    envoy: include_str!("../peers/envoy-h2.yaml"),
     datagrams: false,
     pingora: false,
     http2: true,
@@ -122,6 +128,7 @@ pub const TCP: Role = Role {
     ours: include_str!("../peers/weir-tcp.yaml"),
     nginx: include_str!("../peers/nginx-relay.conf"),
     haproxy: include_str!("../peers/haproxy-tcp.cfg"),
+    envoy: "",
     datagrams: false,
     pingora: false,
     http2: false,
@@ -159,8 +166,8 @@ impl std::str::FromStr for Contender {
             Some((name, program)) => (name, Some(PathBuf::from(program))),
             None => (text, None),
         };
-        if !["nginx", "haproxy", "pingora"].contains(&name) {
-            return Err(format!("no peer `{name}`; there are nginx, haproxy, pingora"));
+        if !["nginx", "haproxy", "pingora", "envoy"].contains(&name) {
+            return Err(format!("no peer `{name}`; there are nginx, haproxy, pingora, envoy"));
         }
         Ok(Self { name: name.into(), program })
     }
@@ -194,10 +201,16 @@ impl Gateway {
         if name == "pingora" && !setup.role.pingora {
             return Err("pingora is set up for HTTP/1.1 alone; leave it out here".into());
         }
+        if name == "envoy" && setup.role.envoy.is_empty() {
+            return Err(
+                "envoy is set up for HTTP/2 on both sides alone (grpc, and 1k-both of http2); leave it out here".into(),
+            );
+        }
         let program = |known: PathBuf| contender.program.clone().unwrap_or(known);
         let command = match name {
             "nginx" => nginx(program(system("nginx")), address, setup, &folder)?,
             "haproxy" => haproxy(program(system("haproxy")), address, setup, &folder)?,
+            "envoy" => envoy(program(system("envoy")), address, setup, &folder)?,
             "pingora" => pingora(program("pingora-peer".into()), address, setup),
             "weir-ring" | WITHOUT => weir(program(beside("weir")?), "uring", &folder)?,
             "weir-epoll" => weir(program(beside("weir")?), "epoll", &folder)?,
@@ -367,6 +380,34 @@ fn haproxy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) 
     Ok(command)
 }
 
+fn envoy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
+    let types = "type.googleapis.com/envoy.extensions";
+    let log = if setup.logs {
+        let file = folder.join("access.log");
+        let file = format!("{{'@type': {types}.access_loggers.file.v3.FileAccessLog, path: '{}'}}", file.display());
+        format!("access_log: [{{name: file, typed_config: {file}}}]")
+    } else {
+        String::new()
+    };
+    let tls = setup.certificate.as_ref().map_or(String::new(), |pair| {
+        let file = |path: &Path| format!("{{filename: '{}'}}", path.display());
+        let (certificate, key) = (file(&pair.certificate_file), file(&pair.key_file));
+        format!(
+            "transport_socket: {{name: tls, typed_config: {{'@type': {types}.transport_sockets.tls.v3.DownstreamTlsContext, \
+             common_tls_context: {{alpn_protocols: [h2], tls_params: {{tls_minimum_protocol_version: TLSv1_3}}, \
+             tls_certificates: [{{certificate_chain: {certificate}, private_key: {key}}}]}}}}}}"
+        )
+    });
+    let text = setup.role.envoy.replace("{envoy_log}", &log).replace("{envoy_tls}", &tls);
+    let text = text.replace("{port}", &address.port().to_string());
+    let text = text.replace("{upstream_ip}", &setup.upstream.ip().to_string());
+    let text = text.replace("{upstream_port}", &setup.upstream.port().to_string());
+    let mut command = Command::new(program);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]);
+    command.arg("-c").arg(write(folder, "envoy.yaml", &text)?);
+    Ok(command)
+}
+
 fn pingora(program: PathBuf, address: SocketAddr, setup: &Setup) -> Command {
     let mut command = Command::new(program);
     command.arg(address.to_string()).arg(setup.upstream.to_string());
@@ -432,6 +473,6 @@ mod tests {
         let path = Some("/opt/nginx".into());
         assert_eq!("nginx=/opt/nginx".parse(), Ok(Contender { name: "nginx".into(), program: path }));
         assert_eq!("haproxy".parse(), Ok(Contender { name: "haproxy".into(), program: None }));
-        assert!("apache".parse::<Contender>().expect_err("unknown").contains("nginx, haproxy"));
+        assert!("apache".parse::<Contender>().expect_err("unknown").contains("nginx, haproxy, pingora, envoy"));
     }
 }

@@ -25,7 +25,7 @@ pub struct Options {
     /// Write the figures to this file too
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Who runs beside ours, of nginx, haproxy, pingora; nginx=/path/to/nginx takes that one; `none` for ours alone
+    /// Who runs beside ours, of nginx, haproxy, pingora, envoy; nginx=/path/to/nginx takes that one; `none` for ours alone
     #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy")]
     peers: Vec<String>,
     /// Take nginx and haproxy from another Debian suite, such as trixie; needs root the first time

@@ -15,6 +15,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     };
     let cell = |name, load| Cell { name, load, figures: vec![COST] };
     let cells = vec![cell("unary-1x64", calls(1, 64)), cell("unary-8x8", calls(8, 8))];
-    let goals = ["nginx", "haproxy"].map(|peer| Goal::ratio("unary-1x64", COST.0, peer, 0.50)).to_vec();
+    let goals = [("nginx", 0.50), ("haproxy", 0.50), ("envoy", 0.40)];
+    let goals = goals.map(|(peer, most)| Goal::ratio("unary-1x64", COST.0, peer, most)).to_vec();
     run_cells("grpc", options, stage, cells, goals)
 }
