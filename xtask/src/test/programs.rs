@@ -159,7 +159,7 @@ impl Program {
         let Ended { out, err, status, took } = watch.run(&mut command);
         // libtest prints what failed to its output; what a process says as it dies is in the other.
         let lines = out.lines().chain(err.lines()).map(str::to_owned).collect();
-        End { lines, status, tests: summaries(&out), took }
+        End { lines, status, tests: own(&out), took }
     }
 
     fn show(&self, end: &End) {
@@ -212,6 +212,13 @@ fn failures(lines: &[String]) -> Vec<String> {
     let Some(last) = lines.iter().rposition(|line| line == "failures:") else { return Vec::new() };
     let names = lines[last + 1..].iter().map_while(|line| line.strip_prefix("    "));
     names.map(|name| name.strip_suffix(" - should panic").unwrap_or(name).to_owned()).collect()
+}
+
+/// What libtest counted at the end of a program. One test that failed may show what a program said that it had started: that has counted
+/// the same failure before.
+fn own(text: &str) -> Count {
+    let last = text.lines().rev().find_map(|line| line.strip_prefix("test result: "));
+    last.map(summary).unwrap_or_default()
 }
 
 /// All that libtest counted in a text.
@@ -313,6 +320,21 @@ mod tests {
         let (count, starts) = outcome("shaky", &passes, &[], 3);
         assert_eq!((count.passed, count.failed, count.shaky), (5, 0, vec!["p shaky a::b".to_owned()]));
         assert_eq!(starts, ["", "--exact a::b"]);
+    }
+
+    /// A test that starts its own program again, in a network of its own.
+    #[test]
+    fn what_a_test_has_started_is_not_counted_beside_it() {
+        let inner =
+            "test a::b ... FAILED\\nfailures:\\n    a::b\\n\\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\\n";
+        let fails = format!("printf -- '---- a::b stdout ----\\n{inner}'; {FAILS}");
+        let (count, _) = outcome(
+            "nested",
+            &format!("[ $n = 1 ] || {{ echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; exit 0; }}; {fails}"),
+            &[],
+            3,
+        );
+        assert_eq!((count.passed, count.failed, count.shaky), (5, 0, vec!["p nested a::b".to_owned()]));
     }
 
     #[test]
