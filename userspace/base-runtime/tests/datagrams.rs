@@ -26,6 +26,7 @@ on_both_drivers!(
     a_refusal_is_told_once_and_the_socket_goes_on,
     a_refusal_seen_by_a_send_does_not_cost_the_datagram,
     longer_than_the_buffers_is_cut_and_counted,
+    what_the_kernel_does_not_split_goes_in_pieces,
     a_flood_is_dropped_by_the_kernel_and_counted,
     what_waits_stays_in_order_while_receiving_is_paused,
     sends_beyond_the_bound_are_dropped_and_counted,
@@ -278,6 +279,41 @@ fn longer_than_the_buffers_is_cut_and_counted(io: IoMode) {
         }
         assert_eq!(stats().datagrams_truncated, 1);
     });
+}
+
+/// The kernel splits nothing into parts that are longer than the way carries. They take a block of the queue where they fit into one.
+fn what_the_kernel_does_not_split_goes_in_pieces(io: IoMode) {
+    const INSIDE: &str = "IN_A_NARROW_NETWORK";
+    if std::env::var_os(INSIDE).is_none() {
+        let run = |script: &str| {
+            let mut command = std::process::Command::new("unshare");
+            command.args(["-n", "sh", "-c", script]).arg(std::env::current_exe().expect("this program"));
+            command.arg(std::thread::current().name().expect("the test's name")).env(INSIDE, "1").output()
+        };
+        let narrow = "ip link set lo mtu 1280 up";
+        if !run(narrow).is_ok_and(|done| done.status.success()) {
+            println!("skipped: `unshare -n` and `ip link` are not allowed here; run it as root");
+            return;
+        }
+        let done = run(&format!("{narrow} && exec \"$0\" --exact \"$1\" --nocapture")).expect("it runs");
+        let text = String::from_utf8_lossy(&done.stdout);
+        println!("{text}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success() && text.contains("1 passed"), "it failed in its network");
+        return;
+    }
+    for datagram_bytes_max in [2000, 65_535] {
+        let runtime = Runtime::start(Config { datagram_bytes_max, ..config(io) }).expect("the driver works here");
+        run_on(&runtime, 0, || async {
+            let (server, client) = (bind("127.0.0.1"), bind("127.0.0.1"));
+            let address = server.local_addr().expect("bound");
+            let sent = pattern(60_000);
+            client.try_send(&Transmit { segment_size: Some(1500), ..Transmit::new(address, &sent) }).expect("room");
+            for part in sent.chunks(1500) {
+                assert_eq!(recv(&server).await[..], *part);
+            }
+            assert_eq!(stats().datagrams_unsent, 0);
+        });
+    }
 }
 
 fn a_flood_is_dropped_by_the_kernel_and_counted(io: IoMode) {

@@ -358,16 +358,36 @@ impl Endpoint {
                 self.wait_for_room(cx);
                 Err(libc::EAGAIN)
             }
-            Err(errno) if self.is_about_splitting(errno, &way) => {
-                // The pieces may be taken in part, so they are queued first.
-                if !self.tx.borrow_mut().push(cx, contents, way, true) {
-                    return Err(libc::ENOBUFS);
-                }
-                flush(cx, self);
-                Ok(())
-            }
+            Err(errno) if self.is_about_splitting(errno, &way) => self.send_pieces(cx, contents, way),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Sends it piece by piece. Where the kernel has room for some of them alone, the rest is queued; what a block of the queue does
+    /// not hold is lost and counted, as datagrams are. An error says that nothing of it was sent.
+    fn send_pieces(self: &Rc<Self>, cx: &Context, contents: &[u8], way: Way) -> Result<(), i32> {
+        let size = way.segment.map_or(contents.len(), usize::from);
+        let mut rest = contents;
+        while !rest.is_empty() {
+            let pieces = rest.chunks(size).map(|piece| (piece, Way { segment: None, ..way }));
+            match self.hand_over::<BATCH>(cx, pieces) {
+                Ok(n) => rest = &rest[(n * size).min(rest.len())..],
+                Err(errno) => {
+                    if errno == libc::EAGAIN {
+                        self.wait_for_room(cx);
+                    }
+                    if rest.len() == contents.len() {
+                        return Err(errno);
+                    }
+                    if errno != libc::EAGAIN || !self.tx.borrow_mut().push(cx, rest, way, true) {
+                        cx.shared.counters.datagrams_unsent.add(datagrams(rest.len(), &way));
+                    }
+                    self.book_lists();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The kernel refused because it (or the device) would not split.
