@@ -11,6 +11,7 @@ mod client;
 mod datagrams;
 pub(crate) mod pattern;
 mod upstream;
+mod waiting;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,7 @@ use crate::cpu;
 use client::{Client, Reading};
 use pattern::{Pattern, WINDOWS};
 use upstream::Upstream;
+use waiting::ExactTimers;
 use wire::{Handshakes, Wire};
 
 /// What is asked for, and for how long.
@@ -350,6 +352,7 @@ impl<'a> Generator<'a> {
     fn drive(&mut self, events: &mut Vec<epoll::Event>, start: Instant, end: Instant) -> io::Result<()> {
         let rate = self.options.rate.filter(|_| self.pace == Pace::Rate);
         let pace = rate.map(|rate| Duration::from_secs(1).div_f64(f64::from(rate)));
+        let _exact = pace.map(|_| ExactTimers::of_this_thread());
         let mut due = start;
         loop {
             let now = Instant::now();
@@ -373,12 +376,7 @@ impl<'a> Generator<'a> {
     }
 
     fn turn(&mut self, events: &mut Vec<epoll::Event>, wait: Option<Duration>) -> io::Result<()> {
-        events.clear();
-        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), wait.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        waiting::wait(&self.epoll, events, wait)?;
         for event in events.iter() {
             let flags = event.flags;
             match event.data.u64() {

@@ -26,6 +26,7 @@ pub type Reading = (&'static str, fn(&Outcome) -> f64);
 pub const COST: Reading = ("µs CPU/request", |outcome| outcome.gateway_cpu_us / outcome.requests.max(1) as f64);
 /// Of it, outside the kernel.
 pub const USER: Reading = ("µs user CPU/request", |outcome| outcome.gateway_user_us / outcome.requests.max(1) as f64);
+pub const P50: Reading = ("p50 µs", |outcome| outcome.p50_us as f64);
 pub const P99: Reading = ("p99 µs", |outcome| outcome.p99_us as f64);
 pub const P999: Reading = ("p99.9 µs", |outcome| outcome.p999_us as f64);
 

@@ -4,7 +4,7 @@ use super::{Options, Stage, run_cells_as};
 use crate::gateways::TCP;
 use crate::generator;
 use crate::report::Goal;
-use crate::rounds::{COST, Cell, Reading};
+use crate::rounds::{COST, Cell, P50, Reading};
 
 /// Bytes of an answer of the cell `bulk`.
 const BULK_BYTES: usize = 1 << 20;
@@ -22,6 +22,11 @@ pub fn run(options: &Options) -> Result<(), String> {
     let cells = vec![
         Cell { name: "1k-64", load: base.clone(), figures: vec![COST] },
         Cell { name: "16k-64", load: generator::Options { size: 16 << 10, ..base.clone() }, figures: vec![COST] },
+        Cell {
+            name: "rate",
+            load: generator::Options { rate: Some(10_000), ..base.clone() },
+            figures: vec![COST, P50],
+        },
         Cell { name: "bulk", load: bulk, figures: vec![BULK] },
     ];
     let goals = vec![Goal::ratio("1k-64", COST.0, "haproxy", 0.70), Goal::ratio("bulk", BULK.0, "haproxy", 0.50)];
