@@ -153,7 +153,8 @@ pub struct PoolStats {
     names: Mutex<PoolNames>,
     /// Made when a worker counts something first: of ten thousand pools most are asked for nothing.
     workers: Box<[OnceLock<Box<PoolWorker>>]>,
-    servers: Mutex<BTreeMap<Arc<str>, Arc<Server>>>,
+    /// In the order of their names. A list, since most pools have a few, and one of one server is a tenth of a map of it.
+    servers: Mutex<Vec<(Arc<str>, Arc<Server>)>>,
     rounds: Mutex<Rounds>,
     servers_limit: Limit,
 }
@@ -173,6 +174,12 @@ struct PoolWorker {
 #[derive(Debug, Default)]
 struct Rounds {
     ticked: Option<Instant>,
+    /// Made when there is something to keep, as what workers count is.
+    kept: Option<Box<Sums>>,
+}
+
+#[derive(Debug, Default)]
+struct Sums {
     before: Tally,
     block: Block,
     /// Sums of servers that were forgotten: the pool's own counts must not fall.
@@ -242,10 +249,10 @@ impl PoolStats {
     /// Forgets the series of servers that left the pool. What a recorder made before still counts about them is seen nowhere.
     pub fn retain_servers(&self, keep: impl Fn(&str) -> bool) {
         let mut rounds = locked(&self.rounds);
-        locked(&self.servers).retain(|name, server| {
+        locked(&self.servers).retain(|(name, server)| {
             let keep = keep(name);
-            if !keep {
-                server.merge_into(&mut rounds.gone);
+            if !keep && server.has_counted() {
+                server.merge_into(&mut rounds.sums().gone);
             }
             keep
         });
@@ -258,9 +265,12 @@ impl PoolStats {
         if elapsed.is_zero() {
             return;
         }
+        if rounds.kept.is_some() || locked(&self.servers).iter().any(|(_, server)| server.has_counted()) {
+            rounds.sums();
+        }
         rounds.ticked = Some(now);
         let tally = self.tally(&rounds);
-        let Rounds { before, block, .. } = &mut *rounds;
+        let Some(Sums { before, block, .. }) = rounds.kept.as_deref_mut() else { return };
         block.tick_between(elapsed, before, &tally);
         *before = tally;
     }
@@ -268,7 +278,10 @@ impl PoolStats {
     /// Easegress's `{stat}` of a pool; and its servers, where they are probed.
     pub fn status_json(&self) -> Value {
         let rounds = locked(&self.rounds);
-        let mut shown = json!({ "stat": rounds.block.json(&self.tally(&rounds).totals) });
+        let totals = self.tally(&rounds).totals;
+        let stat =
+            rounds.kept.as_deref().map_or_else(|| Block::default().json(&totals), |kept| kept.block.json(&totals));
+        let mut shown = json!({ "stat": stat });
         drop(rounds);
         let servers = self.servers_json();
         if !servers.is_empty() {
@@ -279,7 +292,7 @@ impl PoolStats {
 
     /// What probes say of the servers that are probed.
     pub fn servers_json(&self) -> Vec<Value> {
-        let servers: Vec<_> = locked(&self.servers).iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect();
+        let servers: Vec<_> = locked(&self.servers).clone();
         let checked = servers.into_iter().filter(|(_, server)| !locked(&server.checkups).is_empty());
         let shown = checked.map(|(name, server)| {
             let checks: Vec<Value> = locked(&server.checkups).iter().map(|checkup| checkup.json()).collect();
@@ -290,15 +303,18 @@ impl PoolStats {
     }
 
     fn tally(&self, rounds: &Rounds) -> Tally {
-        let mut tally = rounds.gone.clone();
-        locked(&self.servers).values().for_each(|server| server.merge_into(&mut tally));
+        let mut tally = rounds.kept.as_deref().map(|kept| kept.gone.clone()).unwrap_or_default();
+        locked(&self.servers).iter().for_each(|(_, server)| server.merge_into(&mut tally));
         tally
     }
 
     fn server(&self, name: &str, worker: usize) -> Arc<Server> {
         let mut servers = locked(&self.servers);
-        if let Some(known) = servers.get(name) {
-            return Arc::clone(known);
+        let place = |servers: &[(Arc<str>, Arc<Server>)], name: &str| {
+            servers.binary_search_by(|(known, _)| (**known).cmp(name))
+        };
+        if let Ok(known) = place(&servers, name) {
+            return Arc::clone(&servers[known].1);
         }
         let name = if servers.len() >= SERVERS_MAX {
             self.servers_limit.hit(worker);
@@ -306,11 +322,21 @@ impl PoolStats {
         } else {
             name
         };
-        let made = servers.entry(Arc::from(name)).or_insert_with(|| {
-            let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
-            Arc::new(Server { workers, vitals: Mutex::default(), checkups: Mutex::default() })
-        });
-        Arc::clone(made)
+        let at = match place(&servers, name) {
+            Ok(known) => known,
+            Err(at) => {
+                let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
+                let made = Server { workers, vitals: Mutex::default(), checkups: Mutex::default() };
+                // One is what most have.
+                let more = servers.len().max(1);
+                if servers.capacity() == servers.len() {
+                    servers.reserve_exact(more);
+                }
+                servers.insert(at, (Arc::from(name), Arc::new(made)));
+                at
+            }
+        };
+        Arc::clone(&servers[at].1)
     }
 
     fn sum(&self, counter: impl Fn(&PoolWorker) -> &AtomicU64) -> f64 {
@@ -327,9 +353,27 @@ impl PoolStats {
     }
 }
 
+impl Rounds {
+    fn sums(&mut self) -> &mut Sums {
+        let ticked = self.ticked.is_some();
+        self.kept.get_or_insert_with(|| {
+            let mut sums = Box::<Sums>::default();
+            if ticked {
+                // As if it had been there in the rounds before, in which nothing was counted.
+                sums.block.tick_between(TICK, &Tally::default(), &Tally::default());
+            }
+            sums
+        })
+    }
+}
+
 impl Server {
     fn shards(&self) -> impl Iterator<Item = &ServerShard> {
         self.workers.iter().filter_map(|worker| worker.get().map(|shard| &**shard))
+    }
+
+    fn has_counted(&self) -> bool {
+        self.shards().next().is_some()
     }
 
     fn is_healthy(&self) -> bool {
@@ -508,7 +552,7 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
         &of_pool,
         pool.sum(|worker| &worker.panics),
     );
-    let servers: Vec<_> = locked(&pool.servers).iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect();
+    let servers: Vec<_> = locked(&pool.servers).clone();
     for (server_name, server) in servers {
         let labels = [("pool", name.as_str()), ("server", &server_name)];
         let mut tally = Tally::default();
