@@ -15,6 +15,7 @@
 pub mod beside;
 pub mod dates;
 pub mod document;
+pub mod kept;
 pub mod kinds;
 pub mod namespaces;
 pub mod object;
@@ -85,6 +86,7 @@ pub use http_server::{
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use kafka::{SaslMechanism, SaslSpec};
+pub use kept::Kept;
 pub use kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};

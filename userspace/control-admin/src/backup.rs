@@ -1,6 +1,6 @@
 //! The whole cluster in one file, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use base_model::yaml;
 use base_text::quoted;
 use control_api::backup::{self, Recipient};
-use control_api::{Document, OWNER_USER, Role, Snapshot, time};
+use control_api::{Document, OWNER_USER, Objects, Role, Snapshot, time};
 use control_state::{Action, brings_tokens, owner};
 use serde_json::{Value, json};
 
@@ -158,7 +158,7 @@ fn check(api: &Api, backup: &Snapshot) -> Result<(), Error> {
     let written = backup.objects.values().filter(|document| owner(document) == OWNER_USER);
     let documents: Vec<Value> = written.map(|document| Value::clone(document)).collect();
     let mut problems = Vec::new();
-    for (document, result) in documents.iter().zip(api.catalog.check(&documents, &BTreeMap::new())) {
+    for (document, result) in documents.iter().zip(api.catalog.check(&documents, &Objects::new())) {
         let name = document["name"].as_str().unwrap_or_default();
         if api.control.exposed() && api.catalog.shown(document) != *document {
             problems.push(format!("{name}: {EXPOSED}"));

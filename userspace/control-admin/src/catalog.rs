@@ -2,7 +2,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::Document;
+use control_api::{Document, Objects};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 
@@ -14,7 +14,7 @@ pub trait Catalog: Send + Sync + 'static {
     /// Checks documents of one request as they will stand beside each other and beside what is `stored`, which may hold older
     /// versions of them. One result for each document, in their order; a result is the checked document or all its problems.
     /// Takes as long as the documents are large: call it where nothing else waits.
-    fn check(&self, documents: &[Value], stored: &BTreeMap<String, Document>) -> Vec<Result<Checked, Vec<String>>>;
+    fn check(&self, documents: &[Value], stored: &Objects) -> Vec<Result<Checked, Vec<String>>>;
 
     /// The document as people may see it: without its secrets.
     fn shown(&self, document: &Value) -> Value;

@@ -1,12 +1,11 @@
 //! What the configuration was before, and the way back to it.
 
 use base_text::quoted;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use control_api::{Document, MemberRole, Role};
+use control_api::{MemberRole, Objects, Role};
 use control_state::Action;
 use serde_json::{Value, json};
 
@@ -46,11 +45,11 @@ pub async fn roll_back(State(api): State<Arc<Api>>, query: Params, headers: Head
 }
 
 /// The objects of `?version=`; those of now without it.
-pub fn objects(api: &Api, query: &Params) -> Result<BTreeMap<String, Document>, Error> {
+pub fn objects(api: &Api, query: &Params) -> Result<Objects, Error> {
     let state = api.control.state();
     match asked(query)? {
-        None => Ok(BTreeMap::clone(&state.view.objects)),
-        Some(version) if version == state.view.version => Ok(BTreeMap::clone(&state.view.objects)),
+        None => Ok(state.view.objects.clone()),
+        Some(version) if version == state.view.version => Ok(state.view.objects.clone()),
         Some(version) => {
             remembers(api)?;
             Ok(state.objects_at(version)?)

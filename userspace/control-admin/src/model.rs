@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use base_model::explain::Explained;
 use base_model::{Beside, FilterKinds, HttpServerSpec, Object, Outline, Secrets, Spec, kinds, namespaces};
-use control_api::{Document, NAMESPACE_LABEL};
+use control_api::{NAMESPACE_LABEL, Objects};
 use serde_json::{Value, json};
 
 use crate::catalog::{Catalog, Category, Checked, KindInfo};
@@ -45,7 +45,7 @@ impl ModelCatalog {
 
     /// What the stored objects say of themselves, but for those that `replaced` names. What is not known yet is read without the
     /// lock: nobody waits for another's reading.
-    fn stored(&self, stored: &BTreeMap<String, Document>, replaced: &HashSet<&str>) -> Vec<Arc<Outline>> {
+    fn stored(&self, stored: &Objects, replaced: &HashSet<&str>) -> Vec<Arc<Outline>> {
         let mut outlines = Vec::with_capacity(stored.len());
         let mut unread = Vec::new();
         {
@@ -97,7 +97,7 @@ impl Catalog for ModelCatalog {
             .collect()
     }
 
-    fn check(&self, documents: &[Value], stored: &BTreeMap<String, Document>) -> Vec<Result<Checked, Vec<String>>> {
+    fn check(&self, documents: &[Value], stored: &Objects) -> Vec<Result<Checked, Vec<String>>> {
         let texts =
             |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
         let now = SystemTime::now();
@@ -462,6 +462,7 @@ http: {url: "http://127.0.0.1:9200/logs"}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_api::Document;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     /// Counts how often it is asked, which every reading of a pipeline does.
@@ -483,7 +484,7 @@ mod tests {
         (0..count).map(|n| json!({"name": format!("{prefix}-{n}"), "kind": "Pipeline", "filters": [filter]})).collect()
     }
 
-    fn stored(documents: Vec<Value>) -> BTreeMap<String, Document> {
+    fn stored(documents: Vec<Value>) -> Objects {
         documents.into_iter().map(|d| (d["name"].as_str().unwrap().to_owned(), Document::new(d))).collect()
     }
 
@@ -491,19 +492,19 @@ mod tests {
     fn what_is_stored_is_not_decoded_again() {
         let asked = Arc::new(AtomicUsize::new(0));
         let catalog = ModelCatalog::new(Box::new(Counting(asked.clone())), Vec::new(), BTreeMap::new());
-        let counted = |documents: &[Value], stored: &BTreeMap<String, Document>| {
+        let counted = |documents: &[Value], stored: &Objects| {
             let before = asked.load(Relaxed);
             assert!(catalog.check(documents, stored).iter().all(Result::is_ok));
             asked.load(Relaxed) - before
         };
-        let each = counted(&pipelines("one", 1), &BTreeMap::new());
+        let each = counted(&pipelines("one", 1), &Objects::new());
         let (a, b) = (pipelines("a", 20), pipelines("b", 20));
         let fifty = stored(pipelines("stored", 50));
         for _ in 0..3 {
             assert_eq!(counted(&a, &fifty), 20 * each);
             assert_eq!(counted(&b, &fifty), 20 * each);
         }
-        let again: BTreeMap<_, _> = fifty.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
+        let again: Objects = fifty.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
         assert_eq!(counted(&a, &again), 20 * each, "nor the same text in other memory");
     }
 

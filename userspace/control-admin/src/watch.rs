@@ -15,6 +15,7 @@ use base_model::namespaces;
 use base_text::{duration, quoted};
 use control_api::{Document, Role, Snapshot, object_key};
 use control_raft::ObjectsSince;
+use imbl::ordmap::DiffItem;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -312,16 +313,18 @@ impl Reader {
 impl Step {
     fn between(old: &Snapshot, new: &Snapshot) -> Step {
         let (mut deletes, mut puts) = (Vec::new(), Vec::new());
-        if !Arc::ptr_eq(&old.objects, &new.objects) {
-            for (name, was) in old.objects.iter() {
-                let now = new.objects.get(name);
-                if now.is_none_or(|now| now["kind"] != was["kind"]) {
-                    deletes.push((name.clone(), was["kind"].as_str().unwrap_or_default().to_owned()));
+        let kind = |was: &Document| was["kind"].as_str().unwrap_or_default().to_owned();
+        for item in old.objects.diff(&new.objects) {
+            match item {
+                DiffItem::Add(_, now) => puts.push(now.clone()),
+                DiffItem::Update { old: (name, was), new: (_, now) } => {
+                    if now["kind"] != was["kind"] {
+                        deletes.push((name.clone(), kind(was)));
+                    }
+                    puts.push(now.clone());
                 }
+                DiffItem::Remove(name, was) => deletes.push((name.clone(), kind(was))),
             }
-            let same = |name: &String, now: &Document| old.objects.get(name).is_some_and(|was| Arc::ptr_eq(was, now));
-            let others = new.objects.iter().filter(|(name, now)| !same(name, now));
-            puts.extend(others.map(|(_, now)| now.clone()));
         }
         Step { version: new.version, deletes, puts }
     }
@@ -415,7 +418,7 @@ const EACH_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use super::*;
 
@@ -423,8 +426,8 @@ mod tests {
         let document = |(name, kind, n): &(&str, &str, u64)| {
             ((*name).to_owned(), Document::new(json!({"name": name, "kind": kind, "n": n})))
         };
-        let objects: BTreeMap<String, Document> = objects.iter().map(document).collect();
-        Snapshot { version, objects: Arc::new(objects), ..Snapshot::default() }
+        let objects: control_api::Objects = objects.iter().map(document).collect();
+        Snapshot { version, objects, ..Snapshot::default() }
     }
 
     #[test]

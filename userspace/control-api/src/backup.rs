@@ -368,7 +368,7 @@ mod tests {
         let mut snapshot =
             Snapshot { cluster_id: "c1".into(), cluster_name: "shop".into(), version: 7, ..Snapshot::default() };
         let document = serde_json::json!({"name": "hs", "kind": "HTTPServer", "keyBase64": "very-secret"});
-        Arc::make_mut(&mut snapshot.objects).insert("hs".into(), Arc::new(document));
+        snapshot.objects.insert("hs".into(), Arc::new(document));
         let current = Some(TicketKey { name: [1; 16], secret: [9; 32] });
         snapshot.tickets = Arc::new(TicketKeys { current, ..TicketKeys::default() });
         snapshot

@@ -23,14 +23,15 @@ mod sections;
 mod tickets;
 mod wasm;
 
-pub use compact::{Kept, compact};
+pub use base_model::Kept;
+pub use compact::compact;
 pub use custom::{CUSTOM_BATCH_FIELDS, CUSTOM_KIND_FIELDS, CustomBatch, CustomRules};
 pub use namespaces::{NAMESPACE_LABEL, is_namespaced, made_key, object_key};
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
     Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURE_CHARS_TOLD,
-    FAILURES_TOLD, GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Members, Predecessor, Snapshot, Steering,
-    Update,
+    FAILURES_TOLD, GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Members, Objects, Predecessor, Snapshot,
+    Steering, Update,
 };
 pub use purges::{PURGE_BYTES_MOST, PURGES_KEPT, Purge, Purged};
 pub use refusal::{Refusal, RefusalKind};

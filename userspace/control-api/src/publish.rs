@@ -17,6 +17,9 @@ use crate::tickets::TicketKeys;
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
 pub type Document = Arc<Value>;
 
+/// By key: see `base_model::namespaces`. A persistent map, as [`Members`] is.
+pub type Objects = OrdMap<String, Document>;
+
 /// By name. A persistent map: a copy costs nothing and shares everything with the one it was taken from, and a change costs the way to
 /// what it changes. Of ten thousand members one reports, and every version of the configuration that somebody still reads has them all.
 pub type Members = OrdMap<String, Arc<Member>>;
@@ -32,9 +35,9 @@ pub struct Snapshot {
     /// `X-Config-Version`: grows by one with every published change.
     pub version: u64,
     /// By key: see `base_model::namespaces`.
-    pub objects: Arc<BTreeMap<String, Document>>,
+    pub objects: Objects,
     /// The version that each object was last changed in.
-    pub changed: Arc<BTreeMap<String, u64>>,
+    pub changed: OrdMap<String, u64>,
     pub members: Members,
     /// By the name of the VirtualIP.
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
@@ -303,7 +306,7 @@ impl Snapshot {
             return Err(Gap { have: self.version, from: delta.from });
         }
         if !delta.deletes.is_empty() || !delta.puts.is_empty() {
-            let objects = Arc::make_mut(&mut self.objects);
+            let objects = &mut self.objects;
             for name in &delta.deletes {
                 objects.remove(name);
             }
@@ -368,7 +371,7 @@ impl Snapshot {
         if delta.deletes.is_empty() && delta.puts.is_empty() && servers.is_empty() {
             return;
         }
-        let changed = Arc::make_mut(&mut self.changed);
+        let changed = &mut self.changed;
         for server in servers {
             changed.insert(server.to_owned(), delta.to);
         }

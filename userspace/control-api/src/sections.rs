@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use base_model::Kept;
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,8 +17,8 @@ use crate::publish::Document;
 /// By section, then by key. A section without keys has no entry.
 pub type Sections = BTreeMap<String, Section>;
 
-/// One section.
-pub type Section = Arc<BTreeMap<String, Arc<Keyed>>>;
+/// One section. A persistent map: of ten thousand keys one that is another costs the way to it, and versions share the others.
+pub type Section = OrdMap<String, Arc<Keyed>>;
 
 /// What is different of sections; `None` where a key is gone.
 pub type SectionChanges = BTreeMap<String, BTreeMap<String, Option<Arc<Keyed>>>>;
@@ -32,7 +34,7 @@ pub struct Keyed {
     /// When it ends by itself, in milliseconds since 1970; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
-    pub value: Document,
+    pub value: Kept,
 }
 
 /// The section of servers of services. Its keys are `REGISTRY/SERVICE`.
@@ -65,7 +67,7 @@ pub fn whole<'d>(sections: &Sections, key: &str, document: &'d Document) -> Cow<
     };
     let prefix = rules_of(key);
     let beside = all.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-    let beside: Vec<Value> = beside.map(|(_, keyed)| Value::clone(&keyed.value)).collect();
+    let beside: Vec<Value> = beside.map(|(_, keyed)| keyed.value.read()).collect();
     if beside.is_empty() {
         return Cow::Borrowed(document);
     }
@@ -81,7 +83,7 @@ pub fn whole<'d>(sections: &Sections, key: &str, document: &'d Document) -> Cow<
 pub(crate) fn advance(sections: &mut Arc<Sections>, changes: &SectionChanges) {
     let sections = Arc::make_mut(sections);
     for (name, keys) in changes {
-        let section = Arc::make_mut(sections.entry(name.clone()).or_default());
+        let section = sections.entry(name.clone()).or_default();
         for (key, value) in keys {
             match value {
                 Some(value) => drop(section.insert(key.clone(), value.clone())),
@@ -101,14 +103,14 @@ mod tests {
 
     #[test]
     fn rules_beside_a_document_are_shown_in_it_in_their_order() {
-        let keyed = |rule: Value| Arc::new(Keyed { owner: "ing".into(), value: rule.into(), ..Keyed::default() });
+        let keyed = |rule: Value| Arc::new(Keyed { owner: "ing".into(), value: Kept::of(&rule), ..Keyed::default() });
         let rules = [
             (rule_key("c/web", u16::MAX, ""), json!({"paths": []})),
             (rule_key("c/web", 0, "a.test"), json!({"host": "a.test"})),
             (rule_key("c/web2", 0, "b.test"), json!({"host": "b.test"})),
         ];
-        let section: BTreeMap<_, _> = rules.into_iter().map(|(key, rule)| (key, keyed(rule))).collect();
-        let sections = Sections::from([(RULES.to_owned(), Arc::new(section))]);
+        let section = rules.into_iter().map(|(key, rule)| (key, keyed(rule))).collect();
+        let sections = Sections::from([(RULES.to_owned(), section)]);
         let document = |kind: &str| Document::new(json!({"name": "web", "kind": kind, "rules": [{"host": "own"}]}));
         let hosts = |key: &str, kind: &str| -> Vec<String> {
             let shown = whole(&sections, key, &document(kind)).into_owned();

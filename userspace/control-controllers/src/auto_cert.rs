@@ -263,7 +263,7 @@ impl<C: Cluster> Controller<C> {
                 next = next.min(due);
             } else if tasks.len() < AT_ONCE {
                 let (shared, provider) = (shared.clone(), domain.provider.clone());
-                let replaces = held.and_then(|held| held.value.get("chain")?.as_str().map(str::to_owned));
+                let replaces = held.and_then(|held| held.value.read().get("chain")?.as_str().map(str::to_owned));
                 known.running.insert(name.clone());
                 let wish = Wish { name, provider, replaces, by };
                 tasks.spawn(async move {
@@ -288,7 +288,7 @@ impl<C: Cluster> Controller<C> {
             {
                 known.asking = true;
                 let (shared, name, generation) = (shared.clone(), domain.name.clone(), held.generation);
-                let chain = held.value.get("chain").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let chain = held.value.read().get("chain").and_then(Value::as_str).unwrap_or_default().to_owned();
                 tasks.spawn(async move {
                     let (window, again) = shared.window(&chain).await;
                     Ended::Window(name, generation, window, again)
@@ -425,7 +425,8 @@ impl Known {
 
     /// Of a certificate that can be shown; none of one that has to be ordered anew.
     fn facts(&mut self, name: &str, held: &Keyed) -> Option<Facts> {
-        let text = |field: &str| held.value.get(field).and_then(Value::as_str).unwrap_or_default();
+        let value = held.value.read();
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
         let of_known_key = text("key").split_once(':').is_some_and(|(id, _)| Keyring::here().has(id));
         match self.facts.get(name) {
             Some((generation, facts)) if *generation == held.generation => facts.clone(),
@@ -484,7 +485,7 @@ impl<C: Cluster> Shared<C> {
         let gone: Vec<String> = certificates.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
         let of = |key: &String, keyed: &Keyed| match key.split_once('/') {
             Some(("order" | "demand", name)) => Some(name.to_owned()),
-            Some(("challenge" | "txt", _)) => keyed.value.get("name").and_then(Value::as_str).map(str::to_owned),
+            Some(("challenge" | "txt", _)) => keyed.value.read().get("name").and_then(Value::as_str).map(str::to_owned),
             _ => None,
         };
         let idle = acme.iter().filter(|(key, keyed)| of(key, keyed).is_some_and(|name| !wanted.contains(&name)));
@@ -498,8 +499,8 @@ impl<C: Cluster> Shared<C> {
         }
         for (section, keys, field) in [(CERTIFICATES, &certificates, "key"), (ACME, &acme, "credentials")] {
             let puts = keys.iter().filter_map(|(key, keyed)| {
-                let sealed = keyed.value.get(field)?.as_str().filter(|sealed| !Keyring::here().is_current(sealed))?;
-                let mut value = Value::clone(&keyed.value);
+                let mut value = keyed.value.read();
+                let sealed = value.get(field)?.as_str().filter(|sealed| !Keyring::here().is_current(sealed))?;
                 value[field] = json!(self.seal(section, key, &self.open(section, key, sealed)?).ok()?);
                 Some(KeyPut { until: keyed.until, ..KeyPut::new(key.clone(), value) })
             });
@@ -519,8 +520,8 @@ impl<C: Cluster> Shared<C> {
         }
         let key = account_key(&self.spec);
         let kept = self.section(ACME).get(&key).and_then(|keyed| {
-            let sealed = keyed.value.get("credentials")?.as_str()?;
-            self.open(ACME, &key, sealed)
+            let value = keyed.value.read();
+            self.open(ACME, &key, value.get("credentials")?.as_str()?)
         });
         let account = match kept {
             Some(credentials) => self.authority.account(&credentials).await?,
@@ -577,12 +578,12 @@ impl<C: Cluster> Shared<C> {
 
     /// Has the authority say that the certificate is good, for clients to see. `true`: it is revoked.
     async fn staple(&self, name: &str, held: &Keyed) -> Result<bool, Stop> {
-        let chain = held.value.get("chain").and_then(Value::as_str).unwrap_or_default();
+        let mut value = held.value.read();
+        let chain = value.get("chain").and_then(Value::as_str).unwrap_or_default();
         let url = issued::facts(chain).ok().and_then(|facts| facts.responder);
         let (Some(url), Some(request)) = (url, ocsp::request(chain)) else { return Ok(false) };
         let answer = self.authority.ocsp(&url, request).await?;
         let said = ocsp::read(chain, &answer, SystemTime::now()).map_err(Fault::Passing)?;
-        let mut value = Value::clone(&held.value);
         if said.revoked {
             return Ok(true);
         }
@@ -617,7 +618,8 @@ impl<C: Cluster> Shared<C> {
 
 /// Its authority is to be asked whether it is good: half of the time that its last answer is good for is over.
 fn staple_due(held: &Keyed, now: SystemTime) -> bool {
-    let number = |field: &str| held.value.get(field).and_then(Value::as_u64).unwrap_or_default();
+    let value = held.value.read();
+    let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or_default();
     let half = (number("ocspFrom") + number("ocspUntil")) / 2;
     milliseconds(now) >= half
 }
@@ -642,7 +644,7 @@ async fn write<C: Cluster>(
 
 fn read_record(acme: &Section, name: &str) -> Option<Record> {
     let keyed = acme.get(&format!("order/{name}"))?;
-    Record::deserialize(&*keyed.value).ok()
+    serde_json::from_str(keyed.value.text()).ok()
 }
 
 /// Of what an order follows from: the same document comes to the same.

@@ -17,6 +17,7 @@ use control_kubernetes::{gateway, ingress};
 use control_raft::{Control, Duty, Next, serve};
 use control_state::{Action, Answer, Fence, State, owner};
 use hyper::Method;
+use imbl::ordmap::DiffItem;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -172,7 +173,7 @@ struct Running {
 /// What documents ask of controllers: of one that is as it was, as it was read.
 #[derive(Default)]
 struct Objects {
-    seen: Arc<BTreeMap<String, Document>>,
+    seen: control_api::Objects,
     /// Services that pools of a document ask for, by its name: registry and service.
     asks: HashMap<String, Box<[(String, String)]>>,
     /// Those that have controllers.
@@ -400,23 +401,21 @@ fn has_keys_over(state: &State, at: u64) -> bool {
 
 impl Objects {
     /// Takes note of the objects that are there. Says whether anything is different for controllers.
-    fn look(&mut self, objects: &Arc<BTreeMap<String, Document>>) -> bool {
-        if Arc::ptr_eq(&self.seen, objects) {
+    fn look(&mut self, objects: &control_api::Objects) -> bool {
+        if self.seen.ptr_eq(objects) {
             return false;
         }
         let mut changed = false;
-        // One walk through both, in the order of their keys.
-        let seen = self.seen.clone();
-        let mut before = seen.iter().peekable();
-        let mut gone = Vec::new();
-        for (name, document) in objects.iter() {
-            while let Some((left, _)) = before.next_if(|(left, _)| *left < name) {
-                gone.push(left);
-            }
-            let was = before.next_if(|(there, _)| *there == name);
-            if was.is_some_and(|(_, was)| Arc::ptr_eq(was, document)) {
-                continue;
-            }
+        let seen = std::mem::replace(&mut self.seen, objects.clone());
+        for item in seen.diff(objects) {
+            let (name, document) = match item {
+                DiffItem::Add(name, now) | DiffItem::Update { new: (name, now), .. } => (name, now),
+                DiffItem::Remove(name, _) => {
+                    changed |= self.registries.remove(name).is_some();
+                    changed |= self.asks.remove(name).is_some();
+                    continue;
+                }
+            };
             if has_controller(document) {
                 self.registries.insert(name.clone(), document.clone());
                 changed = true;
@@ -433,12 +432,6 @@ impl Objects {
                 self.asks.insert(name.clone(), asks);
             }
         }
-        gone.extend(before.map(|(left, _)| left));
-        for name in gone {
-            changed |= self.registries.remove(name).is_some();
-            changed |= self.asks.remove(name).is_some();
-        }
-        self.seen = objects.clone();
         changed
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base_model::{Cidr, HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
-use control_api::{Document, Kept};
+use control_api::{Document, Kept, Objects};
 use control_kubernetes::certificates::secret_of;
 use control_kubernetes::ingress::{self, Known, Rules, Settings};
 use control_kubernetes::object::LoadBalancerPlace;
@@ -124,7 +124,7 @@ impl Servers {
 
 impl IngressMaker {
     /// Where its servers are reached.
-    fn places_of(&self, store: &Store, objects: &BTreeMap<String, Document>) -> Vec<LoadBalancerPlace> {
+    fn places_of(&self, store: &Store, objects: &Objects) -> Vec<LoadBalancerPlace> {
         let service = self.spec.publish_service.split_once('/').map(|(namespace, name)| Key::new(namespace, name));
         let mut places: Vec<LoadBalancerPlace> = if !self.spec.publish_addresses.is_empty() {
             self.spec.publish_addresses.iter().map(|text| place(text)).collect()
@@ -152,7 +152,7 @@ fn place_json(place: &LoadBalancerPlace) -> Value {
 }
 
 /// Addresses of VirtualIPs that have the port, or of all of them.
-pub(crate) fn virtual_addresses(objects: &BTreeMap<String, Document>, port: Option<u16>) -> Vec<String> {
+pub(crate) fn virtual_addresses(objects: &Objects, port: Option<u16>) -> Vec<String> {
     let vips = objects.values().filter(|document| document["kind"] == "VirtualIP");
     let specs = vips.filter_map(|document| base_model::decode::<VirtualIpSpec>(document, "").ok());
     let has_port = |vip: &VirtualIpSpec| match &vip.ports {

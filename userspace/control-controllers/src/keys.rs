@@ -229,7 +229,7 @@ pub async fn follow(control: Control, keys: Arc<Keys>) {
 /// The id of the key that is sealed with, as the state has it.
 pub fn named(state: &State) -> Option<String> {
     let keyed = state.view.sections.get(crate::auto_cert::ACME)?.get(crate::auto_cert::SEAL)?;
-    keyed.value.get("id")?.as_str().map(str::to_owned)
+    keyed.value.read().get("id")?.as_str().map(str::to_owned)
 }
 
 /// Where members ask each other for keys, below `/`.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base_model::namespaces;
 use base_text::quoted;
 use control_api::time::rfc3339;
-use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, RULES, Refusal, RefusalKind};
+use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, Objects, RULES, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
 use control_kubernetes::ingress::{Check, Pipelines, Reports, Rules, Services, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
@@ -60,7 +60,7 @@ pub trait Maker: Send {
 pub struct Seen<'s> {
     pub store: &'s Store,
     /// The cluster's objects, those that were made before among them.
-    pub objects: &'s BTreeMap<String, Document>,
+    pub objects: &'s Objects,
     pub check: &'s mut dyn Check,
     /// RFC 3339.
     pub now: &'s str,
@@ -131,7 +131,7 @@ struct Work<C> {
     /// What was made last leaves servers as they were.
     keeps: bool,
     /// Objects as they were looked at last, and the cluster's feature level then.
-    seen: Option<(Arc<BTreeMap<String, Document>>, u32)>,
+    seen: Option<(Objects, u32)>,
     teller: Teller,
     /// When what could not be told is told again, whatever else changes.
     tell_again: Option<Instant>,
@@ -360,16 +360,16 @@ impl<C: Cluster> Work<C> {
         let state = self.controller.cluster.state();
         let (objects, level) = (&state.view.objects, state.level());
         let Some((seen, then)) = &self.seen else { return true };
-        if *then == level && Arc::ptr_eq(seen, objects) {
+        if *then == level && seen.ptr_eq(objects) {
             return false;
         }
         let parent = format!("{}:{}", self.controller.maker.kind(), self.controller.name);
         let matters = |document: &Document| owner(document) == parent || document["kind"] == "VirtualIP";
-        let others = |some: &BTreeMap<String, Document>, than: &BTreeMap<String, Document>| {
-            let differs = |name: &String, one: &Document| than.get(name).is_none_or(|other| !Arc::ptr_eq(one, other));
-            some.iter().any(|(name, one)| differs(name, one) && matters(one))
-        };
-        let changed = *then != level || others(objects, seen) || others(seen, objects);
+        let others = seen.diff(objects).any(|item| match item {
+            DiffItem::Add(_, one) | DiffItem::Remove(_, one) => matters(one),
+            DiffItem::Update { old, new } => matters(old.1) || matters(new.1),
+        });
+        let changed = *then != level || others;
         if !changed {
             self.seen = Some((objects.clone(), level));
         }
@@ -532,12 +532,11 @@ impl<C: Cluster> Work<C> {
             (servers, refused_now) = self.tried(state, servers, &namespace, refused)?;
             rules.retain(|server, _| !refused_now.contains(server));
             stays.extend(refused_now);
-            first.extend(writes::rules(stored, (name, &namespace), &rules, &stays, &mut self.alike));
+            first.extend(writes::rules(stored, (name, &namespace), &rules, &stays));
         }
         first.extend(servers.into_iter().map(|(document, goes)| Write::Server(document, goes)));
         first.extend(left.into_iter().map(Write::NoDocument));
-        let rules: usize = outcome.rules.values().map(|rules| rules.len()).sum();
-        self.alike.tidy(outcome.documents.len() + outcome.pipelines.len() + rules);
+        self.alike.tidy(outcome.documents.len() + outcome.pipelines.len());
         // A server that stays as it was leads on to what was there.
         let mut last: Vec<Write> =
             if kept.is_empty() { gone.into_iter().map(Write::NoDocument).collect() } else { Vec::new() };
@@ -769,7 +768,7 @@ impl<C: Cluster> Work<C> {
     }
 
     /// Services that what was made before asks for, as far as the cluster has it: what stays as it was leads on to their servers.
-    fn services_there(&self, objects: &BTreeMap<String, Document>) -> BTreeSet<String> {
+    fn services_there(&self, objects: &Objects) -> BTreeSet<String> {
         let name = &self.controller.name;
         let parent = format!("{}:{name}", self.controller.maker.kind());
         let own = objects.values().filter(|document| owner(document) == parent);
@@ -782,7 +781,7 @@ impl<C: Cluster> Work<C> {
         let prefix = format!("{}/", self.controller.name);
         let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
         let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
+        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value.read()))).collect()
     }
 }
 
@@ -795,11 +794,7 @@ fn is_of_one(refusal: &Refusal) -> bool {
 }
 
 /// Servers with those that they take the place of, since they listen on the same port; and what else goes.
-fn paired(
-    servers: Vec<&Arc<Value>>,
-    gone: impl Iterator<Item = String>,
-    objects: &BTreeMap<String, Document>,
-) -> (Vec<Put>, Vec<String>) {
+fn paired(servers: Vec<&Arc<Value>>, gone: impl Iterator<Item = String>, objects: &Objects) -> (Vec<Put>, Vec<String>) {
     let mut servers: Vec<Put> = servers.into_iter().map(|server| (server.clone(), Vec::new())).collect();
     let mut left = Vec::new();
     for key in gone {
@@ -876,11 +871,7 @@ fn placed(mut document: Value, namespace: &str) -> Value {
 }
 
 /// What the controller has made under this name, wherever that is kept.
-pub(crate) fn made<'o>(
-    objects: &'o BTreeMap<String, Document>,
-    (kind, controller): (&str, &str),
-    name: &str,
-) -> Option<&'o Document> {
+pub(crate) fn made<'o>(objects: &'o Objects, (kind, controller): (&str, &str), name: &str) -> Option<&'o Document> {
     let parent = format!("{kind}:{controller}");
     let keys = [namespaces::key(&namespaces::of_controller(kind, controller), name), name.to_owned()];
     keys.iter().filter_map(|key| objects.get(key)).find(|document| owner(document) == parent)

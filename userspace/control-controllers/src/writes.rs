@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base_model::namespaces;
-use control_api::{Document, Kept, Section, rule_key, rules_of};
+use control_api::{Document, Kept, Objects, Section, rule_key, rules_of};
 use control_kubernetes::ingress::{HostPlace, Pipelines, Rules};
 use control_registries::record::Instance;
 use control_state::owner;
@@ -93,7 +93,7 @@ pub(crate) struct Documents<'m> {
 
 /// `of` is whose they are, as objects tell it, and the namespace they are kept in.
 pub(crate) fn documents<'m>(
-    objects: &BTreeMap<String, Document>,
+    objects: &Objects,
     (parent, namespace): (&str, &str),
     few: &'m BTreeMap<String, Arc<Value>>,
     many: &'m Pipelines,
@@ -138,7 +138,6 @@ pub(crate) fn rules(
     (owner, namespace): (&str, &str),
     made: &BTreeMap<String, Rules>,
     kept: &BTreeSet<String>,
-    alike: &mut Alike,
 ) -> Vec<Write> {
     let none = Section::default();
     let stored = stored.unwrap_or(&none);
@@ -157,7 +156,7 @@ pub(crate) fn rules(
             }
             let is_here = |of: &Option<(u16, &str)>| *of == Some((place.place, place.host.as_str()));
             let there = own.next_if(|(_, of, keyed)| is_here(of) && keyed.owner == owner);
-            if !there.is_some_and(|(.., keyed)| alike.holds(rule, &keyed.value)) {
+            if there.is_none_or(|(.., keyed)| keyed.value != *rule) {
                 puts.push(Write::Rule(key_of(&server, place), rule.clone()));
             }
         }
@@ -243,14 +242,15 @@ mod tests {
         };
         for namespace in ["default", "c/ing"] {
             let key = |name: &str| namespaces::key(namespace, name);
-            let objects: BTreeMap<String, Document> = [
+            let objects: Objects = [
                 (key("a"), stored("C:ing", "a", 1)),
                 (key("b"), stored("C:ing", "b", 1)),
                 (key("c"), stored("C:ing", "c", 1)),
                 (key("theirs"), stored("user-api", "theirs", 1)),
                 ("elsewhere/d".to_owned(), stored("C:ing", "d", 1)),
             ]
-            .into();
+            .into_iter()
+            .collect();
             let made = |all: &[(&'static str, u64)]| -> Vec<(String, Value)> {
                 all.iter().map(|(name, n)| ((*name).to_owned(), pipeline(name, *n))).collect()
             };
@@ -277,15 +277,15 @@ mod tests {
         let hosts: Vec<String> =
             (0..1_000).map(|n| format!("h{n}.test")).chain(["*.test".into(), String::new()]).collect();
         let mut rules: Rules = hosts.iter().map(|host| (HostPlace::of(host), rule("a"))).collect();
-        let mut section = BTreeMap::new();
-        let mut write = |rules: &Rules, alike: &mut Alike| {
+        let mut section = Section::new();
+        let mut write = |rules: &Rules| {
             let made: BTreeMap<String, Rules> = [("ing.http".to_owned(), rules.clone())].into();
-            let stored: Section = Arc::new(section.clone());
-            let writes = super::rules(Some(&stored), ("ing", "c/ing"), &made, &BTreeSet::new(), alike);
+            let stored: Section = section.clone();
+            let writes = super::rules(Some(&stored), ("ing", "c/ing"), &made, &BTreeSet::new());
             for write in &writes {
                 match write {
                     Write::Rule(key, rule) => {
-                        let keyed = Keyed { owner: "ing".to_owned(), value: rule.read().into(), ..Keyed::default() };
+                        let keyed = Keyed { owner: "ing".to_owned(), value: rule.clone(), ..Keyed::default() };
                         section.insert(key.clone(), Arc::new(keyed));
                     }
                     Write::NoRule(key) => drop(section.remove(key)),
@@ -299,29 +299,25 @@ mod tests {
             };
             (writes.iter().map(told).collect::<Vec<_>>(), section.keys().cloned().collect::<Vec<_>>())
         };
-        let mut alike = Alike::default();
-        let (first, keys) = write(&rules, &mut alike);
+        let (first, keys) = write(&rules);
         assert_eq!(first.len(), hosts.len());
         assert_eq!(keys.last().unwrap(), "c/ing/ing.http#65535 ", "whoever asks for no other host is asked last");
         assert!(keys[keys.len() - 2].ends_with("*.test"));
-        assert_eq!(write(&rules, &mut alike).0, [""; 0]);
+        assert_eq!(write(&rules).0, [""; 0]);
         rules.insert(HostPlace::of("h7.test"), rule("b"));
         rules.remove(&HostPlace::of("h8.test"));
         rules.insert(HostPlace::of("new.test"), rule("a"));
-        let (writes, keys) = write(&rules, &mut alike);
+        let (writes, keys) = write(&rules);
         assert_eq!(
             writes,
             ["+c/ing/ing.http#00000 h7.test", "+c/ing/ing.http#00000 new.test", "-c/ing/ing.http#00000 h8.test"]
         );
-        let stored: Section = keys
-            .iter()
-            .map(|key| (key.clone(), Arc::new(Keyed { owner: "ing".into(), ..Keyed::default() })))
-            .collect::<BTreeMap<_, _>>()
-            .into();
+        let stored: Section =
+            keys.iter().map(|key| (key.clone(), Arc::new(Keyed { owner: "ing".into(), ..Keyed::default() }))).collect();
         let none = BTreeMap::new();
         let gone = |kept: &[&str]| {
             let kept = kept.iter().map(|name| (*name).to_owned()).collect();
-            super::rules(Some(&stored), ("ing", "c/ing"), &none, &kept, &mut Alike::default()).len()
+            super::rules(Some(&stored), ("ing", "c/ing"), &none, &kept).len()
         };
         assert_eq!((gone(&[]), gone(&["ing.http"])), (keys.len(), 0), "what is kept leads on to what was there");
     }

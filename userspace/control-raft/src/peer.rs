@@ -481,7 +481,7 @@ fn concealed(update: Update, conceal: Option<&Conceal>) -> Update {
     match update {
         Update::Snapshot(snapshot) => {
             let objects = snapshot.objects.iter().map(|(name, document)| (name.clone(), hide(document))).collect();
-            let shown = Snapshot { objects: Arc::new(objects), tickets: Arc::default(), ..Snapshot::clone(&snapshot) };
+            let shown = Snapshot { objects, tickets: Arc::default(), ..Snapshot::clone(&snapshot) };
             Update::Snapshot(Arc::new(shown))
         }
         Update::Delta(delta) => {
@@ -581,7 +581,7 @@ mod tests {
             shown["password"] = "OMITTED".into();
             shown
         });
-        let objects = Arc::new(BTreeMap::from([("a".to_owned(), document.clone())]));
+        let objects = control_api::Objects::unit("a".to_owned(), document.clone());
         let (shown, of) = (Arc::new(tickets.as_ref().clone()), tokens.clone());
         let whole = Update::Snapshot(Arc::new(Snapshot { objects, tickets, tokens, ..Snapshot::default() }));
         let step = Update::Delta(Arc::new(Delta {

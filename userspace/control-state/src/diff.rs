@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{CustomChange, Delta, Member, Members, SectionChanges, Snapshot};
+use control_api::{CustomChange, Delta, Section, SectionChanges, Snapshot};
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 /// The delta that turns `old` into `new`, or nothing when readers would see no difference. `to` is one past `from`.
@@ -10,13 +11,14 @@ use imbl::ordmap::DiffItem;
 pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     let mut delta =
         Delta { cluster_id: new.cluster_id.clone(), from: old.version, to: old.version + 1, ..Delta::default() };
-    if !Arc::ptr_eq(&old.objects, &new.objects) {
-        let (gone, put) = maps(&old.objects, &new.objects, Arc::ptr_eq);
-        delta.deletes = gone.into_iter().cloned().collect();
-        delta.puts = put.into_iter().map(|(_, document)| document.clone()).collect();
+    for (key, _, now) in changes(&old.objects, &new.objects) {
+        match now {
+            Some(now) => delta.puts.push(now.clone()),
+            None => delta.deletes.push(key.clone()),
+        }
     }
     delta.member_changes =
-        member_changes(&old.members, &new.members).map(|(name, _, now)| (name.clone(), now.cloned())).collect();
+        changes(&old.members, &new.members).map(|(name, _, now)| (name.clone(), now.cloned())).collect();
     // Of a few, or of most of them, all are told: one map is held by all readers then.
     if delta.member_changes.len() > new.members.len() / 2 {
         delta.member_changes.clear();
@@ -64,11 +66,12 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     (!nothing).then_some(delta)
 }
 
-/// Names of members, and what each was and is. What two versions share is not looked at, which is nearly all of a large fleet.
-pub(crate) fn member_changes<'a>(
-    old: &'a Members,
-    new: &'a Members,
-) -> impl Iterator<Item = (&'a String, Option<&'a Arc<Member>>, Option<&'a Arc<Member>>)> {
+/// What is different, by its key, and what it was and is. What two versions share is not looked at, which is nearly all of a large fleet or
+/// configuration.
+pub(crate) fn changes<'a, V: PartialEq>(
+    old: &'a OrdMap<String, V>,
+    new: &'a OrdMap<String, V>,
+) -> impl Iterator<Item = (&'a String, Option<&'a V>, Option<&'a V>)> {
     old.diff(new).map(|item| match item {
         DiffItem::Add(name, now) => (name, None, Some(now)),
         DiffItem::Update { old: (_, was), new: (name, now) } => (name, Some(was), Some(now)),
@@ -80,17 +83,12 @@ fn sections(old: &Snapshot, new: &Snapshot, changes: &mut SectionChanges) {
     if Arc::ptr_eq(&old.sections, &new.sections) {
         return;
     }
-    let empty = Arc::new(BTreeMap::new());
+    let empty = Section::new();
     let names = old.sections.keys().chain(new.sections.keys().filter(|name| !old.sections.contains_key(*name)));
     for name in names {
         let (before, after) = (old.sections.get(name).unwrap_or(&empty), new.sections.get(name).unwrap_or(&empty));
-        if Arc::ptr_eq(before, after) {
-            continue;
-        }
-        let (gone, put) = maps(before, after, |a, b| Arc::ptr_eq(a, b) || a == b);
-        let gone = gone.into_iter().map(|key| (key.clone(), None));
         let keys: BTreeMap<_, _> =
-            gone.chain(put.into_iter().map(|(key, value)| (key.clone(), Some(value.clone())))).collect();
+            self::changes(before, after).map(|(key, _, now)| (key.clone(), now.cloned())).collect();
         if !keys.is_empty() {
             changes.insert(name.clone(), keys);
         }

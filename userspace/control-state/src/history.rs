@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base_model::Claim;
-use control_api::{Delta, Document, Principal, Refusal, Snapshot, object_key};
+use control_api::{Delta, Document, Objects, Principal, Refusal, Snapshot, object_key};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -140,8 +140,8 @@ impl State {
     }
 
     /// The objects as they were at a version.
-    pub fn objects_at(&self, version: u64) -> Result<BTreeMap<String, Document>, Refusal> {
-        let mut objects = BTreeMap::clone(&self.view.objects);
+    pub fn objects_at(&self, version: u64) -> Result<Objects, Refusal> {
+        let mut objects = self.view.objects.clone();
         for (name, was) in self.undone(version)? {
             match was {
                 Some(was) => drop(objects.insert(name.clone(), read(&name, &was)?)),
@@ -189,7 +189,7 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
     }
     let fits = state.level() >= EACH_FOR_ITSELF;
     let State { view: Snapshot { objects, .. }, claims, .. } = &mut *state;
-    let (objects, claims) = (Arc::make_mut(objects), Arc::make_mut(claims));
+    let claims = Arc::make_mut(claims);
     let (mut back, mut claimed) = (Vec::new(), Vec::new());
     for (name, was) in undone {
         claims.remove(&name);

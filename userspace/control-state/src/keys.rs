@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_text::quoted;
-use control_api::{Document, Keyed, Refusal, Snapshot, compact};
+use control_api::{Document, Kept, Keyed, Refusal, Snapshot};
 use serde::{Deserialize, Serialize};
 
 /// A key that is written.
@@ -45,7 +45,7 @@ pub(crate) fn write(
         if let Some(held) = theirs(key) {
             return Err(belongs(section, key, &held.owner));
         }
-        Arc::make_mut(&mut keys).remove(key);
+        keys.remove(key);
     }
     for put in puts {
         let held = before.get(&put.key);
@@ -60,12 +60,12 @@ pub(crate) fn write(
                 put.generation.unwrap_or_default()
             )));
         }
-        if held.is_some_and(|held| held.value == put.value && held.until == put.until) {
+        if held.is_some_and(|held| held.value.holds(&put.value) && held.until == put.until) {
             continue;
         }
-        let value = Document::new(compact(Arc::unwrap_or_clone(put.value)));
-        let keyed = Keyed { owner: owner.to_owned(), generation: is + 1, until: put.until, value };
-        Arc::make_mut(&mut keys).insert(put.key, Arc::new(keyed));
+        let keyed =
+            Keyed { owner: owner.to_owned(), generation: is + 1, until: put.until, value: Kept::of(&put.value) };
+        keys.insert(put.key, Arc::new(keyed));
     }
     if keys.len() > KEYS_MAX && keys.len() > before.len() {
         return Err(Refusal::conflict(format!(
@@ -98,7 +98,7 @@ pub(crate) fn restore(view: &mut Snapshot, backup: &Snapshot) {
         let comes: BTreeMap<_, _> =
             kept.iter().filter(|(_, keyed)| fits(keyed)).map(|(key, keyed)| (key.clone(), keyed.clone())).collect();
         if !comes.is_empty() {
-            Arc::make_mut(&mut keys).extend(comes);
+            keys.extend(comes);
             replace(view, section, keys);
         }
     }
@@ -111,7 +111,7 @@ fn keep(view: &mut Snapshot, stays: impl Fn(&Keyed) -> bool) {
         .filter(|(_, keys)| !keys.values().all(|keyed| stays(keyed)))
         .map(|(section, keys)| {
             let rest = keys.iter().filter(|(_, keyed)| stays(keyed));
-            (section.clone(), Arc::new(rest.map(|(key, keyed)| (key.clone(), keyed.clone())).collect()))
+            (section.clone(), rest.map(|(key, keyed)| (key.clone(), keyed.clone())).collect())
         })
         .collect();
     for (section, keys) in changed {
@@ -121,7 +121,7 @@ fn keep(view: &mut Snapshot, stays: impl Fn(&Keyed) -> bool) {
 
 fn replace(view: &mut Snapshot, section: &str, keys: control_api::Section) {
     match view.sections.get(section) {
-        Some(there) if Arc::ptr_eq(there, &keys) => return,
+        Some(there) if there.ptr_eq(&keys) => return,
         None if keys.is_empty() => return,
         _ => {}
     }

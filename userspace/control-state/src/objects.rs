@@ -246,7 +246,7 @@ pub fn succeed(
         let kept = entries.iter().map(|entry| &entry.document);
         let comeback = Comeback::of(&state.view, cluster_id, version, kept);
         for name in &comeback.removes {
-            Arc::make_mut(&mut state.view.objects).remove(name);
+            state.view.objects.remove(name);
             Arc::make_mut(&mut state.claims).remove(name);
         }
         replaced.extend(comeback.replaces);
@@ -261,7 +261,7 @@ pub fn succeed(
             continue;
         }
         Arc::make_mut(&mut state.claims).remove(&name);
-        Arc::make_mut(&mut state.view.objects).insert(name.clone(), entry.document);
+        state.view.objects.insert(name.clone(), entry.document);
         if let Some(claim) = entry.claim {
             Arc::make_mut(&mut state.claims).insert(name.clone(), claim);
             claimed.push(name.clone());
@@ -366,7 +366,7 @@ fn remove_generated(state: &mut State, parents: &BTreeMap<String, BTreeSet<Strin
 
 fn remove(state: &mut State, names: impl IntoIterator<Item = String>) {
     for name in names {
-        Arc::make_mut(&mut state.view.objects).remove(&name);
+        state.view.objects.remove(&name);
         if state.claims.contains_key(&name) {
             Arc::make_mut(&mut state.claims).remove(&name);
         }
@@ -478,7 +478,7 @@ pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result
         }
         let parent = format!("{}:{name}", old.get("kind").and_then(Value::as_str).unwrap_or_default());
         parents.insert(parent, BTreeSet::new());
-        Arc::make_mut(&mut state.view.objects).remove(name);
+        state.view.objects.remove(name);
         if state.claims.contains_key(name) {
             Arc::make_mut(&mut state.claims).remove(name);
         }
@@ -489,7 +489,7 @@ pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result
 
 pub fn delete_all(state: &mut State, since: Option<u64>) -> Result<(), Refusal> {
     state.seen_all(since)?;
-    Arc::make_mut(&mut state.view.objects).clear();
+    state.view.objects.clear();
     state.claims = Arc::default();
     Ok(())
 }
@@ -500,7 +500,7 @@ fn set(view: &mut Snapshot, name: &str, old: Option<Document>, document: Documen
         return;
     }
     let document = dressed(Arc::unwrap_or_clone(document), old.as_deref(), owner, now);
-    Arc::make_mut(&mut view.objects).insert(name.to_owned(), Arc::new(compact(document)));
+    view.objects.insert(name.to_owned(), Arc::new(compact(document)));
 }
 
 /// The document with the metadata that the cluster keeps.

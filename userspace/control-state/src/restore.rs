@@ -34,7 +34,7 @@ pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>
         let here = view.objects.get(name).filter(|here| *here == document);
         (name.clone(), here.unwrap_or(document).clone())
     };
-    view.objects = Arc::new(backup.objects.iter().map(kept).collect());
+    view.objects = backup.objects.iter().map(kept).collect();
     keys::restore(view, &backup);
     view.custom_kinds = backup.custom_kinds;
     view.custom_data = backup.custom_data;

@@ -167,7 +167,7 @@ impl State {
         let mut next = self.readable();
         let (answer, delta) = match change(&mut next, action, &now) {
             Ok(created) => {
-                if removes && !Arc::ptr_eq(&self.view.objects, &next.view.objects) {
+                if removes && !self.view.objects.ptr_eq(&next.view.objects) {
                     keys::tidy(&mut next.view);
                 }
                 steer(&self.view, &mut next.view);

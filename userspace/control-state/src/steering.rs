@@ -10,13 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::command::SAYS_THAT_IT_STEERS;
+use crate::diff::changes;
 use base_model::HashRule;
 use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Members, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
 pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
-    if Arc::ptr_eq(&previous.objects, &next.objects) && previous.members == next.members {
+    let (before, after) = (&previous.objects, &next.objects);
+    if previous.members == next.members
+        && changes(before, after).all(|(_, was, now)| ![was, now].into_iter().flatten().any(is_virtual_ip))
+    {
         return;
     }
     let seed = seed(&next.cluster_id);

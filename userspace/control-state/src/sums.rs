@@ -12,7 +12,7 @@ use control_api::{Delta, Keyed, Member, Members, Snapshot, object_key, servers_o
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diff::{maps, member_changes};
+use crate::diff::{changes, maps};
 use crate::rooms::Rooms;
 use crate::state::State;
 
@@ -127,7 +127,7 @@ fn changed(view: &Snapshot, name: &str) -> u64 {
 
 fn members(old: &Members, new: &Members) -> u64 {
     let weigh = |name: &str, member: Option<&Arc<Member>>| member.map_or(0, |held| entry(MEMBER, name, plain(held)));
-    member_changes(old, new)
+    changes(old, new)
         .fold(0, |sum: u64, (name, was, now)| sum.wrapping_add(weigh(name, now)).wrapping_sub(weigh(name, was)))
 }
 
@@ -149,15 +149,17 @@ fn sections(old: &Snapshot, new: &Snapshot) -> u64 {
     if Arc::ptr_eq(&old.sections, &new.sections) {
         return 0;
     }
-    let none = Arc::new(BTreeMap::new());
     let names = old.sections.keys().chain(new.sections.keys().filter(|name| !old.sections.contains_key(*name)));
     names.fold(0, |sum: u64, name| {
-        let keys = |view: &Snapshot| view.sections.get(name).unwrap_or(&none).clone();
-        let weigh = |key: &str, keyed: &Arc<Keyed>| {
-            let rest = pair(text(KEYED, &keyed.owner), pair(keyed.generation, keyed.until.unwrap_or_default()));
-            pair(text(KEYED, name), entry(KEYED, key, pair(rest, value(&keyed.value))))
+        let keys = |view: &Snapshot| view.sections.get(name).cloned().unwrap_or_default();
+        let weigh = |key: &str, keyed: Option<&Arc<Keyed>>| {
+            keyed.map_or(0, |keyed| {
+                let rest = pair(text(KEYED, &keyed.owner), pair(keyed.generation, keyed.until.unwrap_or_default()));
+                pair(text(KEYED, name), entry(KEYED, key, pair(rest, value(&keyed.value.read()))))
+            })
         };
-        sum.wrapping_add(difference(&keys(old), &keys(new), weigh))
+        changes(&keys(old), &keys(new))
+            .fold(sum, |sum, (key, was, now)| sum.wrapping_add(weigh(key, now)).wrapping_sub(weigh(key, was)))
     })
 }
 

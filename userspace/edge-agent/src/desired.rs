@@ -1,15 +1,19 @@
 //! What the control plane published, in this plane's words.
 
 use crate::format::Format;
-use crate::sections::Sections;
+use crate::sections::{self, Sections};
 use base_model::HashRule;
 use edge_listeners::Purged;
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+
+/// Documents by name. A persistent map: versions share what is the same, and a change costs the way to it.
+pub type Objects = OrdMap<String, Arc<Value>>;
 
 /// Everything a machine has to know. Parts are shared: a new version clones what did not change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub struct Desired {
     /// Version of the configuration; grows.
     pub version: u64,
     /// Documents by name.
-    pub objects: Arc<BTreeMap<String, Arc<Value>>>,
+    pub objects: Objects,
     /// Machines by name.
     pub machines: Arc<BTreeMap<String, Machine>>,
     /// Who serves each VirtualIP, by the object's name.
@@ -40,7 +44,7 @@ pub struct Desired {
     /// Clusters and versions whose place this configuration has taken, by an operator's word.
     pub succeeds: Arc<Vec<(String, u64)>>,
     /// What controllers have learned, such as the servers of services, and the users' own data. A program of before passes it over.
-    #[serde(skip_serializing_if = "no_sections")]
+    #[serde(skip_serializing_if = "no_sections", deserialize_with = "sections::read")]
     pub sections: Arc<Sections>,
 }
 
@@ -130,9 +134,7 @@ impl Fork {
     }
 }
 
-type Documents = BTreeMap<String, Arc<Value>>;
-
-fn same_documents(one: &Documents, other: &Documents) -> bool {
+fn same_documents(one: &Objects, other: &Objects) -> bool {
     one.len() == other.len()
         && one.iter().all(|(name, document)| other.get(name).is_some_and(|same| same_value(document, same)))
 }
@@ -304,7 +306,7 @@ mod tests {
         let state = |id: &str, name: &str, version, objects: &[&str]| {
             let objects = objects.iter().map(|n| ((*n).to_owned(), Arc::new(json!({})))).collect();
             let (cluster_id, cluster_name) = (id.to_owned(), name.to_owned());
-            Desired { cluster_id, cluster_name, version, objects: Arc::new(objects), ..Desired::default() }
+            Desired { cluster_id, cluster_name, version, objects, ..Desired::default() }
         };
         let kept = state("one", "shop", 7, &["a", "b"]);
         for (other, expected) in [
@@ -345,7 +347,7 @@ mod tests {
         let state = |version, n: &[f64]| Desired {
             cluster_id: "one".into(),
             version,
-            objects: Arc::new(n.iter().map(|n| (format!("o{n:.0}"), Arc::new(json!({"n": n})))).collect()),
+            objects: n.iter().map(|n| (format!("o{n:.0}"), Arc::new(json!({"n": n})))).collect(),
             ..Desired::default()
         };
         let kept = state(7, &[1.1, 2.2]);

@@ -527,7 +527,7 @@ mod tests {
 
         let text = "x".repeat(64 << 10);
         let large = |version| Desired {
-            objects: Arc::new([("o".to_owned(), Arc::new(serde_json::json!({"text": text, "v": version})))].into()),
+            objects: imbl::OrdMap::unit("o".to_owned(), Arc::new(serde_json::json!({"text": text, "v": version}))),
             ..state(version)
         };
         (32..=50).for_each(|version| change(&large, version));

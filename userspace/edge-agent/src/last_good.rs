@@ -338,7 +338,7 @@ mod tests {
         let kept = LastGood::new(directory.path()).unwrap();
         let state = |version: u64| Desired {
             version,
-            objects: Arc::new([("o".to_owned(), Arc::new(json!({"v": version})))].into()),
+            objects: imbl::OrdMap::unit("o".to_owned(), Arc::new(json!({"v": version}))),
             ..Desired::default()
         };
         let lines = |versions: std::ops::Range<u64>| -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! What has to change to get from one state to another: pure, so that it can be tested without a machine.
 
 use crate::desired::{Desired, Purge};
-use crate::sections::{self, KeyChange};
+use crate::sections::{self, KeyChange, Told};
+use base_model::Kept;
 use base_model::kinds::{listens, named};
 use edge_listeners::Purged;
 use serde_json::Value;
@@ -72,7 +73,7 @@ pub enum Change {
     /// Rules that a controller has made for a server are others, or gone.
     Rules {
         server: String,
-        changes: Vec<(String, Option<Arc<Value>>)>,
+        changes: Vec<(String, Option<Kept>)>,
     },
     /// An object of a kind that this version does not know.
     Unknown {
@@ -180,7 +181,7 @@ fn by_server(rules: Vec<KeyChange>) -> impl Iterator<Item = Change> {
     let mut servers: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for KeyChange { key, value, .. } in rules {
         let (server, rule) = sections::rule_of(&key);
-        servers.entry(server.to_owned()).or_default().push((rule.to_owned(), value));
+        servers.entry(server.to_owned()).or_default().push((rule.to_owned(), value.map(Told::kept)));
     }
     servers.into_iter().map(|(server, changes)| Change::Rules { server, changes })
 }
@@ -203,11 +204,12 @@ fn purges(from: &Desired, to: &Desired) -> Vec<Purge> {
 mod tests {
     use super::*;
     use crate::desired::{Ticket, Tickets};
+    use crate::sections::Section;
     use serde_json::json;
 
     fn desired(objects: &[(&str, Value)]) -> Desired {
         let objects = objects.iter().map(|(n, v)| ((*n).to_owned(), Arc::new(v.clone()))).collect();
-        Desired { objects: Arc::new(objects), ..Desired::default() }
+        Desired { objects, ..Desired::default() }
     }
 
     #[test]
@@ -295,9 +297,9 @@ mod tests {
 
     #[test]
     fn what_was_learned_goes_before_the_pipelines_that_use_it() {
-        let keys = BTreeMap::from([("r/s".to_owned(), Arc::new(json!({"instances": []})))]);
+        let keys = [("r/s".to_owned(), Kept::of(&json!({"instances": []})))].into_iter().collect();
         let with = Desired {
-            sections: Arc::new([("endpoints".to_owned(), Arc::new(keys))].into()),
+            sections: Arc::new([("endpoints".to_owned(), Section::Learned(keys))].into()),
             ..desired(&[("p", json!({"kind": "Pipeline"}))])
         };
         let changes = plan(&desired(&[]), &with);
@@ -310,8 +312,8 @@ mod tests {
     #[test]
     fn rules_of_a_server_change_together_after_what_they_lead_to_and_before_it() {
         let with = |rules: &[(&str, u64)], more: &[(&str, Value)]| {
-            let keys = rules.iter().map(|(key, n)| ((*key).to_owned(), Arc::new(json!({"n": n})))).collect();
-            Desired { sections: Arc::new([("rules".to_owned(), Arc::new(keys))].into()), ..desired(more) }
+            let keys = rules.iter().map(|(key, n)| ((*key).to_owned(), Kept::of(&json!({"n": n})))).collect();
+            Desired { sections: Arc::new([("rules".to_owned(), Section::Learned(keys))].into()), ..desired(more) }
         };
         let objects = [("c/web", json!({"kind": "HTTPServer", "port": 1})), ("c/p", json!({"kind": "Pipeline"}))];
         let full = with(&[("c/web#0000 a", 1), ("c/web#0000 b", 1), ("c/tls#0000 a", 1)], &objects);

@@ -1,9 +1,12 @@
 //! What controllers have learned and users keep, section by section: this machine's part of it.
 
+use base_model::Kept;
 use edge_listeners::acme::{ACME, Acme, CERTIFICATES};
 use edge_pipeline::custom_data::CustomData;
 use edge_upstream::discovery::{Directory, Instance};
-use serde::Deserialize;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +15,127 @@ use std::sync::Arc;
 pub type Sections = BTreeMap<String, Section>;
 
 /// One section.
-pub type Section = Arc<BTreeMap<String, Arc<Value>>>;
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Section {
+    /// What controllers have learned: looked at when it is another, and by the ten thousand, so it is kept as text. A persistent map, whose
+    /// versions share what is the same.
+    Learned(OrdMap<String, Kept>),
+    /// The users' own data, which whoever asks for it shares.
+    Users(Arc<BTreeMap<String, Arc<Value>>>),
+}
+
+/// The value of a key.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Told {
+    Learned(Kept),
+    Users(Arc<Value>),
+}
 
 /// A key of a section that is different; `None`: it is gone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyChange {
     pub section: String,
     pub key: String,
-    pub value: Option<Arc<Value>>,
+    pub value: Option<Told>,
+}
+
+impl Told {
+    pub fn value(&self) -> Arc<Value> {
+        match self {
+            Told::Learned(kept) => Arc::new(kept.read()),
+            Told::Users(value) => value.clone(),
+        }
+    }
+
+    pub fn kept(self) -> Kept {
+        match self {
+            Told::Learned(kept) => kept,
+            Told::Users(value) => Kept::of(&value),
+        }
+    }
+}
+
+impl PartialEq for Told {
+    fn eq(&self, other: &Told) -> bool {
+        match (self, other) {
+            (Told::Learned(one), Told::Learned(other)) => one == other,
+            (Told::Users(one), Told::Users(other)) => one == other,
+            (Told::Learned(kept), Told::Users(value)) | (Told::Users(value), Told::Learned(kept)) => kept.holds(value),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Told {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Told, D::Error> {
+        Ok(Told::Users(Arc::new(Value::deserialize(d)?)))
+    }
+}
+
+impl Section {
+    /// The section of this name, as long as it has no keys.
+    fn empty(name: &str) -> Section {
+        if name.starts_with(CUSTOM_DATA) { Section::Users(Arc::default()) } else { Section::Learned(OrdMap::new()) }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Section::Learned(keys) => keys.is_empty(),
+            Section::Users(keys) => keys.is_empty(),
+        }
+    }
+
+    fn set(&mut self, key: String, value: Option<Told>) {
+        match self {
+            Section::Learned(keys) => match value {
+                Some(value) => drop(keys.insert(key, value.kept())),
+                None => drop(keys.remove(&key)),
+            },
+            Section::Users(keys) => match value {
+                Some(value) => drop(Arc::make_mut(keys).insert(key, value.value())),
+                None => drop(Arc::make_mut(keys).remove(&key)),
+            },
+        }
+    }
+
+    fn told(&self) -> BTreeMap<&String, Told> {
+        match self {
+            Section::Learned(keys) => keys.iter().map(|(key, kept)| (key, Told::Learned(kept.clone()))).collect(),
+            Section::Users(keys) => keys.iter().map(|(key, value)| (key, Told::Users(value.clone()))).collect(),
+        }
+    }
+
+    /// Keys that are gone, and values that are new or different.
+    fn changes(&self, now: &Section) -> Changes {
+        match (self, now) {
+            (Section::Learned(was), Section::Learned(now)) => {
+                let (gone, put) = values(was, now);
+                let put = put.into_iter().map(|(key, now)| (key.clone(), Told::Learned(now.clone())));
+                (gone.into_iter().cloned().collect(), put.collect())
+            }
+            (Section::Users(was), Section::Users(now)) if Arc::ptr_eq(was, now) => Changes::default(),
+            (was, now) => {
+                let (was, now) = (was.told(), now.told());
+                let gone = was.keys().filter(|key| !now.contains_key(*key)).map(|key| (*key).clone()).collect();
+                let put = now.into_iter().filter(|(key, now)| was.get(key) != Some(now));
+                (gone, put.map(|(key, now)| (key.clone(), now)).collect())
+            }
+        }
+    }
+}
+
+type Changes = (Vec<String>, Vec<(String, Told)>);
+
+/// As they stand in a file.
+pub fn read<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Sections>, D::Error> {
+    let all = BTreeMap::<String, BTreeMap<String, Told>>::deserialize(d)?;
+    let section = |(name, keys): (String, BTreeMap<String, Told>)| {
+        let mut section = Section::empty(&name);
+        keys.into_iter().for_each(|(key, value)| section.set(key, Some(value)));
+        (name, section)
+    };
+    Ok(Arc::new(all.into_iter().map(section).collect()))
 }
 
 impl KeyChange {
@@ -32,40 +148,33 @@ impl KeyChange {
     }
 }
 
-/// What is different, section by section and key by key. Unchanged sections are shared, so that only changed ones are walked.
+/// What is different, section by section and key by key. What two versions share is not walked.
 pub fn between(from: &Sections, to: &Sections) -> Vec<KeyChange> {
-    let empty = Section::default();
     let mut changes = Vec::new();
     let names = from.keys().chain(to.keys().filter(|name| !from.contains_key(*name)));
     for section in names {
+        let empty = Section::empty(section);
         let (before, after) = (from.get(section).unwrap_or(&empty), to.get(section).unwrap_or(&empty));
-        if Arc::ptr_eq(before, after) {
-            continue;
-        }
-        let change = |key: &String, value| KeyChange { section: section.clone(), key: key.clone(), value };
-        let (gone, put) = values(before, after);
+        let change = |key: String, value| KeyChange { section: section.clone(), key, value };
+        let (gone, put) = before.changes(after);
         changes.extend(gone.into_iter().map(|key| change(key, None)));
-        changes.extend(put.into_iter().map(|(key, now)| change(key, Some(now.clone()))));
+        changes.extend(put.into_iter().map(|(key, now)| change(key, Some(now))));
     }
     changes
 }
 
-type Values = BTreeMap<String, Arc<Value>>;
-
-/// Keys that are gone, and values that are new or different: one walk through both, in the order of their keys.
-pub(crate) fn values<'v>(from: &'v Values, to: &'v Values) -> (Vec<&'v String>, Vec<(&'v String, &'v Arc<Value>)>) {
+/// Keys that are gone, and values that are new or different, both in the order of their keys.
+pub(crate) fn values<'v, V: PartialEq>(
+    from: &'v OrdMap<String, V>,
+    to: &'v OrdMap<String, V>,
+) -> (Vec<&'v String>, Vec<(&'v String, &'v V)>) {
     let (mut gone, mut put) = (Vec::new(), Vec::new());
-    let mut before = from.iter().peekable();
-    for (key, now) in to {
-        while let Some((left, _)) = before.next_if(|(left, _)| *left < key) {
-            gone.push(left);
-        }
-        match before.next_if(|(there, _)| *there == key) {
-            Some((_, was)) if Arc::ptr_eq(was, now) || was == now => {}
-            _ => put.push((key, now)),
+    for item in from.diff(to) {
+        match item {
+            DiffItem::Add(key, now) | DiffItem::Update { new: (key, now), .. } => put.push((key, now)),
+            DiffItem::Remove(key, _) => gone.push(key),
         }
     }
-    gone.extend(before.map(|(left, _)| left));
     (gone, put)
 }
 
@@ -73,11 +182,8 @@ pub(crate) fn values<'v>(from: &'v Values, to: &'v Values) -> (Vec<&'v String>, 
 pub fn advance(sections: &mut Arc<Sections>, changes: impl IntoIterator<Item = KeyChange>) {
     for KeyChange { section, key, value } in changes {
         let sections = Arc::make_mut(sections);
-        let keys = Arc::make_mut(sections.entry(section.clone()).or_default());
-        match value {
-            Some(value) => drop(keys.insert(key, value)),
-            None => drop(keys.remove(&key)),
-        }
+        let keys = sections.entry(section.clone()).or_insert_with(|| Section::empty(&section));
+        keys.set(key, value);
         if keys.is_empty() {
             sections.remove(&section);
         }
@@ -90,7 +196,7 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
         ENDPOINTS => {
             let service: Service = match &change.value {
                 None => Service::default(),
-                Some(value) => Service::deserialize(&**value)
+                Some(value) => Service::deserialize(&*value.value())
                     .map_err(|error| format!("servers of {} cannot be read: {error}", change.key))?,
             };
             let instances = service.instances.into_iter();
@@ -98,10 +204,12 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
             Ok(())
         }
         section if section.starts_with(CUSTOM_DATA) => {
-            CustomData::here().set(&section[CUSTOM_DATA.len()..], &change.key, change.value.clone());
+            CustomData::here().set(&section[CUSTOM_DATA.len()..], &change.key, change.value.as_ref().map(Told::value));
             Ok(())
         }
-        known @ (CERTIFICATES | ACME) => Acme::here().apply(known, &change.key, change.value.as_ref()),
+        known @ (CERTIFICATES | ACME) => {
+            Acme::here().apply(known, &change.key, change.value.as_ref().map(Told::value).as_ref())
+        }
         // What is new to this version is of no use to it; that it goes is no loss.
         _ if change.value.is_none() => Ok(()),
         _ => {
@@ -165,11 +273,14 @@ mod tests {
     use serde_json::json;
 
     fn sections(keys: &[(&str, &str, u64)]) -> Sections {
-        let mut all: BTreeMap<String, BTreeMap<String, Arc<Value>>> = BTreeMap::new();
-        for (section, key, n) in keys {
-            all.entry((*section).to_owned()).or_default().insert((*key).to_owned(), Arc::new(json!({"n": n})));
-        }
-        all.into_iter().map(|(section, keys)| (section, Arc::new(keys))).collect()
+        let mut all = Arc::default();
+        let change = |(section, key, n): &(&str, &str, u64)| KeyChange {
+            section: (*section).to_owned(),
+            key: (*key).to_owned(),
+            value: Some(Told::Learned(Kept::of(&json!({"n": n})))),
+        };
+        advance(&mut all, keys.iter().map(change));
+        Arc::unwrap_or_clone(all)
     }
 
     #[test]
@@ -192,7 +303,7 @@ mod tests {
         let change = |section: &str, value: Option<Value>| KeyChange {
             section: section.to_owned(),
             key: "sections/s".to_owned(),
-            value: value.map(Arc::new),
+            value: value.map(|value| Told::Users(Arc::new(value))),
         };
         assert!(apply(&change("meshes", Some(json!({})))).unwrap_err().contains("does not know"));
         assert_eq!(apply(&change("meshes", None)), Ok(()));

@@ -2,7 +2,7 @@
 
 use crate::desired::{Desired, Machine, Steering, Tickets};
 use crate::format::{self, Format, Unread};
-use crate::sections::{self, KeyChange};
+use crate::sections::{self, KeyChange, Told};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct Step {
     pub succeeds: Option<Arc<Vec<(String, u64)>>>,
     /// Keys of sections; `None` where one is gone.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub sections: BTreeMap<String, BTreeMap<String, Option<Arc<Value>>>>,
+    pub sections: BTreeMap<String, BTreeMap<String, Option<Told>>>,
 }
 
 /// Says that a version went live: what a journal tells of it is more than a plan.
@@ -115,11 +115,10 @@ impl Step {
         if !self.begins_at(state) {
             return false;
         }
-        let objects = Arc::make_mut(&mut state.objects);
         for name in &self.deletes {
-            objects.remove(name);
+            state.objects.remove(name);
         }
-        objects.extend(self.puts);
+        state.objects.extend(self.puts);
         if state.cluster_id != self.cluster_id {
             // Another one counts from the beginning.
             state.purged = 0;
@@ -174,6 +173,8 @@ fn sum(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sections::Section;
+    use base_model::Kept;
     use serde_json::json;
 
     #[test]
@@ -181,14 +182,12 @@ mod tests {
         let state = |version: u64, objects: &[(&str, u64)]| Desired {
             cluster_id: "c".into(),
             version,
-            objects: Arc::new(
-                objects.iter().map(|(name, n)| ((*name).to_owned(), Arc::new(json!({"n": n})))).collect(),
-            ),
+            objects: objects.iter().map(|(name, n)| ((*name).to_owned(), Arc::new(json!({"n": n})))).collect(),
             ..Desired::default()
         };
         let learned = |state: Desired, keys: &[(&str, u64)]| {
-            let keys = keys.iter().map(|(key, n)| ((*key).to_owned(), Arc::new(json!({"n": n})))).collect();
-            Desired { sections: Arc::new([("endpoints".to_owned(), Arc::new(keys))].into()), ..state }
+            let keys = keys.iter().map(|(key, n)| ((*key).to_owned(), Kept::of(&json!({"n": n})))).collect();
+            Desired { sections: Arc::new([("endpoints".to_owned(), Section::Learned(keys))].into()), ..state }
         };
         let one = learned(state(1, &[("a", 1), ("b", 1), ("c", 1)]), &[("r/s", 1), ("r/t", 1), ("r/u", 1)]);
         let two = learned(state(2, &[("a", 1), ("b", 2), ("d", 1)]), &[("r/s", 1), ("r/t", 2), ("r/v", 1)]);

@@ -16,7 +16,7 @@ use crate::watch::{Keeps, Watch};
 use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{
-    GlobalFilterSpec, HttpServerSpec, LogSinkSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec,
+    GlobalFilterSpec, HttpServerSpec, Kept, LogSinkSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec,
     TracingSpec,
 };
 use base_quic::Elsewhere;
@@ -621,11 +621,7 @@ impl Traffic {
 
     /// Puts rules that a controller has made for a server in force, or takes them away, by their keys. Those that cannot be read leave
     /// what was there; says which, and why.
-    pub fn apply_rules(
-        &self,
-        server: &str,
-        changes: &[(String, Option<Arc<Value>>)],
-    ) -> Vec<(String, Result<(), String>)> {
+    pub fn apply_rules(&self, server: &str, changes: &[(String, Option<Kept>)]) -> Vec<(String, Result<(), String>)> {
         let mut results = Vec::with_capacity(changes.len());
         {
             let mut all = lock(&self.shared.made_rules);

@@ -718,13 +718,13 @@ fn rules_that_a_controller_makes_come_change_and_go_one_by_one(io: IoMode) {
     }
     let rule = |host: &str, backend: &str| {
         let paths = serde_json::json!([{"pathPrefix": "/", "backend": backend}]);
-        Some(Arc::new(if host.is_empty() {
+        Some(base_model::Kept::of(&if host.is_empty() {
             serde_json::json!({"paths": paths})
         } else {
             serde_json::json!({"host": host, "paths": paths})
         }))
     };
-    let apply = |server: &str, changes: &[(&str, Option<Arc<serde_json::Value>>)]| {
+    let apply = |server: &str, changes: &[(&str, Option<base_model::Kept>)]| {
         let changes: Vec<_> = changes.iter().map(|(key, rule)| ((*key).to_owned(), rule.clone())).collect();
         let results = house.traffic.apply_rules(server, &changes);
         results.into_iter().filter_map(|(_, done)| done.err()).collect::<Vec<String>>()

@@ -11,6 +11,7 @@ use edge_agent::Agent;
 use edge_agent::desired::{Desired, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
 use edge_agent::sections;
 use edge_listeners::Purged;
+use imbl::ordmap::DiffItem;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -245,13 +246,23 @@ impl<U> Work<U> {
             return before.clone();
         }
         let section = |(name, keys): (&String, &control_api::Section)| {
-            let known = sections.get(name).filter(|known| Arc::ptr_eq(known, keys));
-            let known = known.and_then(|_| before.get(name)).cloned();
-            let values = || keys.iter().map(|(key, keyed)| (key.clone(), keyed.value.clone())).collect();
-            (name.clone(), known.unwrap_or_else(|| Arc::new(values())))
+            let (was, mut values) = match (sections.get(name), before.get(name)) {
+                (Some(was), Some(sections::Section::Learned(values))) => (was.clone(), values.clone()),
+                _ => Default::default(),
+            };
+            for item in was.diff(keys) {
+                match item {
+                    DiffItem::Add(key, keyed) | DiffItem::Update { new: (key, keyed), .. } => {
+                        values.insert(key.clone(), keyed.value.clone());
+                    }
+                    DiffItem::Remove(key, _) => drop(values.remove(key)),
+                }
+            }
+            (name.clone(), sections::Section::Learned(values))
         };
         let own = self.snapshot.custom_data.iter().filter(|(kind, _)| !kind.starts_with(WASM_KINDS));
-        let own = own.map(|(kind, items)| (format!("{}{kind}", sections::CUSTOM_DATA), items.clone()));
+        let own = own
+            .map(|(kind, items)| (format!("{}{kind}", sections::CUSTOM_DATA), sections::Section::Users(items.clone())));
         let learned = Arc::new(self.snapshot.sections.iter().map(section).chain(own).collect());
         self.learned = (self.snapshot.sections.clone(), self.snapshot.custom_data.clone(), learned);
         self.learned.2.clone()

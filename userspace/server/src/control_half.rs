@@ -11,7 +11,6 @@ use control_api::{Member, MemberRole};
 use control_controllers::Keys;
 use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -50,7 +49,7 @@ struct Taken(Arc<dyn Catalog>);
 
 impl control_controllers::Checks for Taken {
     fn check(&self, document: &Value) -> Result<(), String> {
-        let checked = self.0.check(std::slice::from_ref(document), &BTreeMap::new());
+        let checked = self.0.check(std::slice::from_ref(document), &control_api::Objects::new());
         checked.into_iter().find_map(Result::err).map_or(Ok(()), |problems| Err(problems.join("; ")))
     }
 }

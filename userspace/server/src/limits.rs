@@ -14,7 +14,7 @@ use axum::routing::post;
 use base_model::{Cidr, PortsSpec, Protocol, VirtualIpSpec};
 use control_api::Member;
 use control_raft::Control;
-use edge_agent::desired::{Desired, Steering};
+use edge_agent::desired::{Desired, Objects, Steering};
 use edge_filters::limits::{BySource, Limit, limits, now_ms, set_all_steer, set_by_source, set_edges};
 use hyper::Method;
 use proto_admission::limits::{Grant, Owned, Rate, Report, owner_of};
@@ -146,16 +146,15 @@ pub async fn speak(name: String, shares: Arc<Shares>, health: Arc<Health>) {
 /// Finds where a source has one machine, whenever documents or steering have changed.
 #[derive(Default)]
 pub struct Sources {
-    seen: Option<(Arc<Objects>, Arc<Steerings>)>,
+    seen: Option<(Objects, Arc<Steerings>)>,
 }
 
-type Objects = BTreeMap<String, Arc<serde_json::Value>>;
 type Steerings = BTreeMap<String, Arc<Steering>>;
 
 impl Sources {
     pub fn look(&mut self, desired: &Desired) {
-        let is_seen = |(objects, steering): &(Arc<Objects>, _)| {
-            Arc::ptr_eq(objects, &desired.objects) && Arc::ptr_eq(steering, &desired.steering)
+        let is_seen = |(objects, steering): &(Objects, _)| {
+            objects.ptr_eq(&desired.objects) && Arc::ptr_eq(steering, &desired.steering)
         };
         if self.seen.as_ref().is_some_and(is_seen) {
             return;

@@ -53,7 +53,7 @@ impl<C: Cluster> Shared<C> {
         let now = milliseconds(SystemTime::now());
         let since = |name: &String| {
             let keyed = acme.get(&format!("{PREFIX}{name}"));
-            keyed.and_then(|keyed| keyed.value.get("since").and_then(Value::as_u64)).unwrap_or_default()
+            keyed.and_then(|keyed| keyed.value.read().get("since").and_then(Value::as_u64)).unwrap_or_default()
         };
         let mut lately = known.iter().filter(|name| is_recent(since(name), now)).count();
         let (mut count, mut puts) = (known.len(), Vec::new());

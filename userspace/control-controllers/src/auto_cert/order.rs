@@ -222,7 +222,7 @@ impl<C: Cluster> Shared<C> {
     /// Takes out what an earlier order of this name has left in its zone.
     async fn clear(&self, wish: &Wish) -> Result<(), Stop> {
         let key = format!("txt/{}", wish.name);
-        let Some(left) = self.section(ACME).get(&key).map(|keyed| keyed.value.clone()) else { return Ok(()) };
+        let Some(left) = self.section(ACME).get(&key).map(|keyed| keyed.value.read()) else { return Ok(()) };
         let text = |field: &str| left.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let record = Txt { name: text("record"), zone: text("zone"), value: text("value") };
         if self.take_out(wish, &record, &text("id")).await {

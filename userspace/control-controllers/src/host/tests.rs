@@ -58,7 +58,7 @@ impl World {
     pub(crate) fn services(&self) -> BTreeMap<String, Value> {
         let state = self.state();
         let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
-        keys.iter().map(|(key, keyed)| (key.clone(), Value::clone(&keyed.value))).collect()
+        keys.iter().map(|(key, keyed)| (key.clone(), keyed.value.read())).collect()
     }
 }
 
@@ -366,12 +366,16 @@ async fn an_order_that_fails_is_remembered_by_whoever_leads_next() {
                      "directoryURL": "http://127.0.0.1:1/dir"}));
     let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys));
     let section = || world.state().view.sections.get(auto_cert::ACME).cloned().unwrap_or_default();
-    let record = || section().get("order/b.test").map(|keyed| Value::clone(&keyed.value)).unwrap_or_default();
+    let record = || section().get("order/b.test").map(|keyed| keyed.value.read()).unwrap_or_default();
     eventually("it has failed", || record()["failures"] == 1).await;
     assert!(record()["error"].as_str().is_some_and(|why| why.contains("cannot be asked")), "{}", record());
     let kept = std::fs::read_to_string(directory.path().join("cluster-keys")).unwrap();
     let id = base_tls::seal::SealKey::read(&kept).unwrap().id().to_owned();
-    assert_eq!(section()[auto_cert::SEAL].value["id"], id.as_str(), "the state names the key, and does not have it");
+    assert_eq!(
+        section()[auto_cert::SEAL].value.read()["id"],
+        id.as_str(),
+        "the state names the key, and does not have it"
+    );
     let status = || board.statuses(None).get("c").cloned().unwrap_or_default();
     eventually("the status says so", || status()["domains"][0]["state"] == "failed").await;
     world.lead(None);
@@ -425,17 +429,18 @@ fn what_a_controller_makes_asks_it_for_nothing() {
         let document = json!({"name": name, "kind": "Pipeline", "filters": [filter], "labels": labels});
         (name.to_owned(), Document::new(document))
     };
-    let all: BTreeMap<String, Document> = [
+    let all: control_api::Objects = [
         ("ing".to_owned(), Document::new(json!({"name": "ing", "kind": "IngressController"}))),
         pipeline("theirs", "user-api", "shop/a:80"),
         pipeline("of-another", "GatewayController:gw", "shop/b:80"),
     ]
-    .into();
-    assert!(objects.look(&Arc::new(all.clone())));
+    .into_iter()
+    .collect();
+    assert!(objects.look(&all));
     let asked = BTreeSet::from(["shop/a:80".to_owned(), "shop/b:80".to_owned()]);
     assert_eq!(objects.services_of("ing", &board), asked);
     let mut more = all;
     more.extend([pipeline("ing.shop.s.80", "IngressController:ing", "shop/s:80")]);
-    assert!(!objects.look(&Arc::new(more)), "there is nothing to tell it");
+    assert!(!objects.look(&more), "there is nothing to tell it");
     assert_eq!(objects.services_of("ing", &board), asked);
 }

@@ -12,8 +12,10 @@ fn server(name: &str, port: u16) -> Arc<Value> {
 
 #[test]
 fn a_server_goes_with_the_one_that_takes_its_port_and_with_no_other() {
-    let objects: BTreeMap<String, Document> =
-        [("old", 80), ("other", 81), ("last", 82)].map(|(name, port)| (name.to_owned(), server(name, port))).into();
+    let objects: Objects = [("old", 80), ("other", 81), ("last", 82)]
+        .map(|(name, port)| (name.to_owned(), server(name, port)))
+        .into_iter()
+        .collect();
     let gone = ["old", "other", "last"].map(str::to_owned).into_iter();
     let servers = [server("a", 443), server("b", 80), server("c", 82)];
     let (puts, left) = paired(servers.iter().collect(), gone, &objects);

@@ -5,8 +5,7 @@
 
 use super::Rule;
 use crate::traffic::PipelineSlot;
-use base_model::{Findings, RouterKind, RuleSpec, problem};
-use serde_json::Value;
+use base_model::{Findings, Kept, RouterKind, RuleSpec, problem};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +15,7 @@ pub type MadeRules = BTreeMap<Arc<str>, Arc<MadeRule>>;
 /// One of them.
 #[derive(Debug)]
 pub struct MadeRule {
-    spec: Arc<Value>,
+    spec: Kept,
     state: Mutex<State>,
 }
 
@@ -29,7 +28,7 @@ enum State {
 
 impl MadeRule {
     /// Reads an entry of `rules`. The error says what is wrong with it.
-    pub fn read(spec: &Arc<Value>) -> Result<Arc<MadeRule>, String> {
+    pub fn read(spec: &Kept) -> Result<Arc<MadeRule>, String> {
         let rule = decoded(spec)?;
         // As a server's document would be.
         let mut findings = Findings::default();
@@ -44,8 +43,8 @@ impl MadeRule {
     }
 
     /// Whether it was read from this.
-    pub fn is_of(&self, spec: &Arc<Value>) -> bool {
-        Arc::ptr_eq(&self.spec, spec) || self.spec == *spec
+    pub fn is_of(&self, spec: &Kept) -> bool {
+        self.spec == *spec
     }
 
     /// Compiled: once, however many routers it is in. It stays with its server, whose pipelines it leads to.
@@ -63,8 +62,10 @@ impl MadeRule {
     }
 }
 
-fn decoded(spec: &Value) -> Result<RuleSpec, String> {
-    base_model::decode::<RuleSpec>(spec, "").map(|decoded| decoded.value).map_err(|problems| problem::render(&problems))
+fn decoded(spec: &Kept) -> Result<RuleSpec, String> {
+    base_model::decode::<RuleSpec>(&spec.read(), "")
+        .map(|decoded| decoded.value)
+        .map_err(|problems| problem::render(&problems))
 }
 
 #[cfg(test)]
@@ -73,10 +74,10 @@ mod tests {
     use super::super::{COMPILED, Router};
     use super::*;
     use base_model::HttpServerSpec;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn made(rules: &[(&str, Value)]) -> MadeRules {
-        rules.iter().map(|(key, rule)| (Arc::from(*key), MadeRule::read(&Arc::new(rule.clone())).unwrap())).collect()
+        rules.iter().map(|(key, rule)| (Arc::from(*key), MadeRule::read(&Kept::of(rule)).unwrap())).collect()
     }
 
     fn host(n: usize, backend: &str) -> (String, Value) {
@@ -109,7 +110,7 @@ mod tests {
         let before = router(&spec, &rules);
         assert_eq!(count(), HOSTS);
         let (key, changed) = host(7, "b");
-        rules.insert(key.as_str().into(), MadeRule::read(&Arc::new(changed)).unwrap());
+        rules.insert(key.as_str().into(), MadeRule::read(&Kept::of(&changed)).unwrap());
         let after = router(&spec, &rules);
         assert_eq!(count(), 1, "of {HOSTS} rules one is another");
         for (text, then, now) in
@@ -158,7 +159,7 @@ mod tests {
             ),
             (json!([]), ""),
         ] {
-            let refused = MadeRule::read(&Arc::new(rule.clone())).unwrap_err();
+            let refused = MadeRule::read(&Kept::of(&rule)).unwrap_err();
             assert!(refused.contains(wanted), "{rule}: {refused}");
         }
     }
