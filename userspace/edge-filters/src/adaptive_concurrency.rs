@@ -66,7 +66,7 @@ pub const KIND: FilterKind = FilterKind {
 impl AdaptiveConcurrency {
     fn new(spec: &AdaptiveConcurrencySpec, parts: &Parts<'_>) -> Result<AdaptiveConcurrency, BuildError> {
         let previous = parts.previous.and_then(|previous| previous.downcast::<AdaptiveConcurrency>());
-        let name = format!("{}/{}", parts.pipeline, parts.name);
+        let name = parts.place();
         let (servers, workers) = (vec!["flow".to_owned()], parts.telemetry.workers());
         let ranking = Ranking::new(spec, &name, servers, workers, previous.map(|filter| &*filter.ranking))
             .map_err(|why| unexpected("priorities", why))?;

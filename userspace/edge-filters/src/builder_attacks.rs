@@ -2,7 +2,7 @@
 
 use crate::testing::*;
 use crate::{data_builder, request_adaptor, request_builder, response_adaptor, response_builder};
-use edge_pipeline::{Exchange, SUCCESS};
+use edge_pipeline::{Exchange, PipelineName, SUCCESS};
 use serde_json::{Value, json};
 
 /// What a client would write to get out of a scalar.
@@ -128,8 +128,7 @@ fn a_refused_value_is_counted_and_told() {
     let telemetry = base_telemetry::Telemetry::new(base_telemetry::Identity::default(), 1);
     let parts = edge_pipeline::Parts {
         name: "f",
-        pipeline: "p",
-        is_global: false,
+        pipeline: &PipelineName::of_object("p"),
         previous: None,
         resilience: &[],
         telemetry: &telemetry,

@@ -42,7 +42,8 @@
 //!
 //! Outcomes: `hit` (answered from memory: the flow ends, or goes where `jumpIf` says) and `notCached` (the client asks with
 //! `only-if-cached` for what is not there: 504). Fits HTTPServer. Costs a hash of the key, a lock that is taken to read, and a copy of the
-//! head; bodies are shared. Metrics: `weir_cache_requests_total` and its kin, by `PIPELINE/FILTER`. Memory is booked as `caches`.
+//! head; bodies are shared. Metrics: `weir_cache_requests_total` and its kin, by `PIPELINE/FILTER`, in a GlobalFilter
+//! `GLOBALFILTER:beforePipeline/FILTER`. Memory is booked as `caches`.
 
 mod fetch;
 
@@ -323,7 +324,7 @@ impl Cache {
                 && shared.spec.max_bytes == spec.max_bytes
         });
         let store = same_store.map(|shared| shared.store.clone()).unwrap_or_else(|| {
-            let name = format!("{}/{}", parts.pipeline, parts.name);
+            let name = parts.place();
             let stats = parts.telemetry.cache(&name, &cache::REASONS);
             let (most, entry) = (spec.max_bytes as usize, spec.max_entry_bytes as usize);
             let store = Store::new(name, most, entry, stats, limit("cache_memory"));

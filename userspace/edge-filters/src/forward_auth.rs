@@ -165,7 +165,7 @@ impl ForwardAuth {
             ..CallSettings::default()
         };
         let names = PoolNames {
-            pool: format!("{}/proxy#{}#auth", parts.pipeline, parts.name),
+            pool: parts.pool("auth"),
             proxy: parts.name.to_owned(),
             kind: KIND.kind.to_owned(),
             ..PoolNames::default()
@@ -364,6 +364,7 @@ impl Filter for ForwardAuth {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::PipelineName;
     use proto_http::Headers;
 
     fn auth(fields: &str) -> ForwardAuth {
@@ -371,8 +372,7 @@ mod tests {
         let telemetry = telemetry();
         let parts = Parts {
             name: "f",
-            pipeline: "p",
-            is_global: false,
+            pipeline: &PipelineName::of_object("p"),
             previous: None,
             resilience: &[],
             telemetry: &telemetry,

@@ -47,8 +47,8 @@ use base_runtime::time::Deadline;
 use base_telemetry::{Limit, Telemetry};
 use edge_pipeline::grpc::{self, Code};
 use edge_pipeline::{
-    Body, BodyError, BodyStream, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, SUCCESS, Sight, Step,
-    Touches, overload,
+    Body, BodyError, BodyStream, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, PipelineName,
+    SUCCESS, Sight, Step, Touches, overload,
 };
 use proto_http::Headers;
 use schemars::JsonSchema;
@@ -382,7 +382,7 @@ struct Forward {
     pool: GrpcPoolSpec,
     /// What a filter is built from, to build more of them.
     name: String,
-    pipeline: String,
+    pipeline: PipelineName,
     resilience: Vec<NamedSpec>,
     telemetry: Arc<Telemetry>,
     /// By what was named.
@@ -398,7 +398,7 @@ impl Forward {
             spec: spec.clone(),
             pool: pool.clone(),
             name: parts.name.to_owned(),
-            pipeline: parts.pipeline.to_owned(),
+            pipeline: parts.pipeline.clone(),
             resilience: parts.resilience.to_vec(),
             telemetry: parts.telemetry.clone(),
             known: Mutex::default(),
@@ -426,7 +426,6 @@ impl Forward {
         let parts = Parts {
             name: &self.name,
             pipeline: &self.pipeline,
-            is_global: false,
             previous: None,
             resilience: &self.resilience,
             telemetry: &self.telemetry,

@@ -6,7 +6,7 @@
 use crate::each_worker::EachWorker;
 use arc_swap::{ArcSwap, Guard};
 use base_telemetry::registry::Encoder;
-use edge_pipeline::Parts;
+use edge_pipeline::{Parts, PipelineName};
 use proto_admission::{Desk, Keys, RoomKeys, Rules};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -20,7 +20,7 @@ pub struct Hall {
 
 /// A desk and what became of requests at it.
 pub struct Room {
-    pub pipeline: String,
+    pub pipeline: PipelineName,
     pub filter: String,
     pub kind: &'static str,
     pub desk: Desk,
@@ -93,19 +93,18 @@ impl Hall {
         sale: &str,
         (rules, starts_ms): (Rules, u64),
     ) -> Arc<Room> {
-        let (pipeline, filter) = (parts.pipeline, parts.name);
         let mut state = lock(&self.rooms);
         let (rooms, keys) = &mut *state;
         rooms.retain(|room| room.strong_count() > 0);
-        let name = format!("{pipeline}/{filter}");
+        let name = parts.place();
         let mut known = rooms.iter().filter_map(Weak::upgrade);
         if let Some(room) = known.find(|room| room.desk.room() == name && room.desk.sale() == sale) {
             room.desk.set_rules(rules, starts_ms);
             return room;
         }
         let room = Arc::new(Room {
-            pipeline: pipeline.to_owned(),
-            filter: filter.to_owned(),
+            pipeline: parts.pipeline.clone(),
+            filter: parts.name.to_owned(),
             kind,
             desk: Desk::new(&name, sale, rules, starts_ms),
             keys: ArcSwap::from_pointee(RoomKeys::new(keys, &name, sale)),
@@ -152,7 +151,7 @@ impl Room {
     }
 
     fn encode(&self, encoder: &mut Encoder) {
-        let own = [("pipeline", self.pipeline.as_str()), ("filter", self.filter.as_str()), ("sale", self.desk.sale())];
+        let own = [("pipeline", &**self.pipeline.text()), ("filter", self.filter.as_str()), ("sale", self.desk.sale())];
         for (came, name, label) in &Came::ALL {
             let count = self.counted(*came) as f64;
             let (help, key) = match *name {

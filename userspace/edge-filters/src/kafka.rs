@@ -39,7 +39,7 @@ use base_model::{Findings, MtlsSpec, Problem, SaslSpec};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
 use edge_kafka::{Access, Done, Record, SendError, Sender};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,15 +172,8 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("kafka.rs"),
     schema: spec::schema::<KafkaSpec>,
     check: spec::check::<KafkaSpec>,
-    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &document(parts))),
+    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &parts.place())),
 };
-
-/// The name of a filter that no other has.
-fn document(parts: &Parts<'_>) -> String {
-    let filter = format!("{}/{}", parts.pipeline, parts.name);
-    // A pipeline of a namespace may be called as one of a GlobalFilter. No name has a colon.
-    if parts.is_global { format!(":{filter}") } else { filter }
-}
 
 impl Kafka {
     /// `document`: its name, with its pipeline's.
@@ -296,24 +289,6 @@ mod tests {
             assert_eq!(filter.topic(headers).as_deref(), topic);
             assert_eq!(filter.key(headers).as_deref(), Some(key.as_bytes()));
         }
-    }
-
-    /// One would send what waits of the other, to its own brokers.
-    #[test]
-    fn a_filter_of_a_global_filter_is_no_filter_of_a_namespace() {
-        let telemetry = telemetry();
-        let parts = |is_global| Parts {
-            name: "k",
-            pipeline: "g/beforePipeline",
-            is_global,
-            previous: None,
-            resilience: &[],
-            telemetry: &telemetry,
-        };
-        assert_eq!(
-            [true, false].map(|is_global| document(&parts(is_global))),
-            [":g/beforePipeline/k", "g/beforePipeline/k"]
-        );
     }
 
     #[test]

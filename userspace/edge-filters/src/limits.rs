@@ -5,8 +5,8 @@
 use arc_swap::ArcSwap;
 use base_model::Cidr;
 use base_telemetry::registry::Encoder;
-use edge_pipeline::Exchange;
 use edge_pipeline::exchange::want_local_addresses;
+use edge_pipeline::{Exchange, PipelineName};
 use proto_admission::limits::{Leases, Rate, WhenAlone};
 use proto_http::Version;
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ use std::time::Instant;
 
 /// One limit.
 pub struct Limit {
-    pub pipeline: String,
+    pub pipeline: PipelineName,
     pub filter: String,
     /// Of the URL rule, in the order of the document.
     pub rule: usize,
@@ -126,7 +126,7 @@ pub(crate) fn add(limit: &Arc<Limit>) {
 pub fn encode(encoder: &mut Encoder) {
     for limit in limits() {
         let rule = limit.rule.to_string();
-        let own = [("pipeline", limit.pipeline.as_str()), ("filter", limit.filter.as_str()), ("rule", &*rule)];
+        let own = [("pipeline", &**limit.pipeline.text()), ("filter", limit.filter.as_str()), ("rule", &*rule)];
         let figures = &limit.leases.figures;
         for (name, help, count) in [
             ("weir_rate_limit_passed_total", "Requests that a limit by key let pass.", &figures.passed),

@@ -196,7 +196,7 @@ impl Rule {
 mod tests {
     use super::*;
     use crate::testing::*;
-    use edge_pipeline::Parts;
+    use edge_pipeline::{Parts, PipelineName};
 
     const RULES: &str = r#"
 rules:
@@ -276,8 +276,7 @@ rules:
         refuses(&KIND, spec, &["rules[0].match.path"]);
         let parts = Parts {
             name: "m",
-            pipeline: "p",
-            is_global: false,
+            pipeline: &PipelineName::of_object("p"),
             previous: None,
             resilience: &[],
             telemetry: &telemetry(),

@@ -344,7 +344,7 @@ impl ByKey {
             None => {
                 let text = serde_json::to_string(&(&rule, policy)).unwrap_or_default();
                 let limit = Arc::new(Limit {
-                    pipeline: parts.pipeline.to_owned(),
+                    pipeline: parts.pipeline.clone(),
                     filter: parts.name.to_owned(),
                     rule: index,
                     of: by_key::limit_of(parts.pipeline, parts.name, &text),

@@ -221,6 +221,7 @@ impl Filter for Redirector {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::PipelineName;
 
     #[test]
     fn locations() {
@@ -321,8 +322,7 @@ mod tests {
                 RedirectorSpec { r#match: "x".to_owned(), ..RedirectorSpec::default() },
                 &Parts {
                     name: "",
-                    pipeline: "",
-                    is_global: false,
+                    pipeline: &PipelineName::of_object(""),
                     previous: None,
                     resilience: &[],
                     telemetry: &base_telemetry::Telemetry::new(base_telemetry::Identity::default(), 1),

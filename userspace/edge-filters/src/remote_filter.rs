@@ -126,7 +126,7 @@ impl RemoteFilter {
             ..CallSettings::default()
         };
         let names = PoolNames {
-            pool: format!("{}/proxy#{}#remote", parts.pipeline, parts.name),
+            pool: parts.pool("remote"),
             proxy: parts.name.to_owned(),
             kind: KIND.kind.to_owned(),
             ..PoolNames::default()

@@ -43,7 +43,7 @@ use base_model::{Findings, GoDuration, Problem};
 use base_telemetry::Limit;
 use base_telemetry::registry::Encoder;
 use edge_pipeline::{
-    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, PipelineName, SUCCESS, Step, Touches,
 };
 use rhai::{AST, Dynamic, Engine, EvalAltResult};
 use schemars::JsonSchema;
@@ -137,7 +137,7 @@ pub struct Script {
 /// What one place of a script counts, from one generation to the next.
 #[derive(Debug)]
 struct Figures {
-    pipeline: String,
+    pipeline: PipelineName,
     filter: String,
     requests: AtomicU64,
     failures: [AtomicU64; FAILURES.len()],
@@ -240,7 +240,7 @@ impl Script {
 
     fn note(&self, exchange: &mut Exchange, reason: usize, why: &str) {
         self.figures.failures[reason].fetch_add(1, Relaxed);
-        tracing::debug!(target: "script", pipeline = self.figures.pipeline, filter = self.figures.filter, "{why}");
+        tracing::debug!(target: "script", pipeline = %self.figures.pipeline, filter = self.figures.filter, "{why}");
         exchange.tags.note(|| format!("Script: {why}"));
         *lock(&self.figures.last) = Some(why.to_owned());
     }
@@ -335,7 +335,7 @@ impl Figures {
     /// New ones, which are shown for as long as they live.
     fn shown(parts: &Parts<'_>) -> Arc<Figures> {
         let figures = Arc::new(Figures {
-            pipeline: parts.pipeline.to_owned(),
+            pipeline: parts.pipeline.clone(),
             filter: parts.name.to_owned(),
             requests: AtomicU64::new(0),
             failures: Default::default(),
@@ -351,7 +351,7 @@ fn encode(all: &[Arc<Figures>], encoder: &mut Encoder) {
     let mut shown = HashSet::new();
     // Of several with the same names the newest is shown.
     for figures in all.iter().rev() {
-        let place = (figures.pipeline.as_str(), figures.filter.as_str());
+        let place = (&**figures.pipeline.text(), figures.filter.as_str());
         if !shown.insert(place) {
             continue;
         }

@@ -226,7 +226,7 @@ impl SimpleHttpProxy {
         };
         let (telemetry, limits) = (parts.telemetry, parts.telemetry.limits());
         let stats = telemetry.pool(PoolNames {
-            pool: format!("{}/proxy#{}#forward", parts.pipeline, parts.name),
+            pool: parts.pool("forward"),
             proxy: parts.name.to_owned(),
             kind: KIND.kind.to_owned(),
             ..PoolNames::default()
@@ -608,6 +608,7 @@ fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
 mod tests {
     use super::*;
     use base_runtime::net::OwnPort;
+    use edge_pipeline::PipelineName;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
@@ -616,8 +617,7 @@ mod tests {
         let telemetry = crate::testing::telemetry();
         let parts = Parts {
             name: "f",
-            pipeline: "p",
-            is_global: false,
+            pipeline: &PipelineName::of_object("p"),
             previous: None,
             resilience: &[],
             telemetry: &telemetry,

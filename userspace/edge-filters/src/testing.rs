@@ -1,7 +1,7 @@
 //! What the tests of filters share.
 
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::{Body, BodyError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, Sight, Step};
+use edge_pipeline::{Body, BodyError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, PipelineName, Sight, Step};
 use proto_http::{Method, Path};
 use serde_json::Value;
 use std::pin::pin;
@@ -71,7 +71,7 @@ pub fn packed(plain: &[u8]) -> Vec<u8> {
 fn build(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
     let fields = yaml(spec);
     kind.checked(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
-    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: &PipelineName::of_object("p"), previous, resilience: &[], telemetry };
     (kind.build)(&fields, &parts)
         .unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)))
 }

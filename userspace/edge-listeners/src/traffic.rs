@@ -27,7 +27,7 @@ use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
 use edge_export::{LogSink, Tracer};
-use edge_pipeline::{Around, FilterKind, Pipeline, rounds};
+use edge_pipeline::{Around, FilterKind, Pipeline, PipelineName, rounds};
 use proto_http::h1::Fault;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -207,6 +207,10 @@ pub struct Shared {
 
 /// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
 const IDLE_GRACE_MS: u32 = 100;
+
+/// Fields of a GlobalFilter, which its pipelines are called after.
+const BEFORE: &str = "beforePipeline";
+const AFTER: &str = "afterPipeline";
 
 /// What workers may take to hear that they receive nothing more.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -427,7 +431,8 @@ impl Traffic {
     pub fn apply_pipeline(&self, name: &str, spec: &PipelineSpec) -> Result<(), Vec<Problem>> {
         let slot = self.shared.slot(name);
         let previous = slot.current();
-        let built = Pipeline::build(name, spec, &self.shared.kinds, previous.as_deref(), &self.shared.telemetry)?;
+        let name = PipelineName::of_object(name);
+        let built = Pipeline::build(&name, spec, &self.shared.kinds, previous.as_deref(), &self.shared.telemetry)?;
         slot.current.store(Some(Arc::new(built)));
         self.shared.refresh();
         Ok(())
@@ -458,8 +463,8 @@ impl Traffic {
         let previous = slot.current();
         let build = |part: &Option<PipelineSpec>, key: &str, before: Option<&Pipeline>| {
             let build = |spec| {
-                let name = format!("{name}/{key}");
-                Pipeline::build_of(&name, true, spec, &self.shared.kinds, before, &self.shared.telemetry)
+                let name = PipelineName::of_global_filter(name, key);
+                Pipeline::build(&name, spec, &self.shared.kinds, before, &self.shared.telemetry)
             };
             part.as_ref().map(build).transpose().map_err(|problems| {
                 let under = |mut problem: Problem| {
@@ -474,8 +479,8 @@ impl Traffic {
             None => (None, None),
         };
         let around = Around {
-            before: build(&spec.before_pipeline, "beforePipeline", old_before)?,
-            after: build(&spec.after_pipeline, "afterPipeline", old_after)?,
+            before: build(&spec.before_pipeline, BEFORE, old_before)?,
+            after: build(&spec.after_pipeline, AFTER, old_after)?,
             fall_through_before: spec.fallthrough.before_pipeline,
             fall_through_pipeline: spec.fallthrough.pipeline,
         };
@@ -741,3 +746,6 @@ fn wait(patience: Duration, so: impl Fn() -> bool) -> bool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod tests;

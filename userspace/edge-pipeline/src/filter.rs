@@ -1,6 +1,7 @@
 //! A station of a pipeline, and how one is made from a document.
 
 use crate::exchange::Exchange;
+use crate::name::PipelineName;
 use crate::pipeline::Rest;
 use base_model::{Findings, Problem, Warning};
 use base_runtime::Boxed;
@@ -127,16 +128,26 @@ impl dyn Filter {
 pub struct Parts<'a> {
     /// Name of the filter in its pipeline.
     pub name: &'a str,
-    /// Name of the pipeline.
-    pub pipeline: &'a str,
-    /// It is of a GlobalFilter: a pipeline of a namespace may have the same name.
-    pub is_global: bool,
+    pub pipeline: &'a PipelineName,
     /// The filter of the same name and kind in the generation before, to inherit from.
     pub previous: Option<&'a dyn Filter>,
     /// `resilience` of the pipeline, as written.
     pub resilience: &'a [base_model::NamedSpec],
     /// Where figures are kept.
     pub telemetry: &'a Arc<Telemetry>,
+}
+
+impl Parts<'_> {
+    /// `PIPELINE/FILTER`: no other filter of the process is called so. What a filter keeps by name it keeps by this one, or by that of a
+    /// [pool](Self::pool) of it.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.pipeline, self.name)
+    }
+
+    /// `PIPELINE/proxy#FILTER#SERVERS`, the name of servers that a filter calls.
+    pub fn pool(&self, servers: &str) -> String {
+        format!("{}/proxy#{}#{servers}", self.pipeline, self.name)
+    }
 }
 
 /// Everything wrong with a filter's fields.

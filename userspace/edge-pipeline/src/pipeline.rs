@@ -2,6 +2,7 @@
 
 use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
 use crate::filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use crate::name::PipelineName;
 use crate::parallel::{Branch, Group};
 use base_model::{BranchSpec, FlowNodeSpec, ParallelSpec, PipelineSpec};
 use base_telemetry::Telemetry;
@@ -16,7 +17,7 @@ pub const END: &str = "END";
 
 /// A ready pipeline. Built once per generation, shared by all workers.
 pub struct Pipeline {
-    name: Arc<str>,
+    name: PipelineName,
     filters: Vec<(Arc<str>, &'static str, Arc<dyn Filter>)>,
     nodes: Arc<[Node]>,
     data: Option<Value>,
@@ -122,19 +123,7 @@ impl Pipeline {
     /// Builds every filter and resolves the flow. `spec` has passed [`PipelineSpec`]'s static checks.
     /// `previous` is the generation before, whose filters' state is inherited by name and kind.
     pub fn build(
-        name: &str,
-        spec: &PipelineSpec,
-        kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
-        previous: Option<&Pipeline>,
-        telemetry: &Arc<Telemetry>,
-    ) -> Result<Pipeline, BuildError> {
-        Pipeline::build_of(name, false, spec, kinds, previous, telemetry)
-    }
-
-    /// The same for one of a GlobalFilter, where it `is_global`.
-    pub fn build_of(
-        name: &str,
-        is_global: bool,
+        name: &PipelineName,
         spec: &PipelineSpec,
         kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
         previous: Option<&Pipeline>,
@@ -154,7 +143,6 @@ impl Pipeline {
             let parts = Parts {
                 name: &filter.name,
                 pipeline: name,
-                is_global,
                 previous: inherited.map(|f| &**f),
                 resilience: &spec.resilience,
                 telemetry,
@@ -172,7 +160,7 @@ impl Pipeline {
         }
         let nodes = Pipeline::resolve(&spec.effective_flow(), &filters, kinds);
         let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
-        Ok(Pipeline { name: name.into(), filters, nodes: nodes.into(), data })
+        Ok(Pipeline { name: name.clone(), filters, nodes: nodes.into(), data })
     }
 
     /// The nodes of a flow, or of a branch of one.
@@ -219,7 +207,7 @@ impl Pipeline {
         nodes
     }
 
-    pub fn name(&self) -> &Arc<str> {
+    pub fn name(&self) -> &PipelineName {
         &self.name
     }
 
@@ -255,10 +243,10 @@ impl Pipeline {
             Some(data) => drop(exchange.data.insert(PIPELINE.to_owned(), data.clone())),
             None => drop(exchange.data.remove(PIPELINE)),
         }
-        exchange.tags.enter(&self.name);
+        exchange.tags.enter(self.name.text());
         // The first station begins with the poll: what is between them costs less than asking the clock again.
         let began = exchange.is_timed().then(|| exchange.clock.max(base_runtime::poll_began()));
-        let span = begin(&self.name, began, exchange);
+        let span = begin(self.name.text(), began, exchange);
         // It stays in its place, and so does what is pinned elsewhere on the way of each request: awaited where it is made, a future is
         // copied first, with all the room that it will need.
         let Walked { ended, .. } = pin!(walk(&self.nodes, 0, began, exchange)).await;
@@ -286,7 +274,7 @@ impl Pipeline {
         exchange.after = Touches::NOTHING;
         if let Some(after) = &around.after {
             after.run_with(after.data.as_ref().or(self.data.as_ref()), exchange).await;
-            exchange.tags.enter(&self.name);
+            exchange.tags.enter(self.name.text());
         }
     }
 
@@ -462,7 +450,8 @@ mod tests {
         let spec = base_model::yaml::parse_document(text).unwrap();
         let spec = base_model::decode::<PipelineSpec>(&spec, "").unwrap().value;
         let telemetry = Telemetry::new(Identity::default(), 1);
-        Pipeline::build("p", &spec, &kind, None, &telemetry).unwrap_or_else(|_| panic!("{text}"))
+        Pipeline::build(&PipelineName::of_object("p"), &spec, &kind, None, &telemetry)
+            .unwrap_or_else(|_| panic!("{text}"))
     }
 
     fn seen(walk: impl Future) -> Vec<Touches> {

@@ -318,7 +318,7 @@ impl Host {
         common: Option<Arc<Common>>,
         parts: &Parts<'_>,
     ) -> Result<Host, BuildError> {
-        let place = Place { pipeline: parts.pipeline.into(), filter: parts.name.into() };
+        let place = Place { pipeline: parts.pipeline.text().clone(), filter: parts.name.into() };
         let limits = parts.telemetry.limits();
         let calls = CallSettings {
             timeout: spec.pause_timeout.duration(),
@@ -328,7 +328,7 @@ impl Host {
         };
         let caller = |(name, url): (&String, &String)| {
             let names = PoolNames {
-                pool: format!("{}/{}#{name}", parts.pipeline, parts.name),
+                pool: format!("{}#{name}", parts.place()),
                 proxy: parts.name.to_owned(),
                 kind: "ProxyWasm".to_owned(),
                 ..PoolNames::default()

@@ -149,7 +149,7 @@ struct Waiter {
 
 impl Host {
     fn new(spec: WasmHostSpec, source: Arc<Source>, parts: &Parts<'_>) -> Host {
-        let place = Place { pipeline: parts.pipeline.into(), filter: parts.name.into() };
+        let place = Place { pipeline: parts.pipeline.text().clone(), filter: parts.name.into() };
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let parameters = spec.parameters.iter().flat_map(|(name, value)| [name.clone(), text(value)]).collect();
         let limits = parts.telemetry.limits();

@@ -1,7 +1,7 @@
 //! A process that may have little address space runs programs all the same, fewer at a time.
 
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::{Exchange, Parts, Step};
+use edge_pipeline::{Exchange, Parts, PipelineName, Step};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::sync::mpsc;
 
@@ -22,8 +22,13 @@ fn little_address_space_means_fewer_vms() {
     let code = directory.path().join("answers.wasm");
     std::fs::write(&code, wat::parse_str(ANSWERS).unwrap()).unwrap();
     let fields = serde_json::json!({"code": code.to_str(), "maxConcurrency": 2, "timeout": "5s"});
-    let parts =
-        Parts { name: "a", pipeline: "p", is_global: false, previous: None, resilience: &[], telemetry: &telemetry };
+    let parts = Parts {
+        name: "a",
+        pipeline: &PipelineName::of_object("p"),
+        previous: None,
+        resilience: &[],
+        telemetry: &telemetry,
+    };
     let kind = edge_filters::kind("WasmHost").unwrap();
     let filter = (kind.build)(&fields, &parts).unwrap_or_else(|_| panic!("a good document"));
     let runtime =

@@ -3,7 +3,7 @@
 
 use base_model::PipelineSpec;
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::{Exchange, Pipeline};
+use edge_pipeline::{Exchange, Pipeline, PipelineName};
 use proto_http::{Method, Path};
 use serde_json::json;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ fn a_filter_made_with_an_sdk_runs_as_it_is() {
     let document =
         json!({"filters": [plugin, {"name": "m", "kind": "Mock", "rules": [{"code": 200, "body": "shop"}]}]});
     let spec = base_model::decode::<PipelineSpec>(&document, "").unwrap().value;
-    let built = Pipeline::build("p", &spec, &edge_filters::kind, None, &telemetry);
+    let built = Pipeline::build(&PipelineName::of_object("p"), &spec, &edge_filters::kind, None, &telemetry);
     let pipeline = Arc::new(built.unwrap_or_else(|problems| panic!("{}", base_model::problem::render(&problems))));
     let runtime =
         base_runtime::Runtime::start(base_runtime::Config { workers: Some(1), ..Default::default() }).unwrap();

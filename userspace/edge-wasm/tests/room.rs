@@ -1,7 +1,7 @@
 //! More VMs are wanted than this process has places for: who finds none is refused, which is counted, and nobody else notices.
 
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::{Exchange, Filter, Parts, Step};
+use edge_pipeline::{Exchange, Filter, Parts, PipelineName, Step};
 use edge_wasm::shared::{Write, Writer, write_with};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -42,8 +42,13 @@ fn who_finds_no_place_is_refused() {
     let filters: Vec<Arc<dyn Filter>> = ["a", "b", "c"]
         .iter()
         .map(|name| {
-            let parts =
-                Parts { name, pipeline: "p", is_global: false, previous: None, resilience: &[], telemetry: &telemetry };
+            let parts = Parts {
+                name,
+                pipeline: &PipelineName::of_object("p"),
+                previous: None,
+                resilience: &[],
+                telemetry: &telemetry,
+            };
             (kind.build)(&fields, &parts).unwrap_or_else(|_| panic!("a good document"))
         })
         .collect();

@@ -10,7 +10,7 @@ use base_telemetry::Telemetry;
 use base_telemetry::proxy::PoolNames;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edge_pipeline::{Body, Parts};
+use edge_pipeline::{Body, Parts, PipelineName};
 use edge_upstream::{CallSettings, Caller, Identity, Reply};
 use proto_http::Method;
 use serde_json::{Map, Value};
@@ -73,7 +73,7 @@ pub(super) struct Tokens {
 #[derive(Clone)]
 struct Calls {
     settings: CallSettings,
-    pipeline: String,
+    pipeline: PipelineName,
     filter: String,
     telemetry: Arc<Telemetry>,
     /// Held, so that no worker has to read the machine's authorities.
@@ -103,7 +103,7 @@ impl Providers {
                 insecure_tls: spec.insecure_tls,
                 ..CallSettings::default()
             },
-            pipeline: parts.pipeline.to_owned(),
+            pipeline: parts.pipeline.clone(),
             filter: parts.name.to_owned(),
             telemetry: parts.telemetry.clone(),
             _identity: Identity::shared(spec.insecure_tls.then_some(&insecure)).ok(),

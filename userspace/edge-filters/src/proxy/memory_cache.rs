@@ -145,6 +145,7 @@ impl MemoryCache {
 mod tests {
     use super::*;
     use crate::testing::{telemetry, yaml};
+    use edge_pipeline::PipelineName;
 
     /// A change of a document does not make its caches cold, unless they hold what would not be kept now, or not as long.
     #[test]
@@ -152,8 +153,7 @@ mod tests {
         let telemetry = telemetry();
         let parts = Parts {
             name: "f",
-            pipeline: "p",
-            is_global: false,
+            pipeline: &PipelineName::of_object("p"),
             previous: None,
             resilience: &[],
             telemetry: &telemetry,

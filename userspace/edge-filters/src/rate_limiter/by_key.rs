@@ -10,7 +10,7 @@ use base_model::{Findings, Problem};
 use base_text::digits::write_number;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use edge_pipeline::Exchange;
+use edge_pipeline::{Exchange, PipelineName};
 use proto_admission::limits::{Decided, WhenAlone};
 use proto_http::Headers;
 use ring::digest::{SHA256, digest};
@@ -142,7 +142,7 @@ fn hashed(text: &[u8]) -> u64 {
 }
 
 /// A number that says which limit this is, the same on all machines.
-pub(super) fn limit_of(pipeline: &str, filter: &str, rule: &str) -> u64 {
+pub(super) fn limit_of(pipeline: &PipelineName, filter: &str, rule: &str) -> u64 {
     hashed(format!("{pipeline}\n{filter}\n{rule}").as_bytes())
 }
 

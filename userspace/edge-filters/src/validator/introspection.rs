@@ -178,7 +178,7 @@ impl Introspection {
             ..CallSettings::default()
         };
         let names = PoolNames {
-            pool: format!("{}/proxy#{}#introspection", parts.pipeline, parts.name),
+            pool: parts.pool("introspection"),
             proxy: parts.name.to_owned(),
             kind: super::KIND.kind.to_owned(),
             ..PoolNames::default()

@@ -141,7 +141,7 @@ impl Token {
                         ..CallSettings::default()
                     };
                     let names = PoolNames {
-                        pool: format!("{}/proxy#{}#jwks", parts.pipeline, parts.name),
+                        pool: parts.pool("jwks"),
                         proxy: parts.name.to_owned(),
                         kind: super::KIND.kind.to_owned(),
                         ..PoolNames::default()

@@ -5,7 +5,7 @@ use base_runtime::time::Deadline;
 use base_runtime::{Buf, Config, IoMode, Runtime};
 use base_telemetry::{Identity, Names, Telemetry};
 use edge_filters::proxy;
-use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece, Sight, Step, Touches};
+use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece, PipelineName, Sight, Step, Touches};
 use proto_http::{Method, Path, Version};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -176,7 +176,8 @@ fn build_with(spec: &str, telemetry: &Arc<Telemetry>, policies: &[&str]) -> Resu
     let fields = base_model::yaml::parse_document(spec).expect("good YAML");
     let text = |problems: Vec<base_model::Problem>| base_model::problem::render(&problems);
     proxy::KIND.checked(&fields, "").map_err(text)?;
-    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous: None, resilience: &policies, telemetry };
+    let parts =
+        Parts { name: "f", pipeline: &PipelineName::of_object("p"), previous: None, resilience: &policies, telemetry };
     (proxy::KIND.build)(&fields, &parts).map_err(text)
 }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 #[test]
 fn no_two_documents_share_a_place() {
     let long = |end: &str| format!("{}/{}{end}", "p".repeat(250), "ü".repeat(250));
-    let names = ["p/k", "p/l", "p-k/l", "p/k-l", "p.k/l", "../..", "./k", "g/beforePipeline/k", ":g/beforePipeline/k"]
+    let names = ["p/k", "p/l", "p-k/l", "p/k-l", "p.k/l", "../..", "./k", "g/beforePipeline/k", "g:beforePipeline/k"]
         .map(str::to_owned);
     let names: Vec<String> = names.into_iter().chain([long("a"), long("b")]).collect();
     let directories: Vec<String> = names.iter().map(|name| places::directory_of(name)).collect();

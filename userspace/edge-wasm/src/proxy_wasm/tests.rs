@@ -2,7 +2,7 @@ use super::*;
 use base_model::PipelineSpec;
 use base_telemetry::registry::Names;
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::Pipeline;
+use edge_pipeline::{Pipeline, PipelineName};
 use proto_http::{Headers, Path, Response};
 
 /// A pipeline of the filter and a shop behind it, and what it counts.
@@ -28,7 +28,7 @@ fn build(code: &str, fields: Value, previous: Option<&Pipeline>, telemetry: &Arc
     let document =
         json!({"filters": [filter, {"name": "m", "kind": "Mock", "rules": [{"code": 200, "body": "shop"}]}]});
     let spec = base_model::decode::<PipelineSpec>(&document, "").unwrap().value;
-    let built = Pipeline::build("p", &spec, &edge_filters::kind, previous, telemetry);
+    let built = Pipeline::build(&PipelineName::of_object("p"), &spec, &edge_filters::kind, previous, telemetry);
     let pipeline = Arc::new(built.unwrap_or_else(|problems| panic!("{}", base_model::problem::render(&problems))));
     host(&pipeline).source.tried(Duration::from_secs(60));
     pipeline

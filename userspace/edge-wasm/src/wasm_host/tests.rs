@@ -1,6 +1,7 @@
 use super::*;
 use base_telemetry::{Identity, Telemetry};
 use edge_filters::wasm_host::Code;
+use edge_pipeline::PipelineName;
 use proto_http::{Method, Path, Response};
 use std::time::Instant;
 
@@ -68,7 +69,7 @@ fn made(spec: WasmHostSpec) -> Made {
 }
 
 fn build(spec: WasmHostSpec, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
-    let parts = Parts { name: "f", pipeline: "p", is_global: false, previous, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: &PipelineName::of_object("p"), previous, resilience: &[], telemetry };
     make(spec, &parts).unwrap_or_else(|problems| panic!("{}", base_model::problem::render(&problems)))
 }
 
