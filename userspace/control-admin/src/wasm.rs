@@ -78,14 +78,13 @@ pub async fn delete(api: Shared, Path((pipeline, filter)): Path<(String, String)
 
 /// There is such a filter, or something that was shared in its name: whoever misspells a name is not told that nothing is there.
 fn known(view: &Snapshot, pipeline: &str, filter: &str) -> Result<(), Error> {
-    let has_it = |document: &Document| {
-        let is_it = |one: &Value| {
-            one["name"] == filter && one["kind"].as_str().is_some_and(|k| k.eq_ignore_ascii_case("WasmHost"))
-        };
-        document["name"] == pipeline
-            && document.get("filters").and_then(Value::as_array).is_some_and(|all| all.iter().any(is_it))
-    };
-    if view.custom_kinds.contains_key(&wasm_data(pipeline, filter)) || view.objects.values().any(has_it) {
+    let is_it =
+        |one: &Value| one["name"] == filter && one["kind"].as_str().is_some_and(|k| k.eq_ignore_ascii_case("WasmHost"));
+    // One of a GlobalFilter is called `GLOBALFILTER:FIELD`.
+    let (key, field) = pipeline.split_once(':').map_or((pipeline, None), |(key, field)| (key, Some(field)));
+    let document = view.objects.get(key).map(|document| field.map_or(&**document, |field| &document[field]));
+    let has_it = document.and_then(|part| part["filters"].as_array()).is_some_and(|all| all.iter().any(is_it));
+    if has_it || view.custom_kinds.contains_key(&wasm_data(pipeline, filter)) {
         return Ok(());
     }
     Err(Error::not_found(format!(
@@ -142,6 +141,29 @@ async fn made(api: &Api, name: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_known_by_the_name_its_pipeline_has() {
+        let filters = json!([{"name": "f", "kind": "WasmHost"}, {"name": "m", "kind": "Mock"}]);
+        let documents = [
+            ("p", json!({"name": "p", "filters": filters})),
+            ("blue/q", json!({"name": "q", "filters": filters})),
+            ("g", json!({"name": "g", "beforePipeline": {"filters": filters}})),
+        ];
+        let objects = documents.map(|(key, document)| (key.to_owned(), Document::new(document)));
+        let view = Snapshot { objects: Arc::new(objects.into()), ..Snapshot::default() };
+        for (pipeline, filter, is_known) in [
+            ("p", "f", true),
+            ("p", "m", false),
+            ("blue/q", "f", true),
+            ("q", "f", false),
+            ("g:beforePipeline", "f", true),
+            ("g:afterPipeline", "f", false),
+            ("g", "f", false),
+        ] {
+            assert_eq!(known(&view, pipeline, filter).is_ok(), is_known, "{pipeline}/{filter}");
+        }
+    }
 
     #[test]
     fn what_programs_could_not_read_is_refused() {

@@ -26,7 +26,7 @@ pub fn wasm_data(pipeline: &str, filter: &str) -> String {
 
 /// The pipeline and the filter whose data are of this kind.
 pub fn wasm_place(kind: &str) -> Option<(&str, &str)> {
-    kind.strip_prefix(DATA)?.split_once('/')
+    kind.strip_prefix(DATA)?.rsplit_once('/')
 }
 
 #[cfg(test)]
@@ -35,7 +35,9 @@ mod tests {
 
     #[test]
     fn a_kind_tells_its_filter() {
-        assert_eq!(wasm_place(&wasm_data("sale", "wasm")), Some(("sale", "wasm")));
+        for pipeline in ["sale", "blue/sale", "g:beforePipeline", "gatewaycontroller/g/sale"] {
+            assert_eq!(wasm_place(&wasm_data(pipeline, "wasm")), Some((pipeline, "wasm")));
+        }
         assert_eq!((wasm_place(WASM_CODE), wasm_place("wasm")), (None, None));
     }
 }
