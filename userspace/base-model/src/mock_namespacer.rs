@@ -28,7 +28,7 @@ use crate::http_server::HttpServerSpec;
 use crate::namespaces::DEFAULT_NAMESPACE;
 use crate::object::Spec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
-use crate::problem::{Findings, Problem, at, nth};
+use crate::problem::{Findings, Problem, at, nth, within};
 
 /// Servers and pipelines in a namespace beside `default`: to try `--namespace` of `weirctl` with, and a second set of objects whose names
 /// are others' already.
@@ -126,7 +126,7 @@ impl MockNamespacerSpec {
 fn read(item: &Value, kind: &str, path: &str, filters: &dyn FilterKinds, findings: &mut Findings) -> Option<Made> {
     let prefixed = |problem: Problem| {
         let mut problem = problem;
-        problem.path = if problem.path.is_empty() { path.to_owned() } else { format!("{path}.{}", problem.path) };
+        problem.path = within(path, &problem.path);
         problem
     };
     let Some(fields) = item.as_object() else {

@@ -224,6 +224,12 @@ pub fn at(path: &str, key: &str) -> String {
     }
 }
 
+/// `filters[2]` + `pools[0].timeout` → `filters[2].pools[0].timeout`: where a place is that was told of a part.
+pub fn within(path: &str, place: &str) -> String {
+    let dot = if path.is_empty() || place.is_empty() || place.starts_with('[') { "" } else { "." };
+    format!("{path}{dot}{place}")
+}
+
 /// `rules` + 2 → `rules[2]`.
 pub fn nth(path: &str, index: usize) -> String {
     format!("{path}[{index}]")

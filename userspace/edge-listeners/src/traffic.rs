@@ -469,7 +469,7 @@ impl Traffic {
             };
             part.as_ref().map(build).transpose().map_err(|problems| {
                 let under = |mut problem: Problem| {
-                    problem.path = base_model::problem::at(key, &problem.path);
+                    problem.path = base_model::problem::within(key, &problem.path);
                     problem
                 };
                 problems.into_iter().map(under).collect::<Vec<_>>()

@@ -150,7 +150,7 @@ impl Pipeline {
             match (kind.build)(&filter.raw, &parts) {
                 Ok(ready) => filters.push((filter.name.as_str().into(), kind.kind, ready)),
                 Err(found) => problems.extend(found.into_iter().map(|mut problem| {
-                    problem.path = base_model::problem::at(&format!("filters[{index}]"), &problem.path);
+                    problem.path = base_model::problem::within(&format!("filters[{index}]"), &problem.path);
                     problem
                 })),
             }

@@ -46,6 +46,19 @@ fn a_global_filter_shares_nothing_with_a_pipeline_of_a_namespace_that_is_called_
     }
 }
 
+/// The place was written as one key, in quotes.
+#[test]
+fn what_is_wrong_with_a_filter_is_found_in_its_document() {
+    let runtime = runtime();
+    let (traffic, _) = watched(&runtime);
+    let filters = "{filters: [{name: f, kind: Validator, jwt: {algorithm: HS256, secret: zz}}]}";
+    let told = traffic.apply_pipeline("p", &spec!(filters)).expect_err("no secret");
+    let of_global =
+        traffic.apply_global_filter("g", &spec!(&format!("afterPipeline: {filters}"))).expect_err("nor here");
+    let places = [&told, &of_global].map(|told| told[0].path.as_str());
+    assert_eq!(places, ["filters[0].jwt.secret", "afterPipeline.filters[0].jwt.secret"]);
+}
+
 /// Those of what is gone took the room of new ones, in the end.
 #[test]
 fn figures_go_with_their_document_and_with_no_other() {
