@@ -156,7 +156,8 @@ fn refused(text: &str, what: &str) -> BuiltError {
     BuiltError::Refused(format!("{} is not {what}", quoted(text)))
 }
 
-/// `http://host/path?query` or `/path?query`; a fragment is not sent.
+/// `http://host/path?query` or `/path?query`; a fragment is not sent. What Go refuses to read as a URL is refused here: what looks like a
+/// scheme and is none (RFC 3986 section 4.2), and a percent sign that begins no escape.
 fn read_url(url: &str, request: &mut Request) -> Result<(), BuiltError> {
     let wrong = || refused(url, "a URL");
     let mut rest = url.split('#').next().unwrap_or_default();
@@ -175,6 +176,11 @@ fn read_url(url: &str, request: &mut Request) -> Result<(), BuiltError> {
         rest = &after[end..];
     }
     let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    let escapes =
+        path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit));
+    if !escapes || path.split('/').next().is_some_and(|first| first.contains(':')) {
+        return Err(wrong());
+    }
     request.path = Path::from_text(path);
     request.query = query.map(escape_query);
     Ok(())
@@ -252,6 +258,7 @@ mod tests {
             ("URL: http://other.test:81/p?q=1#f", "GET /p?q=1", "other.test:81", "", ""),
             ("url: /x\nheaders: {Host: [v.test], X-A: 1}", "GET /x", "v.test", "1", ""),
             ("url: '/{{.req.Method}}/ü x?a=b c'", "GET /PUT/%C3%BC%20x?a=b%20c", "", "", ""),
+            ("url: '/a:b%2Fc?d=%zz:'", "GET /a:b%2Fc?d=%zz:", "", "", ""),
             ("body: '{{.req.Body}}'", "GET /", "", "", "in"),
         ] {
             let spec = serde_json::json!({ "template": template }).to_string();
@@ -274,6 +281,12 @@ mod tests {
             "method: 'G T'",
             "url: \"/a\\nb\"",
             "url: 'http:///x'",
+            "url: 'ht tp://a/b'",
+            "url: '{{.req.Method}}:b'",
+            "url: ':b'",
+            "url: '/a%2'",
+            "url: '/a%zz?b'",
+            "url: 'http://a/%'",
             "headers: {X: \"a\\nb\"}",
             "headers: {'X Y': [a]}",
             "headers: {Host: ['a b']}",
