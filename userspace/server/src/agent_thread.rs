@@ -443,9 +443,39 @@ mod tests {
         assert_eq!(first.keys().collect::<Vec<_>>(), ["customData/users"]);
         assert!(Arc::ptr_eq(&first, &work.learned()), "nothing is made anew for what is as it was");
         work.snapshot.custom_data = Arc::new(kinds(2).into());
-        assert_eq!(work.learned()["customData/users"]["ann"]["n"], 2);
+        let sections::Section::Users(users) = &work.learned()["customData/users"] else {
+            panic!("they are the users'")
+        };
+        assert_eq!(users["ann"]["n"], 2);
         work.snapshot.custom_data = Arc::default();
         assert!(work.learned().is_empty());
+    }
+
+    #[test]
+    fn what_controllers_learn_is_followed_key_by_key() {
+        let mut work = Work::<Stream> {
+            stream: None,
+            snapshot: Snapshot::default(),
+            news: false,
+            streaming_since: Instant::now(),
+            learned: Default::default(),
+        };
+        let keyed = |n: u64| {
+            Arc::new(control_api::Keyed {
+                value: control_api::Kept::of(&serde_json::json!(n)),
+                ..control_api::Keyed::default()
+            })
+        };
+        for keys in [&[("a", 1), ("b", 1), ("c", 1)][..], &[("a", 1), ("b", 2), ("d", 1)], &[("d", 1)], &[]] {
+            let section: control_api::Section = keys.iter().map(|(key, n)| ((*key).to_owned(), keyed(*n))).collect();
+            work.snapshot.sections = Arc::new([("endpoints".to_owned(), section)].into());
+            let sections::Section::Learned(learned) = work.learned()["endpoints"].clone() else { panic!("learned") };
+            let learned: Vec<(String, String)> =
+                learned.iter().map(|(key, kept)| (key.clone(), kept.text().to_owned())).collect();
+            let wanted: Vec<(String, String)> =
+                keys.iter().map(|(key, n)| ((*key).to_owned(), n.to_string())).collect();
+            assert_eq!(learned, wanted);
+        }
     }
 
     fn eventually(mut so: impl FnMut() -> bool) {
