@@ -150,8 +150,8 @@ mod tests {
             ("blue/q", json!({"name": "q", "filters": filters})),
             ("g", json!({"name": "g", "beforePipeline": {"filters": filters}})),
         ];
-        let objects = documents.map(|(key, document)| (key.to_owned(), Document::new(document)));
-        let view = Snapshot { objects: Arc::new(objects.into()), ..Snapshot::default() };
+        let objects = documents.into_iter().map(|(key, document)| (key.to_owned(), Document::new(document))).collect();
+        let view = Snapshot { objects, ..Snapshot::default() };
         for (pipeline, filter, is_known) in [
             ("p", "f", true),
             ("p", "m", false),
