@@ -30,7 +30,7 @@ use crate::tasks::Tasks;
 use crate::types::{Raft, settled_voters};
 use crate::upkeep;
 use crate::wire::{IdentityAnswer, Wire};
-use crate::{bounds, elections, peer};
+use crate::{bounds, elections, peer, successor};
 
 mod decide;
 mod start;
@@ -227,6 +227,7 @@ impl Control {
         inner.tasks.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.tasks.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
         inner.tasks.spawn("the pace of elections", elections::pace(inner.clone()));
+        inner.tasks.spawn("looking for the leader's machine", successor::watch(inner.clone()));
         if let Some(tls) = config.tls {
             if inner.issuing.is_some() {
                 inner.tasks.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));

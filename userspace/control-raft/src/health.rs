@@ -14,6 +14,10 @@ pub(crate) struct Health {
     /// Why this member can take part no longer; it stays so.
     failure: watch::Sender<Option<String>>,
     leaderless_since: Mutex<Option<Instant>>,
+    /// Of a voter that follows.
+    leader_heard: Mutex<Option<Instant>>,
+    /// The leader whose machine did not answer, and when that was seen.
+    gone: Mutex<Option<(String, Instant)>>,
     leader_changes: AtomicU64,
     proposals_failed: AtomicU64,
 }
@@ -25,6 +29,8 @@ impl Health {
             trouble: Mutex::default(),
             failure: watch::Sender::new(None),
             leaderless_since: Mutex::new(Some(Instant::now())),
+            leader_heard: Mutex::default(),
+            gone: Mutex::default(),
             leader_changes: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
         }
@@ -73,6 +79,25 @@ impl Health {
         lock(&self.leaderless_since).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// A leader has spoken to this member.
+    pub fn hear_leader(&self) {
+        *lock(&self.leader_heard) = Some(Instant::now());
+    }
+
+    pub fn leader_heard(&self) -> Option<Instant> {
+        *lock(&self.leader_heard)
+    }
+
+    pub fn note_gone(&self, leader: String) {
+        *lock(&self.gone) = Some((leader, Instant::now()));
+    }
+
+    /// The leader before, if its machine did not answer just now.
+    pub fn take_gone(&self) -> Option<String> {
+        let (leader, seen) = lock(&self.gone).take()?;
+        (seen.elapsed() < GONE_FRESH).then_some(leader)
+    }
+
     pub fn count_leader_change(&self) {
         self.leader_changes.fetch_add(1, Ordering::Relaxed);
     }
@@ -90,3 +115,6 @@ impl Health {
         self.proposals_failed.load(Ordering::Relaxed)
     }
 }
+
+/// An election is over within this.
+const GONE_FRESH: Duration = Duration::from_millis(1500);

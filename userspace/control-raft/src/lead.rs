@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base_text::duration;
-use control_api::{Member, TicketKey};
+use control_api::{Addresses, Member, TicketKey};
 use control_state::{
     Action, AuthorityStep, FIRST_LEVEL, LAPSES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, State, TOLD_LEVEL, Terms,
     TicketStep, ticket_step,
@@ -14,6 +14,7 @@ use control_state::{
 use tokio::task::JoinSet;
 
 use crate::control::random;
+use crate::reach;
 use crate::roll::{Report, Reports, SILENCE, Said};
 use crate::term::{Duty, Next, Term};
 use crate::types::{Peer, node_id};
@@ -25,6 +26,8 @@ pub(crate) struct Lead {
     /// When the last turn began; absent before the first.
     last_turn: Option<Instant>,
     looked_at_all: Option<Instant>,
+    /// Looks for machines of which nothing is heard.
+    asked: JoinSet<()>,
 }
 
 /// What a turn begins from.
@@ -71,7 +74,7 @@ pub(crate) struct Plan {
 
 impl Lead {
     pub fn new(term: Term) -> Lead {
-        Lead { term, last_turn: None, looked_at_all: None }
+        Lead { term, last_turn: None, looked_at_all: None, asked: JoinSet::new() }
     }
 }
 
@@ -90,6 +93,8 @@ impl Duty for Lead {
             self.looked_at_all = None;
             inner.roll.grant_grace();
         }
+        // The leader before, which is why this one is elected.
+        let gone = if self.last_turn.is_none() { inner.health.take_gone() } else { None };
         self.last_turn = Some(now);
         let (member, run, edge) = (inner.member(), inner.own.run, inner.edge_report());
         let leaving = inner.leaving.load(Ordering::Relaxed);
@@ -100,12 +105,19 @@ impl Duty for Lead {
         let about = if self.looked_at_all.is_none_or(|at| at.elapsed() >= TURN) {
             self.looked_at_all = Some(now);
             inner.roll.keep(&state);
+            if let Some(before) = gone {
+                inner.roll.note_gone(before, None);
+            }
             About::All
         } else {
             inner.roll.count_looks(news.len());
             news.insert(inner.name().to_owned());
             About::TheNews(news)
         };
+        if about == About::All {
+            self.look_for_machines(&state, now);
+        }
+        let inner = &self.term.inner;
         let reports = inner.roll.reports();
         if about == About::All {
             inner.marks.retain(|name| reports.contains_key(name));
@@ -196,6 +208,12 @@ impl Duty for Lead {
                 let silent = Duration::from_millis(report.silence(Instant::now()).as_millis() as u64);
                 tracing::warn!(member = name, silent = %duration(silent), leaving = report.leaving, "member is down");
             }
+            if let Action::PutMember { member } = change
+                && !member.edge
+                && inner.roll.report(&member.name).is_some_and(|report| report.is_gone())
+            {
+                tracing::warn!(member = member.name, "its machine does not answer: others take its new connections");
+            }
         }
         let tickets = plan.tickets.and_then(|step| ticket_change(step, &inner.publisher().state()));
         self.write_down(tickets.into_iter().chain(plan.members).collect()).await;
@@ -217,6 +235,21 @@ impl Duty for Lead {
 }
 
 impl Lead {
+    /// Asks for those whose word is missing, whether their machines are there.
+    fn look_for_machines(&mut self, state: &State, now: Instant) {
+        while self.asked.try_join_next().is_some() {}
+        let room = ASKED_AT_ONCE.saturating_sub(self.asked.len());
+        for (name, heard) in self.term.inner.roll.missing(now, room) {
+            let Some(url) = state.view.members.get(&name).and_then(|known| place(known)) else { continue };
+            let inner = self.term.inner.clone();
+            self.asked.spawn(async move {
+                if reach::is_gone(&url).await {
+                    inner.roll.note_gone(name, Some(heard));
+                }
+            });
+        }
+    }
+
     /// Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
     async fn write_down(&self, changes: Vec<Action>) {
         let together = self.term.inner.publisher().state().level() >= PUTS_MEMBERS;
@@ -253,6 +286,12 @@ fn change_of(
         let was_up = known.is_some_and(|known| known.up);
         return Ok(was_up.then(|| Action::SetMemberUp { name: name.to_owned(), up: false }));
     }
+    if report.is_gone() {
+        // Its connections stay its own: it may be back in a moment. Who is silent for longer is down.
+        let takes = known.filter(|known| takes_connections(known));
+        let rests = takes.map(|known| Member { edge: false, ..Member::clone(known) });
+        return Ok(rests.map(|member| Action::PutMember { member }));
+    }
     let Some(said) = &report.member else { return Ok(None) };
     let lapsed_ms = lapse_of(said, known.map(Arc::as_ref), state.level(), at);
     if known.is_some_and(|known| says_the_same(said, lapsed_ms, known)) {
@@ -280,6 +319,22 @@ fn change_of(
         return Ok(None);
     }
     Ok(Some(Action::PutMember { member: said }))
+}
+
+/// Others steer to it what begins.
+fn takes_connections(member: &Member) -> bool {
+    member.up && member.edge && member.addresses != Addresses::default()
+}
+
+/// Where it is asked for whether a machine is there: of one that is no edge nobody's traffic hangs on that. One without a peer URL
+/// refuses a connection at any port.
+fn place(member: &Member) -> Option<String> {
+    if !takes_connections(member) {
+        return None;
+    }
+    let (v4, v6) = (member.addresses.v4.map(|at| at.to_string()), member.addresses.v6.map(|at| format!("[{at}]")));
+    let url = Some(member.peer_url.clone()).filter(|url| !url.is_empty());
+    url.or_else(|| v4.or(v6).map(|host| format!("http://{host}:9")))
 }
 
 /// What several members say as one change: each is an entry of the log, a flush of the disk and a version for all that follow.
@@ -383,6 +438,8 @@ fn ticket_change(step: TicketStep, state: &State) -> Option<Action> {
 
 /// Between two times that it is written down of a member that it lapsed.
 const LAPSES_APART: Duration = Duration::from_secs(60);
+/// Machines that are looked for at the same time.
+const ASKED_AT_ONCE: usize = 64;
 /// Between two turns about everybody.
 const TURN: Duration = Duration::from_millis(100);
 /// Members that are written down by one change: an entry of the log of about 100 kB.
@@ -457,6 +514,25 @@ mod tests {
         assert_eq!(Lead::plan(&news).members, [up]);
         let later = Instant::now() + SILENCE * 2;
         assert_eq!(Lead::plan(&Seen { now: later, ..all(&state, &roll) }).members, [down("leaves"), down("same")]);
+        // Of a machine that does not answer others take what begins, where that is steered to it, and its connections stay its own.
+        let addresses = Addresses { v4: Some("192.0.2.7".parse().unwrap()), v6: None };
+        let steered = |name: &str| Member { edge: true, addresses, ..member(name) };
+        act(&mut state, Action::PutMember { member: steered("steered") });
+        assert!(says(steered("steered"), false));
+        let gone = |name: &str| roll.note_gone(name.into(), None);
+        (gone("same"), gone("steered"), gone("nobody"));
+        let known = state.view.members["steered"].clone();
+        let news = About::TheNews(["same".to_owned(), "steered".to_owned()].into());
+        let rests = Action::PutMember { member: Member { edge: false, ..Member::clone(&known) } };
+        assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, [rests.clone()]);
+        act(&mut state, rests);
+        assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, []);
+        // It is back, and takes them again.
+        assert!(!says(steered("steered"), false));
+        let back = Action::PutMember { member: Member { up: true, ..Member::clone(&known) } };
+        assert_eq!(Lead::plan(&seen(&state, &roll, news)).members, [back]);
+        act(&mut state, Action::RemoveMember { name: "steered".into() });
+        roll.forget("steered");
         // Nobody is forgotten who is a member, and was not heard of.
         roll.keep(&state);
         let later = Instant::now() + SILENCE * 2;

@@ -1,6 +1,7 @@
 //! The server on the peer URL: Raft's calls, forwarded proposals, heartbeats, admissions, and the watch stream.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -102,6 +103,10 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls
                     origin.certificate = shown.map(|certificate| Arc::new(certificate.clone().into_owned()));
                     converse(stream, router, origin).await;
                 }
+                // Only whether this machine is there was asked, see `reach.rs`.
+                Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                    tracing::debug!(%from, %error, "somebody hung up before the end of its TLS handshake");
+                }
                 Ok(Err(error)) => tracing::warn!(%from, %error, "somebody is not let in as a member"),
                 Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {}", duration(HANDSHAKE)),
             }
@@ -130,7 +135,10 @@ async fn append(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, bo
         }
         let sound = own(&caller, &request.vote).and_then(|()| sound::append(&voter.store.held(), &request));
         match sound {
-            Ok(()) => answer(&voter.raft.append_entries(request).await),
+            Ok(()) => {
+                inner.health.hear_leader();
+                answer(&voter.raft.append_entries(request).await)
+            }
             Err(reason) => unsound(&inner, &reason),
         }
     })
@@ -170,6 +178,7 @@ async fn snapshot(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, 
         if let Err(reason) = sound {
             return unsound(&inner, &reason);
         }
+        inner.health.hear_leader();
         let data = Box::new(std::io::Cursor::new(data.to_vec()));
         let snapshot = openraft::storage::Snapshot::<Types> { meta: head.meta, snapshot: data };
         answer(&voter.raft.install_full_snapshot(head.vote, snapshot).await)

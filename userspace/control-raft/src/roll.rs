@@ -27,6 +27,8 @@ pub(crate) struct Roll {
     news: Mutex<BTreeSet<String>>,
     /// Something is to be done before the next turn, or beat, is due.
     pub reported: Notify,
+    /// This member has come to lead.
+    pub leads: Notify,
     /// Members that turns about the news have looked at.
     looked_at: AtomicU64,
     without_id: AtomicU64,
@@ -69,6 +71,7 @@ impl Roll {
             run,
             run_before,
             pace,
+            reach: Reach::Unasked,
         };
         reports.insert(name, Arc::new(report));
         news
@@ -109,6 +112,30 @@ impl Roll {
         let gone = reports.iter().filter(|(name, report)| report.is_silent(now) && !members.contains_key(*name));
         for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             reports.remove(&name);
+        }
+    }
+
+    /// Members of which a word is missing and whose machines were not asked for since, with when each was heard: they are, from now on.
+    pub fn missing(&self, now: Instant, most: usize) -> Vec<(String, Instant)> {
+        let mut reports = lock(&self.reports);
+        let missing = reports.iter().filter(|(_, report)| report.reach == Reach::Unasked && report.is_missing(now));
+        let missing: Vec<_> = missing.take(most).map(|(name, report)| (name.clone(), report.heard)).collect();
+        for (name, _) in &missing {
+            if let Some(report) = reports.get_mut(name) {
+                Arc::make_mut(report).reach = Reach::Asked;
+            }
+        }
+        missing
+    }
+
+    /// The machine of a member did not answer, and nothing was heard of it since then.
+    pub fn note_gone(&self, name: String, heard: Option<Instant>) {
+        let mut reports = lock(&self.reports);
+        let Some(report) = reports.get_mut(&name) else { return };
+        if heard.is_none_or(|heard| heard == report.heard) {
+            Arc::make_mut(report).reach = Reach::Gone;
+            drop(reports);
+            self.wake(name);
         }
     }
 
@@ -169,6 +196,15 @@ pub(crate) struct Report {
     run_before: Option<u64>,
     /// What the leader has asked of it: see [`pace`].
     pace: Duration,
+    reach: Reach,
+}
+
+/// Whether the machine of a member is there that is not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Unasked,
+    Asked,
+    Gone,
 }
 
 impl Report {
@@ -183,12 +219,23 @@ impl Report {
             run: 0,
             run_before: None,
             pace,
+            reach: Reach::Unasked,
         }
     }
 
     /// It should have been heard of by now.
     pub fn is_silent(&self, now: Instant) -> bool {
         self.silence(now) > SILENCE.max(self.pace * 4)
+    }
+
+    /// Its next word is overdue.
+    fn is_missing(&self, now: Instant) -> bool {
+        self.silence(now) > self.pace + LATE
+    }
+
+    /// Its machine does not answer either.
+    pub fn is_gone(&self) -> bool {
+        self.reach == Reach::Gone
     }
 
     pub fn silence(&self, now: Instant) -> Duration {
@@ -309,8 +356,10 @@ pub(crate) fn pace(members: usize) -> Duration {
     Duration::from_secs_f64(f64::from(members) / f64::from(BEATS_S)).clamp(BEAT, PACE_MOST)
 }
 
-/// Five beats lost: short enough for traffic to move on within about a second, long enough for a busy machine.
+/// Five beats lost: long enough for a busy machine. Traffic does not wait for it where the machine itself is gone: see `reach.rs`.
 pub(crate) const SILENCE: Duration = Duration::from_millis(1000);
+/// What a beat may be late without anybody looking for its machine.
+const LATE: Duration = Duration::from_millis(40);
 /// Beats of members that do not vote that a leader hears in a second, where they are many: a fifth of a processor.
 const BEATS_S: u32 = 2_000;
 /// A machine that dies is down after four of them.

@@ -26,7 +26,12 @@ pub async fn upkeep(inner: Arc<Inner>) {
             continue;
         }
         keep_cluster_id(&inner).await;
-        match beat(&inner, false).await {
+        // A member that comes to lead does so at once, whatever the one before does not answer.
+        let beat = tokio::select! {
+            beat = beat(&inner, false) => beat,
+            () = inner.roll.leads.notified() => continue,
+        };
+        match beat {
             Ok(answer) => {
                 paced = Duration::from_millis(answer.pace_ms).clamp(BEAT, PACE_MOST);
                 inner.marks.told(inner.name(), answer.diverged);
@@ -53,8 +58,11 @@ pub async fn upkeep(inner: Arc<Inner>) {
             }
             Err(error) => tracing::debug!(%error, "the leader did not hear this member"),
         }
-        // A member that comes to lead does so at once.
-        let _ = tokio::time::timeout(paced, inner.roll.reported.notified()).await;
+        tokio::select! {
+            () = inner.roll.reported.notified() => {}
+            () = inner.roll.leads.notified() => {}
+            () = tokio::time::sleep(paced) => {}
+        }
     }
 }
 

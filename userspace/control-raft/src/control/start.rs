@@ -20,6 +20,7 @@ use crate::network::Network;
 use crate::publish::Publisher;
 use crate::secret::ClusterSecret;
 use crate::store::{Identity, OpenError, Store};
+use crate::successor::LEASE;
 use crate::types::{Peer, Raft, node_id};
 use crate::wire::Wire;
 use crate::{admission, follow};
@@ -281,9 +282,10 @@ pub(super) async fn raft(
         cluster_name: config.cluster_name.clone(),
         heartbeat_interval: HEARTBEAT_MS,
         // A follower waits for the longest timeout (the leader's lease) and then a random one, so writes pause for
-        // 550–700 ms when a leader dies, and its absence is not presumed from one lost packet.
+        // 550–700 ms when a leader dies, and its absence is not presumed from one lost packet; `successor.rs` is
+        // faster where the machine is gone.
         election_timeout_min: 200,
-        election_timeout_max: 350,
+        election_timeout_max: LEASE.as_millis() as u64,
         install_snapshot_timeout: 30_000,
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(2000),
         max_in_snapshot_log_to_keep: 1000,
@@ -363,12 +365,16 @@ pub(super) async fn follow_secret(secret: ClusterSecret) {
 async fn watch_raft(inner: Arc<Inner>) {
     let Some(voter) = inner.voter() else { return };
     let mut metrics = voter.raft.metrics();
-    let mut last = None;
+    let (mut last, mut led) = (None, false);
     loop {
-        let (leader, running) = {
+        let (leader, leads, running) = {
             let metrics = metrics.borrow_and_update();
-            (metrics.current_leader, metrics.running_state.clone())
+            (metrics.current_leader, metrics.state == ServerState::Leader, metrics.running_state.clone())
         };
+        if leads && !led {
+            inner.roll.leads.notify_one();
+        }
+        led = leads;
         if let Err(fatal) = running {
             inner.health.note_leader(false);
             // What the disk said is nearer to the cause than what became of it.

@@ -48,6 +48,7 @@ mod kafka;
 mod kube;
 mod kubernetes;
 mod log_sinks;
+mod lost_machines;
 mod many_ingresses;
 mod namespaces;
 mod openid;
