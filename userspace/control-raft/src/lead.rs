@@ -289,7 +289,7 @@ fn change_of(
     if report.is_gone() {
         // Its connections stay its own: it may be back in a moment. Who is silent for longer is down.
         let takes = known.filter(|known| takes_connections(known));
-        let rests = takes.map(|known| Member { edge: false, ..Member::clone(known) });
+        let rests = takes.map(|known| Member { edge: false, steers: false, ..Member::clone(known) });
         return Ok(rests.map(|member| Action::PutMember { member }));
     }
     let Some(said) = &report.member else { return Ok(None) };
@@ -520,11 +520,11 @@ mod tests {
         act(&mut state, Action::PutMember { member: steered("steered") });
         assert!(says(steered("steered"), false));
         let gone = |name: &str| roll.note_gone(name.into(), None);
-        (gone("same"), gone("steered"), gone("nobody"));
+        ["same", "steered", "nobody"].into_iter().for_each(gone);
         let known = state.view.members["steered"].clone();
         let news = About::TheNews(["same".to_owned(), "steered".to_owned()].into());
-        let rests = Action::PutMember { member: Member { edge: false, ..Member::clone(&known) } };
-        assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, [rests.clone()]);
+        let rests = Action::PutMember { member: Member { edge: false, steers: false, ..Member::clone(&known) } };
+        assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, std::slice::from_ref(&rests));
         act(&mut state, rests);
         assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, []);
         // It is back, and takes them again.
