@@ -195,7 +195,8 @@ impl Agent {
 
     /// How long the next [`tick`](Agent::tick) may wait.
     pub fn pause(&self) -> Duration {
-        self.retry.saturating_sub(self.retried.elapsed()).min(PAUSE)
+        let steer = self.steer.as_ref().and_then(Steer::due_in).unwrap_or(PAUSE);
+        self.retry.saturating_sub(self.retried.elapsed()).min(PAUSE).min(steer)
     }
 
     /// What is to be done now and then. Call it after [`pause`](Agent::pause).
@@ -204,6 +205,9 @@ impl Agent {
         if now.duration_since(self.retried) >= self.retry {
             (self.retried, self.retry) = (now, (self.retry * 2).min(RETRY));
             self.traffic.retry();
+            self.steer(&self.current.clone());
+        }
+        if self.steer.as_ref().and_then(Steer::due_in).is_some_and(|due| due.is_zero()) {
             self.steer(&self.current.clone());
         }
         if now.duration_since(self.followed) >= FOLLOW {

@@ -7,7 +7,7 @@ use edge_listeners::Purged;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub struct Desired {
     pub objects: Objects,
     /// Machines by name.
     pub machines: Arc<BTreeMap<String, Machine>>,
+    /// Machines that are members and steer nothing, as far as is known: nothing waits for them.
+    #[serde(skip)]
+    pub gone: Arc<BTreeSet<u16>>,
     /// Who serves each VirtualIP, by the object's name.
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
     /// Keys of TLS session tickets.

@@ -46,6 +46,7 @@ pub struct Steer {
     /// This machine's name.
     own: String,
     applied: Option<Wanted>,
+    announced: Option<Announced>,
     /// The kernel steers by what was wanted last.
     in_force: bool,
     /// It has been so since this process began.
@@ -68,6 +69,14 @@ pub struct Steer {
     /// Of those, the ones that are not steered by the slots they should be.
     unsteered: BTreeSet<String>,
     detach: bool,
+}
+
+/// What is to be put in force soon, and what comes before it is: see [`steering::announced`].
+struct Announced {
+    wanted: Wanted,
+    /// When the first began of the changes that wait.
+    began: Instant,
+    due: Instant,
 }
 
 /// Everything the kernel is told about steering.
@@ -127,6 +136,7 @@ impl Steer {
             plane: Arc::new(Mutex::new(plane)),
             own: own.to_owned(),
             applied: None,
+            announced: None,
             in_force: false,
             steers: false,
             access_in_force: false,
@@ -247,8 +257,23 @@ impl Steer {
         self.steers |= self.in_force;
         let Some(wanted) = wanted else { return };
         if self.in_force {
+            self.announced = None;
             return;
         }
+        let now = Instant::now();
+        let (waiting, is_due) = match &self.announced {
+            Some(announced) => (announced.wanted == wanted, now >= announced.due),
+            None => (false, false),
+        };
+        if waiting && !is_due {
+            return;
+        }
+        let began = self.announced.take().filter(|_| !waiting).map_or(now, |earlier| earlier.began);
+        let first = if waiting || now >= began + ANNOUNCED_MOST { None } else { self.first(&wanted, &desired.gone) };
+        let (wanted, last) = match first {
+            Some(first) => (first, Some(wanted)),
+            None => (wanted, None),
+        };
         let ids = ids(&specs, desired);
         let backends = self.backends.machines();
         let mut plane = lock(&self.plane);
@@ -269,6 +294,7 @@ impl Steer {
                     tables = applied.tables_written,
                     addresses = applied.addresses,
                     left_out = applied.left_out.len(),
+                    announces = last.is_some(),
                     "steering switched"
                 );
                 if wanted.cookies.current.is_none() && has_others(&wanted.machines) && !wanted.vips.is_empty() {
@@ -312,7 +338,8 @@ impl Steer {
                 }
                 // Those that kept what they had are tried again: tables may be free by then.
                 self.applied = applied.kept.is_empty().then_some(wanted);
-                self.in_force = true;
+                self.in_force = last.is_none();
+                self.announced = last.map(|wanted| Announced { wanted, began, due: Instant::now() + ANNOUNCED });
                 self.steers = true;
             }
             Err(error) => {
@@ -329,6 +356,44 @@ impl Steer {
             tracing::error!(object = name, "{why}");
         }
         self.failures = failures;
+    }
+
+    /// When [`Steer::apply`] is to be called for what was put off.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.announced.as_ref().map(|announced| announced.due.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is put in force before this is, if anything.
+    fn first(&self, wanted: &Wanted, gone: &BTreeSet<u16>) -> Option<Wanted> {
+        let applied = self.applied.as_ref()?;
+        let mut first = wanted.clone();
+        // Virtual IPs that are spread alike go on sharing their slots.
+        type Pair<'s> = [&'s Arc<[Slot]>; 2];
+        let mut shared: Vec<(Pair<'_>, Arc<[Slot]>)> = Vec::new();
+        let mut differs = false;
+        for (vip, last) in first.vips.iter_mut().zip(&wanted.vips) {
+            let before = applied.vips.iter().find(|before| before.id == last.id);
+            // What another hash chooses, or which backend, is nothing that these slots could say beforehand.
+            let Some(before) = before.filter(|before| before.hash == last.hash && !before.backends && !last.backends)
+            else {
+                continue;
+            };
+            if applied.seed != wanted.seed || Arc::ptr_eq(&before.slots, &last.slots) {
+                continue;
+            }
+            let same = |of: &Pair<'_>| Arc::ptr_eq(of[0], &before.slots) && Arc::ptr_eq(of[1], &last.slots);
+            let known = shared.iter().find(|(of, _)| same(of));
+            let known = known.map(|(_, slots)| slots.clone());
+            let slots = known.unwrap_or_else(|| {
+                let slots = steering::announced(&before.slots, &last.slots, |id| gone.contains(&id));
+                let slots = slots.map_or_else(|| last.slots.clone(), Into::into);
+                shared.push(([&before.slots, &last.slots], slots.clone()));
+                slots
+            });
+            differs |= !Arc::ptr_eq(&slots, &last.slots);
+            vip.slots = slots;
+        }
+        differs.then_some(first)
     }
 
     /// What could not be done, and which backends are not well, by VirtualIP.
@@ -547,6 +612,12 @@ struct Look {
 
 /// For so long after a change other machines may still send new flows by the table before it.
 const SETTLED: Duration = Duration::from_secs(3);
+
+/// For so long a change is announced before new flows follow it: machines hear of one within a few milliseconds of each other.
+pub const ANNOUNCED: Duration = Duration::from_millis(150);
+
+/// Changes that follow each other faster are not put off for longer than this.
+const ANNOUNCED_MOST: Duration = Duration::from_millis(600);
 
 /// Between two times that it is said that this machine's daemon did not serve for a while: each is a change for all machines.
 const LAPSE: Duration = Duration::from_secs(60);

@@ -40,7 +40,43 @@ pub fn slots(steps: &[Step<'_>]) -> Vec<Slot> {
         });
         fold(&mut slots, &tables[at].1, step);
     }
+    if let Some(last) = steps.last() {
+        let mut taking = Ids::NONE;
+        last.machines.iter().for_each(|machine| taking.set(machine.id));
+        slots.iter_mut().filter(|slot| slot.is_full()).for_each(|slot| *slot = taking_first(*slot, &taking));
+    }
     slots
+}
+
+/// The slot with those that take new flows before those that do not, behind its owner. Of a slot that is full one of them stands in for an
+/// owner that does not serve, and two at most are tried: new connections are nothing for a machine that is to become empty, and may
+/// be refused there while others would take them.
+fn taking_first(slot: Slot, taking: &Ids) -> Slot {
+    let mut owners = slot.owners();
+    owners[1..].sort_by_key(|id| !taking.has(*id));
+    Slot::new(owners)
+}
+
+/// What is put in force before `after` is: whoever takes a slot's new flows goes on taking them, and who is to take them is asked for
+/// what is not found already. `None` where nothing has to come first.
+///
+/// Machines hear of a change one after the other. A connection that begins by the new table, at one that knows it, may come by another a
+/// moment later, which sends it by the old; who gets it there asks the others that its slot remembers, and by the old table the slot may
+/// remember nobody. With this between the two, no machine still goes by the old table when the first one takes new flows by the new.
+/// `is_gone`: nothing is left to a machine that is not there.
+pub fn announced(before: &[Slot], after: &[Slot], is_gone: impl Fn(u16) -> bool) -> Option<Vec<Slot>> {
+    let first = |(before, after): (&Slot, &Slot)| {
+        let (taking, mut owners) = (before.current(), after.owners());
+        if taking == NOBODY || owners[0] == NOBODY || is_gone(taking) {
+            return *after;
+        }
+        if let Some(at) = owners.iter().position(|id| *id == taking) {
+            owners[..=at].rotate_right(1);
+        }
+        Slot::new(owners)
+    };
+    let announced: Vec<Slot> = before.iter().zip(after).map(first).collect();
+    (before.len() == after.len() && announced != after).then_some(announced)
 }
 
 /// Takes the slots one step on. `table` is that of the step's machines.
@@ -275,6 +311,30 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_new_flows_stands_in_before_who_drains() {
+        let history = [
+            step(&[1, 2, 3, 4, 5], &[]),
+            step(&[2, 3, 4, 5], &[1]),
+            step(&[3, 4, 5], &[1, 2]),
+            step(&[1, 2, 4, 5], &[3]),
+            step(&[2, 4, 5], &[1, 3]),
+        ];
+        let drains = |id: &u16| [1, 3].contains(id);
+        let sorted = |slot: &Slot| slot.owners()[1..].is_sorted_by_key(drains);
+        let mut as_it_came = Vec::new();
+        history.iter().for_each(|step| fold(&mut as_it_came, &maglev::full_table(&step.machines), step));
+        let slots = slots(&history);
+        let full: Vec<usize> = (0..slots.len()).filter(|number| slots[*number].is_full()).collect();
+        assert!(full.iter().any(|number| !sorted(&as_it_came[*number])), "there are such slots");
+        for number in full {
+            let (slot, came) = (slots[number], as_it_came[number]);
+            assert!(sorted(&slot), "slot {number}: {slot:?}");
+            assert_eq!(slot.current(), came.current());
+            assert_eq!(BTreeSet::from(slot.owners()), BTreeSet::from(came.owners()), "nobody is forgotten");
+        }
+    }
+
+    #[test]
     fn nobody_at_first_and_nobody_at_last() {
         let up = slots(&[step(&[], &[]), step(&[1], &[])]);
         assert!(up.iter().all(|slot| *slot == Slot::of(1)));
@@ -452,6 +512,58 @@ mod tests {
                     let distinct: BTreeSet<u16> = owners.iter().copied().collect();
                     prop_assert_eq!(distinct.len(), owners.len(), "nobody twice");
                     prop_assert!(owners.iter().all(|id| !fleet.down.contains(id)), "nobody dead");
+                }
+            }
+        }
+    }
+
+    /// Who has a connection in the end that began at the first of two machines and goes on at the second, each of which goes by slots of
+    /// its own: as `Road::fate` and `owners::decide` of ebpf/datapath have it.
+    fn finds(slots: &BTreeMap<u16, Slot>, holder: u16, at: Slot) -> bool {
+        let (mut machine, mut asked) = (at.current(), Vec::new());
+        while machine != holder {
+            asked.push(machine);
+            // A machine that is dead and not known for it answers nothing: what was lost is sent again, and comes to another.
+            let Some(slot) = slots.get(&machine) else { return true };
+            let left = slot.owners().into_iter().find(|id| *id != NOBODY && !asked.contains(id));
+            let Some(next) = left else { return false };
+            machine = next;
+        }
+        true
+    }
+
+    /// How far machines have come with a change.
+    const STAGES: [usize; 3] = [0, 1, 2];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn what_begins_by_the_new_table_is_found_by_who_hears_of_it_a_moment_later(
+            events in prop::collection::vec(event(), 1..30), drawn in any::<u64>(),
+        ) {
+            let mut fleet = Fleet::new();
+            let mut random = drawn | 1;
+            for event in &events {
+                let before = fleet.slots();
+                fleet.happen(*event);
+                let after = fleet.slots();
+                let down = fleet.down.clone();
+                let between = announced(&before, &after, |id| down.contains(&id)).unwrap_or_else(|| after.clone());
+                for (number, (old, new)) in before.iter().zip(&after).enumerate() {
+                    random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                    // Nobody is at the last stage before all are at the second.
+                    let least = (random >> 40) as usize % 2;
+                    let at = |id: u16| [*old, between[number], *new][STAGES[least + (random >> (41 + id)) as usize % 2]];
+                    let slots: BTreeMap<u16, Slot> = (1..=6).filter(|id| !down.contains(id)).map(|id| (id, at(id))).collect();
+                    let (here, there) = (at(7), at(8));
+                    let holder = here.current();
+                    if holder == NOBODY || there.current() == NOBODY || down.contains(&holder) || down.contains(&there.current()) {
+                        continue;
+                    }
+                    prop_assert!(
+                        finds(&slots, holder, there),
+                        "slot {number}: {old:?} -> {:?} -> {new:?} by {event:?}: {slots:?}, {here:?}, {there:?}", between[number]
+                    );
                 }
             }
         }

@@ -331,6 +331,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
         version: snapshot.version,
         objects: snapshot.objects.clone(),
         machines: Arc::new(machines.collect()),
+        gone: Arc::new(snapshot.members.values().filter(|m| !m.steers).map(|m| m.id).collect()),
         steering: Arc::new(steering.collect()),
         tickets: Arc::new(tickets),
         purges: Arc::new(snapshot.purges.iter().map(purge).collect()),

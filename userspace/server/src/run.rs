@@ -49,8 +49,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How long the fleet is given to hear that this machine drains.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 
-/// From the moment that is written down until the kernels of the others steer by it.
-const SETTLE: Duration = Duration::from_millis(250);
+/// From the moment that is written down until the kernels of the others steer by it, which they do a moment after they have heard of it.
+const SETTLE: Duration = Duration::from_millis(250 + edge_agent::steer::ANNOUNCED.as_millis() as u64);
 
 /// What was asked of the admin API before another process takes its place is answered within this.
 const ADMIN_ANSWERS: Duration = Duration::from_secs(2);

@@ -95,7 +95,8 @@ fn the_others_take_what_begins() {
     let port = free_port();
     machines[0].create(&mock("here", "served"));
     machines[0].create(&server("web", port, "here"));
-    machines[0].create(&format!("kind: VirtualIP\nname: shop\naddresses: [{VIP}]\nports: [{port}]\n"));
+    let vip = |more: &str| format!("kind: VirtualIP\nname: shop\naddresses: [{VIP}]\nports: [{port}]\n{more}");
+    machines[0].create(&vip(""));
     let shows = |at: usize, of: usize| {
         let members = machines[at].json("/status/members");
         let find = |all: &Vec<serde_json::Value>| {
@@ -104,6 +105,14 @@ fn the_others_take_what_begins() {
         members.as_array().and_then(find).unwrap_or_default()
     };
     let all_take = || (0..3).all(|of| shows(leader(&machines), of)["edge"] == true);
+
+    // A change among machines that live is announced to all of them before new connections follow it.
+    let announced = || machines.iter().all(|machine| machine.said().contains("announces=true"));
+    let names = "machines: [{name: m1}, {name: m2}, {name: m3, state: draining}]\n";
+    eventually("all take what begins", || all_take().then_some(()));
+    machines[0].update("shop", &vip(names));
+    eventually("it is announced", || announced().then_some(()));
+    machines[0].update("shop", &vip(""));
 
     // One whose daemon is held up for a while is there: its kernel answers.
     eventually("all take what begins", || all_take().then_some(()));
