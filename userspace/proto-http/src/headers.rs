@@ -209,6 +209,10 @@ impl Ready {
         Some(Ready { line: alone.arena.into(), name, value, known })
     }
 
+    pub fn name(&self) -> &[u8] {
+        self.name.of(&self.line)
+    }
+
     pub fn value(&self) -> &[u8] {
         self.value.of(&self.line)
     }
@@ -333,6 +337,25 @@ impl Headers {
         self.fields.push(Field { name, value, known: ready.known, noted: Noted { line: true, known: true } });
     }
 
+    /// Appends a field of another message, the one at this place there, as it stands: it was looked at when it came into that.
+    pub fn add_copy(&mut self, other: &Headers, place: usize) {
+        let Some(field) = other.fields.get(place) else { return };
+        if !field.noted.line {
+            return self.add(field.name.of(&other.arena), field.value.of(&other.arena));
+        }
+        let (start, before) = (self.arena.len() as u32, field.name.start);
+        self.arena.extend_from_slice(&other.arena[before as usize..field.line_end() as usize]);
+        let at = |span: Span| Span { start: start + (span.start - before), len: span.len };
+        self.fields.push(Field { name: at(field.name), value: at(field.value), ..*field });
+    }
+
+    /// As [`add_copy`](Headers::add_copy), of a field that is [`own`](Headers::add_own) from now on.
+    pub fn add_own_copy(&mut self, other: &Headers, place: usize) {
+        let before = self.fields.len();
+        self.add_copy(other, place);
+        self.ruled.extend(self.fields.get(before).map(|added| added.name));
+    }
+
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
     ///
     /// Other spellings of the name go, too: `X_User` and `X.User` are `X-User` to a backend that maps marks alike (CGI, WSGI, PHP),
@@ -373,11 +396,31 @@ impl Headers {
         self.ruled.extend(ruled);
     }
 
+    /// As [`set`](Headers::set), to a field that was made ready before.
+    pub fn set_ready(&mut self, ready: &Ready) {
+        if self.has_alike(ready.name()) {
+            return self.set(ready.name(), ready.value());
+        }
+        self.add_own_ready(ready);
+    }
+
     /// As [`add`](Headers::add), of a field that is ours and not the sender's: it is [`own`](Headers::own), as one that was set is.
     pub fn add_own(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let before = self.fields.len();
         self.add(name, value);
         self.ruled.extend(self.fields.get(before).map(|added| added.name));
+    }
+
+    /// As [`add_own`](Headers::add_own), of a field that was made ready before.
+    pub fn add_own_ready(&mut self, ready: &Ready) {
+        self.add_ready(ready);
+        self.ruled.extend(self.fields.last().map(|added| added.name));
+    }
+
+    /// As [`add_own`](Headers::add_own), of a name and a value that are in the program, and of a name that is none of the known ones.
+    pub fn add_own_text(&mut self, name: &'static str, value: &'static str) {
+        self.add_known_clean(Known::Other, name, value.as_bytes());
+        self.ruled.extend(self.fields.last().map(|added| added.name));
     }
 
     /// The fields that were set, or added as [`own`](Headers::add_own), since the message was read: those its sender did not write.
@@ -401,13 +444,12 @@ impl Headers {
 
     /// Removes every field called `name`, in any of the spellings that [`set`](Headers::set) replaces; says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
-        let arena = &self.arena;
-        let before = self.fields.len();
-        // Spellings are of one length, which most other names are not.
-        let other =
-            |f: &Field| f.name.len as usize != name.len() || !is_spelled_alike(f.name.of(arena), name.as_bytes());
-        self.fields.retain(other);
-        let removed = self.fields.len() != before;
+        // Mostly there is none, which is found out without moving the others.
+        let removed = self.has_alike(name.as_bytes());
+        if removed {
+            let arena = &self.arena;
+            self.fields.retain(|f| !is_spelled_alike(f.name.of(arena), name.as_bytes()));
+        }
         if !self.is_ruled(name.as_bytes()) {
             let name = self.store(name.as_bytes());
             self.ruled.push(name);
@@ -451,7 +493,7 @@ impl Headers {
 
     fn is_named(&self, field: &Field, name: &str) -> bool {
         // Lengths tell most names apart, without a look at the arena.
-        field.name.len as usize == name.len() && field.name.of(&self.arena).eq_ignore_ascii_case(name.as_bytes())
+        field.name.len as usize == name.len() && is_one_name(field.name.of(&self.arena), name.as_bytes())
     }
 
     fn store(&mut self, bytes: &[u8]) -> Span {
@@ -582,6 +624,13 @@ static DASHED: [u8; 256] = {
 /// Whether two names are one to a reader that takes all marks alike.
 pub fn is_spelled_alike(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| dashed(a) == dashed(b))
+}
+
+/// Whether two names are one, in any case. Mostly they are written the same, which is a comparison of blocks, and the other one goes byte
+/// by byte.
+#[inline]
+fn is_one_name(a: &[u8], b: &[u8]) -> bool {
+    a == b || a.eq_ignore_ascii_case(b)
 }
 
 /// Whether `value` may stand in a field: no control bytes but tab (RFC 9110 section 5.5).
@@ -731,6 +780,54 @@ mod tests {
         assert_eq!(added.known_all(Known::CdnLoop).collect::<Vec<_>>(), [ready.value(), ready.value()]);
         assert!(added.has_known(Known::CdnLoop) && !added.has_known(Known::Host));
         assert!(!added.is_ruled(b"CDN-Loop") && added.remove("cdn-loop") && added.len() == 1);
+    }
+
+    /// A field that was made ready is set, or added as ours, as one that is given by name and value, whatever is there before.
+    #[test]
+    fn what_was_made_ready_is_set_and_ours_as_any_field() {
+        let ready = Ready::new("X-User-Id", "weir\r\nEvil: 1").unwrap();
+        assert_eq!(ready.name(), b"X-User-Id");
+        let told = |h: &Headers| {
+            let own: Vec<_> = h.own().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+            (lines(h), own, h.is_ruled(b"x_user_id"), h.is_ruled(b"Other"), h.is_ruled(b"Vary"))
+        };
+        for before in [&[][..], &["X_User-ID", "Other"][..], &["x-user-id", "Other", "X-User-Id"][..]] {
+            let mut with = Headers::new();
+            before.iter().for_each(|name| with.add(name, "before"));
+            let mut singly = with.clone();
+            with.set_ready(&ready);
+            singly.set("X-User-Id", ready.value());
+            assert_eq!(told(&with), told(&singly), "{before:?}");
+            with.add_own_ready(&ready);
+            with.add_own_text("Vary", "Origin");
+            singly.add_own("X-User-Id", ready.value());
+            singly.add_own("Vary", "Origin");
+            assert_eq!(told(&with), told(&singly), "{before:?}");
+            assert!(with.remove("x.user.id") && !with.remove("x.user.id") && !with.contains("X-User-Id"));
+        }
+    }
+
+    #[test]
+    fn what_is_copied_is_added_as_any_field() {
+        let mut other = Headers::new();
+        for (name, value) in [("Vary", "Accept"), ("X-Set", "1"), ("Content-Type", "text/plain")] {
+            other.add(name, value);
+        }
+        // Its value lies elsewhere than its name.
+        other.set("X-Set", "2");
+        let (mut copied, mut singly) = (Headers::new(), Headers::new());
+        for h in [&mut copied, &mut singly] {
+            h.add("First", "1");
+        }
+        (0..4).for_each(|place| copied.add_copy(&other, place));
+        other.iter().for_each(|(name, value, _)| singly.add(name, value));
+        assert_eq!(lines(&copied), lines(&singly));
+        assert_eq!(lines(&copied), "First: 1\r\nVary: Accept\r\nX-Set: 2\r\nContent-Type: text/plain\r\n");
+        assert_eq!(copied.known(Known::ContentType), Some(&b"text/plain"[..]));
+        assert_eq!((copied.own().count(), copied.is_ruled(b"X-Set")), (0, false));
+        copied.add_own_copy(&other, 0);
+        copied.add_own_copy(&other, 9);
+        assert_eq!(copied.own().collect::<Vec<_>>(), [(&b"Vary"[..], &b"Accept"[..])]);
     }
 
     /// Fields that are only found faster than others are to clients what any field is: nothing is refused because of their names.
