@@ -105,41 +105,44 @@ pub(crate) fn write_fraction(whole: u64, mut part: u32, out: &mut Vec<u8>) {
 /// Nanoseconds, a thousand and up to a million of them, as microseconds.
 #[inline]
 pub(crate) fn write_micros(nanos: u32, out: &mut Vec<u8>) {
-    let (mut block, at) = whole(nanos / 1_000);
-    let mut used = at;
-    let part = nanos % 1_000;
-    if part > 0 {
-        let [a, b, c, zeros] = THREE[part as usize];
-        block[at..at + 4].copy_from_slice(&[b'.', a, b, c]);
-        used += 4 - usize::from(zeros);
-    }
-    block[used..used + 3].copy_from_slice("µs".as_bytes());
-    push_block(block, used + 3, out);
+    write_parted(nanos / 1_000, nanos % 1_000, out);
+    push_block(*b"\xc2\xb5s\0", 3, out);
 }
 
 /// Nanoseconds, a million and more of them, less than a second, as milliseconds.
 #[inline]
 pub(crate) fn write_millis(nanos: u32, out: &mut Vec<u8>) {
-    let (mut block, at) = whole(nanos / 1_000_000);
-    let mut used = at;
-    let part = nanos % 1_000_000;
-    if part > 0 {
-        let ([a, b, c, some], [d, e, f, zeros]) = (THREE[(part / 1_000) as usize], THREE[(part % 1_000) as usize]);
-        block[at..at + 7].copy_from_slice(&[b'.', a, b, c, d, e, f]);
-        // Three digits that are all zeros end nothing: the three before them say where the end is.
-        used += 7 - usize::from(zeros) - if zeros == 3 { usize::from(some) } else { 0 };
+    let (whole, part) = (nanos / 1_000_000, nanos % 1_000_000);
+    let [a, b, c, zeros] = THREE[(part % 1_000) as usize];
+    if zeros == 3 {
+        write_parted(whole, part / 1_000, out);
+    } else {
+        let (text, used) = parted(whole, part / 1_000);
+        push_block(text, used, out);
+        push_block([a, b, c, 0], 3 - usize::from(zeros), out);
     }
-    block[used..used + 2].copy_from_slice(b"ms");
-    push_block(block, used + 2, out);
+    push_block(*b"ms\0\0", 2, out);
 }
 
-/// A number below a thousand at the front of a block, and where it ends.
+/// A number below a thousand, a point, and thousandths without the zeros at their end; no point where there are none.
 #[inline]
-fn whole(n: u32) -> ([u8; 16], usize) {
-    let [a, b, c, _] = THREE[n as usize];
+fn write_parted(n: u32, thousandths: u32, out: &mut Vec<u8>) {
+    let (text, used) = parted(n, thousandths);
+    let without = match THREE[thousandths as usize][3] {
+        3 => 4,
+        zeros => zeros,
+    };
+    push_block(text, used - usize::from(without), out);
+}
+
+/// A number below a thousand, a point, and three digits, and how long that is: at most seven bytes, so that it is one number to the machine.
+#[inline]
+fn parted(n: u32, thousandths: u32) -> ([u8; 8], usize) {
+    let ([a, b, c, _], [d, e, f, _]) = (THREE[n as usize], THREE[thousandths as usize]);
     let skipped = usize::from(n < 100) + usize::from(n < 10);
-    let text = u128::from(u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped));
-    (text.to_le_bytes(), 3 - skipped)
+    let whole = u64::from(u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped));
+    let part = u64::from(u32::from_le_bytes([b'.', d, e, f]));
+    ((whole | part << (8 * (3 - skipped))).to_le_bytes(), 7 - skipped)
 }
 
 /// Three digits of each number below a thousand, and how many zeros stand at their end.
