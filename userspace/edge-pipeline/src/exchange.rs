@@ -377,13 +377,23 @@ impl Tags {
     }
 
     /// A station was passed.
+    #[inline]
     pub fn pass(&mut self, name: &Arc<str>, outcome: Outcome, took: Duration) {
         match self.steps.get_mut(self.passed) {
             Some((known, before, time)) if Arc::ptr_eq(known, name) => (*before, *time) = (outcome, took),
-            Some(step) => *step = (name.clone(), outcome, took),
-            None => self.steps.push((name.clone(), outcome, took)),
+            _ => self.pass_other(name, outcome, took),
         }
         self.passed += 1;
+    }
+
+    /// Another station than that of the request before.
+    #[cold]
+    fn pass_other(&mut self, name: &Arc<str>, outcome: Outcome, took: Duration) {
+        let step = (name.clone(), outcome, took);
+        match self.steps.get_mut(self.passed) {
+            Some(before) => *before = step,
+            None => self.steps.push(step),
+        }
     }
 
     /// The stations passed, in order.
@@ -872,6 +882,7 @@ impl Exchange {
     }
 
     /// Makes `namespace` (`None` = `DEFAULT`) the one filters work in; it is made when it does not exist.
+    #[inline]
     pub fn enter(&mut self, namespace: Option<&Arc<str>>) {
         self.current = match namespace {
             None => 0,

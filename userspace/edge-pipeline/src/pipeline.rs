@@ -345,6 +345,11 @@ pub(crate) async fn walk(
                 trace.end(span, now);
             }
         }
+        if outcome == SUCCESS && node.jumps.is_empty() {
+            // As most stations end.
+            at += 1;
+            continue;
+        }
         at = match node.jumps.iter().find(|(result, _)| *result == outcome) {
             Some((_, target)) => *target,
             None if outcome == SUCCESS => at + 1,
