@@ -25,6 +25,7 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::words::check_methods;
 use base_model::{Findings, Problem};
+use edge_pipeline::exchange::fresh_response;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Method, Response};
 use schemars::JsonSchema;
@@ -228,7 +229,7 @@ impl Filter for CorsAdaptor {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let Some(origin) = request.headers.value("Origin").filter(|origin| !origin.is_empty()) else {
-            exchange.space().response.get_or_insert_default().headers.add_own("Vary", "Origin");
+            exchange.space().response.get_or_insert_with(fresh_response).headers.add_own_text("Vary", "Origin");
             return Step::Done(SUCCESS);
         };
         let origin = std::str::from_utf8(origin).unwrap_or_default();
@@ -243,8 +244,8 @@ impl Filter for CorsAdaptor {
         let method_allowed = self.allows_method(request.method.as_str());
         // The request borrows the exchange; its origin is needed while the response is written.
         let origin = origin.to_owned();
-        let headers = &mut exchange.space().response.get_or_insert_default().headers;
-        headers.add_own("Vary", "Origin");
+        let headers = &mut exchange.space().response.get_or_insert_with(fresh_response).headers;
+        headers.add_own_text("Vary", "Origin");
         if !allowed {
             return Step::Done(REJECTED);
         }

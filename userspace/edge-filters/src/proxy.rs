@@ -1486,15 +1486,15 @@ pub(crate) fn is_event_stream(content_type: &[u8]) -> bool {
 /// who may read it stays theirs: should the answer be replaced, that outlives it. What another backend has said of who may read its own
 /// answer, which was there before, is not true of this one.
 pub(crate) fn merge(response: &mut Response, earlier: &Response) {
-    for (name, value, own) in earlier.headers.iter_with_own() {
+    for (place, (name, value, own)) in earlier.headers.iter_with_own().enumerate() {
         if is_cors(name) {
             if own {
                 response.headers.set(name, value);
             }
         } else if name.eq_ignore_ascii_case(b"Vary") {
-            response.headers.add_own(name, value);
+            response.headers.add_own_copy(&earlier.headers, place);
         } else {
-            response.headers.add(name, value);
+            response.headers.add_copy(&earlier.headers, place);
         }
     }
 }

@@ -127,6 +127,10 @@ impl Redirector {
 
     /// `input` with the replacement in place of each match; the client has chosen it from `target` on. `None` without a match.
     fn location(&self, input: &str, target: usize) -> Option<Location> {
+        // Groups need memory of their own, and most requests pass.
+        if !self.expression.is_match(input) {
+            return None;
+        }
         let mut location = Location::default();
         let copy = |location: &mut Location, from: usize, to: usize| {
             let own = to.min(target).max(from);

@@ -45,7 +45,7 @@ use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches,
 };
 use proto_http::path::PathError;
-use proto_http::{Method, Response};
+use proto_http::{Method, Request, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -194,6 +194,8 @@ pub struct RequestAdaptor {
     decompress: bool,
     sign: Option<Signer>,
     template: Option<Template>,
+    /// Fields are all it changes.
+    is_header_alone: bool,
     refused: builder::Refusals,
     /// Bodies that unpack to too much.
     too_large: Limit,
@@ -218,7 +220,9 @@ pub const KIND: FilterKind = FilterKind {
 impl RequestAdaptor {
     fn new(spec: RequestAdaptorSpec, parts: &Parts<'_>) -> Result<RequestAdaptor, BuildError> {
         let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
+        let header_alone = RequestAdaptorSpec { header: spec.header.clone(), ..RequestAdaptorSpec::default() };
         Ok(RequestAdaptor {
+            is_header_alone: spec == header_alone,
             method: Method::parse(spec.method.as_bytes()),
             path: spec.path.as_ref().map(PathAdapt::new).transpose().map_err(|why| unexpected("path", why))?.flatten(),
             header: spec.header.as_ref().map(HeaderAdapt::new),
@@ -235,10 +239,14 @@ impl RequestAdaptor {
 
     /// Everything but the codecs. Bodies the template looks into are in memory.
     fn adapt(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        let changes = match &self.template {
-            Some(template) => Changes::of_built(&built::render(template, exchange)?)?,
-            None => Changes::default(),
-        };
+        match &self.template {
+            Some(template) => self.adapt_also(&Changes::of_built(&built::render(template, exchange)?)?, exchange),
+            None => self.adapt_also(&NO_CHANGES, exchange),
+        }
+    }
+
+    /// The changes of the document, unless those of a template take their place.
+    fn adapt_also(&self, changes: &Changes, exchange: &mut Exchange) -> Result<(), BuiltError> {
         let space = exchange.space();
         let request = &mut space.request;
         if let Some(method) = changes.method.as_ref().or(self.method.as_ref()) {
@@ -251,11 +259,7 @@ impl RequestAdaptor {
             return Err(BuiltError::Refused(error.to_string()));
         }
         if let Some(header) = changes.header.as_ref().or(self.header.as_ref()) {
-            header.apply(&mut request.headers);
-            if let Some(host) = header.host() {
-                request.authority.clear();
-                request.authority.push_str(host);
-            }
+            change_fields(header, request);
         }
         if let Some(body) = changes.body.as_ref().or(self.body.as_ref()) {
             space.request_body = Body::full(body.clone());
@@ -295,6 +299,15 @@ impl RequestAdaptor {
             Some(signer) => sign(signer, exchange).await,
             None => SUCCESS,
         }
+    }
+}
+
+/// A `Host` among the fields is the authority that is asked for.
+fn change_fields(header: &HeaderAdapt, request: &mut Request) {
+    header.apply(&mut request.headers);
+    if let Some(host) = header.host() {
+        request.authority.clear();
+        request.authority.push_str(host);
     }
 }
 
@@ -345,6 +358,12 @@ impl Filter for RequestAdaptor {
     }
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        if self.is_header_alone {
+            if let Some(header) = &self.header {
+                change_fields(header, &mut exchange.space().request);
+            }
+            return Step::Done(SUCCESS);
+        }
         let waits = self.compress
             || self.decompress
             || self.sign.is_some()
@@ -361,7 +380,6 @@ impl Filter for RequestAdaptor {
 }
 
 /// What a template asks for in this one request.
-#[derive(Default)]
 struct Changes {
     method: Option<Method>,
     path: Option<PathAdapt>,
@@ -369,6 +387,8 @@ struct Changes {
     host: Option<Box<str>>,
     body: Option<Bytes>,
 }
+
+static NO_CHANGES: Changes = Changes { method: None, path: None, header: None, host: None, body: None };
 
 impl Changes {
     fn of_built(built: &Built) -> Result<Changes, BuiltError> {
@@ -514,6 +534,30 @@ mod tests {
         );
         assert_eq!((header(&exchange, "X-D"), headers(&exchange, "X-S").as_str()), (None, "s,t"));
         assert_eq!((request_body_of(&exchange), header(&exchange, "Content-Encoding")), (&b"new"[..], None));
+    }
+
+    /// A document that changes fields alone takes a shorter way than one that changes something else, too, or whose fields come out of a
+    /// template.
+    #[test]
+    fn fields_are_changed_alike_on_each_way() {
+        for header in [
+            "{del: [X-D], set: {Host: b.test, X-New: n, X-S: s}, add: {Access-Control-Max-Age: '5', X-S: t}}",
+            "{del: [x_s]}",
+            "{set: {x-s: s}, add: {X-D: e}}",
+        ] {
+            let after = |spec: &str| {
+                let mut exchange = request("GET", "/", &[("X-D", "d"), ("x_s", "old"), ("X-S", "older")]);
+                assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS, "{spec}");
+                let request = exchange.request();
+                let all =
+                    request.headers.iter_with_own().map(|(name, value, own)| (name.to_vec(), value.to_vec(), own));
+                let ruled = ["X-D", "X-S", "X-New"].map(|name| request.headers.is_ruled(name.as_bytes()));
+                (all.collect::<Vec<_>>(), ruled, request.authority.to_string())
+            };
+            let alone = after(&format!("{{header: {header}}}"));
+            assert_eq!(alone, after(&format!("{{header: {header}, method: GET}}")), "{header}");
+            assert_eq!(alone, after(&format!("{{template: \"header: {header}\"}}")), "{header}");
+        }
     }
 
     #[test]

@@ -261,12 +261,26 @@ impl Validator {
         })
     }
 
-    /// Its sections, one after the other.
+    /// The first of its sections.
+    fn check_headers(&self, headers: &Headers) -> Result<(), Refusal> {
+        match self.headers.iter().find(|rule| !rule.holds(headers)) {
+            Some(rule) => Err(Refusal::new(400, "", format!("header {} is missing or not accepted", rule.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether that is all it checks.
+    fn checks_headers_alone(&self) -> bool {
+        self.jwt.is_none()
+            && self.signature.is_none()
+            && self.keys.is_none()
+            && self.oauth2.is_none()
+            && self.basic.is_none()
+    }
+
+    /// Its other sections, one after the other.
     async fn check(&self, exchange: &mut Exchange) -> Result<(), Refusal> {
         let headers = &exchange.request().headers;
-        if let Some(rule) = self.headers.iter().find(|rule| !rule.holds(headers)) {
-            return Err(Refusal::new(400, "", format!("header {} is missing or not accepted", rule.name)));
-        }
         if let Some(token) = &self.jwt {
             token.claims(headers).await.map_err(|error| Refusal::of_token("jwt", error))?;
         }
@@ -376,6 +390,12 @@ impl Filter for Validator {
     }
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        if let Err(refusal) = self.check_headers(&exchange.request().headers) {
+            return Step::Done(answer(Err(refusal), exchange));
+        }
+        if self.checks_headers_alone() {
+            return Step::Done(SUCCESS);
+        }
         if self.waits() {
             return Step::wait(async {
                 let checked = self.check(exchange).await;
