@@ -17,7 +17,7 @@ use crate::control::random;
 use crate::reach;
 use crate::roll::{Report, Reports, SILENCE, Said};
 use crate::term::{Duty, Next, Term};
-use crate::types::{Peer, node_id};
+use crate::types::{Peer, Raft, node_id};
 use crate::upkeep::{BEAT, keep_cluster_id};
 
 /// The leader's own task.
@@ -238,12 +238,35 @@ impl Lead {
     /// Asks for those whose word is missing, whether their machines are there.
     fn look_for_machines(&mut self, state: &State, now: Instant) {
         while self.asked.try_join_next().is_some() {}
+        let place = |name: &str| {
+            let known = state.view.members.get(name).filter(|known| takes_connections(known))?;
+            reach::place(known)
+        };
         let room = ASKED_AT_ONCE.saturating_sub(self.asked.len());
-        for (name, heard) in self.term.inner.roll.missing(now, room) {
-            let Some(url) = state.view.members.get(&name).and_then(|known| place(known)) else { continue };
+        for name in self.term.inner.roll.strange(now, room) {
+            let Some(at) = place(&name) else { continue };
             let inner = self.term.inner.clone();
             self.asked.spawn(async move {
-                if reach::is_gone(&url).await {
+                if reach::is_near(at).await {
+                    inner.roll.note_near(&name);
+                }
+            });
+        }
+        // Who is cut off itself finds that nobody answers.
+        let cut_off = |raft: &Raft| {
+            let metrics = raft.metrics().borrow().clone();
+            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            !alone && metrics.millis_since_quorum_ack.is_some_and(|silence| silence > ALONE.as_millis() as u64)
+        };
+        if self.term.raft().is_none_or(cut_off) {
+            return;
+        }
+        let room = ASKED_AT_ONCE.saturating_sub(self.asked.len());
+        for (name, heard) in self.term.inner.roll.missing(now, room) {
+            let Some(at) = place(&name) else { continue };
+            let inner = self.term.inner.clone();
+            self.asked.spawn(async move {
+                if reach::is_gone(at).await {
                     inner.roll.note_gone(name, Some(heard));
                 }
             });
@@ -324,17 +347,6 @@ fn change_of(
 /// Others steer to it what begins.
 fn takes_connections(member: &Member) -> bool {
     member.up && member.edge && member.addresses != Addresses::default()
-}
-
-/// Where it is asked for whether a machine is there: of one that is no edge nobody's traffic hangs on that. One without a peer URL
-/// refuses a connection at any port.
-fn place(member: &Member) -> Option<String> {
-    if !takes_connections(member) {
-        return None;
-    }
-    let (v4, v6) = (member.addresses.v4.map(|at| at.to_string()), member.addresses.v6.map(|at| format!("[{at}]")));
-    let url = Some(member.peer_url.clone()).filter(|url| !url.is_empty());
-    url.or_else(|| v4.or(v6).map(|host| format!("http://{host}:9")))
 }
 
 /// What several members say as one change: each is an entry of the log, a flush of the disk and a version for all that follow.
@@ -438,6 +450,8 @@ fn ticket_change(step: TicketStep, state: &State) -> Option<Action> {
 
 /// Between two times that it is written down of a member that it lapsed.
 const LAPSES_APART: Duration = Duration::from_secs(60);
+/// Without a majority's word for so long a leader looks for nobody.
+const ALONE: Duration = Duration::from_millis(300);
 /// Machines that are looked for at the same time.
 const ASKED_AT_ONCE: usize = 64;
 /// Between two turns about everybody.
@@ -525,6 +539,10 @@ mod tests {
         let news = About::TheNews(["same".to_owned(), "steered".to_owned()].into());
         let rests = Action::PutMember { member: Member { edge: false, steers: false, ..Member::clone(&known) } };
         assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, std::slice::from_ref(&rests));
+        // A leader that led before has heard nobody meanwhile, and accuses nobody.
+        roll.grant_grace();
+        assert_eq!(Lead::plan(&seen(&state, &roll, About::TheNews(["steered".to_owned()].into()))).members, []);
+        ["same", "steered"].into_iter().for_each(gone);
         act(&mut state, rests);
         assert_eq!(Lead::plan(&seen(&state, &roll, news.clone())).members, []);
         // It is back, and takes them again.

@@ -1,7 +1,6 @@
 //! The server on the peer URL: Raft's calls, forwarded proposals, heartbeats, admissions, and the watch stream.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,7 +20,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -97,15 +96,17 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls
         connections.spawn(async move {
             let mut origin = Origin { address: from.ip(), certificate: None };
             let Some(tls) = tls else { return converse(stream, router, origin).await };
-            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => {
+            let handshake = async {
+                // Who hangs up without a word has only asked whether this machine is there, see `reach.rs`.
+                let asked = matches!(stream.peek(&mut [0]).await, Ok(0));
+                if asked { Ok(None) } else { tls.accept(stream).await.map(Some) }
+            };
+            match tokio::time::timeout(HANDSHAKE, handshake).await {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(stream))) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     origin.certificate = shown.map(|certificate| Arc::new(certificate.clone().into_owned()));
                     converse(stream, router, origin).await;
-                }
-                // Only whether this machine is there was asked, see `reach.rs`.
-                Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
-                    tracing::debug!(%from, %error, "somebody hung up before the end of its TLS handshake");
                 }
                 Ok(Err(error)) => tracing::warn!(%from, %error, "somebody is not let in as a member"),
                 Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {}", duration(HANDSHAKE)),
@@ -136,8 +137,11 @@ async fn append(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, bo
         let sound = own(&caller, &request.vote).and_then(|()| sound::append(&voter.store.held(), &request));
         match sound {
             Ok(()) => {
-                inner.health.hear_leader();
-                answer(&voter.raft.append_entries(request).await)
+                let taken = voter.raft.append_entries(request).await;
+                if taken.as_ref().is_ok_and(|taken| !matches!(taken, AppendEntriesResponse::HigherVote(_))) {
+                    inner.health.hear_leader();
+                }
+                answer(&taken)
             }
             Err(reason) => unsound(&inner, &reason),
         }

@@ -31,6 +31,8 @@ pub(crate) struct Roll {
     pub leads: Notify,
     /// Members that turns about the news have looked at.
     looked_at: AtomicU64,
+    /// Members whose machines answered when they were asked first, and from when on they may be passed over; or when they are asked again.
+    near: Mutex<BTreeMap<String, Near>>,
     without_id: AtomicU64,
     without_id_told: Mutex<Option<Instant>>,
 }
@@ -51,6 +53,7 @@ impl Roll {
     /// Of one that is removed nothing is known any more.
     pub fn forget(&self, name: &str) {
         lock(&self.reports).remove(name);
+        lock(&self.near).remove(name);
     }
 
     /// Says whether that is something new.
@@ -73,6 +76,12 @@ impl Roll {
             pace,
             reach: Reach::Unasked,
         };
+        if before.is_some_and(|before| before.reach == Reach::Gone)
+            && let Some(near) = lock(&self.near).get_mut(&name)
+        {
+            // One that comes and goes is not passed over each time: that is a change for all.
+            *near = Near { is: near.is, from: Instant::now() + SPARED };
+        }
         reports.insert(name, Arc::new(report));
         news
     }
@@ -92,9 +101,9 @@ impl Roll {
     pub fn grant_grace(&self) {
         let now = Instant::now();
         let mut reports = lock(&self.reports);
-        let granted = reports
-            .iter()
-            .map(|(name, report)| (name.clone(), Arc::new(Report { heard: now, ..Report::clone(report) })));
+        let granted = reports.iter().map(|(name, report)| {
+            (name.clone(), Arc::new(Report { heard: now, reach: Reach::Unasked, ..Report::clone(report) }))
+        });
         *reports = granted.collect();
     }
 
@@ -113,12 +122,37 @@ impl Roll {
         for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             reports.remove(&name);
         }
+        lock(&self.near).retain(|name, _| reports.contains_key(name));
+    }
+
+    /// Members that were heard and of whose machines it is not known whether they answer.
+    pub fn strange(&self, now: Instant, most: usize) -> Vec<String> {
+        let (reports, mut near) = (lock(&self.reports), lock(&self.near));
+        let strange = reports.iter().filter(|(name, report)| {
+            report.member.is_some()
+                && !report.is_missing(now)
+                && near.get(*name).is_none_or(|near| !near.is && near.from <= now)
+        });
+        let strange: Vec<String> = strange.take(most).map(|(name, _)| name.clone()).collect();
+        strange.iter().for_each(|name| drop(near.insert(name.clone(), Near { is: false, from: now + ASKED_AGAIN })));
+        strange
+    }
+
+    /// The machine of a member has answered.
+    pub fn note_near(&self, name: &str) {
+        if let Some(near) = lock(&self.near).get_mut(name) {
+            *near = Near { is: true, from: Instant::now() };
+        }
     }
 
     /// Members of which a word is missing and whose machines were not asked for since, with when each was heard: they are, from now on.
     pub fn missing(&self, now: Instant, most: usize) -> Vec<(String, Instant)> {
         let mut reports = lock(&self.reports);
-        let missing = reports.iter().filter(|(_, report)| report.reach == Reach::Unasked && report.is_missing(now));
+        let near = lock(&self.near);
+        let missing = reports.iter().filter(|(name, report)| {
+            let near = near.get(*name).is_some_and(|near| near.is && near.from <= now);
+            near && report.reach == Reach::Unasked && report.is_missing(now)
+        });
         let missing: Vec<_> = missing.take(most).map(|(name, report)| (name.clone(), report.heard)).collect();
         for (name, _) in &missing {
             if let Some(report) = reports.get_mut(name) {
@@ -197,6 +231,12 @@ pub(crate) struct Report {
     /// What the leader has asked of it: see [`pace`].
     pace: Duration,
     reach: Reach,
+}
+
+/// Whether a machine answers when nothing is amiss, and since when that, or what is asked next, counts.
+struct Near {
+    is: bool,
+    from: Instant,
 }
 
 /// Whether the machine of a member is there that is not heard.
@@ -358,6 +398,10 @@ pub(crate) fn pace(members: usize) -> Duration {
 
 /// Five beats lost: long enough for a busy machine. Traffic does not wait for it where the machine itself is gone: see `reach.rs`.
 pub(crate) const SILENCE: Duration = Duration::from_millis(1000);
+/// A machine that was passed over and is back is passed over again after this at the soonest.
+const SPARED: Duration = Duration::from_secs(30);
+/// A machine that does not answer when nothing is amiss is asked again after this.
+const ASKED_AGAIN: Duration = Duration::from_secs(10);
 /// What a beat may be late without anybody looking for its machine.
 const LATE: Duration = Duration::from_millis(40);
 /// Beats of members that do not vote that a leader hears in a second, where they are many: a fifth of a processor.
@@ -370,3 +414,39 @@ pub const HEARD_PATH: &str = "/raft/heard";
 pub const EDGES_PATH: &str = "/raft/edges";
 /// Between two lines in the log about members that find no id.
 const TELL_WITHOUT_ID: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_looked_for_who_never_answered_or_was_passed_over_just_now() {
+        let roll = Roll::default();
+        let says = || {
+            let member = Member { name: "edge".into(), ..Member::default() };
+            roll.note(Said { member, run: 1, pace: BEAT, leaving: false, edge: None, believes: None })
+        };
+        assert!(says());
+        let soon = || Instant::now() + BEAT * 2;
+        assert!(roll.missing(soon(), 9).is_empty(), "whether it answers is not known");
+        assert_eq!(roll.strange(Instant::now(), 9), ["edge"]);
+        assert!(roll.strange(Instant::now(), 9).is_empty(), "once");
+        assert!(roll.missing(soon(), 9).is_empty(), "it has not answered");
+        assert_eq!(roll.strange(Instant::now() + ASKED_AGAIN, 9), [] as [&str; 0], "it is missing by then");
+        says();
+        roll.note_near("edge");
+        assert!(roll.missing(Instant::now(), 9).is_empty(), "it has just spoken");
+        let missing = roll.missing(soon(), 9);
+        assert_eq!(missing.len(), 1);
+        assert!(roll.missing(soon(), 9).is_empty(), "once for each silence");
+        says();
+        roll.note_gone("edge".into(), Some(missing[0].1));
+        assert!(!roll.report("edge").unwrap().is_gone(), "it has spoken since");
+        roll.note_gone("edge".into(), None);
+        assert!(roll.report("edge").unwrap().is_gone());
+        says();
+        assert!(!roll.report("edge").unwrap().is_gone());
+        assert!(roll.missing(soon(), 9).is_empty(), "it comes and goes");
+        assert_eq!(roll.missing(soon() + SPARED, 9).len(), 1);
+    }
+}

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use control_api::Member;
+
 use crate::control::{Gate, Inner};
 use crate::reach;
 use crate::types::Peer;
@@ -16,6 +18,8 @@ pub async fn watch(inner: Arc<Inner>) {
     let Some(voter) = inner.voter() else { return };
     // The last word of a leader after which all that could be was done.
     let mut settled = None;
+    // The leader whose machine was asked last while it spoke, and whether it answered.
+    let mut near: Option<(String, bool, Instant)> = None;
     loop {
         let heard = inner.health.leader_heard().filter(|heard| settled != Some(*heard));
         let Some(heard) = heard else {
@@ -23,13 +27,30 @@ pub async fn watch(inner: Arc<Inner>) {
             continue;
         };
         let quiet_at = heard + QUIET;
+        let Some((leader, turn)) = leader_and_turn(&inner) else {
+            tokio::time::sleep(QUIET).await;
+            continue;
+        };
+        let known = inner.publisher().state().view.members.get(&leader.name).cloned().unwrap_or_default();
+        let place = reach::place(&Member { peer_url: leader.url.clone(), ..Member::clone(&known) });
         if Instant::now() < quiet_at {
+            if near
+                .as_ref()
+                .is_none_or(|(name, answers, at)| *name != leader.name || !answers && at.elapsed() > ASKED_AGAIN)
+            {
+                let answers = match place {
+                    Some(place) => reach::is_near(place).await,
+                    None => false,
+                };
+                near = Some((leader.name, answers, Instant::now()));
+            }
             tokio::time::sleep_until(quiet_at.into()).await;
             continue;
         }
         settled = Some(heard);
-        let Some((leader, turn)) = leader_and_turn(&inner) else { continue };
-        if !reach::is_gone(&leader.url).await || inner.health.leader_heard() != Some(heard) {
+        let asked = near.as_ref().is_some_and(|(name, answers, _)| *name == leader.name && *answers);
+        let Some(place) = place.filter(|_| asked) else { continue };
+        if !reach::is_gone(place).await || inner.health.leader_heard() != Some(heard) {
             continue;
         }
         inner.health.note_gone(leader.name.clone());
@@ -66,3 +87,5 @@ const MARGIN: Duration = Duration::from_millis(20);
 const BETWEEN: Duration = Duration::from_millis(80);
 /// Others come to it by their own clocks as soon.
 const TURNS_MAX: u32 = 3;
+/// A leader's machine that does not answer while it speaks is asked again after this.
+const ASKED_AGAIN: Duration = Duration::from_secs(10);

@@ -393,7 +393,11 @@ impl Steer {
             differs |= !Arc::ptr_eq(&slots, &last.slots);
             vip.slots = slots;
         }
-        differs.then_some(first)
+        // Where machines hear of many changes at once there may be no room for what is between.
+        let tables =
+            |vips: &[edge_kernel::Vip]| vips.iter().map(|vip| vip.slots.as_ptr()).collect::<BTreeSet<_>>().len();
+        let room = tables(&applied.vips).max(tables(&wanted.vips));
+        (differs && tables(&first.vips) <= room).then_some(first)
     }
 
     /// What could not be done, and which backends are not well, by VirtualIP.
@@ -614,10 +618,13 @@ struct Look {
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// For so long a change is announced before new flows follow it: machines hear of one within a few milliseconds of each other.
-pub const ANNOUNCED: Duration = Duration::from_millis(150);
+const ANNOUNCED: Duration = Duration::from_millis(150);
 
-/// Changes that follow each other faster are not put off for longer than this.
+/// Changes that follow each other faster are not announced any more after this.
 const ANNOUNCED_MOST: Duration = Duration::from_millis(600);
+
+/// No change is put off for longer.
+pub const PUT_OFF_MOST: Duration = Duration::from_millis((ANNOUNCED_MOST.as_millis() + ANNOUNCED.as_millis()) as u64);
 
 /// Between two times that it is said that this machine's daemon did not serve for a while: each is a change for all machines.
 const LAPSE: Duration = Duration::from_secs(60);

@@ -28,7 +28,7 @@ use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
 use edge_agent::lease::HeldLease;
-use edge_agent::steer::Steer;
+use edge_agent::steer::{PUT_OFF_MOST, Steer};
 use edge_filters::hall::hall;
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
@@ -49,8 +49,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How long the fleet is given to hear that this machine drains.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 
-/// From the moment that is written down until the kernels of the others steer by it, which they do a moment after they have heard of it.
-const SETTLE: Duration = Duration::from_millis(250 + edge_agent::steer::ANNOUNCED.as_millis() as u64);
+/// From the moment that is written down until the kernels of the others steer by it: what changes fast is put off.
+const SETTLE: Duration = Duration::from_millis(250 + PUT_OFF_MOST.as_millis() as u64);
 
 /// What was asked of the admin API before another process takes its place is answered within this.
 const ADMIN_ANSWERS: Duration = Duration::from_secs(2);
