@@ -748,6 +748,30 @@ mod tests {
         assert_eq!((pool.counted().count(), pool.sum(|worker| &worker.retries)), (2, 1.0));
     }
 
+    /// Nor does it keep sums of its rounds; and those that it gets later are as if it had had them.
+    #[test]
+    fn rounds_in_which_nothing_was_counted_are_in_the_rates_of_those_after() {
+        let (pool, began) = (PoolStats::new(PoolNames::default(), 1), Instant::now());
+        let server = pool.recorder(0).server("http://10.0.0.1:80");
+        let (mut block, nothing) = (Block::default(), Tally::default());
+        for round in 0..3 {
+            pool.tick(began + TICK * round);
+            block.tick_between(TICK, &nothing, &nothing);
+        }
+        assert!(locked(&pool.rounds).kept.is_none());
+        assert_eq!(pool.status_json()["stat"], json!(block.json(&nothing.totals)));
+        for _ in 0..50 {
+            server.record(&exchange(200));
+        }
+        pool.tick(began + TICK * 3);
+        let tally = pool.tally(&locked(&pool.rounds));
+        block.tick_between(TICK, &nothing, &tally);
+        assert_eq!(pool.status_json()["stat"], json!(block.json(&tally.totals)));
+        // What is forgotten counts on.
+        pool.retain_servers(|_| false);
+        assert_eq!(pool.tally(&locked(&pool.rounds)).totals.count, 50);
+    }
+
     #[test]
     fn connections_and_answers_add_up() {
         let pool = PoolStats::new(names("main"), 2);
