@@ -4,8 +4,8 @@
 //! stopped. Each name is ordered by itself; one that fails waits for its own time, and no other waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base_model::{AutoCertManagerSpec, DnsProviderSpec};
@@ -20,6 +20,8 @@ use control_certificates::ocsp;
 use control_certificates::renewal::{Window, renew_at};
 use control_certificates::{Authority, Fault};
 use control_state::{Action, Fence, KeyPut};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -68,6 +70,8 @@ struct Shared<C> {
     says_when: AtomicBool,
     /// By host, whose TXT records one order at a time has.
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Sections as they were read last.
+    read: std::sync::Mutex<BTreeMap<&'static str, Read>>,
 }
 
 /// How far the order of a name is, and how often it went wrong.
@@ -160,7 +164,8 @@ impl<C: Cluster> Controller<C> {
         let (cluster, name, spec) = (self.cluster.clone(), self.name.clone(), self.spec.clone());
         let (fence, account, says_when) = (self.fence.clone(), Mutex::default(), AtomicBool::default());
         let turns = Mutex::default();
-        let shared = Arc::new(Shared { cluster, name, spec, fence, authority, account, says_when, turns });
+        let read = Default::default();
+        let shared = Arc::new(Shared { cluster, name, spec, fence, authority, account, says_when, turns, read });
         let mut known = Known::default();
         // Orders end with this.
         let mut tasks: JoinSet<Ended> = JoinSet::new();
@@ -235,20 +240,19 @@ impl<C: Cluster> Controller<C> {
     /// Starts what is due. Returns when something is due next.
     fn look(&self, shared: &Arc<Shared<C>>, known: &mut Known, tasks: &mut JoinSet<Ended>) -> SystemTime {
         let now = SystemTime::now();
-        let state = self.cluster.state();
-        let certificates = state.view.sections.get(CERTIFICATES).cloned().unwrap_or_default();
-        let acme = state.view.sections.get(ACME).cloned().unwrap_or_default();
+        let (certificates, acme) = (shared.read(CERTIFICATES), shared.read(ACME));
         let mut next = now + LOOK;
-        known.tidy(&certificates);
+        known.tidy(&certificates.keys);
         for domain in shared.domains() {
             let name = domain.name.clone();
             if known.running.contains(&name) {
                 continue;
             }
-            let held = certificates.get(&name);
-            let facts = held.and_then(|held| known.facts(&name, held));
+            let held = certificates.keys.get(&name);
+            let value = certificates.values.get(&name);
+            let facts = held.zip(value).and_then(|(held, value)| known.facts(&name, held, value));
             let says_ocsp = facts.as_ref().is_some_and(|facts| facts.responder.is_some());
-            let record = read_record(&acme, &name);
+            let record = acme.record(&name);
             let window = known.window(&name, held.map_or(0, |held| held.generation));
             let due = match &facts {
                 None => now,
@@ -263,7 +267,7 @@ impl<C: Cluster> Controller<C> {
                 next = next.min(due);
             } else if tasks.len() < AT_ONCE {
                 let (shared, provider) = (shared.clone(), domain.provider.clone());
-                let replaces = held.and_then(|held| held.value.read().get("chain")?.as_str().map(str::to_owned));
+                let replaces = held.map(|held| chain_of(held)).filter(|chain| !chain.is_empty());
                 known.running.insert(name.clone());
                 let wish = Wish { name, provider, replaces, by };
                 tasks.spawn(async move {
@@ -271,7 +275,8 @@ impl<C: Cluster> Controller<C> {
                     Ended::Order(wish.name, done)
                 });
             }
-            if let Some(held) = held.filter(|held| says_ocsp && !known.asking && staple_due(held, now))
+            if let Some(held) =
+                held.filter(|_| says_ocsp && !known.asking && value.is_some_and(|value| staple_due(value, now)))
                 && known.unstapled.get(&domain.name).is_none_or(|again| *again <= Instant::now())
             {
                 known.asking = true;
@@ -288,7 +293,7 @@ impl<C: Cluster> Controller<C> {
             {
                 known.asking = true;
                 let (shared, name, generation) = (shared.clone(), domain.name.clone(), held.generation);
-                let chain = held.value.read().get("chain").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let chain = chain_of(held);
                 tasks.spawn(async move {
                     let (window, again) = shared.window(&chain).await;
                     Ended::Window(name, generation, window, again)
@@ -360,16 +365,15 @@ impl<C: Cluster> Controller<C> {
 
     /// Tells how every name is.
     fn show(&self, shared: &Shared<C>, known: &mut Known) {
-        let state = self.cluster.state();
-        let certificates = state.view.sections.get(CERTIFICATES).cloned().unwrap_or_default();
-        let acme = state.view.sections.get(ACME).cloned().unwrap_or_default();
+        let (certificates, acme) = (shared.read(CERTIFICATES), shared.read(ACME));
         let (mut domains, mut failing) = (Vec::new(), BTreeMap::new());
         let all = shared.domains();
         for domain in all.iter().take(NAMES_SHOWN) {
             let name = domain.name.clone();
-            let held = certificates.get(&name);
-            let facts = held.and_then(|held| known.facts(&name, held));
-            let record = read_record(&acme, &name).filter(|record| !record.error.is_empty());
+            let held = certificates.keys.get(&name);
+            let value = certificates.values.get(&name);
+            let facts = held.zip(value).and_then(|(held, value)| known.facts(&name, held, value));
+            let record = acme.record(&name).filter(|record| !record.error.is_empty());
             let state = match (&facts, &record, known.running.contains(&name)) {
                 (_, _, true) => "ordering",
                 (_, Some(_), _) => "failed",
@@ -424,14 +428,13 @@ impl Known {
     }
 
     /// Of a certificate that can be shown; none of one that has to be ordered anew.
-    fn facts(&mut self, name: &str, held: &Keyed) -> Option<Facts> {
-        let value = held.value.read();
-        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
-        let of_known_key = text("key").split_once(':').is_some_and(|(id, _)| Keyring::here().has(id));
+    fn facts(&mut self, name: &str, held: &Keyed, value: &Value) -> Option<Facts> {
+        let key = value.get("key").and_then(Value::as_str).unwrap_or_default();
+        let of_known_key = key.split_once(':').is_some_and(|(id, _)| Keyring::here().has(id));
         match self.facts.get(name) {
-            Some((generation, facts)) if *generation == held.generation => facts.clone(),
+            Some((of, facts)) if *of == held.generation => facts.clone(),
             _ => {
-                let facts = issued::facts(text("chain")).ok();
+                let facts = issued::facts(&chain_of(held)).ok();
                 self.facts.insert(name.to_owned(), (held.generation, facts.clone()));
                 facts
             }
@@ -448,7 +451,46 @@ impl Known {
     }
 }
 
+/// A section and what its keys hold, read when a key is another: every turn looks at all certificates, and there may be ten thousand. What is
+/// large of them is left out, and read where it is asked for.
+#[derive(Clone, Default)]
+struct Read {
+    keys: Section,
+    values: OrdMap<String, Arc<Value>>,
+}
+
+impl Read {
+    fn follow(&mut self, keys: Section) {
+        for item in self.keys.diff(&keys) {
+            match item {
+                DiffItem::Add(key, keyed) | DiffItem::Update { new: (key, keyed), .. } => {
+                    let mut value = keyed.value.read();
+                    if let Some(fields) = value.as_object_mut() {
+                        fields.retain(|field, _| !LARGE.contains(&field.as_str()));
+                    }
+                    self.values.insert(key.clone(), Arc::new(value));
+                }
+                DiffItem::Remove(key, _) => drop(self.values.remove(key)),
+            }
+        }
+        self.keys = keys;
+    }
+
+    /// What is known of the orders of this name.
+    fn record(&self, name: &str) -> Option<Record> {
+        Record::deserialize(&**self.values.get(&format!("order/{name}"))?).ok()
+    }
+}
+
 impl<C: Cluster> Shared<C> {
+    /// A section as it is now.
+    fn read(&self, section: &'static str) -> Read {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = read.entry(section).or_default();
+        read.follow(self.section(section));
+        read.clone()
+    }
+
     async fn write(&self, section: &str, puts: Vec<KeyPut>, deletes: Vec<String>) -> Result<u64, Stop> {
         write(&self.cluster, &self.name, &self.fence, section, puts, deletes).await
     }
@@ -481,14 +523,14 @@ impl<C: Cluster> Shared<C> {
     /// Takes out what no name is for any more, and seals anew what is sealed with a key from before.
     async fn tidy(&self) -> Result<(), Deposed> {
         let wanted: BTreeSet<String> = self.domains().into_iter().map(|domain| domain.name).collect();
-        let (certificates, acme) = (self.section(CERTIFICATES), self.section(ACME));
-        let gone: Vec<String> = certificates.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-        let of = |key: &String, keyed: &Keyed| match key.split_once('/') {
+        let (certificates, acme) = (self.read(CERTIFICATES), self.read(ACME));
+        let gone: Vec<String> = certificates.values.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        let of = |key: &String, value: &Value| match key.split_once('/') {
             Some(("order" | "demand", name)) => Some(name.to_owned()),
-            Some(("challenge" | "txt", _)) => keyed.value.read().get("name").and_then(Value::as_str).map(str::to_owned),
+            Some(("challenge" | "txt", _)) => value.get("name").and_then(Value::as_str).map(str::to_owned),
             _ => None,
         };
-        let idle = acme.iter().filter(|(key, keyed)| of(key, keyed).is_some_and(|name| !wanted.contains(&name)));
+        let idle = acme.values.iter().filter(|(key, value)| of(key, value).is_some_and(|name| !wanted.contains(&name)));
         let idle: Vec<String> = idle.map(|(key, _)| key.clone()).collect();
         let mut written = Ok(0);
         if !gone.is_empty() {
@@ -497,11 +539,13 @@ impl<C: Cluster> Shared<C> {
         if !idle.is_empty() {
             written = written.and(self.write(ACME, Vec::new(), idle).await);
         }
-        for (section, keys, field) in [(CERTIFICATES, &certificates, "key"), (ACME, &acme, "credentials")] {
-            let puts = keys.iter().filter_map(|(key, keyed)| {
-                let mut value = keyed.value.read();
+        for (section, read, field) in [(CERTIFICATES, &certificates, "key"), (ACME, &acme, "credentials")] {
+            let puts = read.values.iter().filter_map(|(key, value)| {
                 let sealed = value.get(field)?.as_str().filter(|sealed| !Keyring::here().is_current(sealed))?;
-                value[field] = json!(self.seal(section, key, &self.open(section, key, sealed)?).ok()?);
+                let anew = json!(self.seal(section, key, &self.open(section, key, sealed)?).ok()?);
+                let keyed = read.keys.get(key)?;
+                let mut value = keyed.value.read();
+                value[field] = anew;
                 Some(KeyPut { until: keyed.until, ..KeyPut::new(key.clone(), value) })
             });
             let puts: Vec<KeyPut> = puts.take(BATCH).collect();
@@ -616,9 +660,13 @@ impl<C: Cluster> Shared<C> {
     }
 }
 
+/// Of a certificate.
+fn chain_of(held: &Keyed) -> String {
+    held.value.read().get("chain").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
 /// Its authority is to be asked whether it is good: half of the time that its last answer is good for is over.
-fn staple_due(held: &Keyed, now: SystemTime) -> bool {
-    let value = held.value.read();
+fn staple_due(value: &Value, now: SystemTime) -> bool {
     let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or_default();
     let half = (number("ocspFrom") + number("ocspUntil")) / 2;
     milliseconds(now) >= half
@@ -674,6 +722,8 @@ fn milliseconds(at: SystemTime) -> u64 {
 const STAPLE_AGAIN: Duration = Duration::from_secs(600);
 /// Names that the status shows, those of the document first.
 const NAMES_SHOWN: usize = 2048;
+/// Fields of a certificate that no turn looks at, and that are nearly all of it.
+const LARGE: [&str; 2] = ["chain", "ocsp"];
 /// Orders under way at a time: authorities answer one by one, and each may wait for DNS.
 const AT_ONCE: usize = 8;
 /// Keys that are sealed anew in one go.
@@ -691,3 +741,24 @@ const SHOWN: Duration = Duration::from_secs(10);
 const WINDOW_ASKED: Duration = Duration::from_secs(6 * 3600);
 const WINDOW_SOONEST: Duration = Duration::from_secs(60);
 const WINDOW_LATEST: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::Kept;
+
+    #[test]
+    fn of_many_keys_one_that_is_another_is_read() {
+        let keyed =
+            |n: u64| Arc::new(Keyed { value: Kept::of(&json!({"failures": n, "chain": "long"})), ..Keyed::default() });
+        let section: Section = (0..100).map(|n| (format!("order/{n}"), keyed(n))).collect();
+        let mut read = Read::default();
+        read.follow(section.clone());
+        let before = read.clone();
+        read.follow(section.update("order/7".to_owned(), keyed(700)).without("order/8"));
+        assert_eq!(read.record("7").map(|record| record.failures), Some(700));
+        assert_eq!((read.record("8"), read.values.len(), read.values["order/7"].get("chain")), (None, 99, None));
+        let others = read.values.iter().filter(|(key, _)| *key != "order/7");
+        assert!(others.into_iter().all(|(key, value)| Arc::ptr_eq(value, &before.values[key])));
+    }
+}

@@ -781,7 +781,7 @@ impl<C: Cluster> Work<C> {
         let prefix = format!("{}/", self.controller.name);
         let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
         let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value.read()))).collect()
+        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
     }
 }
 

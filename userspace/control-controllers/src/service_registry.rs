@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base_model::ServiceRegistrySpec;
-use control_api::{ENDPOINTS, RefusalKind};
+use control_api::{ENDPOINTS, Kept, RefusalKind};
 use control_registries::record::{Instance, judge};
 use control_registries::{Heard, Wanted};
 use control_state::{Action, Fence, KeyPut};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::board::{Board, Moment};
@@ -192,7 +192,7 @@ impl<C: Cluster> Controller<C> {
         let prefix = format!("{}/", self.name);
         let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
         let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value.read()))).collect()
+        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
     }
 }
 
@@ -248,12 +248,12 @@ async fn watch(spec: ServiceRegistrySpec, wanted: Wanted, tell: mpsc::Sender<Sai
 }
 
 /// What an earlier leader wrote; nothing where that cannot be read, so that it is written anew.
-pub(crate) fn read(value: &Value) -> Vec<Instance> {
+pub(crate) fn read(value: &Kept) -> Vec<Instance> {
     #[derive(Deserialize)]
     struct Written {
         instances: Vec<Instance>,
     }
-    Written::deserialize(value).map(|written| written.instances).unwrap_or_default()
+    serde_json::from_str::<Written>(value.text()).map(|written| written.instances).unwrap_or_default()
 }
 
 /// What is heard while something is written.

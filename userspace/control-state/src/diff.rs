@@ -144,3 +144,33 @@ pub(crate) fn maps<'a, V>(
     gone.extend(before.map(|(left, _)| left));
     (gone, put)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[derive(Clone)]
+    struct Counted(u64);
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Counted) -> bool {
+            COMPARED.with(|compared| compared.set(compared.get() + 1));
+            self.0 == other.0
+        }
+    }
+
+    #[test]
+    fn of_ten_thousand_keys_those_near_the_one_that_is_another_are_looked_at() {
+        let old: OrdMap<String, Counted> = (0..10_000).map(|n| (format!("{n:05}"), Counted(n))).collect();
+        let new = old.update("05000".to_owned(), Counted(0)).without("07000");
+        let told: Vec<(&str, bool)> = changes(&old, &new).map(|(key, _, now)| (key.as_str(), now.is_some())).collect();
+        assert_eq!(told, [("05000", true), ("07000", false)]);
+        let compared = COMPARED.with(Cell::get);
+        assert!(compared < 1_000, "{compared} were compared");
+    }
+}

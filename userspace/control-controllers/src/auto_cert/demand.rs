@@ -14,7 +14,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{ACME, CERTIFICATES, Deposed, Shared, Stop, milliseconds, read_record};
+use super::{ACME, CERTIFICATES, Deposed, Shared, Stop, milliseconds};
 use crate::host::Cluster;
 
 /// What is remembered of names that were asked for.
@@ -36,12 +36,12 @@ impl<C: Cluster> Shared<C> {
     /// Takes note of names that were asked for, and forgets those that came to nothing.
     pub(super) async fn demand(&self, demands: &mut Demands, wanted: BTreeSet<String>) -> Result<(), Deposed> {
         let Some(rule) = &self.spec.on_demand else { return Ok(()) };
-        let (acme, certificates) = (self.section(ACME), self.section(CERTIFICATES));
-        let known = names(&acme);
+        let (acme, certificates) = (self.read(ACME), self.section(CERTIFICATES));
+        let known = names(&acme.keys);
         let hopeless: Vec<String> = known
             .iter()
             .filter(|name| !certificates.contains_key(*name))
-            .filter(|name| read_record(&acme, name).is_some_and(|record| record.failures >= FAILURES_MAX))
+            .filter(|name| acme.record(name).is_some_and(|record| record.failures >= FAILURES_MAX))
             .flat_map(|name| [format!("{PREFIX}{name}"), format!("order/{name}")])
             .collect();
         if !hopeless.is_empty()
@@ -52,8 +52,8 @@ impl<C: Cluster> Shared<C> {
         demands.denied.retain(|_, until| *until > Instant::now());
         let now = milliseconds(SystemTime::now());
         let since = |name: &String| {
-            let keyed = acme.get(&format!("{PREFIX}{name}"));
-            keyed.and_then(|keyed| keyed.value.read().get("since").and_then(Value::as_u64)).unwrap_or_default()
+            let value = acme.values.get(&format!("{PREFIX}{name}"));
+            value.and_then(|value| value.get("since").and_then(Value::as_u64)).unwrap_or_default()
         };
         let mut lately = known.iter().filter(|name| is_recent(since(name), now)).count();
         let (mut count, mut puts) = (known.len(), Vec::new());
