@@ -124,12 +124,9 @@ impl Telemetry {
         made
     }
 
-    /// Forgets the pools and caches of a document, which are called `DOCUMENT/…`: of those of documents in a namespace that is called as
-    /// this one is, more follows.
+    /// Forgets the pools and caches of a document, which are called `DOCUMENT/…`.
     pub fn remove_pools_of(&self, document: &str) {
-        let is_of_it = |pool: &str| {
-            pool.strip_prefix(document).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| !rest.contains('/'))
-        };
+        let is_of_it = |pool: &str| pool.strip_prefix(document).is_some_and(|rest| rest.starts_with('/'));
         locked(&self.pools).retain(|pool, _| !is_of_it(pool));
         locked(&self.caches).retain(|cache, _| !is_of_it(cache));
     }
@@ -148,6 +145,10 @@ impl Telemetry {
             self.limits.register("metric_objects").add(1);
         }
         made
+    }
+
+    pub fn remove_pool(&self, pool: &str) {
+        locked(&self.pools).remove(pool);
     }
 
     /// Closes the round of every server and pool. Call every [`crate::ewma::TICK`] from one thread that is no worker.

@@ -454,7 +454,6 @@ impl Traffic {
             }
         }
         drop(slots);
-        self.shared.telemetry.remove_pools_of(name);
         self.shared.refresh();
     }
 
@@ -493,9 +492,6 @@ impl Traffic {
     pub fn remove_global_filter(&self, name: &str) {
         if let Some(slot) = lock(&self.shared.arounds).get(name) {
             slot.current.store(None);
-        }
-        for field in [BEFORE, AFTER] {
-            self.shared.telemetry.remove_pools_of(PipelineName::of_global_filter(name, field).text());
         }
     }
 

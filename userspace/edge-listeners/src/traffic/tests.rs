@@ -59,28 +59,6 @@ fn what_is_wrong_with_a_filter_is_found_in_its_document() {
     assert_eq!(places, ["filters[0].jwt.secret", "afterPipeline.filters[0].jwt.secret"]);
 }
 
-/// Those of what is gone took the room of new ones, in the end.
-#[test]
-fn figures_go_with_their_document_and_with_no_other() {
-    let runtime = runtime();
-    let (traffic, series) = watched(&runtime);
-    let filters = "{filters: [{name: f, kind: Cache}, {name: g, kind: Proxy, pools: [{servers: [{url: 'http://127.0.0.1:1'}]}]}]}";
-    for key in ["shown", "shown/shown", "shown/shown/shown"] {
-        traffic.apply_pipeline(key, &spec!(filters)).expect("a good pipeline");
-    }
-    traffic.apply_global_filter("shown", &spec!(&format!("afterPipeline: {filters}"))).expect("a good one");
-    let of_one = series("shown").len() / 4;
-    traffic.remove_pipeline("shown/shown");
-    let left = series("shown");
-    assert!(left.len() == 3 * of_one && !left.iter().any(|one| one.contains("\"shown/shown/f\"")), "{left:?}");
-    traffic.remove_global_filter("shown");
-    let left = series("shown");
-    assert!(left.len() == 2 * of_one && !left.iter().any(|one| one.contains("shown:")), "{left:?}");
-    traffic.remove_pipeline("shown");
-    let left = series("shown");
-    assert!(left.len() == of_one && left.iter().all(|one| one.contains("\"shown/shown/shown/")), "{left:?}");
-}
-
 fn runtime() -> Runtime {
     let config = Config { io: IoMode::Epoll, workers: Some(1), name: "traffic".to_owned(), ..Config::default() };
     Runtime::start(config).expect("epoll works everywhere")
