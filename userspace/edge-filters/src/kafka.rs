@@ -39,7 +39,7 @@ use base_model::{Findings, MtlsSpec, Problem, SaslSpec};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
 use edge_kafka::{Access, Done, Record, SendError, Sender};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,8 +172,17 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("kafka.rs"),
     schema: spec::schema::<KafkaSpec>,
     check: spec::check::<KafkaSpec>,
-    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &parts.place())),
+    build: |fields, parts| spec::build(fields, |spec| Kafka::new(spec, &document(parts))),
 };
+
+/// The name that what waits on disk is kept by: of one in a GlobalFilter `:GLOBALFILTER/FIELD/FILTER`, under which builds before this one
+/// have left what they had taken. No other name begins with a colon.
+fn document(parts: &Parts<'_>) -> String {
+    match parts.pipeline.text().split_once(':') {
+        Some((key, field)) => format!(":{key}/{field}/{}", parts.name),
+        None => parts.place(),
+    }
+}
 
 impl Kafka {
     /// `document`: its name, with its pipeline's.
@@ -271,6 +280,7 @@ impl Filter for Kafka {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::PipelineName;
 
     const SPEC: &str = "{backend: ['127.0.0.1:1'], topic: {default: t, dynamic: {header: X-T}}, key: {default: k, dynamic: {header: X-K}}}";
 
@@ -289,6 +299,18 @@ mod tests {
             assert_eq!(filter.topic(headers).as_deref(), topic);
             assert_eq!(filter.key(headers).as_deref(), Some(key.as_bytes()));
         }
+    }
+
+    /// One would send what waits of the other, to its own brokers.
+    #[test]
+    fn a_filter_of_a_global_filter_is_no_filter_of_a_namespace() {
+        let telemetry = telemetry();
+        let names =
+            [PipelineName::of_global_filter("g", "beforePipeline"), PipelineName::of_object("g/beforePipeline")];
+        let documents = names.each_ref().map(|pipeline| {
+            document(&Parts { name: "k", pipeline, previous: None, resilience: &[], telemetry: &telemetry })
+        });
+        assert_eq!(documents, [":g/beforePipeline/k", "g/beforePipeline/k"]);
     }
 
     #[test]
