@@ -165,6 +165,7 @@ fn read_url(url: &str, request: &mut Request) -> Result<(), BuiltError> {
         return Err(wrong());
     }
     if let Some((scheme, after)) = rest.split_once("://")
+        && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
     {
         let end = after.find(['/', '?']).unwrap_or(after.len());
@@ -284,6 +285,8 @@ mod tests {
             "url: 'ht tp://a/b'",
             "url: '{{.req.Method}}:b'",
             "url: ':b'",
+            "url: '://a/b'",
+            "url: '1http://a/b'",
             "url: '/a%2'",
             "url: '/a%zz?b'",
             "url: 'http://a/%'",
