@@ -37,9 +37,17 @@ pub(crate) async fn is_near(address: SocketAddr) -> bool {
 
 /// Whether nothing at all comes back.
 pub(crate) async fn is_gone(address: SocketAddr) -> bool {
-    let began = Instant::now();
-    // A process that was held up itself may have missed the answer.
-    !answers(address).await && began.elapsed() < WAIT + HELD_UP
+    for _ in 0..TIMES {
+        let began = Instant::now();
+        if answers(address).await {
+            return false;
+        }
+        // A process that was held up itself may have missed the answer: it asks again.
+        if began.elapsed() < WAIT + HELD_UP {
+            return true;
+        }
+    }
+    false
 }
 
 /// Asked for a connection more than once: one packet may be lost.
