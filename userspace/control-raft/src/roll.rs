@@ -134,7 +134,9 @@ impl Roll {
                 && near.get(*name).is_none_or(|near| !near.is && near.from <= now)
         });
         let strange: Vec<String> = strange.take(most).map(|(name, _)| name.clone()).collect();
-        strange.iter().for_each(|name| drop(near.insert(name.clone(), Near { is: false, from: now + ASKED_AGAIN })));
+        for name in &strange {
+            near.insert(name.clone(), Near { is: false, from: now + ASKED_AGAIN });
+        }
         strange
     }
 
