@@ -46,6 +46,8 @@ struct Inner {
     refused: Cell<(u32, i32)>,
     /// Datagrams of the application that came and were taken, or were lost before that.
     datagrams: Cell<u64>,
+    /// Those that were let go out since it was last known what became of them, and how many had been sent by then.
+    let_go: Cell<(u64, u64)>,
 }
 
 struct Unsent {
@@ -80,6 +82,7 @@ impl Connection {
             heard: Cell::new(0),
             refused: Cell::new((0, 0)),
             datagrams: Cell::new(0),
+            let_go: Cell::default(),
         }))
     }
 
@@ -161,9 +164,23 @@ impl Connection {
         let sent = self.with(|machine| machine.datagrams().send(datagram, false)).is_ok();
         if sent {
             stats::count(Count::DatagramsOut);
+            let (count, before) = self.0.let_go.get();
+            self.0.let_go.set((count + 1, before));
             self.wake();
         }
         sent
+    }
+
+    /// How many of those that were let go out have been dropped since, as the way takes only shorter ones by now. It is known once none of
+    /// them waits any more.
+    pub fn take_dropped_datagrams(&self, settings: &QuicSettings) -> u64 {
+        let (count, before) = self.0.let_go.get();
+        if count == 0 || self.unsent_datagrams(settings) > 0 {
+            return 0;
+        }
+        let sent = self.with(|machine| machine.stats().frame_tx.datagram);
+        self.0.let_go.set((0, sent));
+        count.saturating_sub(sent.saturating_sub(before))
     }
 
     /// How often the peer has said what has come to it.

@@ -285,6 +285,7 @@ impl Drive {
             cx.waker().wake_by_ref();
         }
         self.requests.retain(|_, request| !request.is_over());
+        self.count_dropped();
         self.keep_budget();
         if let Some(code) = self.wire.fault.take() {
             self.end_for(code);
@@ -316,6 +317,15 @@ impl Drive {
             cx.waker().wake_by_ref();
         }
         ended
+    }
+
+    /// Of datagrams that QUIC had already.
+    fn count_dropped(&self) {
+        let dropped = self.driver.connection().take_dropped_datagrams(&QuicSettings::default());
+        if dropped > 0 {
+            self.wire.outbox.borrow_mut().handle_dropped();
+            self.wire.dropped(dropped);
+        }
     }
 
     /// Says how many requests began.
@@ -409,10 +419,7 @@ impl Drive {
                 Err(fault) => return self.obey(Err(fault)),
             }
         }
-        let lost = self.driver.connection().take_lost_datagrams();
-        if lost > 0 {
-            self.wire.dropped(u32::try_from(lost).unwrap_or(u32::MAX));
-        }
+        self.wire.dropped(self.driver.connection().take_lost_datagrams());
     }
 
     /// RFC 9297 section 2.1.

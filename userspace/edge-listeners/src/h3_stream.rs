@@ -65,7 +65,7 @@ pub struct Wire {
     /// Those that are to go out.
     pub outbox: RefCell<Outbox>,
     /// Datagrams that found no room, or fitted into no packet, either way.
-    pub datagrams_dropped: Cell<u32>,
+    pub datagrams_dropped: Cell<u64>,
     /// What ended streams alone since it was last counted, of what their exchanges do not count.
     pub stream_faults: RefCell<Vec<Code>>,
     /// Bytes written that the client is not known to have, by stream.
@@ -95,9 +95,11 @@ impl Wire {
     }
 
     /// So many datagrams found no room, or fitted into no packet.
-    pub fn dropped(&self, datagrams: u32) {
-        self.datagrams_dropped.set(self.datagrams_dropped.get().saturating_add(datagrams));
-        self.quic.wake();
+    pub fn dropped(&self, datagrams: u64) {
+        if datagrams > 0 {
+            self.datagrams_dropped.set(self.datagrams_dropped.get() + datagrams);
+            self.quic.wake();
+        }
     }
 
     /// Bytes written that the client is not known to have.
@@ -365,9 +367,7 @@ impl RequestStream {
         for datagram in going {
             lost += u32::from(is_reset || !self.wire.quic.send_datagram(datagram.into()));
         }
-        if lost > 0 {
-            self.wire.dropped(lost);
-        }
+        self.wire.dropped(lost.into());
     }
 
     /// No more of the answer is sent.
@@ -569,7 +569,7 @@ impl server::Stream for H3Machine {
     }
 
     fn count_dropped(&mut self, datagrams: u32) {
-        self.stream.wire.dropped(datagrams);
+        self.stream.wire.dropped(datagrams.into());
     }
 }
 

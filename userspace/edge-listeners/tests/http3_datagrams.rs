@@ -24,9 +24,11 @@ on_both_drivers![
     datagrams_that_overtake_their_request_are_kept_for_it,
     as_many_wait_as_may,
     what_is_too_long_for_a_packet_is_dropped,
+    what_the_way_has_become_too_narrow_for_is_counted,
     a_flood_of_datagrams_leaves_others_their_turns,
     streams_go_on_where_little_passes_beside_a_flood,
     what_is_said_long_after_a_flood_comes_at_once,
+    a_datagram_of_no_request_is_dropped_and_nothing_else,
     what_comes_while_nobody_looks_is_lost_and_counted,
     what_waits_does_not_follow_the_end_of_its_stream,
     what_a_datagram_may_not_be_for,
@@ -78,12 +80,11 @@ fn house(io: IoMode, backend: &Backend) -> (House, Certificate) {
 }
 
 /// A pipeline that speaks HTTP/3 to another house.
-fn over_http3(back: &House, certificate: &Certificate) -> String {
+fn over_http3(port: u16, certificate: &Certificate) -> String {
     let root = serde_json::Value::from(certificate.pem.clone());
     format!(
         "filters: [{{name: p, kind: Proxy, mtls: {{rootCertBase64: {root}}}, pools: [{{http3: true, servers: [{{url: \
-         'https://127.0.0.1:{}'}}]}}]}}]",
-        back.port
+         'https://127.0.0.1:{port}'}}]}}]}}]"
     )
 }
 
@@ -167,7 +168,7 @@ fn who_takes_none_beside_the_stream_gets_them_on_it(io: IoMode) {
 fn datagrams_go_on_beside_streams_to_a_backend(io: IoMode) {
     let backend = echo();
     let (back, certificate) = house(io, &backend);
-    let front = House::new(io, &format!("http3: true\n{}", certificate.lines), &over_http3(&back, &certificate));
+    let front = House::new(io, &format!("http3: true\n{}", certificate.lines), &over_http3(back.port, &certificate));
     let mut client = Client::connect_for_datagrams(front.port, &certificate);
     let id = open(&mut client);
     comes_back(&mut client, id, b"\0hello");
@@ -187,7 +188,7 @@ fn datagrams_go_on_beside_streams_to_a_backend(io: IoMode) {
 fn tunnels_of_http1_go_on_as_datagrams(io: IoMode) {
     let backend = echo();
     let (back, certificate) = house(io, &backend);
-    let front = House::new(io, "", &over_http3(&back, &certificate));
+    let front = House::new(io, "", &over_http3(back.port, &certificate));
     let mut client = front.connect();
     client.send(
         b"GET /udp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\nCapsule-Protocol: ?1\r\n\r\n",
@@ -266,12 +267,49 @@ fn what_is_too_long_for_a_packet_is_dropped(io: IoMode) {
     eventually("both are counted", || house.limit("h3_datagrams") == 2);
 }
 
+/// Packets as long as they were no longer arrive; what waits for one of them is lost once that is known.
+fn what_the_way_has_become_too_narrow_for_is_counted(io: IoMode) {
+    // Losses that QUIC believes to be by chance, and datagrams that come at last.
+    const CHANCE: usize = 3;
+    const FLOOD: usize = 40;
+    let (tell, told) = std::sync::mpsc::channel::<usize>();
+    let told = std::sync::Mutex::new(told);
+    let small = capsule_of(UNKNOWN, b"arrives");
+    let beside = small.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        if !wire.head().is_some_and(|head| head.starts_with("GET /udp")) {
+            wire.send(OK.as_bytes());
+            return;
+        }
+        wire.send(SWITCHED);
+        for datagrams in told.lock().unwrap().iter() {
+            wire.send(&[datagram(&[7; 1300]).repeat(datagrams), beside.clone()].concat());
+        }
+    });
+    let (house, certificate) = house(io, &backend);
+    let mut client = Client::connect_for_datagrams(house.port, &certificate);
+    let id = open(&mut client);
+    assert!(client.drive(|client| client.heard.contains(&1452)), "QUIC finds out how long packets may be");
+    // It has heard that as well.
+    assert_eq!(client.get("/wait").status(), 200);
+    (client.longest, client.heard) = (1250, Vec::new());
+    for n in 1..=CHANCE {
+        tell.send(1).unwrap();
+        assert!(client.drive(|client| client.so_far(id).body == small.repeat(n)), "{n}: {:?}", client.lost);
+    }
+    tell.send(FLOOD).unwrap();
+    let lost = |client: &Client| client.heard.iter().filter(|length| **length > client.longest).count();
+    let all = |client: &mut Client| lost(client) + house.limit("h3_datagrams") as usize == CHANCE + FLOOD;
+    assert!(client.drive(all), "{} are lost, {} are counted", lost(&client), house.limit("h3_datagrams"));
+    assert!(client.datagrams_of(id).is_empty() && house.limit("h3_datagrams") > 0);
+}
+
 /// QUIC sends datagrams before anything of a stream; other requests of a connection that many clients share are served all the same, and
 /// so are other tunnels.
 fn a_flood_of_datagrams_leaves_others_their_turns(io: IoMode) {
     let backend = echo();
     let (back, certificate) = house(io, &backend);
-    let plain = House::new(io, "", &over_http3(&back, &certificate));
+    let plain = House::new(io, "", &over_http3(back.port, &certificate));
     let mut flooding = plain.connect();
     flooding.send(
         b"GET /udp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\nCapsule-Protocol: ?1\r\n\r\n",
@@ -372,6 +410,32 @@ fn what_is_said_long_after_a_flood_comes_at_once(io: IoMode) {
     }
     drop(tell);
     assert!(at_once > 2, "{at_once} of 5 came before the client had said anything");
+}
+
+/// Of a backend, whose connection carries requests of others: RFC 9297 section 2.1.
+fn a_datagram_of_no_request_is_dropped_and_nothing_else(io: IoMode) {
+    let certificate = certificate(&["127.0.0.1"]);
+    let socket = h3_client::bound_socket();
+    let port = socket.local_addr().unwrap().port();
+    let front = House::new(io, "", &over_http3(port, &certificate));
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let backend = std::thread::spawn(move || {
+        let mut backend = Client::accept(socket, &certificate).settled_in_for_datagrams();
+        for number in 0..3 {
+            let id = StreamId::new(base_quic::proto::Side::Client, Dir::Bi, number);
+            assert!(backend.drive(|backend| backend.ended.contains_key(&id)), "{number}: {:?}", backend.lost);
+            backend.send_datagram(200 + number, b"\0whose?");
+            backend.send(id, &[head(&[(":status", "200")]), data(b"ok")].concat(), true);
+        }
+        backend.drive(|_| told.try_recv().is_ok());
+    });
+    for _ in 0..3 {
+        assert_eq!(front.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status(), 200);
+    }
+    eventually("they are counted", || front.limit("upstream_h3_datagrams") == 3);
+    assert_eq!(front.limit("upstream_h3_faults"), 0);
+    tell.send(()).unwrap();
+    backend.join().unwrap();
 }
 
 /// QUIC has room for so many, and drops the oldest of more.

@@ -517,6 +517,7 @@ impl Drive {
         while let Some(event) = self.driver.poll_event() {
             self.handle(event);
         }
+        self.count_dropped();
         self.keep_budget();
         if let Some(code) = self.session.fault.take().filter(|_| !self.is_closed) {
             self.session.counters.faults_h3.hit(base_runtime::worker_index());
@@ -606,6 +607,15 @@ impl Drive {
             cx.waker().wake_by_ref();
         }
         ended
+    }
+
+    /// Of datagrams that QUIC had already.
+    fn count_dropped(&self) {
+        let dropped = self.session.quic.take_dropped_datagrams(&QuicSettings::asking());
+        if dropped > 0 {
+            self.session.outbox.borrow_mut().handle_dropped();
+            self.session.count_dropped(dropped);
+        }
     }
 
     fn with(&self, id: StreamId, work: impl FnOnce(&Stream)) {

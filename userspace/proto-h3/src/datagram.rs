@@ -177,6 +177,12 @@ impl Outbox {
         out
     }
 
+    /// QUIC has dropped some of what it got, as the way takes only shorter ones by now. Those are not under way, so that no acknowledgement
+    /// need be to come that others could wait for.
+    pub fn handle_dropped(&mut self) {
+        (self.limited, self.streams_from) = (false, None);
+    }
+
     /// The stream of a request ends, and none of its datagrams is to follow (RFC 9297 section 2.1): what QUIC is to get before that, so that
     /// it goes with the end if not ahead of it, and how many others are lost. It gets no more than in a turn, since the streams of others wait for it.
     pub fn leave(&mut self, number: u64) -> (Vec<Vec<u8>>, u32) {
@@ -270,6 +276,18 @@ mod tests {
         assert!(!outbox.wants_turn());
         assert_eq!(outbox.push(1, b"later"), Taken::Kept);
         assert_eq!(numbers(outbox.turn(0, 3)), [1], "nothing is under way that the peer would answer");
+    }
+
+    #[test]
+    fn what_quic_drops_is_not_waited_for() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.push(1, &[1; TURN]), Taken::Kept);
+        assert_eq!(outbox.push(1, b"shorter"), Taken::Kept);
+        assert_eq!(outbox.turn(0, 1).len(), 1);
+        assert!(!outbox.goes_on(TURN));
+        assert!(outbox.turn(0, 2).is_empty(), "it may be under way");
+        outbox.handle_dropped();
+        assert_eq!(numbers(outbox.turn(0, 2)), [1]);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! A client of HTTP/3 that can do anything: quinn-proto's machine over a socket that is read and written here, streams byte by byte.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
-use base_quic::proto::crypto::rustls::QuicClientConfig;
+use base_quic::proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use base_quic::proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, Event,
-    ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
+    ReadError, ServerConfig, StreamEvent, StreamId, TransportConfig, VarInt,
 };
 use bytes::BytesMut;
 use proto_h3::qpack::{self, Bounds, Section};
 use proto_h3::{datagram, frame, message, varint};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub struct Certificate {
     pub der: CertificateDer<'static>,
     pub pem: String,
     pub lines: String,
+    key: Vec<u8>,
 }
 
 pub fn certificate(names: &[&str]) -> Certificate {
@@ -31,7 +32,7 @@ pub fn certificate(names: &[&str]) -> Certificate {
     let quoted = |text: String| serde_json::Value::from(text).to_string();
     let lines =
         format!("https: true\ncertBase64: {}\nkeyBase64: {}\n", quoted(certificate.pem()), quoted(key.serialize_pem()));
-    Certificate { der: certificate.der().clone(), pem: certificate.pem(), lines }
+    Certificate { der: certificate.der().clone(), pem: certificate.pem(), lines, key: key.serialize_der() }
 }
 
 /// Who trusts this certificate, and offers these protocols.
@@ -54,6 +55,7 @@ pub fn config(trusted: &CertificateDer<'static>, alpn: &[u8]) -> ClientConfig {
     config
 }
 
+/// A client, or the other side of one.
 pub struct Client {
     pub socket: UdpSocket,
     pub endpoint: Endpoint,
@@ -75,7 +77,10 @@ pub struct Client {
     /// As many datagrams of UDP are received before anything is done about them, and every so many of them is lost; 0: none.
     pub at_a_time: usize,
     pub loses: usize,
-    heard: usize,
+    /// Those that are longer are lost as well.
+    pub longest: usize,
+    /// Lengths of those that came, lost or not.
+    pub heard: Vec<usize>,
     /// All that was sent.
     pub sent: Vec<Vec<u8>>,
     queue: HashMap<StreamId, (VecDeque<u8>, bool)>,
@@ -137,6 +142,44 @@ impl Client {
     ) -> Client {
         let mut endpoint = Endpoint::new(Arc::new(endpoint), None, true, None);
         let (handle, connection) = endpoint.connect(Instant::now(), config, peer, name).unwrap();
+        Client::of(socket, endpoint, handle, connection, peer)
+    }
+
+    /// The side of a server of HTTP/3: of the first connection that somebody makes to this socket.
+    pub fn accept(socket: UdpSocket, certificate: &Certificate) -> Client {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certificate.key.clone()));
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der.clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let mut endpoint = Endpoint::new(Arc::default(), Some(Arc::new(server)), true, None);
+        let mut bytes = [0; 2048];
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            let Ok((n, from)) = socket.recv_from(&mut bytes) else { continue };
+            let mut answer = Vec::new();
+            let event = endpoint.handle(Instant::now(), from, None, None, BytesMut::from(&bytes[..n]), &mut answer);
+            if let Some(DatagramEvent::NewConnection(incoming)) = event {
+                let taken = endpoint.accept(incoming, Instant::now(), &mut answer, None);
+                let (handle, connection) = taken.map_err(|error| error.cause).unwrap();
+                return Client::of(socket, endpoint, handle, connection, from);
+            }
+        }
+        panic!("nobody connects");
+    }
+
+    fn of(
+        socket: UdpSocket,
+        endpoint: Endpoint,
+        handle: ConnectionHandle,
+        connection: Connection,
+        peer: SocketAddr,
+    ) -> Client {
         Client {
             socket,
             endpoint,
@@ -153,7 +196,8 @@ impl Client {
             silent: false,
             at_a_time: 64,
             loses: 0,
-            heard: 0,
+            longest: usize::MAX,
+            heard: Vec::new(),
             sent: Vec::new(),
             queue: HashMap::new(),
         }
@@ -422,8 +466,8 @@ impl Client {
             self.socket.set_nonblocking(!waits).unwrap();
             let Ok((n, from)) = self.socket.recv_from(&mut bytes) else { return };
             waits = false;
-            self.heard += 1;
-            if self.loses == 0 || !self.heard.is_multiple_of(self.loses) {
+            self.heard.push(n);
+            if n <= self.longest && (self.loses == 0 || !self.heard.len().is_multiple_of(self.loses)) {
                 self.hear(from, &bytes[..n]);
             }
         }
