@@ -21,21 +21,21 @@ use crate::trace;
 use crate::traffic::{AroundSlot, Generation, PipelineSlot, PipelineView, Shared};
 use crate::tunnel::{Patience, TunnelEnd};
 use crate::watch::{Ended, Seen};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base_model::ip_filter::CidrSet;
 use base_model::{
     GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, RouterKind, Spec, UnderscoresInHeaders,
 };
-use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::inherited::Passes;
 use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
+use base_runtime::{Boxed, Worker};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use base_tls::{HandshakeError, TicketKeys};
 use edge_export::Tracer;
-use edge_pipeline::Exchange;
+use edge_pipeline::{Around, Exchange, Pipeline};
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
@@ -53,6 +53,15 @@ use std::time::{Duration, Instant};
 pub struct Live {
     pub router: Router,
     settings: Arc<Settings>,
+    /// Set when the server stops: see [`keep`].
+    remains: ArcSwapOption<Remains>,
+}
+
+/// What requests of a server that has stopped are answered by, where it is gone as well.
+struct Remains {
+    /// By their places.
+    pipelines: HashMap<usize, Arc<Pipeline>>,
+    around: Option<Arc<Around>>,
 }
 
 impl std::ops::Deref for Live {
@@ -95,7 +104,7 @@ pub struct Settings {
     /// What those of HTTP/3 are made with; `None`: there are none.
     pub quic: Option<Arc<base_quic::proto::ServerConfig>>,
     /// The GlobalFilter around every pipeline, when the document names one.
-    pub around: Option<Arc<AroundSlot>>,
+    around: Option<Arc<AroundSlot>>,
     /// Requests have spans, or a context at least.
     pub tracer: Option<Tracer>,
     access_log: access_log::Format,
@@ -141,7 +150,35 @@ impl Live {
                 .map_err(|e| e.to_string())?
                 .showing_credentials(spec.access_log_credentials),
         };
-        Ok(Live { router, settings: Arc::new(settings) })
+        Ok(Live { router, settings: Arc::new(settings), remains: ArcSwapOption::empty() })
+    }
+
+    fn kept_pipeline(&self, slot: &Arc<PipelineSlot>) -> Option<Arc<Pipeline>> {
+        self.remains.load().as_ref()?.pipelines.get(&Arc::as_ptr(slot).addr()).cloned()
+    }
+
+    /// What is around every pipeline.
+    pub fn around(&self) -> Option<Arc<Around>> {
+        let current = self.settings.around.as_ref()?.current();
+        current.or_else(|| self.remains.load().as_ref()?.around.clone())
+    }
+}
+
+/// The server stops. Whoever has connected before is still answered, and by what was there then: a document that goes takes its pipelines
+/// and its GlobalFilter with it, more often than not within the same change. They stay for as long as somebody may ask, and not for a tunnel.
+fn keep(live: &Arc<Live>, workers: &[Worker]) {
+    let place = |slot: &Arc<PipelineSlot>| Some((Arc::as_ptr(slot).addr(), slot.current()?));
+    let pipelines = live.router.pipelines().filter_map(place).collect();
+    live.remains.store(Some(Arc::new(Remains { pipelines, around: live.around() })));
+    let left = Arc::downgrade(live);
+    let longest = live.timeouts.handshake + live.timeouts.head;
+    if let Some(worker) = workers.first() {
+        worker.spawn(move || async move {
+            base_runtime::time::sleep(longest).await;
+            if let Some(live) = left.upgrade() {
+                live.remains.store(None);
+            }
+        });
     }
 }
 
@@ -195,7 +232,7 @@ pub struct HttpServer {
     front: Arc<Front>,
     h3: H3Front,
     /// What answers over TCP say of HTTP/3, while that can be had.
-    alt_svc: arc_swap::ArcSwapOption<String>,
+    alt_svc: ArcSwapOption<String>,
     /// What the next document is compared with, see [`remembered`].
     spec: Mutex<HttpServerSpec>,
 }
@@ -238,7 +275,7 @@ impl HttpServer {
             stats,
             front: Front::new(shared.workers()),
             h3: H3Front::default(),
-            alt_svc: arc_swap::ArcSwapOption::empty(),
+            alt_svc: ArcSwapOption::empty(),
             spec: Mutex::new(remembered(spec)),
             shared,
         });
@@ -274,7 +311,7 @@ impl HttpServer {
         let made = self.shared.made_rules(&self.name);
         let router = live.router.with_made(&self.name, &made, &|pipeline| self.shared.slot(pipeline))?;
         label_figures(&self.stats, &router);
-        self.live.store(Arc::new(Live { router, settings: live.settings.clone() }));
+        self.live.store(Arc::new(Live { router, settings: live.settings.clone(), remains: ArcSwapOption::empty() }));
         Ok(())
     }
 
@@ -340,6 +377,7 @@ impl Server for HttpServer {
 
     /// Requests under way end; idle connections are closed.
     fn stop(&self) {
+        keep(&self.live.load(), self.shared.workers());
         self.front.stop::<HttpServer>();
         self.h3.stop(self.shared.workers());
     }
@@ -489,7 +527,8 @@ impl Held {
     /// The pipeline a route leads to, if there is one.
     pub fn pipeline(&self, route: &Route) -> Option<Rc<Generation>> {
         let mut pipelines = self.pipelines.borrow_mut();
-        pipelines.entry(Arc::as_ptr(&route.pipeline)).or_insert_with(|| route.pipeline.view()).current()
+        let view = pipelines.entry(Arc::as_ptr(&route.pipeline)).or_insert_with(|| route.pipeline.view());
+        view.current().or_else(|| self.live.kept_pipeline(&route.pipeline).map(Generation::alone))
     }
 }
 

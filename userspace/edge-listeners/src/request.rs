@@ -131,7 +131,7 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
                     reach(local, exchange, "request_body_bytes");
                     deny(is_grpc, exchange, 413);
                 } else {
-                    let around = live.around.as_ref().and_then(|slot| slot.current());
+                    let around = live.around();
                     exchange.route = std::ptr::from_ref::<Route>(route).addr() as u64;
                     let mut walks = true;
                     if stream.is_early() {

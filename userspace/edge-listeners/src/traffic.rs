@@ -92,6 +92,13 @@ pub struct PipelineView {
 /// A generation of a pipeline as one worker holds it.
 pub struct Generation(Arc<Pipeline>);
 
+impl Generation {
+    /// Of one that is in no slot any more.
+    pub fn alone(pipeline: Arc<Pipeline>) -> Rc<Generation> {
+        Rc::new(Generation(pipeline))
+    }
+}
+
 impl Deref for Generation {
     type Target = Pipeline;
 

@@ -34,6 +34,7 @@ on_both_drivers![
     other_rules_fail_no_request,
     rules_that_a_controller_makes_come_change_and_go_one_by_one,
     a_removed_server_finishes_what_it_began,
+    a_removed_server_answers_by_what_went_with_it,
     a_port_in_use_is_tried_again,
     another_port,
     old_clients,
@@ -781,6 +782,29 @@ fn a_removed_server_finishes_what_it_began(io: IoMode) {
     assert!(active.ends());
     eventually("nothing is left", || server.connections() == 0);
     assert!(std::net::TcpStream::connect(("127.0.0.1", house.port)).is_err());
+}
+
+/// A controller, or whoever applies a folder, takes a server and its pipelines away in one change.
+fn a_removed_server_answers_by_what_went_with_it(io: IoMode) {
+    let house = House::new(io, "globalFilter: around", MOCK);
+    let around = "afterPipeline: {filters: [{name: a, kind: ResponseAdaptor, header: {set: {X-Around: here}}}]}\nfallthrough: {pipeline: true}";
+    house.traffic.apply_global_filter("around", &spec!(around)).unwrap();
+    // One has begun to ask, one has asked before and goes on within the time that idle connections have.
+    let (mut begun, mut idle) = (house.connect(), house.connect());
+    begun.send(b"GET / HTTP/1.1\r\n");
+    idle.send(GET.as_bytes());
+    assert_eq!(idle.answer().text(), "mocked");
+    eventually("both are connected", || house.traffic.connections() == 2);
+    house.traffic.release(Duration::ZERO, support::PATIENCE);
+    house.traffic.remove_server("web");
+    house.traffic.remove_pipeline("app");
+    house.traffic.remove_global_filter("around");
+    begun.send(b"Host: a\r\n\r\n");
+    idle.send(GET.as_bytes());
+    for client in [&mut begun, &mut idle] {
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text().as_str(), answer.field("x-around")), (200, "mocked", Some("here")));
+    }
 }
 
 fn a_port_in_use_is_tried_again(io: IoMode) {
