@@ -114,6 +114,13 @@ struct Work {
     closed: bool,
 }
 
+impl Work {
+    /// So long that a whole state is to take the place of the journal.
+    fn is_long(&self) -> bool {
+        self.journal_bytes > self.whole_bytes.max(JOURNAL_BYTES)
+    }
+}
+
 impl Keeper {
     pub fn start(last_good: LastGood, kept: &KeptState) -> Keeper {
         let shared = kept.shared.clone();
@@ -283,7 +290,7 @@ impl Shared {
         // The journal that steps go to since the last whole state, or since one was tried, and what those before it held.
         let mut begun = None;
         loop {
-            let long = work.journal_bytes > work.whole_bytes.max(JOURNAL_BYTES);
+            let long = work.is_long();
             if work.newest.is_none() {
                 if work.closed {
                     return;
@@ -326,7 +333,9 @@ impl Shared {
                         // What is appended meanwhile counts for the next one.
                         work.journal_bytes = work.journal_bytes.saturating_sub(length);
                     }
-                    if work.newest.as_ref().is_some_and(|newest| Desired::is_at(newest, &desired)) {
+                    // What grew long behind a change that was under way when its journal began is left behind at once.
+                    let long = !pending && work.is_long();
+                    if !long && work.newest.as_ref().is_some_and(|newest| Desired::is_at(newest, &desired)) {
                         work.newest = None;
                     }
                     work.version = work.version.max(desired.version);
@@ -540,6 +549,55 @@ mod tests {
         }
         drop(keeper);
         assert_eq!(kept.load().map(|desired| desired.version), Some(50));
+    }
+
+    /// A whole state leaves the journal of a change that has not gone live, and all that follows; the next one, of when nothing is under way
+    /// any more, leaves none of it.
+    #[test]
+    fn a_journal_that_grew_behind_a_change_under_way_gives_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let keeper = Keeper::start(kept.clone(), &KeptState::default());
+        let bytes = JOURNAL_BYTES as usize + 1024;
+        let large = |version: u64| Desired {
+            objects: imbl::OrdMap::unit(
+                "o".to_owned(),
+                Arc::new(serde_json::json!({"text": "x".repeat(bytes), "v": version})),
+            ),
+            ..state(version)
+        };
+        let mut from = state(0);
+        let mut change = |to: Desired| {
+            keeper.keep(&from, &to);
+            keeper.went_live(&to);
+            from = to;
+        };
+        change(state(1));
+        let until = Instant::now() + Duration::from_secs(60);
+        let whole = |version| {
+            while kept.load_whole().is_none_or(|desired| desired.version != version) {
+                assert!(Instant::now() < until, "version {version} is not kept");
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        whole(1);
+        change(large(2));
+        // Not live when the whole state before it is written.
+        keeper.keep(&large(2), &large(3));
+        whole(2);
+        keeper.went_live(&large(3));
+        (4..=9).for_each(|version| {
+            keeper.keep(&large(version - 1), &large(version));
+            keeper.went_live(&large(version));
+        });
+        let files = || std::fs::read_dir(directory.path()).unwrap().flatten();
+        let long = || files().filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>();
+        while long() > 3 * bytes as u64 {
+            assert!(Instant::now() < until, "{} bytes are kept", long());
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(keeper);
+        assert_eq!(kept.load().map(|desired| desired.version), Some(9));
     }
 
     /// What was written down and did not go live is not what a start falls back to, however long ago the last whole state was.
