@@ -2,8 +2,9 @@
 //!
 //! - Accepting and receiving are multishot: armed once per socket. Received bytes land in pool buffers published in a ring
 //!   (`recv_ring`); a filled one goes to the stream and a fresh one takes its slot.
-//! - A multishot receive takes up to 32 buffers from a full socket before this side can say stop. So a stream whose queue ran over
-//!   receives one buffer at a time until its socket is drained.
+//! - A multishot receive takes as many buffers from a full socket as stand ready before this side can say stop: the kernel stops for a
+//!   breath at 32, and goes on within the same call where it is to wait. So a stream whose queue ran over receives one buffer at a time
+//!   until its socket is drained.
 //! - A send nobody waits for is *silent*: MSG_DONTWAIT and CQE_SKIP_SUCCESS make it finish within the submission and report only a
 //!   failure or a short count. No report after the kernel took the submission means it was sent. Otherwise every response would end
 //!   the next wait at once, which doubled the system calls at low load. Sends somebody waits for, the rest of a short one, and those
@@ -227,7 +228,9 @@ impl Uring {
                 libc::ENOBUFS => {
                     cx.shared.counters.enobufs.add(1);
                     self.short.set(true);
-                    if socket.life.get() == Life::Open && !more {
+                    // One that has enough is armed again by whoever takes from it.
+                    let full = socket.rx.borrow().len() >= cx.bounds.recv_queue_max;
+                    if socket.life.get() == Life::Open && !more && !full {
                         socket.rx_op.set(Op::Starved);
                         self.starved.borrow_mut().push(socket.clone());
                     }
