@@ -4,6 +4,7 @@
 mod allowed;
 mod boards;
 mod debug;
+mod fuzz;
 mod gaps;
 mod locks;
 mod readme;
@@ -77,6 +78,7 @@ fn problems(root: &Path) -> Vec<String> {
     problems.extend(allowed::problems(root));
     problems.extend(locks::problems(root));
     problems.extend(gaps::problems(root));
+    problems.extend(fuzz::problems(root));
     problems
 }
 
