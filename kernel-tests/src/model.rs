@@ -1,11 +1,12 @@
 //! The datapath on the host, over tables in memory: what the BPF program is compared with.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use abi::access::{self, BANS, LISTED};
 use abi::fragment::FRAGMENT_NS;
 use abi::{
     AccessKey, Address, Before, FragmentKey, FragmentWay, Limit, Machine, Part, SenderKey, Settings, Slot, SourceKey,
@@ -46,6 +47,8 @@ pub struct Model {
     /// As `abi::config::syn` has it.
     pub syn_options: u32,
     pub access: AccessTables,
+    /// Of sources that are banned, what `abi::access::banned` says.
+    pub bans: BTreeSet<Address>,
     /// The MAC that frames for an address go to, as `abi::way` has it.
     pub way_to: Option<fn(IpAddr) -> u64>,
     /// By the number of the VIP.
@@ -115,6 +118,7 @@ impl Model {
             cookie: None,
             syn_options: 0,
             access: AccessTables::of(&[]),
+            bans: BTreeSet::new(),
             way_to: None,
             limits: vips.iter().filter_map(|vip| Some((vip.id.into(), vip.limits.element()?))).collect(),
             buckets: RefCell::default(),
@@ -196,11 +200,20 @@ impl Tables for Model {
     }
 
     fn access_listed(&self) -> u32 {
-        self.access.listed.into()
+        u32::from(self.access.listed) * LISTED | u32::from(!self.bans.is_empty()) * BANS
     }
 
     fn access_word(&self, index: u32) -> u64 {
-        self.access.words[index as usize]
+        match self.access.words.get(index as usize) {
+            Some(word) => *word,
+            None => self
+                .bans
+                .iter()
+                .map(access::place_ban)
+                .filter(|(word, _)| *word == index)
+                .map(|(_, shift)| 1 << shift)
+                .sum(),
+        }
     }
 
     fn access_block(&self, raw: u32) -> u32 {
@@ -214,6 +227,10 @@ impl Tables for Model {
         let lies_in = |prefix: &AccessKey| (bits(prefix) ^ bits(key)).checked_shr(128 - prefix.bits).unwrap_or(0) == 0;
         let longest = self.access.prefixes.iter().filter(|(prefix, _)| lies_in(prefix)).max_by_key(|(p, _)| p.bits);
         longest.map_or(abi::access::OPEN, |(_, state)| *state)
+    }
+
+    fn banned_until(&self, key: &Address) -> u64 {
+        if self.bans.contains(key) { u64::MAX } else { 0 }
     }
 
     fn limit(&self, index: u32) -> Option<&Limit> {

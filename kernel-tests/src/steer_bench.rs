@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::maps::Array;
 use aya::programs::Xdp;
@@ -64,8 +65,15 @@ struct Contender {
     /// What is taken off: by name.
     harness: Option<&'static str>,
     goal: Option<i64>,
-    /// Beside access lists that do not have its source.
-    listed: bool,
+    beside: Beside,
+}
+
+/// What is there that does not have the source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Lists,
+    Bans,
 }
 
 /// Runs all contenders `rounds` times. `object` is `target/bpf/weir-bench.bpf.o`, `katran` what `katran.bpf.c` became.
@@ -104,15 +112,17 @@ fn measure(rounds: u32, object: &[u8], pins: &Path, katran: Option<&Path>) -> Re
     }
     let row = |c: &Contender| Row { name: c.name, ns: Vec::new(), net: Vec::new(), goal: c.goal };
     let mut rows: Vec<Row> = contenders.iter().map(row).collect();
-    let (lists, mut listed) = (lists(), false);
+    let (lists, mut beside) = (lists(), Beside::Nothing);
     for round in 0..=rounds {
         let mut of_round = BTreeMap::new();
         for (contender, row) in contenders.iter().zip(&mut rows) {
             let of = |ebpf: &&mut Ebpf| ebpf.program(contender.program).is_some();
             let ebpf = programs.iter_mut().find(of).ok_or_else(|| format!("no object has {}", contender.program))?;
-            if contender.listed != listed {
-                listed = contender.listed;
-                kernel.set_access(if listed { &lists } else { &[] }).map_err(|e| e.to_string())?;
+            if contender.beside != beside {
+                beside = contender.beside;
+                let (lists, bans) = (if beside == Beside::Lists { &lists[..] } else { &[] }, beside == Beside::Bans);
+                kernel.set_access(lists).map_err(|e| e.to_string())?;
+                kernel.set_bans(bans.then(bans_of_nobody).into_iter().flatten()).map_err(|e| e.to_string())?;
             }
             let ns = once(ebpf, contender)?;
             of_round.insert(contender.name, ns);
@@ -138,6 +148,13 @@ fn lists() -> Vec<AccessPrefix> {
     (0..100_000).map(v4).chain((0..100_000).map(v6)).collect()
 }
 
+/// Ten thousand of these addresses of IPv4.
+fn bans_of_nobody() -> impl Iterator<Item = (IpAddr, Instant)> {
+    let until = Instant::now() + Duration::from_secs(3_600);
+    let prefixes = lists().into_iter();
+    prefixes.filter(|prefix| prefix.address.is_ipv4()).take(10_000).map(move |prefix| (prefix.address, until))
+}
+
 /// Harnesses first.
 fn contenders() -> Vec<Contender> {
     const MILLION: u64 = 1 << 20;
@@ -152,7 +169,7 @@ fn contenders() -> Vec<Contender> {
         frame: spread(true),
         harness: None,
         goal: None,
-        listed: false,
+        beside: Beside::Nothing,
     };
     let sent = |name, program, flows, frame, goal| {
         let harness = Some(if flows == 1 {
@@ -162,7 +179,7 @@ fn contenders() -> Vec<Contender> {
         } else {
             SENT_MILLIONS
         });
-        Contender { name, program, flows, frame, harness, goal: Some(goal), listed: false }
+        Contender { name, program, flows, frame, harness, goal: Some(goal), beside: Beside::Nothing }
     };
     // What stays is given up as it is: the harness has nothing to undo.
     let kept = |name, frame, goal| Contender {
@@ -172,17 +189,17 @@ fn contenders() -> Vec<Contender> {
         frame,
         harness: Some(KEPT),
         goal: Some(goal),
-        listed: false,
+        beside: Beside::Nothing,
     };
-    // What lists add that do not have the source: without them is the harness.
-    let missed = |name, program, frame, without| Contender {
+    // What lists or bans add that do not have the source: without them is the harness.
+    let missed = |name, program, frame, without, beside| Contender {
         name,
         program,
         flows: 1,
         frame,
         harness: Some(without),
         goal: Some(10),
-        listed: true,
+        beside,
     };
     vec![
         harness("empty program", "bench_empty", 1),
@@ -203,8 +220,10 @@ fn contenders() -> Vec<Contender> {
         // A part of all of these, and one of the second chance.
         Contender { program: "bench_lookup", goal: None, ..kept("the look-up of the VIP alone", spread(true), 0) },
         Contender { program: "bench_socket", goal: None, ..kept("the look-up of the socket alone", spread(true), 0) },
-        missed("access lists, IPv4, no hit: over forward", v4, spread(true), FORWARD_V4),
-        missed("access lists, IPv6, no hit: over forward", v6, spread(false), FORWARD_V6),
+        missed("access lists, IPv4, no hit: over forward", v4, spread(true), FORWARD_V4, Beside::Lists),
+        missed("access lists, IPv6, no hit: over forward", v6, spread(false), FORWARD_V6, Beside::Lists),
+        missed("bans, IPv4, no hit: over forward", v4, spread(true), FORWARD_V4, Beside::Bans),
+        missed("bans, IPv6, no hit: over forward", v6, spread(false), FORWARD_V6, Beside::Bans),
     ]
 }
 

@@ -58,6 +58,8 @@ pub struct Witness {
     pub machines: BTreeMap<u16, Machine>,
     pub vips: Vec<Vip>,
     pub prefixes: Vec<AccessPrefix>,
+    /// Sources that are banned: an address of IPv6 stands for its /64.
+    pub bans: Vec<IpAddr>,
     /// By client and virtual IP.
     pub sockets: HashMap<(SocketAddr, SocketAddr), Claim>,
     /// Virtual IPs and ports that this machine has a listening socket for.
@@ -158,6 +160,7 @@ impl Witness {
             machines: machines.into_iter().map(|machine| (machine.index, machine)).collect(),
             vips,
             prefixes: Vec::new(),
+            bans: Vec::new(),
             sockets: HashMap::new(),
             listeners: BTreeSet::new(),
             lease: lease::OFF,
@@ -219,6 +222,10 @@ impl Witness {
         }
         if past.hops == 0 && self.is_denied(header.source) {
             return Err(Reason::AccessDenied);
+        }
+        let is = |ban: &IpAddr| spread::lies_in(header.source, *ban, if ban.is_ipv4() { 32 } else { 64 });
+        if self.bans.iter().any(is) {
+            return Err(Reason::Banned);
         }
         let upper = read::upper(frame, &header)?;
         let mut road = Road { frame, link, header, past, part: upper.part.is_some(), error: false };

@@ -9,7 +9,7 @@ pub struct Config {
     /// Stored while programs run, so they never make a reference to it: read once per packet, and all that is found through it
     /// belongs to one generation.
     pub switch: Switch,
-    /// Whether there are prefixes in ACCESS; 0: none. Stored at once.
+    /// Whether there is anybody who may not come in: [`crate::access::LISTED`] and [`crate::access::BANS`]; 0: nobody. Stored at once.
     pub access: u32,
     /// Until when the daemon is taken to live, as [`lease`] has it; renewed while programs run, stored at once as `switch` is.
     pub lease: u64,

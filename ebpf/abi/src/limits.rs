@@ -3,7 +3,7 @@
 use crate::limit::Rate;
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 13;
+pub const LAYOUT_VERSION: u32 = 14;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -52,6 +52,9 @@ pub const ACCESS_BLOCKS_MAX: u32 = 2 * 1_048_576;
 
 /// Entries of ACCESS_PREFIXES, likewise.
 pub const ACCESS_PREFIXES_MAX: u32 = 2 * 1_048_576;
+
+/// Sources that are banned for a while. Memory comes with the entries, about 100 bytes each.
+pub const BANS_MAX: u32 = 65_536;
 
 /// Sources whose new connections are counted, of all virtual IPs together, the longest unused forgotten first: 6 MB.
 pub const SOURCES_MAX: u32 = 65_536;

@@ -127,6 +127,8 @@ reasons! {
     /// For a backend, would not fit the interface once encapsulated, and is nothing one may answer: the daemon sends it there in several
     /// tunnels.
     TooBigHeld = 43, "too_big_held", Drop;
+    /// From a source that is banned for a while, because what it asked for was refused too often.
+    Banned = 44, "banned", Drop;
 }
 
 const _: () = {

@@ -1,20 +1,27 @@
 //! Who is let in at all, before anything behind the addresses is read, and how fast connections may begin. Where a packet comes into the
 //! cluster this is decided, and nowhere again.
 
-use abi::access::{self, ASK, DENY};
+use abi::access::{self, ASK, BANS, DENY, LISTED};
 use abi::limit::Rate;
 use abi::{AccessKey, Address, Reason, SourceKey};
 
 use crate::tables::{Bucket, Tables};
 
-const _: () = assert!(DENY & 1 == 1 && ASK & 1 == 1 && (access::OPEN | access::ALLOW) & 1 == 0);
-
-/// Whether the lists deny the address; of a packet that came through a tunnel, never.
+/// Why nothing is taken from the address, if so. `listed`: see [`Tables::access_listed`]. Of a packet that came through a tunnel the lists
+/// are not asked, which another machine has asked already.
 #[inline(always)]
-pub fn is_denied(tables: &impl Tables, source: &Address, hops: u8) -> bool {
-    if hops != 0 {
-        return false;
+pub fn kept_out(tables: &impl Tables, source: &Address, hops: u8, listed: u32) -> Option<Reason> {
+    if listed & LISTED != 0 && hops == 0 && is_denied(tables, source) {
+        return Some(Reason::AccessDenied);
     }
+    if listed & BANS != 0 && is_banned(tables, source) {
+        return Some(Reason::Banned);
+    }
+    None
+}
+
+#[inline(always)]
+fn is_denied(tables: &impl Tables, source: &Address) -> bool {
     let state = if source.is_v4() {
         let (word, shift) = access::place_v4(source.v4_raw());
         let state = (tables.access_word(word) >> shift) as u32 & ASK;
@@ -29,12 +36,24 @@ pub fn is_denied(tables: &impl Tables, source: &Address, hops: u8) -> bool {
     state == DENY
 }
 
-/// Whether nothing is to be looked into further to know that they do not. False may be said of any.
+/// Whether nothing is to be looked into further to know that nobody keeps it out. False may be said of any.
 #[inline(always)]
 pub fn is_let_in_at_once(tables: &impl Tables, source: &Address) -> bool {
     let (word, shift) = if source.is_v4() { access::place_v4(source.v4_raw()) } else { access::place_v6(source.0[0]) };
-    // Of IPv6 one bit: whether there is anything to ask. Of IPv4 the lower of two is set where all is denied, and where parts differ.
-    (tables.access_word(word) >> shift) & 1 == 0
+    let (ban_word, ban_shift) = access::place_ban(&access::banned(source));
+    // Of IPv6 one bit: whether there is anything to ask. Of IPv4 the lower of two is set where all is denied, and where parts differ. All of
+    // them are zero where there are no lists, or no bans.
+    ((tables.access_word(word) >> shift) | (tables.access_word(ban_word) >> ban_shift)) & 1 == 0
+}
+
+const _: () = assert!(DENY & 1 == 1 && ASK & 1 == 1 && (access::OPEN | access::ALLOW) & 1 == 0);
+
+/// Whether the source is banned now; of a packet that came through a tunnel as of any other: the machine that serves a source is the one
+/// that has refused it, and the one before it may not have heard of it.
+#[inline(always)]
+pub fn is_banned(tables: &impl Tables, source: &Address) -> bool {
+    let until = tables.banned_until(&access::banned(source));
+    until != 0 && tables.now_ns() < until
 }
 
 /// Why a connection from there may not begin now, by element `index` of LIMITS; counts it otherwise.

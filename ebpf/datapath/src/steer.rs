@@ -122,9 +122,11 @@ pub fn general<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     };
     // Whose it is that tells no port: of those that share the address, one that is always the same.
     let vip = address.services[0].vip;
-    // Another machine has looked at what came through a tunnel.
-    if tables.access_listed() != 0 && tables.is_denied(&packet.source, hops) {
-        return Outcome { vip, ..nobody(Reason::AccessDenied) };
+    let listed = tables.access_listed();
+    if listed != 0
+        && let Some(reason) = tables.kept_out(&packet.source, hops, listed)
+    {
+        return Outcome { vip, hops, ..nobody(reason) };
     }
     if address.backends != 0 {
         // Before anything is read that divides the roads.

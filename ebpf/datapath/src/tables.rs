@@ -55,7 +55,7 @@ pub trait Tables {
     /// The machine that sends GUE from the address; 0: none.
     fn sender(&self, key: &SenderKey) -> u16;
 
-    /// Whether there are prefixes in ACCESS; 0: none.
+    /// Whether there are prefixes in ACCESS and sources in BANS: [`abi::access::LISTED`], [`abi::access::BANS`]; 0: neither.
     fn access_listed(&self) -> u32;
 
     /// Element of ACCESS.
@@ -67,14 +67,17 @@ pub trait Tables {
     /// What ACCESS_PREFIXES says of an IPv6 address: [`abi::access::DENY`], [`abi::access::ALLOW`], or [`abi::access::OPEN`] when no prefix has it.
     fn access_prefix(&self, key: &AccessKey) -> u32;
 
-    /// [`admission::is_denied`]; in BPF a function that the verifier examines once.
+    /// [`admission::kept_out`]; in BPF a function that the verifier examines once.
     #[inline(always)]
-    fn is_denied(&self, source: &Address, hops: u8) -> bool
+    fn kept_out(&self, source: &Address, hops: u8, listed: u32) -> Option<Reason>
     where
         Self: Sized,
     {
-        admission::is_denied(self, source, hops)
+        admission::kept_out(self, source, hops, listed)
     }
+
+    /// Element of BANS; 0: there is none.
+    fn banned_until(&self, key: &Address) -> u64;
 
     /// Element of LIMITS.
     fn limit(&self, index: u32) -> Option<&Limit>;

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
+use abi::access::{BANS, LISTED, WORDS};
 use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
@@ -34,6 +35,8 @@ struct World {
     lease: u8,
     /// What the access lists say of all sources: an element of ACCESS; 0: there are none.
     listed: u64,
+    /// Until when all sources are banned; the clock stands at 0.
+    banned_until: u64,
     vips: HashMap<VipKey, VipAddress>,
     machines: Vec<Machine>,
     slot: Slot,
@@ -78,6 +81,7 @@ impl World {
             state: 0,
             lease: 0,
             listed: 0,
+            banned_until: 0,
             vips: HashMap::from([(key, value)]),
             machines,
             slot,
@@ -181,11 +185,14 @@ impl Tables for World {
     fn remember(&self, _: &Part, _: FragmentWay) {}
 
     fn access_listed(&self) -> u32 {
-        (self.listed != 0).into()
+        LISTED * u32::from(self.listed != 0) | BANS * u32::from(self.banned_until != 0)
     }
 
-    fn access_word(&self, _: u32) -> u64 {
-        self.listed
+    fn access_word(&self, index: u32) -> u64 {
+        match index {
+            WORDS.. => u64::MAX * u64::from(self.banned_until != 0),
+            _ => self.listed,
+        }
     }
 
     fn access_block(&self, _: u32) -> u32 {
@@ -194,6 +201,10 @@ impl Tables for World {
 
     fn access_prefix(&self, _: &AccessKey) -> u32 {
         abi::access::DENY
+    }
+
+    fn banned_until(&self, _: &Address) -> u64 {
+        self.banned_until
     }
 
     fn limit(&self, _: u32) -> Option<&Limit> {
@@ -288,9 +299,11 @@ proptest! {
         backends in prop::sample::select(vec![0, 0, 0, 0, 1]),
         mtu in prop::sample::select(vec![1500, 1500, 200, 120]),
         (listed, lease, state) in (prop::sample::select(vec![0, 0, 1, 2, 3, u64::MAX]), 0..=lease::LAPSED, 0..13u32),
+        banned_until in prop::sample::select(vec![0, 0, 0, 1]),
     ) {
         let mut world = World::new([203, 0, 113, 1], Slot::new(owners));
         (world.settings.mtu, world.listed, world.lease, world.state) = (mtu, listed, lease, state);
+        world.banned_until = banned_until;
         let (over_v4, more, reachable, next_hop) = machine;
         for machine in &mut world.machines[2..] {
             let address = if over_v4 { machine.address } else { Address([1, 2, 3, machine.address.0[3]]) };

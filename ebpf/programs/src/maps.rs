@@ -11,9 +11,10 @@
 //! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
-//! | ACCESS | array, mapped | word of `abi::access` → states of blocks | 589,824 | userspace, while programs run | xdp_steer | none |
+//! | ACCESS | array, mapped | word of `abi::access` → states of blocks, and bits of BANS | 606,208 | userspace, while programs run | xdp_steer | none |
 //! | ACCESS_BLOCKS | hash | first 24 bits of an IPv4 address → states of the 256 | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
 //! | ACCESS_PREFIXES | trie | AccessKey → DENY or ALLOW | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
+//! | BANS | hash | `access::banned` of a source → CLOCK_MONOTONIC at which its ban ends | 65,536, memory as they come | userspace, while programs run | xdp_steer, xdp_general | userspace |
 //! | LIMITS | array, mapped | generation × vips + vip → Limit | 2 × vips at load | userspace, as VIPS | xdp_steer, xdp_fragment | none |
 //! | BUCKETS | array | vip, and vips + vip for SYN cookies → bucket; behind them the bucket of FLOWS, what was and was not remembered there, and by vip its share of that | 3 × vips + 3 at load | xdp_steer, xdp_fragment, xdp_backend, xdp_deliver | the same, userspace | none |
 //! | SOURCES | LRU hash | SourceKey → bucket | 65,536 | xdp_steer, xdp_fragment | the same | longest unused |
@@ -42,15 +43,15 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
 
-use abi::access::{AccessBlock, WORDS};
+use abi::access::{AccessBlock, WORDS, WORDS_BANS};
 use abi::capture::CAPTURES_MAX;
 use abi::limits::{
-    ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FLOWS_MAX, FRAGMENTS_MAX, LISTENERS_MAX,
+    ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, BANS_MAX, CPUS_MAX, FLOWS_MAX, FRAGMENTS_MAX, LISTENERS_MAX,
     MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX, WAYS_MAX,
 };
 use abi::vip::{PLACES, SEEDS};
 use abi::{
-    Before, Capture, Captured, Config, Counter, Delivery, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment,
+    Address, Before, Capture, Captured, Config, Counter, Delivery, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment,
     Limit, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, Syn, VipAddress, VipAt, VipKey,
 };
 use datapath::owners::Question;
@@ -90,13 +91,16 @@ pub static BEFORE: Array<Before> = Array::with_max_entries(AT_LOAD, MAPPED);
 pub static MACHINES: Array<Machine> = Array::with_max_entries(AT_LOAD, MAPPED);
 
 #[map]
-pub static ACCESS: Array<u64> = Array::with_max_entries(WORDS, MAPPED);
+pub static ACCESS: Array<u64> = Array::with_max_entries(WORDS + WORDS_BANS, MAPPED);
 
 #[map]
 pub static ACCESS_BLOCKS: HashMap<u32, AccessBlock> = HashMap::with_max_entries(ACCESS_BLOCKS_MAX, AS_NEEDED);
 
 #[map]
 pub static ACCESS_PREFIXES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(ACCESS_PREFIXES_MAX, AS_NEEDED);
+
+#[map]
+pub static BANS: HashMap<Address, u64> = HashMap::with_max_entries(BANS_MAX, AS_NEEDED);
 
 #[map]
 pub static WAYS: LpmTrie<[u32; 5], u64> = LpmTrie::with_max_entries(WAYS_MAX, AS_NEEDED);

@@ -20,12 +20,12 @@ use datapath::syn::{Offer, Segment, Way};
 use datapath::tables::Bucket;
 use datapath::{Frame, Live, Outcome, Tables};
 
-use crate::admission::{SOURCE, denied, flooded, limited};
+use crate::admission::{DENIED, SOURCE, kept_out, flooded, limited};
 use crate::cookie::{answers, cookie, offer, way};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{
-    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BACKEND_ROAD, BEFORE, BUCKETS, CONFIG, DELIVER_ROAD, DELIVERY, FLOWS,
+    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BACKEND_ROAD, BANS, BEFORE, BUCKETS, CONFIG, DELIVER_ROAD, DELIVERY, FLOWS,
     FRAGMENT_ROAD, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION, ROADS, SLOTS, SOURCES, SYN, SYN_ROAD, VIP_PLACES,
     VIP_PREFIXES, VIP_SEEDS, VIPS, WAYS, switch,
 };
@@ -235,9 +235,19 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_denied(&self, source: &Address, hops: u8) -> bool {
+    fn kept_out(&self, source: &Address, hops: u8, listed: u32) -> Option<Reason> {
         let a = &source.0;
-        denied(a[0], a[1], a[2], a[3], hops as u32) != 0
+        match kept_out(a[0], a[1], a[2], a[3], hops as u32 | listed << 16) {
+            0 => None,
+            DENIED => Some(Reason::AccessDenied),
+            _ => Some(Reason::Banned),
+        }
+    }
+
+    #[inline(always)]
+    fn banned_until(&self, key: &Address) -> u64 {
+        // SAFETY: userspace puts another element into its place and changes none.
+        unsafe { BANS.get(key) }.map_or(0, |until| *until)
     }
 
     #[inline(always)]

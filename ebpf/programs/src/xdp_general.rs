@@ -3,7 +3,7 @@
 //!
 //! - **Hook**: XDP, by tail call
 //! - **Attaches to**: element 5 of ROADS
-//! - **Reads**: CONFIG, VIPS, VIP_SEEDS, VIP_PLACES, VIP_PREFIXES, SLOTS, SENDERS, MACHINES, ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, LIMITS, QUESTION, ROADS; the kernel's TCP sockets
+//! - **Reads**: CONFIG, VIPS, VIP_SEEDS, VIP_PLACES, VIP_PREFIXES, SLOTS, SENDERS, MACHINES, ACCESS, BANS, ACCESS_BLOCKS, ACCESS_PREFIXES, LIMITS, QUESTION, ROADS; the kernel's TCP sockets
 //! - **Writes**: COUNTERS, STEERED, BUCKETS, SOURCES, QUESTION, PART, SYN, CAPTURED; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)

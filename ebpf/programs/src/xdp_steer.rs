@@ -2,7 +2,7 @@
 //!
 //! - **Hook**: XDP
 //! - **Attaches to**: the interfaces given with `--interface`; driver mode, or generic mode with a warning
-//! - **Reads**: CONFIG, VIPS, VIP_SEEDS, VIP_PLACES, VIP_PREFIXES, SLOTS, BEFORE, MACHINES, ACCESS, QUESTION, ROADS; the kernel's TCP sockets
+//! - **Reads**: CONFIG, VIPS, VIP_SEEDS, VIP_PLACES, VIP_PREFIXES, SLOTS, BEFORE, MACHINES, ACCESS, BANS, QUESTION, ROADS; the kernel's TCP sockets
 //! - **Writes**: COUNTERS, STEERED, QUESTION, PART, CAPTURED; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)

@@ -29,7 +29,7 @@ pub fn contenders() -> Vec<Contender> {
         frame: frame(fixture),
         harness,
         goal: None,
-        listed: false,
+        beside: super::Beside::Nothing,
     };
     let katran = |name, flows, fixture| {
         let harness = if flows == 1 { HARNESS } else { HARNESS_MILLION };

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use abi::access::{self, ALLOW, ASK, AccessBlock, DENY, WORDS, WORDS_V4};
+use abi::access::{self, ALLOW, ASK, AccessBlock, DENY, LISTED, WORDS, WORDS_V4};
 use abi::{AccessKey, Address, Config};
 
 use crate::kernel::Kernel;
@@ -142,7 +142,7 @@ impl Kernel {
         update(self.access_blocks.as_fd(), &keys, &blocks).map_err(failed)?;
         update(self.access_prefixes.as_fd(), &longest, &states).map_err(failed)?;
         if wanted.listed {
-            self.tell_listed(true);
+            self.tell_access(LISTED, true);
         }
         let mut written = keys.len() + longest.len();
         for (there, wanted) in self.access.double_words().iter().zip(&wanted.words) {
@@ -152,7 +152,7 @@ impl Kernel {
             }
         }
         if !wanted.listed {
-            self.tell_listed(false);
+            self.tell_access(LISTED, false);
         }
         for key in there.blocks.keys().filter(|key| !wanted.blocks.contains_key(*key)) {
             sys::map_delete(self.access_blocks.as_fd(), key).map_err(failed)?;
@@ -179,9 +179,11 @@ impl Kernel {
         Ok(KnownAccess { blocks, prefixes })
     }
 
-    fn tell_listed(&self, listed: bool) {
+    /// Whether programs have to look there.
+    pub(crate) fn tell_access(&self, what: u32, there: bool) {
         const AT: usize = std::mem::offset_of!(Config, access) / 4;
-        self.config.publish(AT, listed.into());
+        let others = self.config.read(0).access & !what;
+        self.config.publish(AT, others | what * u32::from(there));
     }
 }
 

@@ -110,6 +110,9 @@ pub struct Kernel {
     pub(crate) access_blocks: OwnedFd,
     /// What both hold, where this process wrote it.
     pub(crate) known_access: Option<KnownAccess>,
+    pub(crate) bans: OwnedFd,
+    /// What it holds, where this process wrote it.
+    pub(crate) known_bans: Option<BTreeMap<abi::Address, Instant>>,
     pub(crate) counters: MappedArray<Counter>,
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
@@ -305,6 +308,7 @@ impl Kernel {
         self.services.clear();
         self.live_tables.clear();
         self.known_access = None;
+        self.known_bans = None;
         self.ways.forget();
         self.forget_flows();
         self.inherit();
@@ -363,6 +367,8 @@ impl Kernel {
             access_prefixes: take("ACCESS_PREFIXES")?,
             access_blocks: take("ACCESS_BLOCKS")?,
             known_access: None,
+            bans: take("BANS")?,
+            known_bans: None,
             counters: mapped("COUNTERS", take("COUNTERS")?)?,
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
@@ -951,6 +957,7 @@ const MAPS: &[&str] = &[
     "ACCESS",
     "ACCESS_BLOCKS",
     "ACCESS_PREFIXES",
+    "BANS",
     "WAYS",
     "COUNTERS",
     "STEERED",

@@ -11,11 +11,12 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `places`, `access`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `losses`, `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface` (with `ethtool`, `attached`),
+//! Reading order: `kernel` (load, attach, pin), `steering`, `prefix`, `services`, `places`, `access`, `bans`, `sockets`, `connections`, `cookies`, `follow` (with `neighbours`), `losses`, `ways`, `fragments` (with `long`), `flows`, `capture`, `knock` (over `raw`), `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface` (with `ethtool`, `attached`),
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
 mod attached;
+mod bans;
 mod capture;
 mod connections;
 mod cookies;
@@ -52,6 +53,7 @@ mod ways;
 pub use abi;
 pub use abi::Slot;
 pub use access::{AccessPrefix, AccessTables};
+pub use bans::BANS_MAX;
 pub use capture::{
     CaptureCounts, CaptureFilter, CapturedPacket, OpenCapture, PacketSink, RATE_MOST as CAPTURE_RATE_MOST,
     SNAP_LEAST as CAPTURE_SNAP_LEAST, SNAP_MOST as CAPTURE_SNAP_MOST,

@@ -220,6 +220,10 @@ impl Tables for LiveTables<'_> {
         block.map_or(access::OPEN, |states| (states[word] >> shift) as u32 & access::ASK)
     }
 
+    fn banned_until(&self, key: &Address) -> u64 {
+        sys::map_lookup(self.kernel.bans.as_fd(), key).unwrap_or_default().unwrap_or(0)
+    }
+
     fn access_prefix(&self, key: &AccessKey) -> u32 {
         let state: Option<u32> = sys::map_lookup(self.kernel.access_prefixes.as_fd(), key).unwrap_or_default();
         state.unwrap_or(access::OPEN)
