@@ -4,6 +4,7 @@
 //! end of the list.
 #![forbid(unsafe_code)]
 
+pub mod bans;
 pub mod catalog;
 pub mod hall;
 pub mod kinds;

@@ -40,18 +40,37 @@
 //!   limitRefreshPeriod: 1s
 //! ```
 //!
+//! A client that is refused again and again can be banned for a while with `ban` of a policy of one machine whose `key` is `from: address`:
+//! this machine then takes no connections from it at any listener, and where the kernel steers (`--interface`), no packets to any VirtualIP;
+//! without, connections that it has go on as before. Banned is the peer of the connection, of IPv6 its /64, with all who share it; never a
+//! trusted proxy, whoever it speaks for, nor who comes by a server with `proxyProtocol`, nor this machine and the addresses at which others of
+//! the cluster steer. Each machine bans for itself, until the time is over, somebody lifts it (`weirctl bans`), the policy is another or gone,
+//! or, without a kernel plane, the process ends. Who may write such a policy decides for all listeners of the machine; pipelines of namespaces may not have one.
+//!
+//! ```yaml
+//! - name: logins
+//!   key: {from: address}
+//!   limitForPeriod: 5
+//!   limitRefreshPeriod: 1m
+//!   ban: {refusals: 20, within: 1m, duration: 10m}
+//! ```
+//!
 //! Outcomes: `rateLimited`, with status 429 and `X-EG-Rate-Limiter: too-many-requests`; `{{Refused}}` of the access log is
 //! `rate_limited`. Fits HTTPServer. Costs a
 //! comparison per rule and one exchange of a number that workers share; by key, a hash and a look into a table under one of
 //! sixteen locks; waiting requests hold no thread.
 
+mod ban;
 mod by_key;
 pub mod cycle;
 mod under_way;
 
+use crate::bans::{IPV6_BITS, Refusals, bans};
 use crate::limits::{self, Limit};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
+use ban::BanSpec;
+use base_model::namespaces::{DEFAULT_NAMESPACE, is_in};
 use base_model::problem::{at, nth, one_of};
 use base_model::string_matcher::UrlMatcher;
 use base_model::{Findings, GoDuration, Problem, UrlRule, repeats};
@@ -117,6 +136,10 @@ pub struct PolicySpec {
     /// Whether answers have the fields RateLimit-Policy, RateLimit, RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset, with `key`
     /// or `scope: cluster`. Default true.
     pub fields: bool,
+    /// When a client is banned that is refused too often, with `key: {from: address}` and `scope: machine`: from all listeners and
+    /// VirtualIPs of the machine. Pipelines of namespaces may not say it. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ban: Option<BanSpec>,
 }
 
 impl Default for PolicySpec {
@@ -133,6 +156,7 @@ impl Default for PolicySpec {
             when_alone: Alone::Share,
             keys_max: 100_000,
             fields: true,
+            ban: None,
         }
     }
 }
@@ -164,6 +188,10 @@ impl Spec for RateLimiterSpec {
                 let problem =
                     Problem::new(at(&place, "limitRefreshPeriod"), "longer than a day").advice("write 24h or less");
                 findings.problem(problem);
+            }
+            if let Some(ban) = &policy.ban {
+                let of_each = policy.key.from == KeySource::Address && policy.key.ipv6_prefix_length == IPV6_BITS;
+                ban.validate(&at(&place, "ban"), of_each && policy.scope == Scope::Machine, findings);
             }
             if policy.timeout_duration.is_negative() {
                 findings.problem(Problem::new(at(&place, "timeoutDuration"), "a time-out cannot be negative"));
@@ -211,6 +239,7 @@ struct ByKey {
     /// None: how many come is not counted.
     limit: Option<Arc<Limit>>,
     under_way: Option<Arc<UnderWay>>,
+    refusals: Option<Arc<Refusals>>,
     /// To find it again in the next generation.
     rule: UrlRule,
     policy: PolicySpec,
@@ -248,6 +277,11 @@ impl RateLimiter {
             };
             let policy =
                 spec.policies.iter().find(|p| p.name == *name).ok_or_else(|| unexpected("urls", "no policy"))?;
+            // Who may write in a namespace alone shuts nobody out of all the others.
+            if policy.ban.is_some() && !is_in(parts.pipeline.text(), DEFAULT_NAMESPACE) {
+                let why = "has a ban, which holds for all of the machine: pipelines of namespaces may not say it";
+                return Err(unexpected("policies", format!("{} {why}", policy.name)));
+            }
             if policy.is_by_key() {
                 let known =
                     before().filter_map(Counted::by_key).find(|known| known.rule == rule && known.policy == *policy);
@@ -338,6 +372,13 @@ impl ByKey {
             Some(known) => known.under_way.clone(),
             None => (policy.max_concurrent > 0).then(|| Arc::new(UnderWay::new(policy.max_concurrent))),
         };
+        let refusals = match known {
+            Some(known) => known.refusals.clone(),
+            None => policy.ban.as_ref().map(|ban| {
+                let by = format!("{}/{} {}", parts.pipeline, parts.name, policy.name);
+                Arc::new(Refusals::new(ban.rule(), by))
+            }),
+        };
         let limit = match known {
             Some(known) => known.limit.clone(),
             None if policy.limit_for_period == 0 => None,
@@ -357,7 +398,7 @@ impl ByKey {
                 Some(limit)
             }
         };
-        ByKey { limit, under_way, rule, policy: policy.clone(), told: Arc::new(told) }
+        ByKey { limit, under_way, refusals, rule, policy: policy.clone(), told: Arc::new(told) }
     }
 
     fn handle(&self, exchange: &mut Exchange) -> Outcome {
@@ -384,6 +425,7 @@ impl ByKey {
         }
         let told = &self.told;
         exchange.tags.note_own(|| told.note.own().clone());
+        self.note_refusal(exchange);
         exchange.refused = Some(REFUSED);
         told.refuses(decided, &mut exchange.refuse(429).headers);
         RATE_LIMITED
@@ -397,11 +439,20 @@ impl ByKey {
         SUCCESS
     }
 
+    fn note_refusal(&self, exchange: &mut Exchange) {
+        if let Some(refusals) = &self.refusals
+            && refusals.count(&exchange.client, bans())
+        {
+            exchange.tags.note_own(|| "rateLimiter: the client is banned for a while");
+        }
+    }
+
     /// As many as may be are under way.
     fn refuse_one_more(&self, exchange: &mut Exchange) -> Outcome {
         let (most, name) = (self.policy.max_concurrent, &self.policy.name);
         exchange.tags.note_own(|| format!("rateLimiter: {most} of {name} are under way"));
         exchange.refused = Some(REFUSED);
+        self.note_refusal(exchange);
         self.told.refuses_one_more(&mut exchange.refuse(429).headers);
         RATE_LIMITED
     }
@@ -531,6 +582,70 @@ urls:
             assert!(response_header(&exchange, "RateLimit").is_some(), "it is the rate that refuses");
         }
         drop(first);
+    }
+
+    #[test]
+    fn a_client_that_is_refused_again_and_again_is_banned() {
+        let policy = |more: &str| {
+            let policy = format!("{{name: p, limitForPeriod: 1, limitRefreshPeriod: 60s, {more}}}");
+            format!("{{policies: [{policy}], defaultPolicyRef: p, urls: [{{url: {{prefix: /}}}}]}}")
+        };
+        let text = policy("key: {from: address}, ban: {refusals: 3, within: 1h, duration: 1h}");
+        let limiter = filter(&KIND, &text);
+        let begin = |limiter: &dyn Filter, peer: &str, real: &str| {
+            let mut exchange = request("GET", "/", &[]);
+            exchange.client.peer = std::net::SocketAddr::new(peer.parse().unwrap(), 40_000);
+            exchange.client.real_ip = Some(real.parse().unwrap());
+            (run(limiter, &mut exchange), exchange)
+        };
+        let ask = |limiter: &dyn Filter, peer: &str, real: &str| begin(limiter, peer, real).0;
+        // Of the network 192.0.2.0/24 no other test has these.
+        let (peer, proxy) = ("192.0.2.151", "192.0.2.152");
+        let banned = |address: &str| bans().keep_out(address.parse().unwrap());
+        assert_eq!([(); 3].map(|()| ask(&*limiter, peer, peer)), [SUCCESS, RATE_LIMITED, RATE_LIMITED]);
+        assert!(!banned(peer));
+        // What was counted is counted on in the next generation.
+        let next = filter_after(&KIND, &text, Some(&*limiter));
+        assert_eq!((ask(&*next, peer, peer), banned(peer)), (RATE_LIMITED, true));
+        assert_eq!(bans().list()[&peer.parse::<std::net::IpAddr>().unwrap()].by.split('/').count(), 2);
+        bans().lift(peer.parse().unwrap());
+        for _ in 0..10 {
+            ask(&*next, proxy, "192.0.2.153");
+        }
+        assert!(!banned(proxy) && !banned("192.0.2.153"), "neither who speaks for others nor who is spoken for");
+        // Places that are taken count as well.
+        let crowded = filter(
+            &KIND,
+            &policy("key: {from: address}, maxConcurrent: 1, ban: {refusals: 1}")
+                .replace("limitForPeriod: 1", "limitForPeriod: 0"),
+        );
+        let (outcome, under_way) = begin(&*crowded, peer, peer);
+        assert_eq!(outcome, SUCCESS);
+        assert_eq!((ask(&*crowded, peer, peer), banned(peer)), (RATE_LIMITED, true));
+        // Who was banned for what nobody has any more is let in.
+        drop((crowded, under_way));
+        assert!(!banned(peer));
+
+        for (key, may) in [("p", true), ("g:beforePipeline", true), ("team/p", false), ("team/g:beforePipeline", false)]
+        {
+            let pipeline = &edge_pipeline::PipelineName::of_object(key);
+            let parts = Parts { name: "l", pipeline, previous: None, resilience: &[], telemetry: &telemetry() };
+            assert_eq!((KIND.build)(&yaml(&text), &parts).is_ok(), may, "{key}");
+        }
+        for (wrong, at) in [
+            ("ban: {}", "policies[0].ban"),
+            ("key: {from: address}, scope: cluster, whenAlone: closed, ban: {}", "policies[0].ban"),
+            ("key: {from: address, ipv6PrefixLength: 56}, ban: {}", "policies[0].ban"),
+            ("key: {from: address, ipv6PrefixLength: 128}, ban: {}", "policies[0].ban"),
+            ("key: {from: header, name: X-User}, ban: {}", "policies[0].ban"),
+            ("key: {from: address}, ban: {refusals: 0}", "policies[0].ban.refusals"),
+            ("key: {from: address}, ban: {within: 0s}", "policies[0].ban.within"),
+            ("key: {from: address}, ban: {within: 25h}", "policies[0].ban.within"),
+            ("key: {from: address}, ban: {duration: -1s}", "policies[0].ban.duration"),
+            ("key: {from: address}, ban: {duration: 721h}", "policies[0].ban.duration"),
+        ] {
+            refuses(&KIND, &policy(wrong), &[at]);
+        }
     }
 
     #[test]

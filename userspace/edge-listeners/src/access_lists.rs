@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The bound of this file.
+/// Whom they deny.
 pub const BOUND: &str = "access_list";
+
+/// Who is banned for a while, because what it asked for was refused too often: see [`edge_filters::bans`].
+pub const BANNED: &str = "banned";
 
 /// What all AccessLists say together, and the status of each.
 #[derive(Default)]

@@ -98,7 +98,7 @@ pub struct Settings {
     pub request_ids: RequestIds,
     pub trusted_proxies: CidrSet,
     /// Connections of `trusted_proxies` begin with a PROXY header, and no others do.
-    introduced: bool,
+    pub introduced: bool,
     /// What new connections are encrypted with; `None`: they are not.
     pub tls: Option<Tls>,
     /// What those of HTTP/3 are made with; `None`: there are none.

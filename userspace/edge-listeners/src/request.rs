@@ -6,7 +6,7 @@ use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset
 use crate::forwarded;
 use crate::grpc::{self, Dialect};
 use crate::grpc_web::{self, Web};
-use crate::http_server::{Local, Over};
+use crate::http_server::{Live, Local, Over};
 use crate::pace::Pace;
 use crate::request_id;
 use crate::response::{self, Sent};
@@ -16,7 +16,6 @@ use crate::trace;
 use crate::variables::{Context as VariableContext, VariableText};
 use crate::watch::Ended;
 use base_model::RequestIds;
-use base_model::ip_filter::CidrSet;
 use base_quic::stats as quic;
 use base_runtime::Boxed;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
@@ -47,6 +46,7 @@ pub fn admit<S: ClientStream>(local: &Local, stream: &S, exchange: &mut Exchange
     client.peer = stream.peer();
     client.local = if local_addresses_wanted() { stream.local() } else { None };
     client.real_ip = Some(client.peer.ip().to_canonical());
+    client.proxied = false;
     if !Arc::ptr_eq(&client.server, local.server_name()) {
         client.server = local.server_name().clone();
     }
@@ -77,7 +77,7 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     }
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
-    believe_proxies(local, exchange, &live.trusted_proxies);
+    believe_proxies(local, exchange, &live);
     if request_id::settle(exchange, live.request_ids) {
         reach(local, exchange, "request_id");
     }
@@ -227,7 +227,8 @@ fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
 }
 
 /// Whom a trusted proxy speaks for, and how that client came.
-fn believe_proxies(local: &Local, exchange: &mut Exchange, trusted: &CidrSet) {
+fn believe_proxies(local: &Local, exchange: &mut Exchange, live: &Live) {
+    let trusted = &live.trusted_proxies;
     if trusted.is_empty() {
         return;
     }
@@ -236,6 +237,8 @@ fn believe_proxies(local: &Local, exchange: &mut Exchange, trusted: &CidrSet) {
     if real_ip.is_none() {
         reach(local, exchange, "client_unknown");
     }
+    // Where proxies say in front of a connection whose it is, nothing is known of who sends its packets.
+    exchange.client.proxied = live.introduced || trusted.contains(peer.to_canonical());
     exchange.client.real_ip = real_ip;
     exchange.client.scheme = scheme.unwrap_or(exchange.client.scheme);
 }

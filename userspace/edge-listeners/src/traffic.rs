@@ -27,6 +27,7 @@ use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
 use edge_export::{LogSink, Tracer};
+use edge_filters::bans::bans;
 use edge_pipeline::{Around, FilterKind, Pipeline, PipelineName, rounds};
 use proto_http::h1::Fault;
 use serde_json::Value;
@@ -135,7 +136,8 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 27] = [
+const BOUNDS: [&str; 28] = [
+    access_lists::BANNED,
     access_lists::BOUND,
     "body_rate",
     "body_timeout",
@@ -245,13 +247,17 @@ impl Shared {
         &self.log_sinks
     }
 
-    /// Whether the AccessLists deny this address; counts it if so.
+    /// Whether the AccessLists deny this address, or it is banned for a while; counts it if so.
     pub fn denies(&self, ip: IpAddr) -> bool {
-        let denied = self.access_lists.denies(ip);
-        if denied {
+        if self.access_lists.denies(ip) {
             self.limit(access_lists::BOUND);
+            return true;
         }
-        denied
+        let banned = bans().keep_out(ip);
+        if banned {
+            self.limit(access_lists::BANNED);
+        }
+        banned
     }
 
     /// AccessLists deny some addresses.

@@ -475,6 +475,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-filters/src/rate_limiter.rs",
         "whoever_has_a_network_of_ipv6_is_one_client",
     ),
+    ("PolicySpec.ban", "edge-filters/src/rate_limiter.rs", "a_client_that_is_refused_again_and_again_is_banned"),
+    ("BanSpec", "edge-filters/src/rate_limiter.rs", "a_client_that_is_refused_again_and_again_is_banned"),
     ("PolicySpec.maxConcurrent", "edge-filters/src/rate_limiter.rs", "a_client_has_so_many_requests_under_way"),
     ("PolicySpec.burst", "edge-filters/src/rate_limiter.rs", "each_key_is_counted_by_itself"),
     ("PolicySpec.fields", "edge-filters/src/rate_limiter.rs", "each_key_is_counted_by_itself"),

@@ -36,6 +36,8 @@ pub struct Client {
     /// The client's own address: the peer's, or the one a trusted proxy names in X-Forwarded-For. `None`: that proxy names one
     /// that cannot be read, and nobody knows.
     pub real_ip: Option<IpAddr>,
+    /// The peer is a proxy that may speak for many, or one has said who it is: what comes from there is not known to be one client's.
+    pub proxied: bool,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
     /// Name of the server object that took the request.
@@ -64,6 +66,7 @@ impl Default for Client {
             peer: SocketAddr::new(nobody, 0),
             local: None,
             real_ip: None,
+            proxied: false,
             scheme: "http",
             server: Arc::from(""),
             tls: None,
