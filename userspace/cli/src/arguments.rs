@@ -230,6 +230,11 @@ pub enum Verb {
         #[arg(required = true)]
         flow: Vec<String>,
     },
+    /// Sources that the machine takes nothing from for a while, because they were refused too often
+    Bans {
+        #[command(subcommand)]
+        what: Option<BansWhat>,
+    },
     /// Tell what became of a request: ID is the X-Request-Id of its answer
     ExplainRequest { id: String },
     /// Contexts of ~/.weirctlrc
@@ -480,6 +485,17 @@ pub enum ProfileStart {
     Cpu { path: String },
     /// Memory when it is stopped, by what it is held for
     Memory { path: String },
+}
+
+#[derive(Subcommand)]
+pub enum BansWhat {
+    /// Show them
+    List,
+    /// Let them in again: 198.51.100.7, or any address of a banned /64
+    Lift {
+        #[arg(required = true, value_name = "ADDRESS")]
+        sources: Vec<String>,
+    },
 }
 
 #[derive(Subcommand)]

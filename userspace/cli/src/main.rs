@@ -6,6 +6,7 @@
 
 mod arguments;
 mod backup;
+mod bans;
 mod caches;
 mod capture;
 mod catalog;

@@ -10,8 +10,8 @@ use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, caches, capture, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, pages, profile, schema, tap, tokens, top, trace, wasm, watch,
+    backup, bans, caches, capture, check, config, convert, custom, describe, edit, explain, history, http_proxy,
+    kubernetes, last_good, members, objects, pages, profile, schema, tap, tokens, top, trace, wasm, watch,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -152,6 +152,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Tap(what) => tap::tap(&server, &what, format).await,
         Verb::Capture(what) => capture::capture(&server, &what, format).await,
         Verb::Trace { flow } => trace::trace(&server, &flow, format).await,
+        Verb::Bans { what } => bans::run(&server, what, format).await,
         Verb::ExplainRequest { id } => tap::explain(&server, &id, format).await,
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
         Verb::Member(MemberWhat::Add { name, peer_url, wait }) => members::add(&server, &name, &peer_url, wait).await,

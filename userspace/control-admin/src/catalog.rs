@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use control_api::{Document, Objects};
@@ -154,6 +155,17 @@ pub trait Local: Send + Sync + 'static {
     fn trace(&self, flow: &str) -> Result<Value, String> {
         let _ = flow;
         Err("this machine has no edge half, and so no kernel plane".to_owned())
+    }
+
+    /// The sources that this machine takes nothing from for a while.
+    fn bans(&self) -> Value {
+        serde_json::json!({"enforcedBy": "", "bans": []})
+    }
+
+    /// Lets the source of this address in again, and says which that is; `None` when it is not banned.
+    fn lift_ban(&self, address: IpAddr) -> Option<String> {
+        let _ = address;
+        None
     }
 
     /// Requests as they end, from now on, that pass a filter: keys and values as `GET /tap` takes them.

@@ -12,6 +12,7 @@
 mod access;
 mod alone;
 mod backup;
+mod bans;
 mod body;
 mod caches;
 mod capture;

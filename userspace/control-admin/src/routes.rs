@@ -13,8 +13,8 @@ use crate::body::{Error, Reply, finish, header_text, in_default, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
-    backup, caches, capture, custom, history, last_good, logs, members, metadata, objects, overview, profile, requests,
-    status, tap, tokens, trace, wasm, watch,
+    backup, bans, caches, capture, custom, history, last_good, logs, members, metadata, objects, overview, profile,
+    requests, status, tap, tokens, trace, wasm, watch,
 };
 
 pub struct Api {
@@ -128,6 +128,8 @@ fn entries() -> Vec<Entry> {
     add("requests", "/tap", &["GET"], get(tap::open));
     add("requests", "/capture", &["GET"], get(capture::open));
     add("requests", "/trace", &["GET"], get(trace::of_flow));
+    add("requests", "/bans", &["GET"], get(bans::list));
+    add("requests", "/bans/{source}", &["DELETE"], delete(bans::lift));
 
     add("logs", "/logs", &["GET"], get(logs::tail));
     add("logs", "/logs/level", &["GET"], get(logs::level));

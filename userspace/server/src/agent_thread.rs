@@ -3,6 +3,7 @@
 //! Whatever panics in there ends one turn and not the thread: the machine serves on as it did, says that it is not well, and tries
 //! again, at once when another version is published.
 
+use crate::bans::Spared;
 use crate::health::Health;
 use crate::limits::Sources;
 use control_api::{Addresses, Document, Generation, Member, Sections, Snapshot, Update, WASM_KINDS};
@@ -147,7 +148,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
         streaming_since: Instant::now(),
         learned: Default::default(),
     };
-    let (mut again, mut sources) = (AGAIN_FIRST, Sources::default());
+    let (mut again, mut sources, mut spared) = (AGAIN_FIRST, Sources::default(), Spared::default());
     loop {
         if let Ok(rest) = inbox.rests.try_recv() {
             agent.hold();
@@ -165,6 +166,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
             tick();
             agent.tick();
             sources.look(agent.current());
+            spared.look(agent.current());
             health.agent_says(agent.released(), agent.steers(), agent.lapsed_ms());
         }));
         let pause = match turned {

@@ -13,11 +13,14 @@ use control_api::{EdgeReport, FAILURE_CHARS_TOLD, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
 use edge_agent::steer::Plane;
+use edge_filters::bans::{self, Ban};
 use edge_kernel::CapturedPacket;
 use edge_listeners::{Traffic, watch};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 use tokio::sync::{broadcast, mpsc};
 
 /// Requests that wait for who reads a tap; what comes while they are so many is missed, and counted.
@@ -176,6 +179,20 @@ impl control_admin::Local for Local {
                 .to_owned());
         };
         plane.lock().unwrap_or_else(PoisonError::into_inner).trace(flow)
+    }
+
+    fn bans(&self) -> Value {
+        let now = Instant::now();
+        let told = |(source, ban): (IpAddr, Ban)| {
+            let left = ban.until.saturating_duration_since(now).as_secs_f64().ceil();
+            json!({"source": bans::shown(source), "secondsLeft": left as u64, "by": &*ban.by})
+        };
+        let enforced = if self.plane.get().is_some() { "kernel and listeners" } else { "listeners" };
+        json!({"enforcedBy": enforced, "bans": bans::bans().list().into_iter().map(told).collect::<Vec<_>>()})
+    }
+
+    fn lift_ban(&self, address: IpAddr) -> Option<String> {
+        bans::bans().lift(address).map(bans::shown)
     }
 
     fn capture(&self, filter: &[(String, String)]) -> Result<Tap, Unshown> {

@@ -7,6 +7,7 @@
 
 mod admin_door;
 mod agent_thread;
+mod bans;
 mod calm;
 mod capacity;
 mod certificates;

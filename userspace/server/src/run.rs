@@ -341,6 +341,7 @@ impl Edge {
         })?;
         registry.add(Box::new(|encoder| hall().encode(encoder)));
         registry.add(Box::new(edge_filters::limits::encode));
+        registry.add(Box::new(|encoder| edge_filters::bans::bans().encode(encoder)));
         registry.add(Box::new(edge_filters::file_server::encode));
         let tickets = traffic.tickets().clone();
         let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good)).install_tickets(Box::new(
@@ -358,8 +359,13 @@ impl Edge {
     /// Serves what was kept on disk at once, then what is published.
     fn serve(mut self, local: &Arc<Local>, stopped: mpsc::Receiver<()>) -> Serving {
         let _ = local.edge.set((self.traffic.clone(), self.agent.failures()));
-        if let Some(plane) = self.agent.plane() {
-            let _ = local.plane.set(Arc::downgrade(&plane));
+        let handed_over = Arc::new(AtomicBool::new(false));
+        let plane = self.agent.plane().map(|plane| Arc::downgrade(&plane));
+        if let Some(plane) = &plane {
+            let _ = local.plane.set(plane.clone());
+        }
+        if let Err(error) = crate::bans::keep(plane, handed_over.clone()) {
+            tracing::error!(%error, "the thread of bans cannot start: bans that are over stay listed, and the kernel hears of none");
         }
         // A state that panics the agent is not served, and does not keep the process from starting.
         let agent = &mut self.agent;
@@ -379,7 +385,6 @@ impl Edge {
         }
         let (follow, followed) = mpsc::channel();
         let (rests, asked) = mpsc::channel();
-        let handed_over = Arc::new(AtomicBool::new(false));
         let kernel_is_anothers = handed_over.clone();
         let (health, telemetry) = (local.health.clone(), self.telemetry);
         let mut agent = self.agent;

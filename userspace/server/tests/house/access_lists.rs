@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 
 /// What is answered to a request from this address of the machine; nothing when the connection is refused or closed before.
-fn ask_from(source: &str, port: u16) -> String {
+pub fn ask_from(source: &str, port: u16) -> String {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &SocketAddr::new(source.parse().unwrap(), 0)).unwrap();

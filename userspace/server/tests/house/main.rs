@@ -16,6 +16,7 @@ mod authentication;
 mod auto_cert;
 mod backends;
 mod bad_input;
+mod bans;
 mod browser;
 mod caches;
 mod captures;
