@@ -200,7 +200,7 @@ impl Tables for Model {
     }
 
     fn access_listed(&self) -> u32 {
-        u32::from(self.access.listed) * LISTED | u32::from(!self.bans.is_empty()) * BANS
+        (u32::from(self.access.listed) * LISTED) | (u32::from(!self.bans.is_empty()) * BANS)
     }
 
     fn access_word(&self, index: u32) -> u64 {

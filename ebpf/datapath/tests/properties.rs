@@ -185,7 +185,7 @@ impl Tables for World {
     fn remember(&self, _: &Part, _: FragmentWay) {}
 
     fn access_listed(&self) -> u32 {
-        LISTED * u32::from(self.listed != 0) | BANS * u32::from(self.banned_until != 0)
+        (LISTED * u32::from(self.listed != 0)) | (BANS * u32::from(self.banned_until != 0))
     }
 
     fn access_word(&self, index: u32) -> u64 {

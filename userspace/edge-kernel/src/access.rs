@@ -183,7 +183,7 @@ impl Kernel {
     pub(crate) fn tell_access(&self, what: u32, there: bool) {
         const AT: usize = std::mem::offset_of!(Config, access) / 4;
         let others = self.config.read(0).access & !what;
-        self.config.publish(AT, others | what * u32::from(there));
+        self.config.publish(AT, others | (what * u32::from(there)));
     }
 }
 

@@ -46,7 +46,7 @@ impl BanSpec {
         {
             if duration.nanos() <= 0 || duration > GoDuration::from_secs(most) {
                 let problem = Problem::new(at(place, name), "out of range").text(&duration.to_string());
-                findings.problem(problem.accepted(&format!("more than 0s, and {}h at most", most / 3_600)));
+                findings.problem(problem.accepted(format!("more than 0s, and {}h at most", most / 3_600)));
             }
         }
     }
