@@ -269,13 +269,10 @@ impl Validator {
         }
     }
 
-    /// Whether that is all it checks.
+    /// Whether that is all it checks. Each section is named, so that none that comes later is left out without a word.
     fn checks_headers_alone(&self) -> bool {
-        self.jwt.is_none()
-            && self.signature.is_none()
-            && self.keys.is_none()
-            && self.oauth2.is_none()
-            && self.basic.is_none()
+        let Validator { headers: _, jwt, signature, keys, oauth2, basic, over_quota: _ } = self;
+        jwt.is_none() && signature.is_none() && keys.is_none() && oauth2.is_none() && basic.is_none()
     }
 
     /// Its other sections, one after the other.
